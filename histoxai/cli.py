@@ -1,0 +1,386 @@
+"""The commands: flags -> settings -> stage.
+
+Stages are imported inside the bodies, so that `--help` and `--version` load none of torch, zarr and numpy.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from histoxai import __version__, registry, settings, tables, terminal
+from histoxai.errors import UsageError
+
+app = typer.Typer(
+    cls=terminal.Boundary,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    context_settings={"auto_envvar_prefix": "HISTOXAI", "help_option_names": ["-h", "--help"]},
+    help="Shows where a tissue classifier looked and measures whether that is where the tumor is.",
+)
+
+Output = Annotated[Path, typer.Option("-o", "--output", help="What to write.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, or cuda[:i].", envvar="HISTOXAI_DEVICE")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.", envvar="HISTOXAI_SEED")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads [SLURM_CPUS_PER_TASK, else the cores, at most 8].")
+]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress; warnings only.")]
+Force = Annotated[bool, typer.Option("--force", help="Start over where the output exists.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+Split = Annotated[str, typer.Option(help="train, validation, test or all.")]
+MicroBatch = Annotated[int, typer.Option(help="Patches in one pass of a network.")]
+ShardSize = Annotated[int, typer.Option(help="Rows per work item.")]
+Shard = Annotated[str | None, typer.Option(help="Only these work items: 5, 0-7, 3,9, or auto (SLURM array task).")]
+CountShards = Annotated[bool, typer.Option("--count-shards", help="Print all shards for `sbatch --array`; do nothing.")]
+Missing = Annotated[bool, typer.Option("--missing", help="Print missing shards for `sbatch --array`; do nothing.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"histoxai {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    terminal.catch_signals()
+
+
+@app.command()
+def ingest(
+    source: Annotated[Path, typer.Argument(help="Folder to read.")],
+    output: Output,
+    format: Annotated[str, typer.Option(help="auto, " + ", ".join(registry.names("reader")) + ".")] = settings.Ingest.format,
+    classes: Annotated[str | None, typer.Option(help="Classes in order: A,N,R1.")] = None,
+    mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel.")] = None,
+    tumor: Annotated[str, typer.Option(help="PanNuke types in the tumor mask.")] = ",".join(settings.Ingest.tumor),
+    non_tumor: Annotated[str, typer.Option(help="PanNuke types in the non-tumor mask.")] = ",".join(
+        settings.Ingest.non_tumor
+    ),
+    shard_size: ShardSize = settings.Ingest.shard_size,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    force: Force = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Read images into a patch store and count the classes."""
+    chosen = settings.Ingest(
+        format=format,
+        classes=_words(classes, "--classes") if classes is not None else None,
+        mpp=mpp,
+        tumor=_words(tumor, "--tumor"),
+        non_tumor=_words(non_tumor, "--non-tumor"),
+        shard_size=shard_size,
+    )
+    terminal.use_threads(threads)
+    with terminal.progress(quiet) as progress:
+        from histoxai.stages.ingest import ingest as stage
+
+        summary = stage(source, output, chosen, progress, force=force, dry_run=dry_run)
+    _show(summary, json, tables.counts)
+
+
+@app.command()
+def augment(
+    source: Annotated[Path, typer.Argument(metavar="PATCHES", help="Store made by `ingest`.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="What to write.")] = None,
+    fractions: Annotated[str, typer.Option(help="Train, validation, test.")] = ",".join(
+        map(str, settings.Augment.fractions)
+    ),
+    split_by: Annotated[str, typer.Option(help="group (no leakage), patch (the study's rule), or source.")] = (
+        settings.Augment.split_by
+    ),
+    plan: Annotated[bool, typer.Option("--plan", help="Print the table, write nothing.")] = False,
+    shard_size: ShardSize = settings.Augment.shard_size,
+    seed: Seed = settings.Augment.seed,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    force: Force = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Split into train, validation and test; rotate and balance."""
+    chosen = settings.Augment(_shares(fractions), split_by, seed, shard_size)
+    plan = plan or dry_run
+    if output is None and not plan:
+        raise UsageError("augment: name the output with -o, or ask for --plan")
+    terminal.use_threads(threads)
+    with terminal.progress(quiet) as progress:
+        from histoxai.stages.augment import augment as stage
+
+        summary = stage(source, None if plan else output, chosen, progress, force=force)
+    _show(summary, json, tables.plan)
+
+
+@app.command("train-cls")
+def train_cls(
+    patches: Annotated[Path, typer.Argument(help="Store made by `augment`.")],
+    output: Output,
+    arch: Annotated[str, typer.Option(help=", ".join(registry.names("classifier")) + ".")] = settings.TrainCls.arch,
+    epochs: Annotated[int, typer.Option(help="At most this many.")] = settings.TrainCls.epochs,
+    batch_size: int = settings.TrainCls.batch_size,
+    lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = settings.TrainCls.lr,
+    patience: Annotated[int, typer.Option(help="Epochs without a lower validation loss.")] = settings.TrainCls.patience,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    quiet: Quiet = False,
+    force: Force = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Train a classifier; keep the weights with the lowest validation loss."""
+    chosen = settings.TrainCls(epochs, batch_size, lr, patience, seed, device, arch)
+    terminal.use_threads(threads)
+    with terminal.progress(quiet) as progress:
+        from histoxai.stages.train_cls import train_cls as stage
+
+        summary = stage(patches, output, chosen, progress, force=force, dry_run=dry_run)
+    _show(summary, json, tables.accuracy)
+
+
+@app.command("train-seg")
+def train_seg(
+    patches: Annotated[Path, typer.Argument(help="Store with masks, made by `ingest` (PanNuke).")],
+    output: Output,
+    width: Annotated[int, typer.Option(help="Channels of the first U-Net block.")] = settings.TrainSeg.width,
+    dice: Annotated[str, typer.Option(help="plain (the study's code) or squared (its text).")] = settings.TrainSeg.dice,
+    epochs: Annotated[int, typer.Option(help="At most this many.")] = settings.TrainSeg.epochs,
+    batch_size: int = settings.TrainSeg.batch_size,
+    lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = settings.TrainSeg.lr,
+    patience: Annotated[int, typer.Option(help="Epochs without a lower validation loss.")] = settings.TrainSeg.patience,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    quiet: Quiet = False,
+    force: Force = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Train the U-Net that marks tumor and non-tumor nuclei."""
+    chosen = settings.TrainSeg(epochs, batch_size, lr, patience, seed, device, width=width, dice=dice)
+    terminal.use_threads(threads)
+    with terminal.progress(quiet) as progress:
+        from histoxai.stages.train_seg import train_seg as stage
+
+        summary = stage(patches, output, chosen, progress, force=force, dry_run=dry_run)
+    _show(summary, json, tables.segmentation)
+
+
+@app.command()
+def masks(
+    patches: Annotated[Path, typer.Argument(help="Store made by `augment`.")],
+    model: Annotated[Path, typer.Option(help="Run folder of `train-seg`.")],
+    output: Output,
+    split: Split = settings.Masks.split,
+    rescale: Annotated[bool, typer.Option("--rescale", help="Bring patches to the segmenter's mpp.")] = False,
+    micro_batch: MicroBatch = settings.Masks.micro_batch,
+    shard_size: ShardSize = settings.Masks.shard_size,
+    shard: Shard = None,
+    count_shards: CountShards = False,
+    missing: Missing = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    quiet: Quiet = False,
+    force: Force = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Tumor and non-tumor probability planes for every patch of a split."""
+    _no_forced_shard(force, shard)
+    chosen = settings.Masks(split, rescale, micro_batch, device, shard_size)
+    used = terminal.use_threads(threads)
+    with terminal.progress(quiet or count_shards or missing) as progress:
+        from histoxai.stages.masks import masks as stage
+
+        only = "count" if count_shards else "missing" if missing else "check" if dry_run else None
+        summary = stage(patches, model, output, chosen, progress, shard=shard, force=force, only=only, threads=used)
+    _show_work(summary, only, json)
+
+
+@app.command()
+def explain(
+    patches: Annotated[Path, typer.Argument(help="Store made by `augment`.")],
+    model: Annotated[Path, typer.Option(help="Run folder of `train-cls`.")],
+    output: Output,
+    method: Annotated[str, typer.Option(help="Methods, or NAME=METHOD to run one twice.")] = ",".join(
+        settings.Explain.methods
+    ),
+    option: Annotated[list[str], typer.Option("-O", "--option", help="NAME.OPTION=VALUE, say ig.steps=300.")] = [],  # noqa: B006
+    split: Split = settings.Explain.split,
+    per_class: Annotated[int | None, typer.Option(help="Only K patches of each class.")] = None,
+    target: Annotated[str, typer.Option(help="predicted, label, or a class.")] = settings.Explain.target,
+    micro_batch: MicroBatch = settings.Explain.micro_batch,
+    shard_size: ShardSize = settings.Explain.shard_size,
+    shard: Shard = None,
+    count_shards: CountShards = False,
+    missing: Missing = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    quiet: Quiet = False,
+    force: Force = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Attribution maps: where the classifier looked."""
+    _no_forced_shard(force, shard)
+    chosen = settings.Explain(
+        _words(method, "--method"),
+        split,
+        per_class,
+        target,
+        tuple(option),
+        seed,
+        micro_batch,
+        device,
+        shard_size,
+    )
+    used = terminal.use_threads(threads)
+    with terminal.progress(quiet or count_shards or missing) as progress:
+        from histoxai.stages.explain import explain as stage
+
+        only = "count" if count_shards else "missing" if missing else "check" if dry_run else None
+        summary = stage(patches, model, output, chosen, progress, shard=shard, force=force, only=only, threads=used)
+    _show_work(summary, only, json)
+
+
+@app.command()
+def score(
+    maps: Annotated[Path, typer.Argument(help="Store made by `explain`.")],
+    masks: Annotated[Path, typer.Option(help="Store made by `masks`.")],
+    output: Output,
+    profile: Annotated[str, typer.Option(help="corrected, or thesis (the study's computation).")] = "corrected",
+    map_threshold: Annotated[float, typer.Option(help="A map's pixels above it are ones.")] = settings.Score.map_threshold,
+    mask_threshold: Annotated[float, typer.Option(help="A mask's pixels above it are ones.")] = (
+        settings.Score.mask_threshold
+    ),
+    sure: Annotated[float, typer.Option(help="Probability that parts cases 1, 3 from 2, 4.")] = settings.Score.sure,
+    shard_size: ShardSize = settings.Score.shard_size,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    force: Force = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="Print one JSON row per patch.")] = False,
+) -> None:
+    """Six measures of agreement between maps and masks."""
+    if json and jsonl:
+        raise UsageError("score: --json and --jsonl exclude each other")
+    registry.resolve_name("profile", profile)
+    chosen = settings.Score(map_threshold, mask_threshold, sure, shard_size)
+    terminal.use_threads(threads)
+    with terminal.progress(quiet) as progress:
+        from histoxai.stages import score as stage
+
+        stage.score(maps, masks, output, chosen, progress, force=force, dry_run=dry_run)
+    if dry_run:
+        return
+    if jsonl:
+        for row in stage.patch_rows(output, profile):
+            terminal.emit(row)
+        return
+    summary = stage.summary(output, profile)
+    if json:
+        terminal.emit(summary)
+        return
+    for name in ("tumor", "non_tumor"):
+        terminal.out().print(tables.scores(summary, name))
+
+
+@app.command()
+def report(
+    scores: Annotated[Path, typer.Argument(help="Store made by `score`.")],
+    output: Output,
+    patches: Annotated[Path | None, typer.Option(help="The patch store, if it was moved.")] = None,
+    maps: Annotated[Path | None, typer.Option(help="The maps store, if it was moved.")] = None,
+    masks: Annotated[Path | None, typer.Option(help="The masks store, if it was moved.")] = None,
+    model: Annotated[Path | None, typer.Option(help="The classifier's run folder, if it was moved.")] = None,
+    segmenter: Annotated[Path | None, typer.Option(help="The segmenter's run folder, if it was moved.")] = None,
+    title: Annotated[str, typer.Option(help="Heads the page.")] = settings.Report.title,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    force: Force = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """One self-contained HTML page with all tables and figures."""
+    moved = {"patches": patches, "maps": maps, "masks": masks, "model": model, "segmenter": segmenter}
+    terminal.use_threads(threads)
+    with terminal.progress(quiet) as progress:
+        from histoxai.stages.report import report as stage
+
+        summary = stage(
+            scores, output, settings.Report(title), progress, moved=moved, force=force, dry_run=dry_run
+        )
+    if json:
+        terminal.emit(summary)
+    else:
+        sys.stdout.write(f"{summary['page']}\n")
+
+
+@app.command()
+def info(
+    path: Annotated[Path, typer.Argument(help="Any store or run folder.")],
+    json: Json = False,
+) -> None:
+    """Contents, lineage and completeness of any store or run folder."""
+    from histoxai.stages.info import info as stage
+
+    _show(stage(path), json, tables.store)
+
+
+def main() -> None:
+    """The `histoxai` command."""
+    app(prog_name="histoxai")
+
+
+def _show(summary: dict[str, Any], json: bool, table: Any) -> None:
+    if json:
+        terminal.emit(summary)
+    elif summary.get("dry_run"):
+        terminal.out().print("checked; nothing written", highlight=False)
+    else:
+        terminal.out().print(table(summary))
+
+
+def _show_work(summary: dict[str, Any], only: str | None, json: bool) -> None:
+    if json:
+        terminal.emit(summary)
+    elif only in ("count", "missing"):
+        if summary["shards"]:
+            sys.stdout.write(summary["shards"] + "\n")
+    else:
+        done = ", ".join(f"{name} {n}" for name, n in summary["done"].items())
+        sys.stdout.write(f"{summary['output']}: {summary['patches']} patches; shards done now: {done}\n")
+
+
+def _words(text: str, flag: str) -> tuple[str, ...]:
+    words = tuple(w.strip() for w in text.split(",") if w.strip())
+    if not words:
+        raise UsageError(f"{flag}: names at least one, comma between them")
+    if len(set(words)) < len(words):
+        raise UsageError(f"{flag} {text}: names one twice")
+    return words
+
+
+def _shares(text: str) -> tuple[float, float, float]:
+    try:
+        a, b, c = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--fractions {text}: expected three numbers such as 0.5,0.2,0.3") from None
+    return a, b, c
+
+
+def _no_forced_shard(force: bool, shard: str | None) -> None:
+    if force and shard is not None:
+        raise UsageError("--force with --shard would throw away the other tasks' work; start over without --shard")

@@ -1,0 +1,52 @@
+"""Everything histoxai raises on purpose.
+
+    HistoxaiError             1  failure: disk full, out of memory, a broken store
+    |-- UsageError            2  a flag or an option that makes no sense
+    |-- InputRefused          3  a file, store or model that this command cannot use
+    |   |-- SettingsDiffer    3  the output exists and was made with other settings
+    |   `-- ParentChanged     3  an input is not the one that an earlier stage read
+    |-- Incomplete            4  the input has gaps; the message says how to fill them
+    `-- Interrupted          75  stopped by a signal, consistent, safe to requeue
+
+The number is the exit code (`exit_code`). A message says what is wrong, where, and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class HistoxaiError(Exception):
+    """Base of all errors that users are meant to read."""
+
+    exit_code = 1
+
+
+class UsageError(HistoxaiError):
+    """A flag, an option or a combination of them that makes no sense."""
+
+    exit_code = 2
+
+
+class InputRefused(HistoxaiError):
+    """An input that cannot be used, found before work starts."""
+
+    exit_code = 3
+
+
+class SettingsDiffer(InputRefused):
+    """The output exists and was made with other settings."""
+
+
+class ParentChanged(InputRefused):
+    """An input is no longer the one that an earlier stage read."""
+
+
+class Incomplete(HistoxaiError):
+    """The input is not finished."""
+
+    exit_code = 4
+
+
+class Interrupted(HistoxaiError):
+    """Stopped by a signal in a consistent state."""
+
+    exit_code = 75

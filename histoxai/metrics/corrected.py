@@ -1,0 +1,34 @@
+"""The `corrected` profile: the six measures as the study's text defines them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from histoxai.metrics import counts as c
+from histoxai.metrics.localisation import centred_ranks, spearman
+from histoxai.metrics.profiles import METRICS, Mask, Profile
+
+
+class CorrectedProfile(Profile):
+    """IoU, precision, recall, F1, phi and pixel accuracy from pooled pixel counts; Spearman on intensities.
+
+    A map pixel is one above `map_threshold`, a mask pixel above `mask_threshold`. 0/0 is undefined (NaN).
+    A map that is not finite has no measure at all. Source: Valatkaite 2024, text.
+    """
+
+    constant = 0.0
+
+    def score(self, plane: np.ndarray, masks: list[Mask], method: str) -> np.ndarray:
+        """float64 (masks, metrics)."""
+        del method  # all methods alike
+        if not np.isfinite(plane).all():
+            return np.full((len(masks), len(METRICS)), np.nan)
+        found, ranks = (plane > self.map_threshold).ravel(), centred_ranks(plane)
+        rows = []
+        for mask in masks:
+            four = c.confusion_counts(found, mask.binary.ravel())
+            rank = spearman(ranks, mask.ranks)
+            rows.append(
+                [c.iou(four), c.precision(four), c.recall(four), c.f1(four), rank, c.phi(four), c.pixel_accuracy(four)]
+            )
+        return np.array(rows, np.float64)

@@ -1,0 +1,49 @@
+"""What a scoring profile is: how a map is rendered and binarised, and which measures come of it.
+
+Two profiles are registered. `corrected` computes what the study's text defines, `thesis` what its code
+computes. A new one is one file and one registry line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from histoxai.metrics.localisation import centred_ranks
+
+METRICS = ("iou", "precision", "recall", "f1", "spearman", "phi", "pixel_accuracy")
+
+
+@dataclass(frozen=True)
+class Mask:
+    """One mask of one patch: probability (H, W), its binary plane and its ranks, made once for all methods."""
+
+    probability: np.ndarray
+    binary: np.ndarray
+    ranks: np.ndarray | None
+
+    @classmethod
+    def of(cls, probability: np.ndarray, threshold: float) -> Mask:
+        """Binarise at probability > threshold."""
+        return cls(probability, probability > threshold, centred_ranks(probability))
+
+
+class Profile:
+    """Base of all profiles.
+
+    constant: what min-max scaling makes of a constant channel when maps are rendered for this profile.
+    """
+
+    constant: ClassVar[float] = 0.0
+
+    def __init__(self, map_threshold: float, mask_threshold: float) -> None:
+        self.map_threshold, self.mask_threshold = map_threshold, mask_threshold
+
+    def score(self, plane: np.ndarray, masks: list[Mask], method: str) -> np.ndarray:
+        """All METRICS of one rendered map (H, W) against each mask; float64 (masks, metrics), NaN undefined.
+
+        method: the explainer's registered name, since the study treats its four methods differently.
+        """
+        raise NotImplementedError

@@ -1,0 +1,120 @@
+"""From stored patches to tensors, and fixed micro-batches through a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import nn
+
+from histoxai.errors import InputRefused, UsageError
+from histoxai.provenance import keyed_seed
+from histoxai.store.patches import IMAGES, TARGETS, Patches
+
+# A training set under this many bytes is read once and kept; a larger one is read patch by patch.
+KEEP_BYTES = 2 << 30
+
+
+def pick_device(wanted: str) -> torch.device:
+    """`auto`, `cpu` or `cuda[:i]` as a device; TF32 is switched off, since parity is asked for.
+
+    Raises UsageError for a name that torch does not know and InputRefused where there is no such GPU.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise UsageError(f"--device {wanted}: expected auto, cpu or cuda[:i]") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"--device {wanted}: expected auto, cpu or cuda[:i]")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputRefused(f"--device {wanted}: this machine has {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def to_tensor(images: np.ndarray) -> torch.Tensor:
+    """(n, H, W, 3) uint8 -> (n, 3, H, W) float32 in 0..1, channels last in memory."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div_(255)
+
+
+class Source:
+    """Rows of a patch store as training batches of (images, targets).
+
+    Targets are labels (n,) int64, or masks (n, 2, H, W) float32 where `masks` is set.
+    """
+
+    def __init__(self, patches: Patches, rows: np.ndarray, masks: bool) -> None:
+        self._patches, self.rows, self._masks = patches, rows, masks
+        self.ids = patches.patch_id[rows]
+        kept = len(rows) * int(np.prod(patches.images.shape[1:])) <= KEEP_BYTES
+        self._images = patches.read(rows) if kept else None
+        self._targets = patches.read(rows, TARGETS) if kept and masks else None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, at: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """The patches at positions `at`."""
+        images = self._images[at] if self._images is not None else self._read(at, IMAGES)
+        if not self._masks:
+            return to_tensor(images), torch.from_numpy(self._patches.label[self.rows[at]])
+        targets = self._targets[at] if self._targets is not None else self._read(at, TARGETS)
+        return to_tensor(images), torch.from_numpy(targets).float()
+
+    def _read(self, at: np.ndarray, path: str) -> np.ndarray:
+        order = np.argsort(self.rows[at], kind="stable")
+        read = self._patches.read(self.rows[at][order], path)
+        return read[np.argsort(order, kind="stable")]
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """This epoch's order of positions: by hash of (seed, epoch, patch_id), so a resumed run repeats it."""
+        keys = [keyed_seed(seed, "order", epoch, i, bits=64) for i in self.ids]
+        return np.argsort(np.array(keys, np.uint64), kind="stable")
+
+
+def in_batches(order: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Cut an order into batches."""
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def padded(images: np.ndarray, size: int) -> Iterator[tuple[torch.Tensor, int]]:
+    """Micro-batches of exactly `size` patches and how many of them are real.
+
+    The last one repeats its last patch: kernels give other last bits at other batch sizes.
+    """
+    for start in range(0, len(images), size):
+        part = images[start : start + size]
+        real = len(part)
+        if real < size:
+            part = np.concatenate([part, np.repeat(part[-1:], size - real, axis=0)])
+        yield to_tensor(part), real
+
+
+@torch.no_grad()
+def forward(
+    model: nn.Module,
+    images: np.ndarray,
+    size: int,
+    device: torch.device,
+    after: Callable[[torch.Tensor], torch.Tensor] = lambda x: x,
+) -> np.ndarray:
+    """A network's outputs for (n, H, W, 3) uint8 patches, in micro-batches; `after` maps each output."""
+    parts = [after(model(x.to(device)))[:real].float().cpu().numpy() for x, real in padded(images, size)]
+    return np.concatenate(parts)
+
+
+def predict(model: nn.Module, images: np.ndarray, size: int, device: torch.device) -> dict[str, np.ndarray]:
+    """logits (n, C) float32; prediction (n,) int16; probability (n,) float32: softmax of the predicted class."""
+    logits = forward(model, images, size, device)
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    probability = (shifted / shifted.sum(axis=1, keepdims=True)).max(axis=1)
+    return {
+        "logits": logits,
+        "prediction": logits.argmax(axis=1).astype(np.int16),
+        "probability": probability.astype(np.float32),
+    }

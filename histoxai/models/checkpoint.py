@@ -1,0 +1,120 @@
+"""Run folders: weights as safetensors, `run.json` with the recipe, and `last/` for going on after a stop.
+
+Nothing is ever unpickled, and only registered architectures can be built: a run folder from elsewhere
+cannot make us run code.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from histoxai import provenance, registry
+from histoxai.errors import InputRefused, SettingsDiffer, UsageError
+from histoxai.store.records import read_json, write_atomically, write_json
+
+SCHEMA = "run/1"
+WEIGHTS = "weights.safetensors"
+RUN = "run.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run folder: its facts, and the digest of recipe and weights."""
+
+    path: Path
+    facts: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        keys = ("kind", "arch", "recipe", "classes", "size", "normalisation", "weights")
+        return provenance.fingerprint({k: self.facts[k] for k in keys})
+
+    @property
+    def mpp(self) -> float | None:
+        return self.facts["mpp"]
+
+
+def open_run(path: Path, kind: str) -> Run:
+    """Open a finished run folder of a kind ("classifier" or "segmenter").
+
+    Raises InputRefused where it is not one, or is not finished.
+    """
+    command = "train-cls" if kind == "classifier" else "train-seg"
+    if not path.is_dir():
+        raise InputRefused(f"{path}: no such run folder; make it with `histoxai {command}`")
+    facts = read_json(path / RUN)
+    if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
+        state = "training has not finished; run it again to go on" if (path / "last").exists() else "not a run folder"
+        raise InputRefused(f"{path}: has no {RUN} of schema {SCHEMA} ({state}: `histoxai {command}`)")
+    if facts.get("kind") != kind:
+        raise InputRefused(f"{path}: holds a {facts.get('kind')}; expected a {kind}, as `histoxai {command}` makes it")
+    return Run(path, facts)
+
+
+def load_model(run: Run, device: torch.device) -> nn.Module:
+    """Rebuild a run's network in evaluation mode, channels last.
+
+    Raises InputRefused where the weights are missing, changed, or do not fit the recipe.
+    """
+    path = run.path / WEIGHTS
+    if not path.is_file():
+        raise InputRefused(f"{path}: missing; train again")
+    if provenance.file_checksum(path) != run.facts["weights"]["checksum"]:
+        raise InputRefused(f"{path}: is not the file that {RUN} describes (checksum differs); train again")
+    try:
+        model = build(run.facts)
+        model.load_state_dict(safetensors.torch.load_file(path))
+    except (safetensors.SafetensorError, RuntimeError, KeyError, TypeError, UsageError) as error:
+        raise InputRefused(f"{path}: does not fit {RUN}: {str(error).splitlines()[0]}") from error
+    return model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+
+def build(facts: dict[str, Any]) -> nn.Module:
+    """A network from a recipe: kind, registered name and plain arguments."""
+    recipe = dict(facts["recipe"])
+    if "size" in recipe:
+        recipe["size"] = tuple(recipe["size"])
+    return registry.resolve(facts["kind"], facts["arch"])(**recipe)
+
+
+def finish(path: Path, facts: dict[str, Any], model: nn.Module) -> Run:
+    """Write weights and `run.json`, in this order: a folder with a `run.json` is complete."""
+    save_tensors(path / WEIGHTS, model.state_dict())
+    size = (path / WEIGHTS).stat().st_size
+    weights = {"file": WEIGHTS, "bytes": size, "checksum": provenance.file_checksum(path / WEIGHTS)}
+    facts = {"schema": SCHEMA, **facts, "weights": weights}
+    write_json(path / RUN, provenance.plain(facts))
+    return Run(path, json.loads((path / RUN).read_bytes()))
+
+
+def match(path: Path, identity: dict[str, Any], command: str) -> str:
+    """What an output folder is: "new", "unfinished" (go on) or "finished", for the settings in `identity`.
+
+    Raises SettingsDiffer where it was made with others, InputRefused where it is something else.
+    """
+    if not path.exists() or not any(path.iterdir()):
+        return "new"
+    facts = read_json(path / RUN)
+    old = facts.get("identity") if isinstance(facts, dict) else read_json(path / "last" / "identity.json")
+    if old is None:
+        raise InputRefused(f"{path}: exists and is no run folder; choose another output for `histoxai {command}`")
+    if difference := provenance.first_difference(old, identity):
+        name, a, b = difference
+        raise SettingsDiffer(
+            f"{path}: exists with {name} = {a}, asked for {b}; choose another output, or --force to start over"
+        )
+    return "finished" if facts else "unfinished"
+
+
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Tensors as a safetensors file, atomically; plain memory layout, so that equal weights are equal bytes."""
+    plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    write_atomically(path, safetensors.torch.save(plain))

@@ -1,0 +1,46 @@
+"""How stages say what they are doing, without knowing who listens."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Receives what a stage has to say; the terminal has one implementation, `Silent` is another."""
+
+    def start(self, what: str, total: int | None) -> None:
+        """A task of `total` steps (None: unknown) begins; it ends the task before it."""
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """`steps` more are done; `note` is shown behind the bar."""
+
+    def stop(self) -> None:
+        """The running task is over."""
+
+    def say(self, message: str) -> None:
+        """One line of information."""
+
+    def warn(self, message: str) -> None:
+        """One line that the user should read."""
+
+
+class Silent:
+    """Says nothing; warnings are kept in `warnings`."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def start(self, what: str, total: int | None) -> None:
+        pass
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+    def say(self, message: str) -> None:
+        pass
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)

@@ -1,0 +1,139 @@
+"""The run record: what a store or run folder says about where it came from.
+
+Also the keys derived from it: canonical JSON, fingerprints, and the seeds that tie randomness to
+(seed, purpose, patch) instead of to the order of work.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, is_dataclass
+from datetime import UTC, datetime
+from hashlib import blake2b
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from histoxai import __version__
+
+# Raised whenever a change makes any stored number differ from what earlier versions wrote.
+NUMERICS_VERSION = 1
+
+_PACKAGES = ("numpy", "zarr", "numcodecs", "torch", "captum", "lime", "grad-cam", "scikit-image", "scipy")
+
+
+def plain(value: Any) -> Any:
+    """A settings value as JSON holds it: dataclasses as dicts, tuples as lists, paths as text."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def canonical(value: Any) -> bytes:
+    """Canonical JSON: sorted keys, no spaces, UTF-8, no NaN."""
+    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode()
+
+
+def checksum(data: bytes) -> str:
+    """The 128-bit blake2b of some bytes, in hex."""
+    return blake2b(data, digest_size=16).hexdigest()
+
+
+def fingerprint(value: Any) -> str:
+    """The checksum of a value's canonical JSON."""
+    return checksum(canonical(value))
+
+
+def file_checksum(path: Path) -> str:
+    """`checksum` of a file's content, read in pieces."""
+    state = blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 22):
+            state.update(piece)
+    return state.hexdigest()
+
+
+def keyed_seed(seed: int, *parts: object, bits: int = 32) -> int:
+    """An integer in [0, 2**bits) that depends on nothing but `seed` and `parts`.
+
+    Shards, workers and resumed runs draw the same numbers for the same patch because every generator
+    is seeded with keyed_seed(seed, purpose, patch_id).
+    """
+    key = canonical([seed, *[str(p) for p in parts]])
+    return int.from_bytes(blake2b(key, digest_size=8).digest(), "big") >> (64 - bits)
+
+
+def versions(packages: Iterable[str] = _PACKAGES) -> dict[str, str]:
+    """Versions of histoxai, Python and the packages that numbers depend on, as installed."""
+    found = {"histoxai": __version__, "python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def run_facts() -> dict[str, str]:
+    """Who ran what, when and where; never part of a comparison, never an environment variable."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container without a passwd entry
+        user = "unknown"
+    command = ["histoxai" if i == 0 else a for i, a in enumerate(sys.argv)]
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": platform.node(),
+        "user": user,
+        "command": shlex.join(command),
+    }
+
+
+def header(
+    schema: str, settings: Any, seed: int | None, parents: Mapping[str, Mapping[str, str]], **extra: Any
+) -> dict[str, Any]:
+    """`attrs["histoxai"]` of a new store: schema, settings, seed, versions, parents, run."""
+    return {
+        "schema": schema,
+        "settings": plain(settings),
+        "seed": seed,
+        "versions": versions(),
+        "parents": plain(parents),
+        "run": run_facts(),
+        **plain(extra),
+    }
+
+
+def parent(path: Path, child: Path, digest: str) -> dict[str, str]:
+    """How `child` names a parent: the path as seen from the child's folder, and the digest."""
+    return {"path": os.path.relpath(path.resolve(), child.resolve().parent), "digest": digest}
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level of dotted names."""
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat.update(flatten(inner, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def first_difference(old: Any, new: Any) -> tuple[str, Any, Any] | None:
+    """The first setting (by name) in which two nested settings differ, with both values."""
+    a, b = flatten(plain(old)), flatten(plain(new))
+    for key in sorted(a.keys() | b.keys()):
+        if a.get(key) != b.get(key):
+            return key, a.get(key), b.get(key)
+    return None

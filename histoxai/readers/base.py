@@ -1,0 +1,180 @@
+"""What every reader gives: an index of all patches, found without reading pixels, and rows on demand."""
+
+from __future__ import annotations
+
+import unicodedata
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from histoxai.errors import InputRefused
+from histoxai.provenance import fingerprint
+from histoxai.settings import Ingest
+
+
+@dataclass
+class Index:
+    """All patches of a source, in order.
+
+    label: index into `classes`, -1 none. split: 0 none, 1 train, 2 validation, 3 test. mpp: micrometres
+    per pixel or None. size: height, width. files: (path below the root, bytes) of everything read.
+    """
+
+    classes: list[str]
+    mpp: float | None
+    size: tuple[int, int]
+    label: list[int] = field(default_factory=list)
+    group: list[str] = field(default_factory=list)
+    patch_id: list[str] = field(default_factory=list)
+    split: list[int] = field(default_factory=list)
+    files: list[tuple[str, int]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    has_targets: bool = False
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @property
+    def digest(self) -> str:
+        """Of names and sizes of all files; contents are not read twice for it."""
+        return fingerprint(sorted(self.files))
+
+
+class Reader(Protocol):
+    """One input format.
+
+    `recognises` says in a few words why a folder is of this format, or None. The constructor scans and
+    validates (headers only) and raises InputRefused; `read` decodes rows.
+    """
+
+    index: Index
+
+    @staticmethod
+    def recognises(root: Path) -> str | None: ...
+
+    def __init__(self, root: Path, settings: Ingest) -> None: ...
+
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """images (n, H, W, 3) uint8 and, where the source has masks, targets (n, 2, H, W) uint8."""
+        ...
+
+
+class NpyFile:
+    """Rows of a `.npy` file, read in pieces; the header is checked first and nothing is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with open(path, "rb") as file:
+                magic = file.read(6)
+            if magic != b"\x93NUMPY":
+                raise InputRefused(f"{path}: is not a .npy file; export it with numpy.save")
+            view = np.load(path, mmap_mode="r", allow_pickle=False)
+        except OSError as error:
+            raise InputRefused(f"{path}: cannot be read: {error.strerror or error}") from error
+        except ValueError as error:
+            if "llow_pickle" in str(error) or "Python objects" in str(error):
+                reason = "holds pickled objects, which are never loaded; save it again as a plain array"
+            else:
+                reason = f"is truncated or damaged ({error}); copy it again from the source"
+            raise InputRefused(f"{path}: {reason}") from error
+        self.shape: tuple[int, ...] = view.shape
+        self.dtype: np.dtype = view.dtype
+        if view.ndim > 1 and view.flags.f_contiguous and not view.flags.c_contiguous:
+            raise InputRefused(f"{path}: is in Fortran order; save numpy.ascontiguousarray(...) of it")
+        self._offset: int = view.offset  # type: ignore[attr-defined]
+
+    @property
+    def bytes(self) -> int:
+        return self.path.stat().st_size
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop). Plain reads, since pages of a memory map would count as ours."""
+        row = self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
+        out = np.empty((stop - start, *self.shape[1:]), self.dtype)
+        try:
+            with open(self.path, "rb", buffering=0) as file:
+                file.seek(self._offset + start * row)
+                view, done = memoryview(out).cast("B"), 0
+                while done < len(view):
+                    got = file.readinto(view[done:])
+                    if not got:
+                        raise InputRefused(f"{self.path}: is truncated; copy it again from the source")
+                    done += got
+        except OSError as error:
+            raise InputRefused(f"{self.path}: cannot be read: {error.strerror or error}") from error
+        return out
+
+
+class Rows:
+    """Rows of several files as one sequence."""
+
+    def __init__(self, files: Sequence[NpyFile]) -> None:
+        self.files = files
+        self.ends = np.cumsum([f.shape[0] for f in files]).tolist()
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop) across file borders."""
+        pieces = []
+        k = bisect_right(self.ends, start)
+        while start < stop:
+            first = self.ends[k - 1] if k else 0
+            end = min(stop, self.ends[k])
+            pieces.append(self.files[k].read(start - first, end - first))
+            start, k = end, k + 1
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+def identifier(*parts: str) -> str:
+    """A path below the source's root as ids use it: forward slashes, Unicode NFC."""
+    return unicodedata.normalize("NFC", "/".join(parts))
+
+
+def require_folder(root: Path) -> None:
+    """Raise InputRefused unless `root` is a folder with something in it."""
+    if not root.exists():
+        raise InputRefused(f"{root}: no such folder")
+    if not root.is_dir():
+        raise InputRefused(f"{root}: is a file; expected a folder (see `histoxai ingest --help`)")
+    if not any(root.iterdir()):
+        raise InputRefused(f"{root}: is empty; there is nothing to ingest")
+
+
+def require_images(file: NpyFile, dtype: str | None = None) -> None:
+    """Raise InputRefused unless a `.npy` file holds (n, H, W, 3) numbers (of `dtype`, where given)."""
+    if len(file.shape) != 4 or file.shape[-1] != 3:
+        raise InputRefused(f"{file.path}: has shape {file.shape}; expected (n, height, width, 3)")
+    if dtype is not None and file.dtype != np.dtype(dtype):
+        raise InputRefused(f"{file.path}: has dtype {file.dtype}; expected {dtype} (values 0 to 255)")
+    if file.dtype.kind not in "uif":
+        raise InputRefused(f"{file.path}: has dtype {file.dtype}; expected numbers from 0 to 255")
+
+
+def require_size(path: Path, size: tuple[int, int], expected: tuple[int, int] | None, first: Path | None) -> None:
+    """Raise InputRefused where a patch's size is not that of the first one."""
+    if expected is not None and size != expected:
+        h, w = expected
+        raise InputRefused(
+            f"{path}: patches are {size[1]} x {size[0]} px but {first} has {w} x {h}; all patches of a store "
+            "have one size: resize or tile them first"
+        )
+
+
+def as_uint8(values: np.ndarray, where: Path) -> np.ndarray:
+    """Numbers of any dtype that are whole and lie in 0..255, as uint8.
+
+    Raises InputRefused otherwise (values in 0..1, say, would turn black without a word).
+    """
+    if values.dtype == np.uint8:
+        return values
+    whole = values.astype(np.uint8)
+    if not np.array_equal(whole, values):
+        raise InputRefused(
+            f"{where}: values from {values.min():g} to {values.max():g} are not whole numbers in 0..255; "
+            "scale and round them first"
+        )
+    return whole

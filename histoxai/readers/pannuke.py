@@ -1,0 +1,110 @@
+"""PanNuke: three folds of images and six-channel instance masks (Gamper et al. 2020)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from histoxai.errors import InputRefused
+from histoxai.readers.base import (
+    Index,
+    NpyFile,
+    Rows,
+    as_uint8,
+    identifier,
+    require_folder,
+    require_images,
+    require_size,
+)
+from histoxai.settings import Ingest
+
+TYPES = ("neoplastic", "inflammatory", "connective", "dead", "epithelial")  # channel 5 is the background
+MPP_40X = 0.25
+_SPLIT = {1: 1, 2: 1, 3: 2}  # folds 1 and 2 train, fold 3 validates
+
+
+class PanNukeReader:
+    """Reads PanNuke folds; both spellings (`Fold 1/images/fold1/images.npy` and `fold1/images.npy`).
+
+    Source: arXiv 2003.10778. Targets are two planes, tumor and non-tumor nuclei, each the union of the
+    nucleus types that the settings name. Group is the fold, since no patient is known; mpp is 0.25
+    unless given.
+    """
+
+    @staticmethod
+    def recognises(root: Path) -> str | None:
+        """Says why `root` looks like PanNuke, or None."""
+        return "it has folds with images.npy and masks.npy" if root.is_dir() and _folds(root) else None
+
+    def __init__(self, root: Path, settings: Ingest) -> None:
+        require_folder(root)
+        if settings.classes:
+            raise InputRefused(f"{root}: PanNuke patches have no classes; leave out --classes")
+        self._channels = [_channels(settings.tumor, "--tumor"), _channels(settings.non_tumor, "--non-tumor")]
+        folds = _folds(root)
+        if not folds:
+            raise InputRefused(f"{root}: has no fold with images.npy and masks.npy (`fold1/images.npy`)")
+        self.index = Index([], settings.mpp or MPP_40X, (0, 0), has_targets=True)
+        images, masks = [], []
+        for fold, (image, mask) in sorted(folds.items()):
+            images.append(self._images(root, image, images[0].path if images else None))
+            masks.append(self._masks(root, mask, images[-1]))
+            self._list(fold, images[-1])
+        self._images_rows, self._mask_rows = Rows(images), Rows(masks)
+
+    def _images(self, root: Path, path: Path, first: Path | None) -> NpyFile:
+        file = NpyFile(path)
+        require_images(file)
+        size = (file.shape[1], file.shape[2])
+        require_size(path, size, self.index.size if first else None, first)
+        self.index.size = size
+        self.index.files.append((path.relative_to(root).as_posix(), file.bytes))
+        return file
+
+    def _masks(self, root: Path, path: Path, images: NpyFile) -> NpyFile:
+        file = NpyFile(path)
+        expected = (*images.shape[:3], 6)
+        if file.shape != expected:
+            raise InputRefused(f"{path}: has shape {file.shape}; expected {expected} to go with {images.path}")
+        if file.dtype.kind not in "uif":
+            raise InputRefused(f"{path}: has dtype {file.dtype}; expected instance numbers")
+        self.index.files.append((path.relative_to(root).as_posix(), file.bytes))
+        return file
+
+    def _list(self, fold: int, file: NpyFile) -> None:
+        index, n, group = self.index, file.shape[0], f"fold{fold}"
+        index.label += [-1] * n
+        index.group += [group] * n
+        index.patch_id += [identifier(group, f"{file.path.stem}#{i}") for i in range(n)]
+        index.split += [_SPLIT.get(fold, 0)] * n
+
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """images (n, H, W, 3) uint8, targets (n, 2, H, W) uint8 in {0, 1}."""
+        pixels = self._images_rows.read(start, stop)
+        images = as_uint8(pixels, self._images_rows.files[0].path.parent)
+        masks = self._mask_rows.read(start, stop)
+        planes = [(masks[..., channels] > 0).any(axis=-1) for channels in self._channels]
+        return images, np.stack(planes, axis=1).astype(np.uint8)
+
+
+def _channels(names: tuple[str, ...], flag: str) -> list[int]:
+    if unknown := [n for n in names if n not in TYPES]:
+        raise InputRefused(f"{flag}: PanNuke has no nucleus type '{unknown[0]}'; it has {', '.join(TYPES)}")
+    return [TYPES.index(n) for n in names]
+
+
+def _folds(root: Path) -> dict[int, tuple[Path, Path]]:
+    folds = {}
+    for folder in sorted(root.iterdir()):
+        match = re.fullmatch(r"fold[ _-]?(\d+)", folder.name, re.IGNORECASE)
+        if match and folder.is_dir():
+            images, masks = (sorted(folder.rglob(f"{kind}.npy")) for kind in ("images", "masks"))
+            if len(images) == 1 and len(masks) == 1:
+                folds[int(match[1])] = (images[0], masks[0])
+            elif images or masks:
+                raise InputRefused(
+                    f"{folder}: has {len(images)} images.npy and {len(masks)} masks.npy; expected one of each"
+                )
+    return folds

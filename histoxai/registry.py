@@ -1,0 +1,62 @@
+"""Names that users type -> the code behind them.
+
+A reader, model, explainer or metric is one file and one line here. Nothing is imported until it is
+asked for, so that `histoxai --help` stays quick; only names in this table can be loaded, so a run
+folder or a store from elsewhere cannot name code to run.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from histoxai.errors import UsageError
+
+ENTRIES: dict[str, dict[str, str]] = {
+    "reader": {
+        "diagset": "histoxai.readers.diagset:DiagSetReader",
+        "pannuke": "histoxai.readers.pannuke:PanNukeReader",
+        "folder": "histoxai.readers.folder:FolderReader",
+    },
+    "classifier": {
+        "thesis-cnn": "histoxai.models.classifiers:ThesisCNN",
+        "resnet18": "histoxai.models.classifiers:resnet18",
+    },
+    "segmenter": {
+        "unet": "histoxai.models.unet:UNet",
+    },
+    "explainer": {
+        "ig": "histoxai.explainers.ig:IntegratedGradients",
+        "nt": "histoxai.explainers.nt:NoiseTunnel",
+        "lime": "histoxai.explainers.lime:Lime",
+        "gradcam": "histoxai.explainers.gradcam:GradCAM",
+    },
+    "profile": {
+        "corrected": "histoxai.metrics.corrected:CorrectedProfile",
+        "thesis": "histoxai.metrics.thesis:ThesisProfile",
+    },
+}
+
+
+def names(kind: str) -> list[str]:
+    """All registered names of a kind, in the order in which they are offered."""
+    return list(ENTRIES[kind])
+
+
+def resolve_name(kind: str, name: str) -> str:
+    """Where `name` lies, as "module:object"; nothing is imported.
+
+    Raises UsageError for an unknown name, listing the known ones.
+    """
+    if name not in ENTRIES[kind]:
+        raise UsageError(f"unknown {kind} '{name}'; known: {', '.join(ENTRIES[kind])}")
+    return ENTRIES[kind][name]
+
+
+def resolve(kind: str, name: str) -> Any:
+    """The object registered as `name`.
+
+    Raises UsageError for an unknown name, listing the known ones.
+    """
+    module, attribute = resolve_name(kind, name).split(":")
+    return getattr(import_module(module), attribute)

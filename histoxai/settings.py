@@ -1,0 +1,148 @@
+"""One frozen dataclass per stage: defaults (the study's, where it has one), bounds, units.
+
+Bounds stand in each field's metadata and are checked when a dataclass is made: `ge`, `gt`, `le`, `lt`
+for numbers, `choices` for words. A value out of bounds raises UsageError.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from histoxai.errors import UsageError
+
+_TESTS = {
+    "ge": (lambda v, b: v >= b, "at least"),
+    "gt": (lambda v, b: v > b, "more than"),
+    "le": (lambda v, b: v <= b, "at most"),
+    "lt": (lambda v, b: v < b, "less than"),
+}
+
+
+def bounded(default: Any, **bounds: Any) -> Any:
+    """A dataclass field with a default and bounds (`ge`, `gt`, `le`, `lt`, `choices`)."""
+    return field(default=default, metadata=bounds)
+
+
+def check_bounds(settings: Any) -> None:
+    """Raise UsageError for the first field that lies out of its bounds."""
+    for entry in fields(settings):
+        value, name = getattr(settings, entry.name), entry.name.replace("_", "-")
+        if value is None:
+            continue
+        choices = entry.metadata.get("choices")
+        if choices is not None and value not in choices:
+            raise UsageError(f"--{name}: '{value}' is not one of {', '.join(map(str, choices))}")
+        for key, (test, words) in _TESTS.items():
+            if key in entry.metadata and not test(value, entry.metadata[key]):
+                raise UsageError(f"--{name}: {value} must be {words} {entry.metadata[key]}")
+
+
+class _Checked:
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+@dataclass(frozen=True)
+class Ingest(_Checked):
+    """`mpp` in micrometres per pixel; `tumor`, `non_tumor` name PanNuke's nucleus types."""
+
+    format: str = "auto"
+    classes: tuple[str, ...] | None = None
+    mpp: float | None = bounded(None, gt=0.01, lt=100)
+    tumor: tuple[str, ...] = ("neoplastic",)
+    non_tumor: tuple[str, ...] = ("connective",)
+    shard_size: int = bounded(512, ge=1)
+
+
+@dataclass(frozen=True)
+class Augment(_Checked):
+    """`fractions`: train, validation, test; they add up to 1."""
+
+    fractions: tuple[float, float, float] = (0.5, 0.2, 0.3)
+    split_by: str = bounded("group", choices=("group", "patch", "source"))
+    seed: int = bounded(0, ge=0)
+    shard_size: int = bounded(512, ge=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.fractions) != 3 or min(self.fractions) < 0 or abs(sum(self.fractions) - 1) > 1e-6:
+            raise UsageError(f"--fractions: {self.fractions} must be three shares that add up to 1")
+
+
+@dataclass(frozen=True)
+class Training(_Checked):
+    """What both training stages share; `lr` is Adam's step size, `patience` counts epochs."""
+
+    epochs: int = bounded(50, ge=1)
+    batch_size: int = bounded(64, ge=1)
+    lr: float = bounded(1e-3, gt=0)
+    patience: int = bounded(5, ge=1)
+    seed: int = bounded(0, ge=0)
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class TrainCls(Training):
+    """The study's classifier training: Adam 1e-3, batch 64, at most 50 epochs, patience 5."""
+
+    arch: str = "thesis-cnn"
+
+
+@dataclass(frozen=True)
+class TrainSeg(Training):
+    """The study's U-Net training: Adam 1e-4, batch 1, at most 5,000 epochs, patience 50, BCE + Dice.
+
+    `dice`: "plain" (sums in the denominator, the study's code) or "squared" (squares, its text).
+    """
+
+    epochs: int = bounded(5000, ge=1)
+    batch_size: int = bounded(1, ge=1)
+    lr: float = bounded(1e-4, gt=0)
+    patience: int = bounded(50, ge=1)
+    arch: str = "unet"
+    width: int = bounded(32, ge=1)
+    dice: str = bounded("plain", choices=("plain", "squared"))
+
+
+@dataclass(frozen=True)
+class Masks(_Checked):
+    """`rescale`: bring patches to the segmenter's mpp before it sees them."""
+
+    split: str = bounded("test", choices=("train", "validation", "test", "all"))
+    rescale: bool = False
+    micro_batch: int = bounded(16, ge=1)
+    device: str = "auto"
+    shard_size: int = bounded(64, ge=1)
+
+
+@dataclass(frozen=True)
+class Explain(_Checked):
+    """`target`: predicted, label, or a class name; `per_class`: the first K patches of each class."""
+
+    methods: tuple[str, ...] = ("ig", "nt", "lime", "gradcam")
+    split: str = bounded("test", choices=("train", "validation", "test", "all"))
+    per_class: int | None = bounded(None, ge=1)
+    target: str = "predicted"
+    options: tuple[str, ...] = ()
+    seed: int = bounded(0, ge=0)
+    micro_batch: int = bounded(16, ge=1)
+    device: str = "auto"
+    shard_size: int = bounded(64, ge=1)
+
+
+@dataclass(frozen=True)
+class Score(_Checked):
+    """`map_threshold` and `mask_threshold` binarise; `sure` parts the four cases by probability."""
+
+    map_threshold: float = bounded(0.3, gt=0, lt=1)
+    mask_threshold: float = bounded(0.5, gt=0, lt=1)
+    sure: float = bounded(0.6, gt=0, lt=1)
+    shard_size: int = bounded(64, ge=1)
+
+
+@dataclass(frozen=True)
+class Report(_Checked):
+    """`title` heads the page."""
+
+    title: str = "histoxai report"

@@ -1,0 +1,112 @@
+"""ingest: a folder of a known format -> patches.zarr."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from histoxai import provenance
+from histoxai.errors import InputRefused
+from histoxai.progress import Progress
+from histoxai.readers.base import Index, Reader, require_folder
+from histoxai.registry import names, resolve
+from histoxai.settings import Ingest
+from histoxai.store.patches import IMAGES, TARGETS, image_item
+from histoxai.store.shards import create_or_match, discard
+from histoxai.store.work import fill
+
+
+def ingest(
+    source: Path, output: Path, settings: Ingest, progress: Progress, *, force: bool = False, dry_run: bool = False
+) -> dict[str, Any]:
+    """Read a source shard by shard into a patch store; memory does not grow with the data.
+
+    Raises InputRefused for anything in the source that cannot be used; nothing half-written stays.
+    """
+    name, reason = recognise(source, settings.format)
+    progress.say(f"{source}: reading as {name} ({reason})")
+    reader: Reader = resolve("reader", name)(source, settings)
+    index = reader.index
+    for note in index.notes:
+        progress.say(note)
+    summary = _summary(output, name, index)
+    if not dry_run:
+        _write(source, output, settings, name, reader, progress, force)
+    return summary
+
+
+def recognise(source: Path, wanted: str) -> tuple[str, str]:
+    """The reader's name and why; `auto` asks each reader in turn.
+
+    Raises InputRefused where none recognises the folder.
+    """
+    if wanted != "auto":
+        resolve("reader", wanted)
+        return wanted, "as asked"
+    require_folder(source)
+    for name in names("reader"):
+        if reason := resolve("reader", name).recognises(source):
+            return name, reason
+    raise InputRefused(
+        f"{source}: not recognised; expected DiagSet (blobs/S/20x), PanNuke (fold1/images.npy) or "
+        "<class>/<image> folders"
+    )
+
+
+def _write(
+    source: Path, output: Path, settings: Ingest, name: str, reader: Reader, progress: Progress, force: bool
+) -> None:
+    index = reader.index
+    item = image_item(len(index), index.size, settings.shard_size, index.has_targets)
+    header = provenance.header(
+        "patches/1",
+        {
+            "format": name,
+            "classes": index.classes,
+            "mpp": index.mpp,
+            "tumor": list(settings.tumor) if index.has_targets else None,
+            "non_tumor": list(settings.non_tumor) if index.has_targets else None,
+            "shard_size": settings.shard_size,
+        },
+        None,
+        {"source": provenance.parent(source, output, index.digest)},
+    )
+    arrays = {
+        "label": np.array(index.label, np.int16),
+        "group": np.array(index.group),
+        "patch_id": np.array(index.patch_id),
+        "split": np.array(index.split, np.uint8),
+    }
+    store = create_or_match(
+        output, header, arrays, [item], attrs={"classes": index.classes, "mpp": index.mpp}, force=force
+    )
+
+    def compute(start: int, stop: int) -> dict[str, np.ndarray]:
+        images, targets = reader.read(start, stop)
+        return {IMAGES: images} if targets is None else {IMAGES: images, TARGETS: targets}
+
+    try:
+        fill(store, item, compute, progress)
+    except InputRefused:
+        # A source that must be mended has another digest afterwards: what was written is of no use.
+        discard(output)
+        raise
+
+
+def _summary(output: Path, name: str, index: Index) -> dict[str, Any]:
+    counts = np.bincount([c for c in index.label if c >= 0], minlength=len(index.classes))
+    return {
+        "schema": "histoxai.ingest/1",
+        "output": str(output),
+        "format": name,
+        "patches": len(index),
+        "height": index.size[0],
+        "width": index.size[1],
+        "mpp": index.mpp,
+        "groups": len(set(index.group)),
+        "classes": {c: int(n) for c, n in zip(index.classes, counts, strict=True)},
+        "has_targets": index.has_targets,
+        "notes": index.notes,
+    }

@@ -1,0 +1,128 @@
+"""masks: balanced.zarr + seg/ -> masks.zarr, tumor and non-tumor probability planes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from histoxai import provenance
+from histoxai.models.batches import pick_device, to_tensor
+from histoxai.models.checkpoint import Run, load_model, open_run
+from histoxai.progress import Progress
+from histoxai.settings import Masks
+from histoxai.store.patches import Patches
+from histoxai.store.schema import ArraySpec
+from histoxai.store.shards import Item, create_or_match
+from histoxai.store.work import do_items
+
+PROBABILITY = "probability"
+
+
+def masks(
+    source: Path,
+    model: Path,
+    output: Path,
+    settings: Masks,
+    progress: Progress,
+    *,
+    shard: str | None = None,
+    force: bool = False,
+    only: str | None = None,
+    threads: int = 0,
+) -> dict[str, Any]:
+    """Segment every patch of a split, shard by shard.
+
+    only: "count" or "missing" to name shards, "check" to validate, None to work. Raises InputRefused where
+    the run folder is no segmenter, SettingsDiffer where the output was made otherwise.
+    """
+    patches = Patches(source)
+    run = open_run(model, "segmenter")
+    rows = patches.rows(settings.split)
+    device = pick_device(settings.device)
+    scale = _scale(patches, run, settings, progress)
+    item = Item("masks", (ArraySpec(PROBABILITY, (len(rows), 2, *patches.size), np.float32, settings.shard_size),))
+    header = provenance.header(
+        "masks/1",
+        {
+            "split": settings.split,
+            "scale": scale,
+            "micro_batch": settings.micro_batch,
+            "device": device.type,
+            "precision": "fp32",
+            "memory_format": "channels_last",
+            "shard_size": settings.shard_size,
+        },
+        None,
+        {
+            "patches": provenance.parent(patches.path, output, patches.digest),
+            "segmenter": provenance.parent(run.path, output, run.digest),
+        },
+    )
+    index = {"row": rows.astype(np.int32), "patch_id": patches.patch_id[rows]}
+
+    def prepare() -> Any:
+        network = load_model(run, device)
+
+        def compute(start: int, stop: int) -> dict[str, np.ndarray]:
+            images = patches.read(rows[start:stop])
+            return {PROBABILITY: segment(network, images, settings.micro_batch, device, scale)}
+
+        return {"masks": compute}
+
+    summary = do_items(
+        lambda: create_or_match(output, header, index, [item], force=force),
+        output,
+        [item],
+        prepare,
+        progress,
+        shard=shard,
+        only=only,
+        facts={"threads": threads, "micro_batch": settings.micro_batch},
+    )
+    return {"schema": "histoxai.masks/1", "output": str(output), "patches": len(rows), **summary}
+
+
+@torch.no_grad()
+def segment(
+    network: torch.nn.Module, images: np.ndarray, micro_batch: int, device: torch.device, scale: float = 1.0
+) -> np.ndarray:
+    """Probability planes (n, 2, H, W) float32 of (n, H, W, 3) uint8 patches.
+
+    scale: how much larger the segmenter sees them (patches' mpp over its own); planes come back at the
+    patches' size.
+    """
+    parts = []
+    for start in range(0, len(images), micro_batch):
+        part = images[start : start + micro_batch]
+        x = to_tensor(np.concatenate([part, np.repeat(part[-1:], micro_batch - len(part), axis=0)])).to(device)
+        if scale != 1.0:
+            x = functional.interpolate(x, scale_factor=scale, mode="bilinear", antialias=scale < 1)
+        planes = torch.sigmoid(network(x))
+        if scale != 1.0:
+            planes = functional.interpolate(planes, size=images.shape[1:3], mode="bilinear", antialias=scale > 1)
+        parts.append(planes[: len(part)].float().cpu().numpy())
+    return np.concatenate(parts)
+
+
+def _scale(patches: Patches, run: Run, settings: Masks, progress: Progress) -> float:
+    if patches.mpp is None or run.mpp is None:
+        progress.warn(
+            f"{patches.path if patches.mpp is None else run.path}: mpp unknown, so it is unknown whether the "
+            "segmenter sees nuclei at the size it learned; give --mpp to `histoxai ingest`"
+        )
+        return 1.0
+    ratio = patches.mpp / run.mpp
+    if abs(ratio - 1) < 0.05:
+        return 1.0
+    if settings.rescale:
+        progress.say(f"patches are shown to the segmenter {ratio:g} times larger ({patches.mpp:g} to {run.mpp:g} mpp)")
+        return round(ratio, 4)
+    progress.warn(
+        f"the segmenter learned at {run.mpp:g} micrometres per pixel and the patches have {patches.mpp:g}: "
+        "nuclei look smaller or larger to it than it knows; --rescale brings them to its scale"
+    )
+    return 1.0

@@ -1,0 +1,108 @@
+"""train-cls: balanced.zarr -> cls/, a run folder with a classifier and its predictions."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from histoxai import registry
+from histoxai.errors import InputRefused
+from histoxai.metrics.classification import accuracy_table
+from histoxai.models.batches import Source, pick_device, predict
+from histoxai.models.checkpoint import Run, build, finish, match, open_run
+from histoxai.models.fit import Job, fit, forget
+from histoxai.models.records import training_facts, write_history, write_predictions
+from histoxai.progress import Progress
+from histoxai.provenance import keyed_seed
+from histoxai.settings import TrainCls
+from histoxai.store.patches import Patches
+
+_MICRO_BATCH = 16
+
+
+def train_cls(
+    source: Path,
+    output: Path,
+    settings: TrainCls,
+    progress: Progress,
+    *,
+    force: bool = False,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Train on the train split, stop on the validation loss, measure on the test split.
+
+    Raises InputRefused where the store has no classes or no such splits, SettingsDiffer where the output
+    was made with other settings.
+    """
+    registry.resolve_name("classifier", settings.arch)
+    patches = Patches(source)
+    if not patches.classes:
+        raise InputRefused(f"{source}: its patches have no classes; ingest a labelled source")
+    if settings.batch_size < 2 and settings.arch == "thesis-cnn":
+        raise InputRefused("--batch-size 1: thesis-cnn normalises over the batch and needs 2 or more")
+    rows = {s: patches.rows(s) for s in ("train", "validation")}
+    device = pick_device(settings.device)
+    recipe = {"classes": len(patches.classes), "size": list(patches.size)}
+    facts = training_facts("classifier", settings.arch, recipe, settings, device, patches, output)
+    torch.manual_seed(keyed_seed(settings.seed, "init"))
+    model = build(facts)
+    if dry_run:
+        return {"schema": "histoxai.train-cls/1", "dry_run": True}
+    if force and output.exists():
+        shutil.rmtree(output)
+    if match(output, facts["identity"], "train-cls") != "finished":
+        job = Job(
+            model,
+            functional.cross_entropy,
+            _accuracy,
+            "accuracy",
+            Source(patches, rows["train"], masks=False),
+            Source(patches, rows["validation"], masks=False),
+        )
+        history, best = fit(job, settings, device, output, facts["identity"], progress)
+        _conclude(output, facts, job.model, patches, device, history, best)
+    return _summary(open_run(output, "classifier"), output)
+
+
+def _accuracy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return (logits.argmax(dim=1) == labels).float().mean()
+
+
+def _conclude(
+    output: Path,
+    facts: dict[str, Any],
+    model: torch.nn.Module,
+    patches: Patches,
+    device: torch.device,
+    history: list[dict[str, float]],
+    best: int,
+) -> Run:
+    model.eval()
+    split = "test" if (patches.split == 3).any() else "validation"
+    rows = patches.rows(split)
+    parts = [
+        predict(model, patches.read(rows[k : k + 256]), _MICRO_BATCH, device) for k in range(0, len(rows), 256)
+    ]
+    predictions = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+    write_history(output, history)
+    write_predictions(output, patches, rows, split, predictions)
+    table = accuracy_table(patches.label[rows], predictions["prediction"], patches.classes)
+    run = finish(output, {**facts, "best_epoch": best, "epochs": len(history), "split": split, "metrics": table}, model)
+    forget(output)
+    return run
+
+
+def _summary(run: Run, output: Path) -> dict[str, Any]:
+    kept = ("arch", "best_epoch", "epochs", "split", "mpp", "size", "classes")
+    return {
+        "schema": "histoxai.train-cls/1",
+        "output": str(output),
+        "digest": run.digest,
+        **{k: run.facts[k] for k in kept},
+        **run.facts["metrics"],
+    }

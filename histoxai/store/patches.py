@@ -1,0 +1,94 @@
+"""Patch stores: open, choose rows, read images in order or one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+
+from histoxai.errors import HistoxaiError, InputRefused
+from histoxai.store.schema import SPLITS, ArraySpec
+from histoxai.store.shards import Item, Store, open_store
+
+IMAGES = "images"
+TARGETS = "targets"
+
+
+class Patches:
+    """A complete `patches/1` store for reading.
+
+    label (n,) int16, -1 none; group, patch_id (n,) str; split (n,) uint8; images (n, H, W, 3) uint8.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.store: Store = open_store(path, "patches", "ingest")
+        self.path = path
+        self.store.require_complete(self.store.header["run"]["command"])
+        self.classes: list[str] = [str(c) for c in self.store.group.attrs["classes"]]  # type: ignore[union-attr]
+        mpp = self.store.group.attrs["mpp"]
+        self.mpp: float | None = None if mpp is None else float(mpp)  # type: ignore[arg-type]
+        self.label = self.store.read("label").astype(np.int64)
+        self.group = self.store.read("group")
+        self.patch_id = self.store.read("patch_id")
+        self.split = self.store.read("split")
+        self.images = self.store.array(IMAGES)
+        self.has_targets = TARGETS in self.store.group
+        self.digest = self.store.digest()
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in px."""
+        return self.images.shape[1], self.images.shape[2]
+
+    def rows(self, split: str, per_class: int | None = None) -> np.ndarray:
+        """Rows of a split in store order; with `per_class`, the first K of each class by hash of patch_id.
+
+        Raises InputRefused where the split is empty.
+        """
+        chosen = np.arange(len(self)) if split == "all" else np.flatnonzero(self.split == SPLITS.index(split))
+        if not len(chosen):
+            raise InputRefused(f"{self.path}: has no {split} patches; split it with `histoxai augment`")
+        if per_class is None:
+            return chosen
+        kept: list[int] = []
+        for label in np.unique(self.label[chosen]):
+            rows = chosen[self.label[chosen] == label]
+            kept += sorted(rows.tolist(), key=lambda r: _hash(self.patch_id[r]))[:per_class]
+        return np.array(sorted(kept))
+
+    def read(self, rows: Sequence[int] | np.ndarray, path: str = IMAGES) -> np.ndarray:
+        """Rows of an array, one chunk each; runs of neighbours are read together.
+
+        Never by fancy indexing, which costs 6 to 10 ms a patch on sharded arrays.
+        """
+        rows = np.asarray(rows)
+        array = self.store.array(path)
+        out = np.empty((len(rows), *array.shape[1:]), array.dtype)
+        cuts = np.flatnonzero(np.diff(rows) != 1) + 1
+        for at in np.split(np.arange(len(rows)), cuts) if len(rows) else []:
+            first, last = int(rows[at[0]]), int(rows[at[-1]])
+            try:
+                out[at[0] : at[-1] + 1] = array[first : last + 1]
+            except Exception as error:
+                raise HistoxaiError(
+                    f"{self.path}: {path} is damaged at patch {self.patch_id[first]} or up to {last - first} after "
+                    f"it ({error}); remake the store: {self.store.header['run']['command']}"
+                ) from error
+        return out
+
+
+def image_item(n: int, size: tuple[int, int], shard: int, targets: bool) -> Item:
+    """The item `images`: patches and, where the source has masks, their targets."""
+    specs = [ArraySpec(IMAGES, (n, *size, 3), np.uint8, shard)]
+    if targets:
+        specs.append(ArraySpec(TARGETS, (n, 2, *size), np.uint8, shard))
+    return Item(IMAGES, tuple(specs))
+
+
+def _hash(patch_id: str) -> bytes:
+    return blake2b(patch_id.encode(), digest_size=8).digest()

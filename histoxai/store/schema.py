@@ -1,0 +1,111 @@
+"""THE format on disk: which arrays a store has, how they are cut into files, and how they are encoded.
+
+`docs/format.md` is the norm; this file is its code. Bulk arrays are sharded with one patch per inner
+chunk, blosc(zstd 1, bitshuffle) then crc32c; small arrays are one chunk, crc32c last as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import MemoryStore
+
+from histoxai.errors import InputRefused
+
+SPLITS = ("none", "train", "validation", "test")
+MASKS = ("tumor", "non_tumor")
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of a store.
+
+    shard: rows per file; None for a small array that is written whole when the store is made.
+    chunk: rows per inner chunk: 1 for bulk data, or `shard` for short rows that need no inner index.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: Any
+    shard: int | None = None
+    fill: Any = 0
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row, uncompressed."""
+        return int(np.dtype(self.dtype).itemsize * np.prod(self.shape[1:], dtype=np.int64))
+
+    def file(self, shard: int) -> str:
+        """The path of a shard's file below the store's root."""
+        return "/".join([self.path, "c", str(shard), *["0"] * (len(self.shape) - 1)])
+
+    def create(self, store: Any, *, rows: int | None = None, name: str | None = None) -> zarr.Array[Any]:
+        """Make the array, empty, in a zarr store; `rows` overrides the length, `name` the path."""
+        shape = self.shape if rows is None else (rows, *self.shape[1:])
+        common: dict[str, Any] = {
+            "name": self.path if name is None else (name or None),
+            "shape": shape,
+            "dtype": str if self.dtype is str else np.dtype(self.dtype),
+            "compressors": [BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"), Crc32cCodec()],
+        }
+        if self.dtype is str:  # variable-length text: nothing to shuffle
+            common["compressors"] = [BloscCodec(cname="zstd", clevel=1, shuffle="noshuffle"), Crc32cCodec()]
+        else:
+            common["fill_value"] = self.fill
+        if self.shard is None:
+            return zarr.create_array(store, chunks=tuple(max(1, n) for n in shape), **common)
+        chunk = (self.shard, *shape[1:])
+        if self._short():
+            return zarr.create_array(store, chunks=chunk, **common)
+        return zarr.create_array(store, chunks=(1, *shape[1:]), shards=chunk, **common)
+
+    def _short(self) -> bool:
+        # A row of a few hundred bytes would be smaller than its entry in a shard index and codec headers.
+        return self.row_bytes < 1024
+
+    def encode(self, rows: np.ndarray) -> bytes | None:
+        """The bytes of one shard's file as zarr would write them; None where every value is the fill.
+
+        rows: (r, ...) with r <= shard. Encoding happens in memory, so that the caller can write the file
+        atomically and nothing on disk is ever read first.
+        """
+        store = MemoryStore()
+        array = self.create(store, rows=len(rows), name="")
+        array[...] = rows
+        key = "/".join(["c", *["0"] * len(self.shape)])
+        buffer = sync(store.get(key, default_buffer_prototype()))
+        return None if buffer is None else buffer.to_bytes()
+
+
+def index_specs(arrays: dict[str, np.ndarray]) -> list[tuple[ArraySpec, np.ndarray]]:
+    """Specs for small arrays that are known when a store is made (ids, labels, groups)."""
+    made = []
+    for path, data in arrays.items():
+        dtype: Any = str if data.dtype.kind in "UO" else data.dtype
+        made.append((ArraySpec(path, data.shape, dtype), data))
+    return made
+
+
+def open_group(path: Path) -> zarr.Group:
+    """Open a store for reading.
+
+    Raises InputRefused where there is no store of ours.
+    """
+    if not path.exists():
+        raise InputRefused(f"{path}: no such store")
+    if not (path / "zarr.json").is_file():
+        raise InputRefused(f"{path}: not a histoxai store (it has no zarr.json)")
+    try:
+        group = zarr.open_group(path, mode="r", use_consolidated=False)
+    except Exception as error:  # zarr raises many types for broken metadata
+        raise InputRefused(f"{path}: cannot be opened as a Zarr group: {error}") from error
+    if "histoxai" not in group.attrs:
+        raise InputRefused(f"{path}: a Zarr group, but not made by histoxai")
+    return group

@@ -1,0 +1,108 @@
+"""Summaries of stages as tables for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+MASK_WORDS = {"tumor": "tumor mask", "non_tumor": "non-tumor mask"}
+
+
+def counts(summary: dict[str, Any]) -> Table:
+    """Class counts after `ingest`, the first column of the study's table 1."""
+    table = Table(title=f"{summary['output']}: {summary['patches']} patches, {summary['groups']} groups")
+    table.add_column("class")
+    table.add_column("patches", justify="right")
+    for name, n in summary["classes"].items():
+        table.add_row(name, f"{n:,}")
+    if not summary["classes"]:
+        table.add_row("(no classes; masks)" if summary["has_targets"] else "(no classes)", f"{summary['patches']:,}")
+    return table
+
+
+def plan(summary: dict[str, Any]) -> Table:
+    """The whole of the study's table 1, after `augment`."""
+    table = Table(title=f"split by {summary['split_by']}")
+    table.add_column("class")
+    columns = {
+        "patches": "patches",
+        "rotated": "after rotation",
+        "train": "train",
+        "validation": "validation",
+        "test": "test",
+    }
+    for words in columns.values():
+        table.add_column(words, justify="right")
+    for row in summary["table"]:
+        table.add_row(row["class"], *[f"{row[c]:,}" for c in columns])
+    return table
+
+
+def accuracy(summary: dict[str, Any]) -> Table:
+    """Per-class and mean accuracy on the test split, the study's table 4."""
+    table = Table(title=f"{summary['output']}: accuracy on {summary['split']} ({summary['patches']} patches)")
+    table.add_column("class")
+    table.add_column("patches", justify="right")
+    table.add_column("accuracy", justify="right")
+    for name, value in summary["per_class"].items():
+        table.add_row(name, str(value["n"]), _number(value["accuracy"]))
+    table.add_row("mean of classes", str(summary["patches"]), _number(summary["mean_class_accuracy"]), style="bold")
+    return table
+
+
+def segmentation(summary: dict[str, Any]) -> Table:
+    """IoU and Dice of each plane on the validation split."""
+    table = Table(title=f"{summary['output']}: validation, pooled pixels")
+    for column in ("mask", "IoU", "Dice"):
+        table.add_column(column, justify="left" if column == "mask" else "right")
+    for name, value in summary["masks"].items():
+        table.add_row(name, _number(value["iou"]), _number(value["dice"]))
+    return table
+
+
+def scores(summary: dict[str, Any], mask: str) -> Table:
+    """Means per class for one mask, the study's table 6."""
+    rows = [r for r in summary["rows"] if r["mask"] == mask and r["case"] == "all"]
+    classes = list(dict.fromkeys(r["class"] for r in rows))
+    by = {(r["metric"], r["method"], r["class"]): r for r in rows}
+    table = Table(title=f"{MASK_WORDS[mask]}, {summary['profile']} profile: means (undefined patches in brackets)")
+    table.add_column("metric")
+    table.add_column("method")
+    for name in classes:
+        table.add_column(name, justify="right")
+    methods = list(dict.fromkeys(r["method"] for r in rows))
+    for metric in dict.fromkeys(r["metric"] for r in rows):
+        for method in methods:
+            cells = [_cell(by[metric, method, c]) for c in classes]
+            last = method == methods[-1]
+            table.add_row(metric if method == methods[0] else "", method, *cells, end_section=last)
+    return table
+
+
+def store(summary: dict[str, Any]) -> Table:
+    """What `info` knows, one fact a line."""
+    table = Table(title=summary["path"], show_header=False)
+    table.add_column("fact")
+    table.add_column("value")
+    for key, value in summary.items():
+        if key in ("path", "items", "arrays", "schema"):
+            continue
+        if isinstance(value, dict):
+            value = "\n".join(f"{k}: {v}" for k, v in value.items())
+        table.add_row(key.replace("_", " "), str(value))
+    for name, item in summary.get("items", {}).items():
+        state = "complete" if not item["missing"] else f"missing: {item['missing']}"
+        table.add_row(f"item {name}", f"{item['shards']} shards, {item['seconds']} s, {state}")
+    for name, array in summary.get("arrays", {}).items():
+        table.add_row(f"array {name}", f"{array['shape']} {array['dtype']}")
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or value != value else f"{value:.3f}"
+
+
+def _cell(row: dict[str, Any]) -> str:
+    undefined = f" ({row['undefined']})" if row["undefined"] else ""
+    return _number(row["mean"]) + undefined

@@ -1,0 +1,176 @@
+"""What the commands share at the terminal: progress on stderr, data on stdout, errors as exit codes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from typer.core import TyperGroup
+
+from histoxai.errors import HistoxaiError, Interrupted
+from histoxai.progress import Progress, Silent
+
+_PLAIN_EVERY = 5.0  # seconds between progress lines where stderr is no terminal
+
+
+class Boundary(TyperGroup):
+    """The one place where errors become a line on stderr and an exit code.
+
+    In `invoke` and not in an exception handler, because Typer carries its own Click, so that what we
+    raise would escape as a crash.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except HistoxaiError as error:
+            _complain(str(error))
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            _complain("interrupted; what is finished is kept: run the same command again to go on")
+            raise typer.Exit(Interrupted.exit_code) from None
+        except BrokenPipeError:
+            # `| head` has what it wanted; nothing may complain at interpreter exit either
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except MemoryError:
+            _complain("out of memory; use a smaller --micro-batch, --batch-size or --shard-size")
+            raise typer.Exit(1) from None
+        except OSError as error:
+            _complain(f"{error.filename or 'system'}: {error.strerror or error}")
+            raise typer.Exit(1) from None
+
+
+def catch_signals() -> None:
+    """SIGTERM and SIGUSR1 (what schedulers send before they kill) end a command like Ctrl-C does."""
+
+    def stop(number: int, _frame: Any) -> None:
+        raise Interrupted(
+            f"stopped by {signal.Signals(number).name}; what is finished is kept: run the same command again to go on"
+        )
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGUSR1, stop)
+
+
+def use_threads(threads: int | None) -> int:
+    """Set the number of CPU threads before torch is imported: SLURM's CPUs, else the usable cores, at most 8."""
+    if threads is None:
+        given = os.environ.get("SLURM_CPUS_PER_TASK", "")
+        threads = int(given) if given.isdigit() and int(given) else min(8, len(os.sched_getaffinity(0)))
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    return threads
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[Progress]:
+    """A listener for a stage: a Rich bar on a terminal, plain lines elsewhere, warnings only if quiet."""
+    console = Console(stderr=True)
+    listener = _Bars(console) if console.is_terminal and not quiet else _Lines(quiet)
+    try:
+        yield listener
+    finally:
+        listener.stop()
+
+
+def emit(value: Any) -> None:
+    """Print one strict JSON object (null for NaN) on stdout."""
+    sys.stdout.write(json.dumps(strict(value), ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def strict(value: Any) -> Any:
+    """A value as strict JSON can hold it: NaN and infinities become None, numpy numbers plain ones."""
+    if isinstance(value, dict):
+        return {str(k): strict(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(v) for v in value]
+    if hasattr(value, "item") and not isinstance(value, str):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def out() -> Console:
+    """A console for tables on stdout; wide where stdout is a file or a pipe, so that nothing is cut."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
+def _complain(message: str) -> None:
+    Console(stderr=True, soft_wrap=True).print(f"histoxai: {message}", markup=False, highlight=False, style="red")
+
+
+class _Lines(Silent):
+    def __init__(self, quiet: bool) -> None:
+        super().__init__()
+        self._quiet, self._what, self._total, self._done, self._last = quiet, "", 0, 0, 0.0
+
+    def start(self, what: str, total: int | None) -> None:
+        self._what, self._total, self._done, self._last = what, total or 0, 0, time.monotonic()
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        self._done += steps
+        now = time.monotonic()
+        if not self._quiet and (now - self._last > _PLAIN_EVERY or self._done == self._total):
+            self._last = now
+            total = f"/{self._total}" if self._total else ""
+            print(f"{self._what}: {self._done}{total} {note}".rstrip(), file=sys.stderr, flush=True)
+
+    def say(self, message: str) -> None:
+        if not self._quiet:
+            print(message, file=sys.stderr, flush=True)
+
+    def warn(self, message: str) -> None:
+        print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+class _Bars:
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar: RichProgress | None = None
+        self._task: Any = None
+
+    def start(self, what: str, total: int | None) -> None:
+        self.stop()
+        self._bar = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self._console,
+        )
+        self._bar.start()
+        self._task = self._bar.add_task(what, total=total, note="")
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, advance=steps, note=note)
+
+    def stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def say(self, message: str) -> None:
+        self._console.print(message, markup=False, highlight=False)
+
+    def warn(self, message: str) -> None:
+        self._console.print(f"warning: {message}", markup=False, highlight=False, style="yellow")
