@@ -49,7 +49,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     terminal.catch_signals()
 
@@ -58,7 +60,9 @@ def _root(
 def ingest(
     source: Annotated[Path, typer.Argument(help="Folder to read.")],
     output: Output,
-    format: Annotated[str, typer.Option(help="auto, " + ", ".join(registry.names("reader")) + ".")] = settings.Ingest.format,
+    format: Annotated[
+        str, typer.Option(help="auto, " + ", ".join(registry.names("reader")) + ".")
+    ] = settings.Ingest.format,
     classes: Annotated[str | None, typer.Option(help="Classes in order: A,N,R1.")] = None,
     mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel.")] = None,
     tumor: Annotated[str, typer.Option(help="PanNuke types in the tumor mask.")] = ",".join(settings.Ingest.tumor),
@@ -260,7 +264,9 @@ def score(
     masks: Annotated[Path, typer.Option(help="Store made by `masks`.")],
     output: Output,
     profile: Annotated[str, typer.Option(help="corrected, or thesis (the study's computation).")] = "corrected",
-    map_threshold: Annotated[float, typer.Option(help="A map's pixels above it are ones.")] = settings.Score.map_threshold,
+    map_threshold: Annotated[
+        float, typer.Option(help="A map's pixels above it are ones.")
+    ] = settings.Score.map_threshold,
     mask_threshold: Annotated[float, typer.Option(help="A mask's pixels above it are ones.")] = (
         settings.Score.mask_threshold
     ),
@@ -319,9 +325,7 @@ def report(
     with terminal.progress(quiet) as progress:
         from histoxai.stages.report import report as stage
 
-        summary = stage(
-            scores, output, settings.Report(title), progress, moved=moved, force=force, dry_run=dry_run
-        )
+        summary = stage(scores, output, settings.Report(title), progress, moved=moved, force=force, dry_run=dry_run)
     if json:
         terminal.emit(summary)
     else:

@@ -219,9 +219,7 @@ def paint_tumor_glands(c: Canvas, region: np.ndarray, g: Growth, target: float) 
     """R1..R3: separate glands within the region until the nuclei cover `target`."""
     before = step = 0.0
     for tighten in (1.0, 0.85, 0.7, 0.5, 0.3, 0.1):  # looser demands when the room runs out
-        while before + step / 2 < target and (
-            spot := pick_room(c, region & ~c.epithelium, g.gland * tighten, 4)
-        ):
+        while before + step / 2 < target and (spot := pick_room(c, region & ~c.epithelium, g.gland * tighten, 4)):
             paint_gland(c, spot, g, NEOPLASTIC)
             covered = (c.kind == NEOPLASTIC).mean()
             step, before = covered - before, covered

@@ -118,10 +118,7 @@ def one_by_one(batch: Batch, explain: Callable[[torch.Tensor, int, int], np.ndar
     Alone, a patch meets the same batch shapes in the network wherever it stands, hence the same bytes.
     """
     return np.stack(
-        [
-            explain(batch.images[i : i + 1], int(batch.targets[i]), int(batch.seeds[i]))
-            for i in range(len(batch))
-        ]
+        [explain(batch.images[i : i + 1], int(batch.targets[i]), int(batch.seeds[i])) for i in range(len(batch))]
     )
 
 

@@ -32,9 +32,7 @@ class _Signed(LibraryGradCAM):
     def compute_cam_per_layer(self, input_tensor, targets, eigen_smooth):  # type: ignore[no-untyped-def]
         store = self.activations_and_grads
         activations, gradients = store.activations[0].numpy(), store.gradients[0].numpy()
-        return self.get_cam_image(
-            input_tensor, self.target_layers[0], targets, activations, gradients, eigen_smooth
-        )
+        return self.get_cam_image(input_tensor, self.target_layers[0], targets, activations, gradients, eigen_smooth)
 
     def aggregate_multi_layers(self, cam_per_target_layer):  # type: ignore[no-untyped-def]
         return cam_per_target_layer

@@ -13,7 +13,14 @@ import torch
 from captum.attr import IntegratedGradients as CaptumIG
 from torch import nn
 
-from histoxai.explainers.base import Batch, Explainer, RawSpec, channels_to_plane, one_by_one, without_weight_gradients
+from histoxai.explainers.base import (
+    Batch,
+    Explainer,
+    RawSpec,
+    channels_to_plane,
+    one_by_one,
+    without_weight_gradients,
+)
 from histoxai.settings import bounded, check_bounds
 
 

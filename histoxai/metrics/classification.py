@@ -21,7 +21,9 @@ def accuracy_table(label: np.ndarray, prediction: np.ndarray, classes: list[str]
     """
     table = confusion(label, prediction, len(classes))
     n, right = table.sum(axis=1), table.diagonal()
-    per_class = {c: {"n": int(k), "accuracy": float(r / k) if k else None} for c, k, r in zip(classes, n, right, strict=True)}
+    per_class = {
+        c: {"n": int(k), "accuracy": float(r / k) if k else None} for c, k, r in zip(classes, n, right, strict=True)
+    }
     known = [v["accuracy"] for v in per_class.values() if v["accuracy"] is not None]
     return {
         "patches": int(n.sum()),

@@ -29,6 +29,14 @@ class CorrectedProfile(Profile):
             four = c.confusion_counts(found, mask.binary.ravel())
             rank = spearman(ranks, mask.ranks)
             rows.append(
-                [c.iou(four), c.precision(four), c.recall(four), c.f1(four), rank, c.phi(four), c.pixel_accuracy(four)]
+                [
+                    c.iou(four),
+                    c.precision(four),
+                    c.recall(four),
+                    c.f1(four),
+                    rank,
+                    c.phi(four),
+                    c.pixel_accuracy(four),
+                ]
             )
         return np.array(rows, np.float64)

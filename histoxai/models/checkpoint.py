@@ -74,7 +74,7 @@ def load_model(run: Run, device: torch.device) -> nn.Module:
         model.load_state_dict(safetensors.torch.load_file(path))
     except (safetensors.SafetensorError, RuntimeError, KeyError, TypeError, UsageError) as error:
         raise InputRefused(f"{path}: does not fit {RUN}: {str(error).splitlines()[0]}") from error
-    return model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    return model.to(device, memory_format=torch.channels_last).eval()
 
 
 def build(facts: dict[str, Any]) -> nn.Module:

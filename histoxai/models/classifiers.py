@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torchvision
 from torch import nn
@@ -39,7 +41,7 @@ class ThesisCNN(nn.Module):
         self.relu = nn.ReLU()
         height, width = (_pooled(_pooled(_pooled(n - 2) - 4) - 4) for n in size)
         widths = [64 * height * width, 2048, 1024, 512, 256, 128, 64]
-        self.linear = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.linear = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         self.norm_linear = nn.BatchNorm1d(2048)
         self.head = nn.Linear(64, classes)
 

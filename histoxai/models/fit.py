@@ -51,7 +51,12 @@ class _State:
 
 
 def fit(
-    job: Job, settings: Training, device: torch.device, folder: Path, identity: dict[str, Any], progress: Progress
+    job: Job,
+    settings: Training,
+    device: torch.device,
+    folder: Path,
+    identity: dict[str, Any],
+    progress: Progress,
 ) -> tuple[list[dict[str, float]], int]:
     """Train until patience or epochs run out; the best weights are in `job.model` afterwards.
 
@@ -59,9 +64,11 @@ def fit(
     """
     logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
     fabric = Fabric(
-        accelerator=device.type, devices=[device.index or 0] if device.type == "cuda" else 1, precision="32-true"
+        accelerator=device.type,
+        devices=[device.index or 0] if device.type == "cuda" else 1,
+        precision="32-true",
     )
-    plain = job.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    plain = job.model.to(memory_format=torch.channels_last)
     model, optimizer = fabric.setup(plain, torch.optim.Adam(plain.parameters(), lr=settings.lr, fused=True))
     last = _Last(folder / "last", identity)
     state = last.load(plain, optimizer)

@@ -86,7 +86,7 @@ class NpyFile:
         self.dtype: np.dtype = view.dtype
         if view.ndim > 1 and view.flags.f_contiguous and not view.flags.c_contiguous:
             raise InputRefused(f"{path}: is in Fortran order; save numpy.ascontiguousarray(...) of it")
-        self._offset: int = view.offset  # type: ignore[attr-defined]
+        self._offset: int = view.offset
 
     @property
     def bytes(self) -> int:
@@ -99,7 +99,7 @@ class NpyFile:
         try:
             with open(self.path, "rb", buffering=0) as file:
                 file.seek(self._offset + start * row)
-                view, done = memoryview(out).cast("B"), 0
+                view, done = memoryview(out.data).cast("B"), 0
                 while done < len(view):
                     got = file.readinto(view[done:])
                     if not got:

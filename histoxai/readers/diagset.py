@@ -8,7 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from histoxai.errors import InputRefused
-from histoxai.readers.base import Index, NpyFile, Rows, identifier, require_folder, require_images, require_size
+from histoxai.readers.base import (
+    Index,
+    NpyFile,
+    Rows,
+    identifier,
+    require_folder,
+    require_images,
+    require_size,
+)
 from histoxai.settings import Ingest
 
 # All labels of the data set; the study leaves out background and unlabelled tissue.
@@ -42,7 +50,8 @@ class DiagSetReader:
         self._rows = Rows(self._scan(root, blobs, partition))
 
     def _scan(self, root: Path, blobs: Path, partition: dict[str, int]) -> list[NpyFile]:
-        index, files, left_out = self.index, [], set()
+        index, left_out = self.index, set()
+        files: list[NpyFile] = []
         for scan in sorted(p for p in blobs.iterdir() if p.is_dir()):
             for folder in sorted(p for p in scan.iterdir() if p.is_dir()):
                 if folder.name not in LABELS:

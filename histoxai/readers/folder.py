@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +39,7 @@ class FolderReader:
         classes = list(settings.classes or [n for n, paths in found.items() if paths])
         for name in classes:
             if name not in folders:
-                raise InputRefused(
-                    f"{root}: has no class folder '{name}'; it has {', '.join(folders) or 'no folders'}"
-                )
+                raise InputRefused(f"{root}: has no class folder '{name}'; it has {', '.join(folders) or 'no folders'}")
             if not found[name]:
                 raise InputRefused(f"{folders[name]}: holds no image ({', '.join(sorted(SUFFIXES))})")
         if not classes:
@@ -70,7 +69,7 @@ class FolderReader:
             require_size(path, _size(path), index.size, self._paths[0])
         if len(set(index.patch_id)) < len(index.patch_id):
             ids = sorted(index.patch_id)
-            double = next(a for a, b in zip(ids, ids[1:], strict=False) if a == b)
+            double = next(a for a, b in itertools.pairwise(ids) if a == b)
             raise InputRefused(f"{root}: two files would both be patch '{double}'; rename one of them")
         if not nested:
             index.notes.append(

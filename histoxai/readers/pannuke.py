@@ -47,7 +47,8 @@ class PanNukeReader:
         if not folds:
             raise InputRefused(f"{root}: has no fold with images.npy and masks.npy (`fold1/images.npy`)")
         self.index = Index([], settings.mpp or MPP_40X, (0, 0), has_targets=True)
-        images, masks = [], []
+        images: list[NpyFile] = []
+        masks: list[NpyFile] = []
         for fold, (image, mask) in sorted(folds.items()):
             images.append(self._images(root, image, images[0].path if images else None))
             masks.append(self._masks(root, mask, images[-1]))

@@ -64,9 +64,7 @@ def _check(patches: Patches, settings: Augment) -> None:
         raise InputRefused(f"{patches.path}: the source gave no partitions; use --split-by group")
 
 
-def _write(
-    patches: Patches, output: Path, settings: Augment, plan: Plan, progress: Progress, force: bool
-) -> None:
+def _write(patches: Patches, output: Path, settings: Augment, plan: Plan, progress: Progress, force: bool) -> None:
     label = patches.label[plan.parent]
     turned = [suffix(int(t)) for t in plan.rotation]
     ids = np.array([f"{patches.patch_id[r]}{s}" for r, s in zip(plan.parent, turned, strict=True)])

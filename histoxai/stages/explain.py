@@ -14,6 +14,7 @@ from torch import nn
 from histoxai import provenance
 from histoxai.errors import InputRefused, UsageError
 from histoxai.explainers.base import Batch, Explainer, parse_options
+from histoxai.explainers.stored import raw_path
 from histoxai.models.batches import pick_device, predict, to_tensor
 from histoxai.models.checkpoint import Run, load_model, open_run
 from histoxai.progress import Progress
@@ -134,11 +135,6 @@ def make_explainers(settings: Explain) -> dict[str, Explainer]:
     return made
 
 
-def raw_path(name: str, part: str) -> str:
-    """Where a raw array lies in a maps store."""
-    return f"attributions/{name}/{part}" if part else f"attributions/{name}"
-
-
 def _check(patches: Patches, run: Run) -> None:
     if patches.classes != run.facts["classes"]:
         raise InputRefused(
@@ -187,9 +183,7 @@ def _item(
     return Item(name, specs, {"method": method, "options": asdict(explainer.options), "seed": settings.seed})
 
 
-def _header(
-    patches: Patches, run: Run, output: Path, settings: Explain, device: torch.device
-) -> dict[str, Any]:
+def _header(patches: Patches, run: Run, output: Path, settings: Explain, device: torch.device) -> dict[str, Any]:
     return provenance.header(
         "maps/1",
         {

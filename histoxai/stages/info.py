@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import zarr
-
 from histoxai.errors import InputRefused
 from histoxai.models.checkpoint import RUN, Run
 from histoxai.store.records import read_json
@@ -35,11 +33,7 @@ def _store(path: Path) -> dict[str, Any]:
     items = store.completeness()
     for item in items.values():
         item["missing"] = ranges(item["missing"])
-    arrays = {
-        name: {"shape": list(node.shape), "dtype": str(node.dtype)}
-        for name, node in sorted(store.group.members(max_depth=None))
-        if isinstance(node, zarr.Array)
-    }
+    arrays = {p: store.array(p) for p in store.arrays()}
     more = {k: v for k, v in store.group.attrs.items() if k != "histoxai"}
     return {
         "schema": SCHEMA,
@@ -54,7 +48,7 @@ def _store(path: Path) -> dict[str, Any]:
         "versions": header["versions"],
         "run": header["run"],
         "items": items,
-        "arrays": arrays,
+        "arrays": {p: {"shape": list(a.shape), "dtype": str(a.dtype).removesuffix("()")} for p, a in arrays.items()},
     }
 
 
@@ -70,7 +64,18 @@ def _run(path: Path) -> dict[str, Any]:
             "epochs": state.get("epoch", 0),
             **(read_json(path / "last" / "identity.json") or {}),
         }
-    kept = ("kind", "arch", "classes", "size", "mpp", "normalisation", "settings", "best_epoch", "epochs", "metrics")
+    kept = (
+        "kind",
+        "arch",
+        "classes",
+        "size",
+        "mpp",
+        "normalisation",
+        "settings",
+        "best_epoch",
+        "epochs",
+        "metrics",
+    )
     rest = ("parents", "versions", "run", "weights")
     return {
         "schema": SCHEMA,

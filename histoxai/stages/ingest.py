@@ -19,7 +19,13 @@ from histoxai.store.work import fill
 
 
 def ingest(
-    source: Path, output: Path, settings: Ingest, progress: Progress, *, force: bool = False, dry_run: bool = False
+    source: Path,
+    output: Path,
+    settings: Ingest,
+    progress: Progress,
+    *,
+    force: bool = False,
+    dry_run: bool = False,
 ) -> dict[str, Any]:
     """Read a source shard by shard into a patch store; memory does not grow with the data.
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from histoxai import provenance
 from histoxai.errors import Incomplete, InputRefused
-from histoxai.explainers.base import Explainer
+from histoxai.explainers.stored import StoredMethod, stored_methods
 from histoxai.metrics.counts import confusion_counts
 from histoxai.metrics.localisation import threshold_histogram
 from histoxai.metrics.profiles import METRICS, Mask, Profile
@@ -56,54 +56,32 @@ def score(
             "masks": provenance.parent(masks_path, output, masks.digest()),
         },
         axes={
-            "method": list(methods),
+            "method": [m.name for m in methods],
             "mask": list(MASKS),
             "profile": names("profile"),
             "metric": list(METRICS),
             "count": ["tp", "fp", "fn", "tn"],
         },
-        methods={n: {"method": m, "options": provenance.plain(e.options)} for n, (m, e) in methods.items()},
+        methods={m.name: {"method": m.method, "options": provenance.plain(m.explainer.options)} for m in methods},
         target=maps.header["settings"]["target"],
     )
     if dry_run:
         return
-    store = create_or_match(
-        output, header, index, [item], attrs={"classes": maps.group.attrs["classes"]}, force=force
-    )
+    store = create_or_match(output, header, index, [item], attrs={"classes": maps.group.attrs["classes"]}, force=force)
     profiles = [resolve("profile", n)(settings.map_threshold, settings.mask_threshold) for n in names("profile")]
 
     def compute(start: int, stop: int) -> dict[str, np.ndarray]:
-        raw = {n: read_raw(maps, n, start, stop) for n in methods}
+        raw = [m.read(maps, start, stop) for m in methods]
         probability = _mask_rows(masks, at[start:stop])
         made = _empty(item, stop - start)
         for i in range(stop - start):
             truth = [Mask.of(p.astype(np.float64), settings.mask_threshold) for p in probability[i]]
-            for j, (name, (method, explainer)) in enumerate(methods.items()):
-                mine = {k: v[i] for k, v in raw[name].items()}
-                values, four, curves = _score_one(mine, method, explainer, truth, profiles)
+            for j, method in enumerate(methods):
+                values, four, curves = _score_one(method, raw[j], i, truth, profiles)
                 made["values"][i, j], made["counts"][i, j], made["curves"][i, j] = values, four, curves
         return made
 
     fill(store, item, compute, progress)
-
-
-def stored_methods(maps: Store) -> dict[str, tuple[str, Explainer]]:
-    """The methods of a maps store by name: registered method and explainer, ready to render."""
-    found = {}
-    for name, facts in maps.completeness().items():
-        if name in ("index", "predictions"):
-            continue
-        kind = resolve("explainer", facts["what"]["method"])
-        options = kind.Options(**facts["what"]["options"])
-        found[name] = (facts["what"]["method"], kind(options, maps.header["settings"]["micro_batch"]))
-    return found
-
-
-def read_raw(maps: Store, name: str, start: int, stop: int) -> dict[str, np.ndarray]:
-    """A method's raw arrays for rows [start, stop), by part."""
-    node = maps.group[f"attributions/{name}"]
-    parts = [""] if hasattr(node, "shape") else sorted(node.array_keys())  # type: ignore[union-attr]
-    return {p: maps.read(f"attributions/{name}/{p}".rstrip("/"), start, stop) for p in parts}
 
 
 def summary(path: Path, profile: str) -> dict[str, Any]:
@@ -112,7 +90,7 @@ def summary(path: Path, profile: str) -> dict[str, Any]:
     Raises UsageError for an unknown profile.
     """
     store, values, axes = _read_scores(path, profile)
-    classes = [str(c) for c in store.group.attrs["classes"]]  # type: ignore[union-attr]
+    classes = [str(c) for c in store.group.attrs["classes"]]
     label, case = store.read("label").astype(np.int64), store.read("case").astype(np.int64)
     chosen = list(strata(label, case, classes))
     rows = []
@@ -128,7 +106,7 @@ def summary(path: Path, profile: str) -> dict[str, Any]:
 def patch_rows(path: Path, profile: str) -> Iterator[dict[str, Any]]:
     """What `score --jsonl` prints: one row per patch, method, mask and metric."""
     store, values, axes = _read_scores(path, profile)
-    classes = [str(c) for c in store.group.attrs["classes"]]  # type: ignore[union-attr]
+    classes = [str(c) for c in store.group.attrs["classes"]]
     label, case, ids = store.read("label"), store.read("case"), store.read("patch_id")
     for n, patch_id in enumerate(ids):
         for i, method in enumerate(axes["method"]):
@@ -156,12 +134,12 @@ def _read_scores(path: Path, profile: str) -> tuple[Store, np.ndarray, dict[str,
 
 
 def _score_one(
-    raw: dict[str, np.ndarray], method: str, explainer: Explainer, masks: list[Mask], profiles: list[Profile]
+    method: StoredMethod, raw: dict[str, np.ndarray], i: int, masks: list[Mask], profiles: list[Profile]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    # values (mask, profile, metric); counts (mask, 4) and curves (mask, 2, 102) of the corrected profile
-    size = masks[0].probability.shape
-    planes = [explainer.render(raw, (size[0], size[1]), p.constant) for p in profiles]
-    values = np.stack([p.score(plane, masks, method) for p, plane in zip(profiles, planes, strict=True)], axis=1)
+    # values (mask, profile, metric); counts (mask, 4) and curves (mask, 2, 102) of the first profile, corrected
+    height, width = masks[0].probability.shape
+    planes = [method.plane(raw, i, (height, width), p.constant) for p in profiles]
+    values = np.stack([p.score(plane, masks, method.method) for p, plane in zip(profiles, planes, strict=True)], axis=1)
     found = (planes[0] > profiles[0].map_threshold).ravel()
     four = np.stack([confusion_counts(found, m.binary.ravel()) for m in masks])
     return values, four, np.stack([threshold_histogram(planes[0], m.binary) for m in masks])

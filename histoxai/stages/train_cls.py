@@ -85,9 +85,7 @@ def _conclude(
     model.eval()
     split = "test" if (patches.split == 3).any() else "validation"
     rows = patches.rows(split)
-    parts = [
-        predict(model, patches.read(rows[k : k + 256]), _MICRO_BATCH, device) for k in range(0, len(rows), 256)
-    ]
+    parts = [predict(model, patches.read(rows[k : k + 256]), _MICRO_BATCH, device) for k in range(0, len(rows), 256)]
     predictions = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
     write_history(output, history)
     write_predictions(output, patches, rows, split, predictions)

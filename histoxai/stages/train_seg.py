@@ -64,7 +64,11 @@ def train_seg(
         job.model.eval()
         write_history(output, history)
         metrics = _overlap(job.model, patches, rows["validation"], device)
-        finish(output, {**facts, "best_epoch": best, "epochs": len(history), "metrics": {"masks": metrics}}, job.model)
+        finish(
+            output,
+            {**facts, "best_epoch": best, "epochs": len(history), "metrics": {"masks": metrics}},
+            job.model,
+        )
         forget(output)
     return _summary(open_run(output, "segmenter"), output)
 

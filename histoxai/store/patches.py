@@ -26,9 +26,9 @@ class Patches:
         self.store: Store = open_store(path, "patches", "ingest")
         self.path = path
         self.store.require_complete(self.store.header["run"]["command"])
-        self.classes: list[str] = [str(c) for c in self.store.group.attrs["classes"]]  # type: ignore[union-attr]
+        self.classes: list[str] = [str(c) for c in self.store.group.attrs["classes"]]
         mpp = self.store.group.attrs["mpp"]
-        self.mpp: float | None = None if mpp is None else float(mpp)  # type: ignore[arg-type]
+        self.mpp: float | None = None if mpp is None else float(mpp)
         self.label = self.store.read("label").astype(np.int64)
         self.group = self.store.read("group")
         self.patch_id = self.store.read("patch_id")
@@ -58,7 +58,7 @@ class Patches:
         kept: list[int] = []
         for label in np.unique(self.label[chosen]):
             rows = chosen[self.label[chosen] == label]
-            kept += sorted(rows.tolist(), key=lambda r: _hash(self.patch_id[r]))[:per_class]
+            kept += sorted(rows.tolist(), key=lambda r: _hash(str(self.patch_id[r])))[:per_class]
         return np.array(sorted(kept))
 
     def read(self, rows: Sequence[int] | np.ndarray, path: str = IMAGES) -> np.ndarray:

@@ -22,7 +22,14 @@ import numpy as np
 import zarr
 
 from histoxai.errors import HistoxaiError, Incomplete, InputRefused, SettingsDiffer
-from histoxai.provenance import NUMERICS_VERSION, checksum, file_checksum, fingerprint, first_difference, plain
+from histoxai.provenance import (
+    NUMERICS_VERSION,
+    checksum,
+    file_checksum,
+    fingerprint,
+    first_difference,
+    plain,
+)
 from histoxai.store.records import (
     DONE,
     digest,
@@ -74,7 +81,7 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.group = open_group(path)
-        self.header: dict[str, Any] = plain(dict(self.group.attrs["histoxai"]))  # type: ignore[call-overload]
+        self.header: dict[str, Any] = plain(dict(self.group.attrs["histoxai"]))
 
     @property
     def schema(self) -> str:
@@ -96,7 +103,10 @@ class Store:
         if not place.exists():
             for spec in item.specs:
                 _create_beside(self.path, spec)
-            _write_new(place, {**meta, "rows": item.rows, "shard": item.shard, "arrays": [s.path for s in item.specs]})
+            _write_new(
+                place,
+                {**meta, "rows": item.rows, "shard": item.shard, "arrays": [s.path for s in item.specs]},
+            )
         found = read_json(place)
         if found is None or found["fingerprint"] != meta["fingerprint"]:
             raise _differs(self.path, found and found["what"], item.what, f"'{item.name}' in ")
@@ -149,12 +159,21 @@ class Store:
         """Per item name: number of shards, the missing ones, and the seconds that the others took."""
         table = {}
         for name in item_names(self.path):
-            meta = read_json(self.path / DONE / name / "item.json") or {"rows": 1, "shard": 1, "fingerprint": None}
+            meta = read_json(self.path / DONE / name / "item.json") or {
+                "rows": 1,
+                "shard": 1,
+                "fingerprint": None,
+            }
             count = -(-meta["rows"] // meta["shard"])
             records = read_records(self.path, name)
             missing = [k for k in range(count) if not is_done(self.path, records.get(k), meta["fingerprint"])]
             seconds = round(sum(r.get("seconds", 0) for r in records.values()), 3)
-            table[name] = {"shards": count, "missing": missing, "seconds": seconds, "what": meta.get("what", {})}
+            table[name] = {
+                "shards": count,
+                "missing": missing,
+                "seconds": seconds,
+                "what": meta.get("what", {}),
+            }
         return table
 
     def require_complete(self, remedy: str, names: Sequence[str] | None = None) -> None:
@@ -165,6 +184,15 @@ class Store:
             text = ranges(shards)
             noun = "shard" if len(shards) == 1 else "shards"
             raise Incomplete(f"{self.path}: {noun} {text} missing; run `{remedy} --shard {text}`")
+
+    def arrays(self, folder: str = "") -> list[str]:
+        """Paths of all arrays below a folder of the store.
+
+        From the files, since zarr's own listing warns about our records, which are no part of its hierarchy.
+        """
+        metas = sorted((self.path / folder).rglob("zarr.json"))
+        found = {m.parent.relative_to(self.path).as_posix() for m in metas if m.parent != self.path}
+        return sorted(p for p in found if isinstance(self.group[p], zarr.Array))
 
     def array(self, path: str) -> zarr.Array[Any]:
         """An array of the store.
@@ -280,7 +308,10 @@ def _create(
             files.append({"path": spec.file(0), "size": size})
             if size is not None:
                 files[-1]["checksum"] = file_checksum(file)
-        record = {"fingerprint": fingerprint([NUMERICS_VERSION, "index", _identity(header), attrs]), "files": files}
+        record = {
+            "fingerprint": fingerprint([NUMERICS_VERSION, "index", _identity(header), attrs]),
+            "files": files,
+        }
         write_json(record_path(temporary, "index", 0), record)
         for item in items:
             for spec in item.specs:

@@ -1,0 +1,52 @@
+"""Maps stores as explainers wrote them: which methods are there, their raw arrays, and how to render them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from histoxai.explainers.base import Explainer
+from histoxai.registry import names, resolve
+from histoxai.store.shards import Store
+
+_NO_METHODS = ("index", "predictions")
+
+
+@dataclass(frozen=True)
+class StoredMethod:
+    """A method of a maps store: its name there, the registered method, and an explainer with its options."""
+
+    name: str
+    method: str
+    explainer: Explainer
+    parts: tuple[str, ...]
+
+    def read(self, maps: Store, start: int, stop: int) -> dict[str, np.ndarray]:
+        """Raw arrays of rows [start, stop), by part ("" is the method's own array)."""
+        return {p: maps.read(raw_path(self.name, p), start, stop) for p in self.parts}
+
+    def plane(self, raw: dict[str, np.ndarray], i: int, size: tuple[int, int], constant: float = 0.0) -> np.ndarray:
+        """The rendered plane (H, W) float64 of the i-th of the rows read."""
+        return self.explainer.render({k: v[i] for k, v in raw.items()}, size, constant)
+
+
+def raw_path(name: str, part: str) -> str:
+    """Where a raw array lies in a maps store."""
+    return f"attributions/{name}/{part}" if part else f"attributions/{name}"
+
+
+def stored_methods(maps: Store) -> list[StoredMethod]:
+    """All methods of a maps store, in the registry's order, then by name."""
+    known = names("explainer")
+    found = []
+    for name, facts in maps.completeness().items():
+        if name in _NO_METHODS:
+            continue
+        method, options = facts["what"]["method"], facts["what"]["options"]
+        kind = resolve("explainer", method)
+        explainer = kind(kind.Options(**options), maps.header["settings"]["micro_batch"])
+        root = f"attributions/{name}"
+        parts = tuple(p.removeprefix(root).removeprefix("/") for p in maps.arrays(root))
+        found.append(StoredMethod(name, method, explainer, parts))
+    return sorted(found, key=lambda m: (known.index(m.method), m.name))

@@ -1,0 +1,123 @@
+"""From a scores store back to all it came from, each ancestor checked against the digest on record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from histoxai.errors import ParentChanged
+from histoxai.explainers.stored import StoredMethod, stored_methods
+from histoxai.models.checkpoint import Run, open_run
+from histoxai.store.patches import Patches
+from histoxai.store.shards import Store, open_store
+
+
+@dataclass
+class Lineage:
+    """A scores store and its ancestors."""
+
+    scores: Store
+    maps: Store
+    masks: Store
+    patches: Patches
+    classifier: Run
+    segmenter: Run
+
+    @property
+    def methods(self) -> dict[str, StoredMethod]:
+        return {m.name: m for m in stored_methods(self.maps)}
+
+    def history(self, which: str) -> dict[str, np.ndarray]:
+        """Training curves of "classifier" or "segmenter": column -> (epochs,)."""
+        run = self.classifier if which == "classifier" else self.segmenter
+        store = open_store(run.path / "history.zarr", "history", "train-cls")
+        return {name: store.read(name) for name in store.arrays()}
+
+    def planes(self, method: str, rows: Sequence[int]) -> list[np.ndarray]:
+        """Rendered maps (H, W) of some rows of the maps store, corrected profile."""
+        found = self.methods[method]
+        return [found.plane(found.read(self.maps, i, i + 1), 0, self.patches.size) for i in rows]
+
+    def pictures(self, rows: Sequence[int]) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+        """Patch (H, W, 3) uint8, tumor and non-tumor mask (H, W) bool of some rows of the maps store."""
+        threshold = self.scores.header["settings"]["mask_threshold"]
+        place = {p: k for k, p in enumerate(self.masks.read("patch_id").tolist())}
+        ids, where = self.maps.read("patch_id"), self.maps.read("row")
+        images = [self.patches.read([where[i]])[0] for i in rows]
+        at = [place[str(ids[i])] for i in rows]
+        planes = [self.masks.read("probability", k, k + 1)[0] > threshold for k in at]
+        return images, [p[0] for p in planes], [p[1] for p in planes]
+
+    def title(self, row: int, name: str) -> str:
+        """A patch's class, predicted class and probability in two lines."""
+        predicted = self.patches.classes[int(self.scores.read("prediction", row, row + 1)[0])]
+        probability = float(self.scores.read("probability", row, row + 1)[0])
+        return f"{name}\npred. {predicted}, {probability:.2f}"
+
+    def rows(self) -> list[dict[str, str]]:
+        """Name, path, digest and command of every ancestor."""
+        stores: list[tuple[str, Path, str, Mapping[str, Any]]] = [
+            ("patches", self.patches.path, self.patches.digest, self.patches.store.header),
+            ("classifier", self.classifier.path, self.classifier.digest, self.classifier.facts),
+            ("segmenter", self.segmenter.path, self.segmenter.digest, self.segmenter.facts),
+            ("masks", self.masks.path, self.masks.digest(), self.masks.header),
+            ("maps", self.maps.path, self.maps.digest(), self.maps.header),
+            ("scores", self.scores.path, self.scores.digest(), self.scores.header),
+        ]
+        return [{"name": n, "path": str(p), "digest": d, "command": h["run"]["command"]} for n, p, d, h in stores]
+
+
+def resolve_lineage(path: Path, moved: Mapping[str, Path | None]) -> Lineage:
+    """Open a scores store and all its ancestors; `moved` names those that are no longer where they were.
+
+    Raises ParentChanged where one is not the one that was used, InputRefused where one is gone.
+    """
+    scores = open_store(path, "scores", "score")
+    scores.require_complete(scores.header["run"]["command"])
+
+    def find(name: str, child: Path, header: Mapping[str, Any], key: str | None = None) -> tuple[Path, str]:
+        recorded = header["parents"][key or name]
+        place = moved.get(name) or Path(child.resolve().parent, recorded["path"])
+        if not place.exists():
+            raise ParentChanged(f"{place}: not there, and {child} was made from it; name its place with --{name}")
+        return _shortest(place), recorded["digest"]
+
+    def check(name: str, place: Path, found: str, wanted: str, child: Path) -> None:
+        if found != wanted:
+            raise ParentChanged(
+                f"{place}: is not the {name} that {child} was made from (digest {found}, then {wanted}); "
+                f"name the right one with --{name}, or remake {child}"
+            )
+
+    def store(name: str) -> Store:
+        place, wanted = find(name, path, scores.header)
+        opened = open_store(place, name, "explain" if name == "maps" else "masks")
+        check(name, place, opened.digest(), wanted, path)
+        return opened
+
+    maps, masks = store("maps"), store("masks")
+    place, wanted = find("patches", maps.path, maps.header)
+    patches = Patches(place)
+    check("patches", place, patches.digest, wanted, maps.path)
+    runs = []
+    for name, child, key, kind in (
+        ("model", maps, "model", "classifier"),
+        ("segmenter", masks, "segmenter", "segmenter"),
+    ):
+        place, wanted = find(name, child.path, child.header, key)
+        run = open_run(place, kind)
+        check(name, place, run.digest, wanted, child.path)
+        runs.append(run)
+    return Lineage(scores, maps, masks, patches, *runs)
+
+
+def _shortest(place: Path) -> Path:
+    # as a user would write it: relative to the working folder where it lies below it
+    try:
+        return place.resolve().relative_to(Path.cwd())
+    except ValueError:
+        return place.resolve()

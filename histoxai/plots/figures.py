@@ -1,0 +1,222 @@
+"""All drawings: arrays in, PNG bytes out. The only place where maps are rescaled for the eye.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart; overlays keep the study's green
+(map), red (tumor), blue (non-tumor) and yellow (map and tumor).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+STYLE = {
+    "font.size": 9,
+    "font.family": "DejaVu Sans",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "figure.facecolor": "white",
+    "svg.hashsalt": "histoxai",
+}
+BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
+CASE_STYLE = {
+    "1": ("o", GREEN, "1 right, sure"),
+    "2": ("s", BLUE, "2 right, unsure"),
+    "3": ("^", RED, "3 wrong, sure"),
+    "4": ("D", "black", "4 wrong, unsure"),
+}
+OVERLAY = {
+    "map": (0, 200, 0),
+    "tumor": (230, 0, 0),
+    "non_tumor": (30, 60, 255),
+    "map and tumor": (255, 235, 0),
+    "map and non-tumor": (0, 220, 220),
+}
+
+
+def png(figure: Figure, dpi: int = 110) -> bytes:
+    """A figure as PNG bytes; no date inside, so that equal figures are equal bytes."""
+    out = io.BytesIO()
+    FigureCanvasAgg(figure)
+    figure.savefig(out, format="png", dpi=dpi, metadata={"Software": None})
+    return out.getvalue()
+
+
+def curves(history: dict[str, np.ndarray], best_epoch: int, measure: str, words: str) -> bytes:
+    """Training and validation loss, and one more measure, over epochs; the kept epoch is marked."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(7.6, 2.8), layout="constrained")
+        for axes, key, title in zip(figure.subplots(1, 2), ("loss", measure), ("loss", words), strict=True):
+            for part, colour in (("train", BLUE), ("validation", ORANGE)):
+                axes.plot(history["epoch"], history[f"{part}_{key}"], color=colour, marker=".", label=part)
+            axes.axvline(best_epoch, color=GREY, lw=1, ls=":", label=f"kept: epoch {best_epoch}")
+            axes.set(title=title, xlabel="epoch")
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.legend(frameon=False, fontsize=8)
+        return png(figure)
+
+
+def confusion(table: np.ndarray, classes: Sequence[str]) -> bytes:
+    """Confusion matrix (C, C): rows true, columns predicted; colour is the share of the row."""
+    share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    with rc_context({**STYLE, "axes.spines.left": False, "axes.spines.bottom": False}):
+        side = 1.6 + 0.48 * len(classes)
+        figure = Figure(figsize=(side + 0.9, side), layout="constrained")
+        axes = figure.subplots()
+        shown = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        for (i, j), n in np.ndenumerate(table):
+            axes.text(j, i, str(n), ha="center", va="center", color="white" if share[i, j] > 0.55 else "black")
+        axes.set(xlabel="predicted", ylabel="true")
+        axes.set_xticks(range(len(classes)), classes)
+        axes.set_yticks(range(len(classes)), classes)
+        figure.colorbar(shown, ax=axes, shrink=0.8, label="share of the true class")
+        return png(figure)
+
+
+def violins(
+    values: np.ndarray,
+    label: np.ndarray,
+    case: np.ndarray,
+    classes: Sequence[str],
+    methods: Sequence[str],
+    masks: Sequence[str],
+    metric: str,
+) -> bytes:
+    """One measure: a violin per class in a panel per mask (row) and method (column), case means marked.
+
+    values (n, methods, masks), NaN undefined; label (n,), case (n,) 1 to 4.
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(2.6 * len(methods) + 0.6, 2.3 * len(masks) + 0.5), layout="constrained")
+        grid = figure.subplots(len(masks), len(methods), sharey=True, squeeze=False)
+        for (row, column), axes in np.ndenumerate(grid):
+            _violin_panel(axes, values[:, column, row], label, case, classes)
+            axes.set_title(f"{methods[column]}, {masks[row].replace('_', '-')}")
+            if column == 0:
+                axes.set_ylabel(metric)
+        marks = [Line2D([], [], marker=m, color=c, ls="", ms=5, label=words) for m, c, words in CASE_STYLE.values()]
+        figure.legend(handles=marks, loc="outside lower center", ncols=4, frameon=False)
+        return png(figure)
+
+
+def _violin_panel(axes: Axes, values: np.ndarray, label: np.ndarray, case: np.ndarray, classes: Sequence[str]) -> None:
+    for code in range(len(classes)):
+        chosen = (label == code) & np.isfinite(values)
+        mine = values[chosen]
+        # A density needs three values and some spread; fewer are shown as they are.
+        if len(mine) >= 3 and np.ptp(mine) > 1e-9:
+            bodies: Any = axes.violinplot(mine, [code], widths=0.85, showextrema=False)["bodies"]
+            for body in bodies:
+                body.set(facecolor="#9ecae1", edgecolor="#6baed6", alpha=0.8)
+        else:
+            axes.plot([code] * len(mine), mine, "_", color="#6baed6", ms=12)
+        for number, (marker, colour, _) in CASE_STYLE.items():
+            of_case = values[chosen & (case == int(number))]
+            if len(of_case):
+                axes.plot(code + (int(number) - 2.5) * 0.13, of_case.mean(), marker, color=colour, ms=4)
+    axes.set_xticks(range(len(classes)), classes, rotation=0 if len("".join(classes)) < 20 else 60)
+    axes.grid(axis="y", color="#eeeeee")
+    axes.set_axisbelow(True)
+
+
+def overlay(image: np.ndarray, found: np.ndarray, tumor: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The study's overlay on a greyed patch: map green, tumor red, non-tumor blue, map and tumor yellow.
+
+    image (H, W, 3) uint8; found, tumor, other (H, W) bool -> (H, W, 3) uint8.
+    """
+    grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
+    colour = grey.copy()
+    for plane, name in (
+        (other, "non_tumor"),
+        (tumor, "tumor"),
+        (found, "map"),
+        (found & other, "map and non-tumor"),
+        (found & tumor, "map and tumor"),
+    ):
+        colour[plane] = OVERLAY[name]
+    return (0.45 * grey + 0.55 * colour).round().astype(np.uint8)
+
+
+def maps_of_method(
+    images: Sequence[np.ndarray],
+    planes: Sequence[np.ndarray],
+    tumor: Sequence[np.ndarray],
+    other: Sequence[np.ndarray],
+    titles: Sequence[str],
+    threshold: float,
+) -> bytes:
+    """The study's figures 12 to 15: for one method, patches with the map alone and over the masks.
+
+    planes (H, W) in 0..1, shown on that scale with its colour bar; the overlay shows map > threshold.
+    """
+    with rc_context({**STYLE, "axes.titlesize": 8}):
+        columns = len(images)
+        figure = Figure(figsize=(1.45 * columns + 1.1, 4.9), layout="constrained")
+        grid = figure.subplots(3, columns, squeeze=False)
+        shown = None
+        for k in range(columns):
+            grid[0, k].imshow(images[k])
+            grid[0, k].set_title(titles[k])
+            shown = grid[1, k].imshow(planes[k], cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+            grid[2, k].imshow(overlay(images[k], planes[k] > threshold, tumor[k], other[k]), interpolation="nearest")
+        for axes, words in zip(grid[:, 0], ("patch", "map", f"map > {threshold:g}\nover masks"), strict=True):
+            axes.set_ylabel(words)
+        _bare(grid)
+        if shown is not None:
+            figure.colorbar(shown, ax=grid[1, :].tolist(), shrink=0.9, label="rendered map, 0 to 1")
+        _overlay_legend(figure)
+        return png(figure)
+
+
+def case_sheet(
+    rows: Sequence[tuple[str, np.ndarray | None, Sequence[np.ndarray]]],
+    tumor: Sequence[np.ndarray | None],
+    other: Sequence[np.ndarray | None],
+    methods: Sequence[str],
+    threshold: float,
+) -> bytes:
+    """The study's figures 16 to 19: one case, a patch per class (row) with each method's overlay (column).
+
+    rows: (title, image or None where the case has no patch in this class, a plane per method).
+    """
+    with rc_context({**STYLE, "axes.titlesize": 9}):
+        figure = Figure(figsize=(1.5 * (len(methods) + 1) + 1.3, 1.55 * len(rows) + 0.7), layout="constrained")
+        grid = figure.subplots(len(rows), len(methods) + 1, squeeze=False)
+        for k, (title, image, planes) in enumerate(rows):
+            grid[k, 0].set_ylabel(title, fontsize=8, rotation=0, ha="right", va="center")
+            found, around = tumor[k], other[k]
+            if image is None or found is None or around is None:
+                for axes in grid[k]:
+                    axes.set_facecolor("#f4f4f4")
+                grid[k, 0].text(0.5, 0.5, "none", transform=grid[k, 0].transAxes, ha="center", color=GREY)
+                continue
+            grid[k, 0].imshow(image)
+            for axes, plane in zip(grid[k, 1:], planes, strict=True):
+                axes.imshow(overlay(image, plane > threshold, found, around), interpolation="nearest")
+        for axes, name in zip(grid[0], ("patch", *methods), strict=True):
+            axes.set_title(name)
+        _bare(grid)
+        _overlay_legend(figure)
+        return png(figure)
+
+
+def _bare(grid: np.ndarray) -> None:
+    for axes in grid.ravel():
+        axes.set_xticks([])
+        axes.set_yticks([])
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+
+
+def _overlay_legend(figure: Figure) -> None:
+    handles = [Patch(color=np.array(c) / 255, label=n.replace("_", "-")) for n, c in OVERLAY.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8)

@@ -1,0 +1,25 @@
+# Sourced by the other scripts: makes .venv with histoxai in it, once; `setup ""` or `setup "[dev]"`.
+# A stamp of pyproject.toml and constraints.txt tells whether it is still right.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+python="$root/.venv/bin/python"
+
+setup() {
+  local extras=$1 stamp
+  stamp="$(cat "$root/pyproject.toml" "$root/constraints.txt" | sha256sum | cut -d' ' -f1)"
+  for have in "$extras" "[dev]"; do
+    [ "$(cat "$root/.venv/.histoxai$have" 2>/dev/null)" = "$stamp" ] && return 0
+  done
+  local base=${PYTHON:-python3}
+  "$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || {
+    echo "histoxai needs Python 3.11 or newer; name one: PYTHON=python3.11 $0" >&2
+    exit 1
+  }
+  echo "installing histoxai$extras into .venv (once; torch takes a minute or two)" >&2
+  [ -x "$python" ] || "$base" -m venv "$root/.venv"
+  "$python" -m pip install --quiet --disable-pip-version-check -c "$root/constraints.txt" -e "$root$extras" >&2 || {
+    echo "installation failed; see the lines above" >&2
+    exit 1
+  }
+  echo "$stamp" > "$root/.venv/.histoxai$extras"
+}

@@ -1,0 +1,224 @@
+"""The shard writer, records, fingerprints and resume rules."""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from histoxai import provenance
+from histoxai.errors import HistoxaiError, Incomplete, InputRefused, SettingsDiffer, UsageError
+from histoxai.progress import Silent
+from histoxai.store.records import is_done, read_json, record_path, write_atomically
+from histoxai.store.schema import ArraySpec
+from histoxai.store.shards import Item, Store, create_or_match, open_store, ranges
+from histoxai.store.work import fill, parse_shards
+
+SPECS = [
+    ArraySpec("images", (10, 40, 30, 3), np.uint8, 4),
+    ArraySpec("probability", (10, 2, 40, 30), np.float32, 4),
+    ArraySpec("short", (10,), np.int16, 4, -1),
+    ArraySpec("weights", (10, 500), np.float32, 4, float("nan")),
+]
+
+
+def rows(spec: ArraySpec, n: int = 10) -> np.ndarray:
+    values = np.random.default_rng(0).integers(1, 200, (n, *spec.shape[1:]))
+    return values.astype(spec.dtype)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.path)
+def test_a_shard_has_the_bytes_that_zarr_would_write(tmp_path: Path, spec: ArraySpec) -> None:
+    data = rows(spec)
+    zarr.open_group(tmp_path / "z", mode="w")
+    spec.create(tmp_path / "z")[...] = data
+    for k in range(3):
+        assert spec.encode(data[4 * k : 4 * k + 4]) == (tmp_path / "z" / spec.file(k)).read_bytes()
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.path)
+def test_every_codec_chain_ends_with_crc32c(tmp_path: Path, spec: ArraySpec) -> None:
+    for made in (spec, ArraySpec("small", (5,), np.int16), ArraySpec("text", (5,), str)):
+        array = made.create(tmp_path / "z")
+        chain = array.metadata.to_dict()["codecs"]
+        inner = chain[-1]["configuration"]["codecs"] if chain[-1]["name"] == "sharding_indexed" else chain
+        assert inner[-1]["name"] == "crc32c"
+        (tmp_path / "z" / made.path / "zarr.json").unlink()
+
+
+def item(n: int = 10, **what: object) -> Item:
+    return Item("images", (ArraySpec("images", (n, 40, 30, 3), np.uint8, 4),), dict(what))
+
+
+def make(path: Path, *items: Item, seed: int = 0, force: bool = False, **settings: object) -> Store:
+    header = provenance.header("patches/1", settings, seed, {"source": {"path": "x", "digest": "d"}})
+    index = {"label": np.arange(10, dtype=np.int16), "patch_id": np.array([f"é/{i}" for i in range(10)])}
+    return create_or_match(path, header, index, items, attrs={"classes": ["a"], "mpp": None}, force=force)
+
+
+def compute(start: int, stop: int) -> dict[str, np.ndarray]:
+    return {"images": rows(SPECS[0])[start:stop]}
+
+
+def test_fill_resume_and_digest(tmp_path: Path) -> None:
+    store = make(tmp_path / "s", item())
+    assert store.missing(item()) == [0, 1, 2]
+    with pytest.raises(Incomplete, match=r"shards 0-2 missing; run `remake --shard 0-2`"):
+        store.require_complete("remake")
+    assert fill(store, item(), compute, Silent()) == 3
+    assert fill(store, item(), compute, Silent()) == 0
+    store.require_complete("remake")
+    assert np.array_equal(store.read("images"), rows(SPECS[0]))
+    assert store.read("patch_id").tolist()[:2] == ["é/0", "é/1"]
+    other = make(tmp_path / "t", item())
+    fill(other, item(), compute, Silent())
+    assert store.digest() == other.digest()
+    assert store.digest(["index"]) != store.digest()
+
+
+def test_shards_in_any_order_give_the_same_files(tmp_path: Path) -> None:
+    one, two = make(tmp_path / "s", item()), make(tmp_path / "t", item())
+    fill(one, item(), compute, Silent())
+    for k in (2, 0, 1):
+        two.write(item(), k, compute(*item().span(k)), 0.0)
+    for k in range(3):
+        path = SPECS[0].file(k)
+        assert (one.path / path).read_bytes() == (two.path / path).read_bytes()
+    assert one.digest() == two.digest()
+
+
+def test_a_torn_or_lost_shard_is_missing_and_remade(tmp_path: Path) -> None:
+    store = make(tmp_path / "s", item())
+    fill(store, item(), compute, Silent())
+    torn, lost = store.path / SPECS[0].file(0), store.path / SPECS[0].file(1)
+    torn.write_bytes(torn.read_bytes()[:-7])
+    lost.unlink()
+    record_path(store.path, "images", 2).write_text("{ torn")
+    assert store.missing(item()) == [0, 1, 2]
+    fill(store, item(), compute, Silent())
+    assert np.array_equal(store.read("images"), rows(SPECS[0]))
+
+
+def test_an_all_fill_shard_is_done_without_a_file(tmp_path: Path) -> None:
+    store = make(tmp_path / "s", item())
+    fill(store, item(), lambda a, b: {"images": np.zeros((b - a, 40, 30, 3), np.uint8)}, Silent())
+    assert store.missing(item()) == []
+    record = read_json(record_path(store.path, "images", 0))
+    assert record["files"] == [{"path": SPECS[0].file(0), "size": None, "all_fill": True}]
+    (store.path / SPECS[0].file(0)).parent.mkdir(parents=True, exist_ok=True)
+    (store.path / SPECS[0].file(0)).write_bytes(b"something")
+    assert not is_done(store.path, record)
+
+
+def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
+    make(tmp_path / "s", item(), size=4)
+    make(tmp_path / "s", item(), size=4)
+    with pytest.raises(SettingsDiffer, match="exists with size = 4, asked for 5"):
+        make(tmp_path / "s", item(), size=5)
+    with pytest.raises(SettingsDiffer, match="seed = 0, asked for 1"):
+        make(tmp_path / "s", item(), seed=1, size=4)
+    with pytest.raises(SettingsDiffer, match="steps = None, asked for 3"):
+        make(tmp_path / "s", item(steps=3), size=4)
+    assert make(tmp_path / "s", item(), size=5, force=True).header["settings"] == {"size": 5}
+
+
+def test_an_item_can_be_added_later(tmp_path: Path) -> None:
+    store = make(tmp_path / "s", item())
+    spec = ArraySpec("attributions/new/weights", (10, 500), np.float32, 4)
+    added = Item("new", (spec,), {"method": "x"})
+    store.add(added)
+    Store(store.path).add(added)
+    store.write(added, 0, {spec.path: rows(spec, 4)}, 0.0)
+    assert np.array_equal(Store(store.path).read(spec.path, 0, 4), rows(spec, 4))
+    assert not list(store.path.rglob("*.tmp"))
+
+
+def _create(path: Path) -> None:
+    store = make(path, item())
+    fill(store, item(), compute, Silent())
+
+
+def test_eight_makers_at_once(tmp_path: Path) -> None:
+    context = mp.get_context("fork")
+    tasks = [context.Process(target=_create, args=(tmp_path / "s",)) for _ in range(8)]
+    for task in tasks:
+        task.start()
+    for task in tasks:
+        task.join(60)
+    assert [t.exitcode for t in tasks] == [0] * 8
+    assert np.array_equal(Store(tmp_path / "s").read("images"), rows(SPECS[0]))
+    assert [p.name for p in tmp_path.iterdir()] == ["s"]
+
+
+def test_what_is_no_store_of_the_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputRefused, match="no such store"):
+        open_store(tmp_path / "none", "patches", "ingest")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputRefused, match=r"has no zarr\.json"):
+        open_store(tmp_path / "folder", "patches", "ingest")
+    zarr.open_group(tmp_path / "other", mode="w")
+    with pytest.raises(InputRefused, match="not made by histoxai"):
+        open_store(tmp_path / "other", "patches", "ingest")
+    make(tmp_path / "s", item())
+    with pytest.raises(InputRefused, match="expected a maps store, as `histoxai explain`"):
+        open_store(tmp_path / "s", "maps", "explain")
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").write_text("x")
+    with pytest.raises(InputRefused, match="will not be replaced"):
+        make(tmp_path / "precious", item(), force=True)
+    assert (tmp_path / "precious" / "file").exists()
+
+
+def test_a_flipped_byte_is_an_error(tmp_path: Path) -> None:
+    store = make(tmp_path / "s", item())
+    fill(store, item(), compute, Silent())
+    path = store.path / SPECS[0].file(0)
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(HistoxaiError, match="damaged"):
+        store.read("images", 0, 4)
+
+
+def test_atomic_write_leaves_the_old_file_on_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_atomically(tmp_path / "f", b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(HistoxaiError, match="No space left"):
+        write_atomically(tmp_path / "f", b"new")
+    assert (tmp_path / "f").read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+@pytest.mark.parametrize(
+    ("text", "want"), [(None, None), ("5", [5]), ("0-3", [0, 1, 2, 3]), ("3,9", [3, 9]), ("1,0-2", [0, 1, 2])]
+)
+def test_shard_numbers(text: str | None, want: list[int] | None) -> None:
+    assert parse_shards(text, 10) == want
+
+
+@pytest.mark.parametrize("text", ["10", "3-1", "x", "", "1,,2", "-1"])
+def test_bad_shard_numbers(text: str) -> None:
+    with pytest.raises(UsageError, match="--shard"):
+        parse_shards(text, 10)
+
+
+def test_array_tasks_share_all_shards() -> None:
+    env = {"SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_STEP": "2", "SLURM_ARRAY_TASK_COUNT": "3"}
+    shares = [parse_shards("auto", 8, {**env, "SLURM_ARRAY_TASK_ID": str(i)}) for i in (1, 3, 5)]
+    assert shares == [[0, 3, 6], [1, 4, 7], [2, 5]]
+    with pytest.raises(UsageError, match="SLURM_ARRAY_TASK_ID"):
+        parse_shards("auto", 8, {})
+
+
+def test_ranges_and_seeds() -> None:
+    assert ranges([3, 17, 18, 19]) == "3,17-19"
+    assert ranges([]) == ""
+    assert provenance.keyed_seed(0, "ig", "a#0") == provenance.keyed_seed(0, "ig", "a#0") < 2**32
+    assert len({provenance.keyed_seed(s, m, p) for s in (0, 1) for m in "ab" for p in "cd"}) == 8
