@@ -167,10 +167,14 @@ class _Last:
         model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
         inner = optimizer.state_dict()
         inner["state"] = {}
+        weights = list(model.parameters())
         for key, value in tensors.items():
             if key.startswith("adam."):
                 _, number, name = key.split(".")
-                inner["state"].setdefault(int(number), {})[name] = value
+                weight = weights[int(number)]
+                # The fused step walks through memory: moments must lie there as their weights do.
+                moment = torch.empty_like(weight).copy_(value) if value.shape == weight.shape else value
+                inner["state"].setdefault(int(number), {})[name] = moment.detach()
         optimizer.load_state_dict(inner)
         return _State(**saved)
 

@@ -77,7 +77,7 @@ def resolve_lineage(path: Path, moved: Mapping[str, Path | None]) -> Lineage:
     Raises ParentChanged where one is not the one that was used, InputRefused where one is gone.
     """
     scores = open_store(path, "scores", "score")
-    scores.require_complete(scores.header["run"]["command"])
+    scores.require_complete()
 
     def find(name: str, child: Path, header: Mapping[str, Any], key: str | None = None) -> tuple[Path, str]:
         recorded = header["parents"][key or name]

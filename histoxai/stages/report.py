@@ -13,7 +13,15 @@ from histoxai import __version__, provenance
 from histoxai.errors import SettingsDiffer
 from histoxai.models.lineage import Lineage, resolve_lineage
 from histoxai.plots import figures, page
-from histoxai.plots.content import METRIC_WORDS, accuracy_rows, case_means, class_counts, pick_cases, summary_lines, table6
+from histoxai.plots.content import (
+    METRIC_WORDS,
+    accuracy_rows,
+    case_means,
+    class_counts,
+    pick_cases,
+    summary_lines,
+    table6,
+)
 from histoxai.progress import Progress
 from histoxai.settings import Report
 from histoxai.store.records import write_atomically
@@ -223,7 +231,9 @@ def _violins(
     first = axes["profile"].index("corrected")
     for k, metric in enumerate(axes["metric"]):
         data = values[:, :, :, first, k]
-        picture = figures.violins(data, label, case, names, axes["method"], axes["mask"], METRIC_WORDS.get(metric, metric))
+        picture = figures.violins(
+            data, label, case, names, axes["method"], axes["mask"], METRIC_WORDS.get(metric, metric)
+        )
         made.append({"name": METRIC_WORDS.get(metric, metric), "png": picture})
         progress.advance()
     return made

@@ -41,8 +41,8 @@ def score(
     """
     maps = open_store(maps_path, "maps", "explain")
     masks = open_store(masks_path, "masks", "masks")
-    maps.require_complete(maps.header["run"]["command"])
-    masks.require_complete(masks.header["run"]["command"])
+    maps.require_complete(sharded=True)
+    masks.require_complete(sharded=True)
     methods = stored_methods(maps)
     at = _join(maps, masks)
     index = _index(maps, settings)

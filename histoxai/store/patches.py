@@ -25,7 +25,7 @@ class Patches:
     def __init__(self, path: Path) -> None:
         self.store: Store = open_store(path, "patches", "ingest")
         self.path = path
-        self.store.require_complete(self.store.header["run"]["command"])
+        self.store.require_complete()
         self.classes: list[str] = [str(c) for c in self.store.group.attrs["classes"]]
         mpp = self.store.group.attrs["mpp"]
         self.mpp: float | None = None if mpp is None else float(mpp)

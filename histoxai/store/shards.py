@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import resource
 import shutil
 import time
@@ -103,10 +104,8 @@ class Store:
         if not place.exists():
             for spec in item.specs:
                 _create_beside(self.path, spec)
-            _write_new(
-                place,
-                {**meta, "rows": item.rows, "shard": item.shard, "arrays": [s.path for s in item.specs]},
-            )
+            facts = {"rows": item.rows, "shard": item.shard, "arrays": [s.path for s in item.specs]}
+            _write_new(place, {**meta, **facts, "command": run_facts()["command"]})
         found = read_json(place)
         if found is None or found["fingerprint"] != meta["fingerprint"]:
             raise _differs(self.path, found and found["what"], item.what, f"'{item.name}' in ")
@@ -173,17 +172,21 @@ class Store:
                 "missing": missing,
                 "seconds": seconds,
                 "what": meta.get("what", {}),
+                "command": meta.get("command", self.header["run"]["command"]),
             }
         return table
 
-    def require_complete(self, remedy: str, names: Sequence[str] | None = None) -> None:
-        """Raise Incomplete, naming the gaps and the command that fills them."""
-        gaps = {n: t["missing"] for n, t in self.completeness().items() if names is None or n in names}
-        shards = sorted({k for missing in gaps.values() for k in missing})
-        if shards:
-            text = ranges(shards)
-            noun = "shard" if len(shards) == 1 else "shards"
-            raise Incomplete(f"{self.path}: {noun} {text} missing; run `{remedy} --shard {text}`")
+    def require_complete(self, sharded: bool = False) -> None:
+        """Raise Incomplete for the first item with gaps, naming them and the command that fills them.
+
+        sharded: whether that command takes `--shard`.
+        """
+        for name, table in self.completeness().items():
+            if table["missing"]:
+                shards = ranges(table["missing"])
+                command = re.sub(r" --shard[ =]\S+", "", table["command"]) + (f" --shard {shards}" if sharded else "")
+                noun = "shard" if len(table["missing"]) == 1 else "shards"
+                raise Incomplete(f"{self.path}: '{name}' lacks {noun} {shards}; run `{command}`")
 
     def arrays(self, folder: str = "") -> list[str]:
         """Paths of all arrays below a folder of the store.

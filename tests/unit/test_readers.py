@@ -37,7 +37,9 @@ def test_diagset(tmp_path: Path) -> None:
     images, targets = reader.read(2, 12)  # across two files
     first, second = (np.load(root / f"blobs/S/20x/scan0/{c}/scan0.blob.0.npy") for c in "AN")
     assert targets is None
-    assert np.array_equal(images, np.concatenate([first[2:], second, np.load(root / "blobs/S/20x/scan0/R1/scan0.blob.0.npy")[:3]]))
+    assert np.array_equal(
+        images, np.concatenate([first[2:], second, np.load(root / "blobs/S/20x/scan0/R1/scan0.blob.0.npy")[:3]])
+    )
 
 
 @pytest.mark.parametrize("spelling", ["short", "long"])

@@ -66,11 +66,13 @@ def compute(start: int, stop: int) -> dict[str, np.ndarray]:
 def test_fill_resume_and_digest(tmp_path: Path) -> None:
     store = make(tmp_path / "s", item())
     assert store.missing(item()) == [0, 1, 2]
-    with pytest.raises(Incomplete, match=r"shards 0-2 missing; run `remake --shard 0-2`"):
-        store.require_complete("remake")
+    with pytest.raises(Incomplete, match=r"'images' lacks shards 0-2; run `histoxai .*`$"):
+        store.require_complete()
+    with pytest.raises(Incomplete, match=r"--shard 0-2`$"):
+        store.require_complete(sharded=True)
     assert fill(store, item(), compute, Silent()) == 3
     assert fill(store, item(), compute, Silent()) == 0
-    store.require_complete("remake")
+    store.require_complete()
     assert np.array_equal(store.read("images"), rows(SPECS[0]))
     assert store.read("patch_id").tolist()[:2] == ["é/0", "é/1"]
     other = make(tmp_path / "t", item())

@@ -1,0 +1,181 @@
+"""The report: its numbers, its choice of patches, and that it stands alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from histoxai.plots.content import pick_cases
+from histoxai.plots.figures import OVERLAY, overlay
+from histoxai.store.shards import Store
+from tests.conftest import CLASSES, FAST, Mini, done, run, write_diagset
+
+
+class _Tables(HTMLParser):
+    """All tables of a page as rows of cell texts; small print (`sub`) is kept after a bar."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables: list[list[list[str]]] = []
+        self._cell: list[str] | None = None
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self._cell = []
+        elif tag == "sub" and self._cell is not None:
+            self._cell.append("|")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th") and self._cell is not None:
+            self.tables[-1][-1].append("".join(self._cell).strip())
+            self._cell = None
+
+    def handle_data(self, data: str) -> None:
+        if self._cell is not None:
+            self._cell.append(data)
+
+
+def page(mini: Mini) -> str:
+    return (mini.report / "index.html").read_text()
+
+
+def test_page_json_and_data_zarr_have_the_same_numbers(mini: Mini) -> None:
+    parser = _Tables()
+    parser.feed(page(mini))
+    data = Store(mini.report / "data.zarr")
+    axes, means, undefined = data.header["axes"], data.read("table6_mean"), data.read("table6_undefined")
+    dense = [t for t in parser.tables if t[0][1:] == ["corrected", "thesis"]]
+    assert len(dense) == 2
+    for p, profile in enumerate(axes["profile"]):
+        command = ["score", mini.maps, "--masks", mini.masks, "-o", mini.scores, "--json", "--profile", profile]
+        rows = json.loads(done(*command))["rows"]
+        by = {(r["mask"], r["metric"], r["method"], r["class"]): r for r in rows if r["case"] == "all"}
+        cases = {(r["mask"], r["metric"], r["method"], r["class"], r["case"]): r for r in rows if r["case"] != "all"}
+        for j, mask in enumerate(axes["mask"]):
+            body = dense[j][2:]
+            for k, metric in enumerate(axes["metric"]):
+                for i, method in enumerate(axes["method"]):
+                    cells = body[k * len(axes["method"]) + i][2:]
+                    for c, name in enumerate(axes["class"]):
+                        row = by[mask, metric, method, name]
+                        stored = means[p, j, k, i, c]
+                        want = np.nan if row["mean"] is None else row["mean"]
+                        np.testing.assert_allclose(stored, want, rtol=0, atol=1e-12)
+                        assert undefined[p, j, k, i, c] == row["undefined"]
+                        shown, _, small = cells[p * len(axes["class"]) + c].partition("|")
+                        assert shown.strip() == ("–" if row["mean"] is None else f"{row['mean']:.3f}")
+                        assert int(small or 0) == row["undefined"]
+                        for n, case in enumerate("1234"):
+                            of_case = cases[mask, metric, method, name, case]
+                            got = data.read("case_mean")[p, j, k, i, c, n]
+                            np.testing.assert_allclose(got, np.nan if of_case["mean"] is None else of_case["mean"])
+
+
+def test_other_tables_of_the_page(mini: Mini) -> None:
+    parser = _Tables()
+    parser.feed(page(mini))
+    plan = json.loads(done("augment", mini.patches, "--plan", "--json"))["table"]
+    assert parser.tables[0][1:] == [[str(v) for v in row.values()] for row in plan]
+    facts = json.loads((mini.cls / "run.json").read_text())["metrics"]
+    shown = {r[0]: r[2] for r in parser.tables[1][1:]}
+    for name, row in facts["per_class"].items():
+        assert shown[name] == f"{100 * row['accuracy']:.1f} %"
+    assert shown["mean of classes"] == f"{100 * facts['mean_class_accuracy']:.1f} %"
+    data = Store(mini.report / "data.zarr")
+    assert data.read("confusion").tolist() == facts["confusion"]
+    assert data.read("table1_train").tolist() == [r["train"] for r in plan]
+    assert data.read("classifier_epoch").tolist() == [1, 2, 3]
+
+
+def test_the_page_stands_alone(mini: Mini) -> None:
+    text = page(mini)
+    sources = re.findall(r'(?:src|href)="([^"]{0,60})', text)
+    assert sources
+    assert all(s.startswith(("data:image/png;base64,", "#")) for s in sources)
+    assert "<script" not in text
+    assert "url(" not in text
+    images = text.count("<img")
+    assert images == 3 + 7 + 4 + 4  # curves twice and confusion; measures; methods; cases
+    assert len(re.findall(r'<img[^>]*alt="[^"]{10,}"', text)) == images
+    assert len(text) < 25e6
+
+
+def test_same_stores_same_page(mini: Mini, tmp_path: Path) -> None:
+    done("report", mini.scores, "-o", tmp_path / "r")
+    assert (tmp_path / "r" / "index.html").read_bytes() == (mini.report / "index.html").read_bytes()
+
+
+def test_selection_rule() -> None:
+    label = np.array([0, 0, 0, 0, 0, 0, 0, 0, 1])
+    predicted = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1])
+    probability = np.array([0.7, 0.9, 0.5, 0.4, 0.6, 0.8, 0.3, 0.2, 0.65])
+    case = np.array([1, 1, 2, 2, 3, 3, 4, 4, 1])
+    assert pick_cases(label, predicted, probability, case, [0, 1]) == [[1, 8], [3, None], [5, None], [7, None]]
+
+
+def test_overlay_colours_are_the_studys() -> None:
+    image = np.full((1, 5, 3), 100, np.uint8)
+    found = np.array([[1, 0, 0, 1, 0]], bool)
+    tumor = np.array([[0, 1, 0, 1, 0]], bool)
+    other = np.array([[0, 0, 1, 0, 0]], bool)
+    made = overlay(image, found, tumor, other)[0]
+    for at, name in enumerate(("map", "tumor", "non_tumor", "map and tumor")):
+        assert made[at].tolist() == np.round(0.45 * 100 + 0.55 * np.array(OVERLAY[name])).tolist()
+    assert made[4].tolist() == [100, 100, 100]
+
+
+def test_hostile_names_show_as_text(mini: Mini, tmp_path: Path) -> None:
+    title = '<script>alert("x")</script>'
+    done("report", mini.scores, "-o", tmp_path / "r", "--title", title)
+    text = (tmp_path / "r" / "index.html").read_text()
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_moved_and_changed_parents(mini: Mini, tmp_path: Path) -> None:
+    for name in ("scores", "maps", "masks", "balanced"):
+        shutil.copytree(getattr(mini, name), tmp_path / f"{name}.zarr")
+    outcome = run("report", tmp_path / "scores.zarr", "-o", tmp_path / "r")
+    assert outcome.code == 3
+    assert "--model" in outcome.err
+    done("report", tmp_path / "scores.zarr", "-o", tmp_path / "r", "--model", mini.cls, "--segmenter", mini.seg)
+    assert run("report", tmp_path / "scores.zarr", "-o", tmp_path / "q", "--model", mini.seg).code == 3
+    record = next((tmp_path / "maps.zarr" / "_done" / "nt").glob("[0-9]*.json"))
+    facts = json.loads(record.read_text())
+    facts["files"][0]["checksum"] = "0" * 32
+    record.write_text(json.dumps(facts))
+    outcome = run("report", tmp_path / "scores.zarr", "-o", tmp_path / "q", "--model", mini.cls)
+    assert outcome.code == 3
+    assert "is not the maps that" in outcome.err
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.docx").write_text("x")
+    assert run("report", mini.scores, "-o", tmp_path / "full").code == 3
+
+
+def test_one_class_one_method_two_patches(mini: Mini, tmp_path: Path) -> None:
+    source = write_diagset(tmp_path / "d", scans=4, per_class=2)
+    done("ingest", source, "-o", tmp_path / "p", "--classes", "N", "--mpp", 0.25)
+    done("augment", tmp_path / "p", "-o", tmp_path / "b")
+    done("train-cls", tmp_path / "b", "-o", tmp_path / "cls", "--epochs", 1, "--batch-size", 4)
+    done("masks", tmp_path / "b", "--model", mini.seg, "-o", tmp_path / "masks")
+    options = FAST[:2]
+    explain = ["explain", tmp_path / "b", "--model", tmp_path / "cls", "-o", tmp_path / "maps", *options]
+    done(*explain, "--method", "ig", "--per-class", 2)
+    done("score", tmp_path / "maps", "--masks", tmp_path / "masks", "-o", tmp_path / "s")
+    done("report", tmp_path / "s", "-o", tmp_path / "r")
+    assert "2 explained patches" in (tmp_path / "r" / "index.html").read_text()
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_table6_has_every_class(mini: Mini, name: str) -> None:
+    assert name in Store(mini.report / "data.zarr").header["axes"]["class"]

@@ -1,0 +1,182 @@
+"""The command line: quick help, clean stdout, exit codes, one-line errors."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from histoxai import __version__, errors, registry, settings
+from histoxai.terminal import strict, use_threads
+from tests.conftest import Mini, done, run, write_diagset
+
+HEAVY = ("torch", "zarr", "numpy", "scipy", "matplotlib", "captum", "sklearn", "PIL")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["explain", "--help"], []])
+def test_help_and_version_import_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom histoxai.cli import main\nsys.argv = ['histoxai', *sys.argv[1:]]\n"
+        "try:\n    main()\nexcept SystemExit as e:\n    assert e.code in (0, 2), e.code\n"
+        f"heavy = [m for m in {HEAVY!r} if m in sys.modules]\nassert not heavy, heavy\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_module_entry_and_version() -> None:
+    result = subprocess.run([sys.executable, "-m", "histoxai", "--version"], capture_output=True, text=True, check=True)
+    assert result.stdout == f"histoxai {__version__}\n"
+
+
+def test_score_json_is_one_object_and_nothing_else(mini: Mini) -> None:
+    for profile in ("corrected", "thesis"):
+        out = done("score", mini.maps, "--masks", mini.masks, "-o", mini.scores, "--json", "--profile", profile)
+        assert out.count("\n") == 1
+        data = json.loads(out, parse_constant=lambda c: pytest.fail(f"not strict JSON: {c}"))
+        assert data["schema"] == "histoxai.score/1"
+        assert data["profile"] == profile
+        assert set(data["rows"][0]) == {"method", "mask", "class", "case", "metric", "mean", "n", "undefined"}
+        assert {r["method"] for r in data["rows"]} == {"ig", "nt", "lime", "gradcam"}
+        assert {r["case"] for r in data["rows"]} == {"all", "1", "2", "3", "4"}
+        assert {r["mask"] for r in data["rows"]} == {"tumor", "non_tumor"}
+        metrics = {"iou", "precision", "recall", "f1", "spearman", "phi", "pixel_accuracy"}
+        assert {r["metric"] for r in data["rows"]} == metrics
+        for r in data["rows"]:
+            assert (r["mean"] is None) == (r["n"] == 0)
+
+
+def test_json_through_a_real_pipe(mini: Mini) -> None:
+    command = [sys.executable, "-m", "histoxai", "score", mini.maps, "--masks", mini.masks, "-o", mini.scores]
+    result = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    assert json.loads(result.stdout)["patches"] > 0
+    shell = " ".join(map(str, command)) + " --jsonl | head -n 1"
+    result = subprocess.run(["bash", "-o", "pipefail", "-c", shell], capture_output=True, text=True, check=False)
+    assert result.returncode == 0
+    assert json.loads(result.stdout)["schema"] == "histoxai.score/1"
+    assert "Traceback" not in result.stderr
+    assert "BrokenPipe" not in result.stderr
+
+
+def test_jsonl_has_a_row_per_patch_that_averages_to_the_json(mini: Mini) -> None:
+    common = ["score", mini.maps, "--masks", mini.masks, "-o", mini.scores]
+    rows = [json.loads(line) for line in done(*common, "--jsonl").splitlines()]
+    summary = json.loads(done(*common, "--json"))["rows"]
+    chosen = [r["value"] for r in rows if (r["method"], r["mask"], r["metric"]) == ("gradcam", "tumor", "iou")]
+    want = next(
+        r
+        for r in summary
+        if (r["method"], r["mask"], r["metric"], r["class"], r["case"]) == ("gradcam", "tumor", "iou", "all", "all")
+    )
+    known = [v for v in chosen if v is not None]
+    assert len(chosen) == want["n"] + want["undefined"]
+    assert np.mean(known) == pytest.approx(want["mean"], abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["ingest"], 2, "Missing argument"),
+        (["ingest", "/nowhere", "-o", "x"], 3, "/nowhere: no such folder"),
+        (["augment", "/nowhere", "--plan"], 3, "no such store"),
+        (["augment", "/nowhere"], 2, "--plan"),
+        (["augment", "/nowhere", "--plan", "--fractions", "1,2"], 2, "three numbers"),
+        (["augment", "/nowhere", "--plan", "--split-by", "magic"], 2, "group, patch, source"),
+        (["explain", "p", "--model", "m", "-o", "x", "--force", "--shard", "1"], 2, "--force with --shard"),
+        (["explain", "p", "--model", "m", "-o", "x", "--method", "ig,ig"], 2, "names one twice"),
+        (["explain", "p", "--model", "m", "-o", "x", "--method", "magic"], 2, "unknown explainer"),
+        (["score", "p", "--masks", "m", "-o", "x", "--json", "--jsonl"], 2, "exclude each other"),
+        (["score", "p", "--masks", "m", "-o", "x", "--profile", "magic"], 2, "unknown profile"),
+        (["score", "p", "--masks", "m", "-o", "x", "--map-threshold", "1.5"], 2, "less than 1"),
+        (["info", "/nowhere"], 3, "no such store"),
+        (["train-cls", "p", "-o", "x", "--epochs", "0"], 2, "at least 1"),
+    ],
+)
+def test_exit_codes(arguments: list[str], code: int, words: str) -> None:
+    outcome = run(*arguments)
+    assert (outcome.code, outcome.out) == (code, "")
+    assert words in " ".join(outcome.err.split())
+
+
+def test_environment_stands_between_flags_and_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_diagset(tmp_path / "d", scans=1)
+    monkeypatch.setenv("HISTOXAI_INGEST_CLASSES", "N")
+    assert list(json.loads(done("ingest", source, "-o", tmp_path / "a", "--json"))["classes"]) == ["N"]
+    flagged = done("ingest", source, "-o", tmp_path / "b", "--json", "--classes", "A,N")
+    assert list(json.loads(flagged)["classes"]) == ["A", "N"]
+
+
+def test_dry_run_writes_nothing(tmp_path: Path, mini: Mini) -> None:
+    source = write_diagset(tmp_path / "d", scans=1)
+    done("ingest", source, "-o", tmp_path / "o", "--dry-run")
+    done("train-cls", mini.balanced, "-o", tmp_path / "o", "--dry-run")
+    done("train-seg", mini.nuclei, "-o", tmp_path / "o", "--dry-run")
+    done("masks", mini.balanced, "--model", mini.seg, "-o", tmp_path / "o", "--dry-run")
+    done("explain", mini.balanced, "--model", mini.cls, "-o", tmp_path / "o", "--dry-run")
+    done("score", mini.maps, "--masks", mini.masks, "-o", tmp_path / "o", "--dry-run")
+    done("report", mini.scores, "-o", tmp_path / "o", "--dry-run")
+    assert [p.name for p in tmp_path.iterdir()] == ["d"]
+
+
+def test_signals_end_with_75_and_leave_the_store_usable(tmp_path: Path, mini: Mini) -> None:
+    command = [sys.executable, "-m", "histoxai", "explain", mini.balanced, "--model", mini.cls, "-o", tmp_path / "m"]
+    command += ["--method", "lime", "--shard-size", "2", "-O", "lime.samples=4000"]
+    task = subprocess.Popen([str(c) for c in command], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "m" / "_done" / "lime").glob("0.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    task.send_signal(signal.SIGTERM)
+    out, err = task.communicate(timeout=10)
+    assert (task.returncode, out) == (75, "")
+    assert "run the same command again to go on" in err
+    assert json.loads(done("info", tmp_path / "m", "--json"))["complete"] is False
+
+
+def test_strict_json_values() -> None:
+    assert strict({"a": float("nan"), "b": (np.float64(1.5), np.int64(2), float("inf"))}) == {
+        "a": None,
+        "b": [1.5, 2, None],
+    }
+
+
+def test_threads_follow_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
+    assert use_threads(None) == 3
+    assert use_threads(5) == 5
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK")
+    assert 1 <= use_threads(None) <= 8
+
+
+def test_every_error_has_its_documented_exit_code() -> None:
+    codes = {c.__name__: c.exit_code for c in vars(errors).values() if isinstance(c, type)}
+    text = errors.__doc__ or ""
+    for name, code in codes.items():
+        line = next(x for x in text.splitlines() if f"{name} " in x)
+        assert f" {code}  " in line
+
+
+def test_every_registry_entry_resolves_and_names_its_source() -> None:
+    for kind, entries in registry.ENTRIES.items():
+        for name in entries:
+            assert "Source: " in (registry.resolve(kind, name).__doc__ or ""), name
+
+
+def test_the_studys_settings_are_the_defaults() -> None:
+    assert settings.Augment().fractions == (0.5, 0.2, 0.3)
+    c, s = settings.TrainCls(), settings.TrainSeg()
+    assert (c.arch, c.lr, c.batch_size, c.epochs, c.patience) == ("thesis-cnn", 1e-3, 64, 50, 5)
+    assert (s.lr, s.batch_size, s.epochs, s.patience, s.width) == (1e-4, 1, 5000, 50, 32)
+    assert settings.Explain().methods == ("ig", "nt", "lime", "gradcam")
+    ig, nt = (registry.resolve("explainer", m).Options() for m in ("ig", "nt"))
+    assert (ig.steps, ig.baseline) == (100, 0)
+    assert (nt.samples, nt.stdev, nt.steps, nt.kind) == (5, 1.0, 50, "smoothgrad_sq")
+    o = settings.Score()
+    assert (o.map_threshold, o.mask_threshold, o.sure) == (0.3, 0.5, 0.6)
