@@ -14,10 +14,11 @@ import torch
 from histoxai import provenance
 from histoxai.models.fit import log_tensorboard
 from histoxai.settings import Training
+from histoxai.store.create import create_or_match
 from histoxai.store.patches import Patches
 from histoxai.store.records import write_atomically
 from histoxai.store.schema import ArraySpec
-from histoxai.store.shards import Item, create_or_match
+from histoxai.store.shards import Item
 
 
 def training_facts(

@@ -11,8 +11,8 @@ from histoxai import provenance
 from histoxai.errors import InputRefused
 from histoxai.progress import Progress
 from histoxai.settings import Augment
+from histoxai.store.create import create_or_match
 from histoxai.store.patches import IMAGES, TARGETS, Patches, image_item
-from histoxai.store.shards import create_or_match
 from histoxai.store.split import Plan, balance_train, plan_by_group, plan_by_patch
 from histoxai.store.work import fill
 from histoxai.transforms.geometry import quarter_turns, suffix

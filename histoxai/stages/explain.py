@@ -20,9 +20,10 @@ from histoxai.models.checkpoint import Run, load_model, open_run
 from histoxai.progress import Progress
 from histoxai.registry import resolve
 from histoxai.settings import Explain
+from histoxai.store.create import create_or_match
 from histoxai.store.patches import Patches
 from histoxai.store.schema import ArraySpec
-from histoxai.store.shards import Item, Store, create_or_match
+from histoxai.store.shards import Item, Store
 from histoxai.store.work import do_items
 
 PREDICTIONS = "predictions"

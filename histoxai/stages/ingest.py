@@ -13,8 +13,8 @@ from histoxai.progress import Progress
 from histoxai.readers.base import Index, Reader, require_folder
 from histoxai.registry import names, resolve
 from histoxai.settings import Ingest
+from histoxai.store.create import create_or_match, discard
 from histoxai.store.patches import IMAGES, TARGETS, image_item
-from histoxai.store.shards import create_or_match, discard
 from histoxai.store.work import fill
 
 

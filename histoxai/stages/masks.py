@@ -14,9 +14,10 @@ from histoxai.models.batches import pick_device, to_tensor
 from histoxai.models.checkpoint import Run, load_model, open_run
 from histoxai.progress import Progress
 from histoxai.settings import Masks
+from histoxai.store.create import create_or_match
 from histoxai.store.patches import Patches
 from histoxai.store.schema import ArraySpec
-from histoxai.store.shards import Item, create_or_match
+from histoxai.store.shards import Item
 from histoxai.store.work import do_items
 
 PROBABILITY = "probability"

@@ -24,8 +24,8 @@ from histoxai.plots.content import (
 )
 from histoxai.progress import Progress
 from histoxai.settings import Report
+from histoxai.store.create import create_or_match
 from histoxai.store.records import write_atomically
-from histoxai.store.shards import create_or_match
 
 SCHEMA = "report/1"
 

@@ -18,8 +18,9 @@ from histoxai.metrics.statistics import cases, mean_of, strata
 from histoxai.progress import Progress
 from histoxai.registry import names, resolve
 from histoxai.settings import Score
+from histoxai.store.create import create_or_match
 from histoxai.store.schema import MASKS, ArraySpec
-from histoxai.store.shards import Item, Store, create_or_match, open_store
+from histoxai.store.shards import Item, Store, open_store
 from histoxai.store.work import fill
 
 SCHEMA = "histoxai.score/1"

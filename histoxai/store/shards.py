@@ -1,20 +1,16 @@
 """Work items: whole shards of a store, written once, atomically, by whoever takes them.
 
 An item is (name, shard): shard k covers rows [k S, (k+1) S) of all arrays of that name, so it owns
-whole files and no two items share one. Stores are made under a temporary name and renamed; of several
-makers one wins and the others check that they meant the same.
+whole files and no two items share one.
 """
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import resource
-import shutil
 import time
-import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,13 +18,11 @@ from typing import Any
 import numpy as np
 import zarr
 
-from histoxai.errors import HistoxaiError, Incomplete, InputRefused, SettingsDiffer
+from histoxai.errors import HistoxaiError, Incomplete, InputRefused
 from histoxai.provenance import (
     NUMERICS_VERSION,
     checksum,
-    file_checksum,
     fingerprint,
-    first_difference,
     plain,
 )
 from histoxai.store.records import (
@@ -39,11 +33,10 @@ from histoxai.store.records import (
     read_json,
     read_records,
     record_path,
-    sync_folder,
     write_atomically,
     write_json,
 )
-from histoxai.store.schema import ArraySpec, index_specs, open_group
+from histoxai.store.schema import ArraySpec, open_group
 
 
 @dataclass(frozen=True)
@@ -90,25 +83,9 @@ class Store:
 
     def fingerprint(self, item: Item) -> str:
         """Of all that changes an item's numbers: its own settings, the store's, the parents, our version."""
-        return fingerprint([NUMERICS_VERSION, item.name, item.what, _identity(self.header)])
+        return fingerprint([NUMERICS_VERSION, item.name, item.what, identity(self.header)])
 
     # ---- items
-
-    def add(self, item: Item) -> None:
-        """Make an item's arrays where they are missing; race-safe.
-
-        Raises SettingsDiffer where the name exists with other settings.
-        """
-        place = self.path / DONE / item.name / "item.json"
-        meta = {"name": item.name, "what": plain(item.what), "fingerprint": self.fingerprint(item)}
-        if not place.exists():
-            for spec in item.specs:
-                _create_beside(self.path, spec)
-            facts = {"rows": item.rows, "shard": item.shard, "arrays": [s.path for s in item.specs]}
-            _write_new(place, {**meta, **facts, "command": run_facts()["command"]})
-        found = read_json(place)
-        if found is None or found["fingerprint"] != meta["fingerprint"]:
-            raise _differs(self.path, found and found["what"], item.what, f"'{item.name}' in ")
 
     def missing(self, item: Item) -> list[int]:
         """Shards that are not done: no record, another fingerprint, or a file of another size."""
@@ -241,42 +218,6 @@ def open_store(path: Path, schema: str, made_by: str) -> Store:
     return store
 
 
-def create_or_match(
-    path: Path,
-    header: dict[str, Any],
-    index: dict[str, np.ndarray],
-    items: Iterable[Item],
-    *,
-    attrs: dict[str, Any] | None = None,
-    force: bool = False,
-) -> Store:
-    """Make a store with its index arrays and empty items, or open the one that is there.
-
-    Raises SettingsDiffer where an existing store was made with other settings, seed or parents, and
-    InputRefused where `path` holds something else.
-    """
-    items = list(items)
-    if force and path.exists():
-        discard(path)
-    if not path.exists():
-        _create(path, header, index, items, attrs or {})
-    store = Store(path)
-    if difference := first_difference(_identity(store.header), _identity(header)):
-        raise SettingsDiffer(_difference_text(path, *difference))
-    for item in items:
-        store.add(item)
-    return store
-
-
-def discard(path: Path) -> None:
-    """Remove a store: out of sight by a rename first, so that nobody opens half of it."""
-    if not (path / "zarr.json").is_file() and any(path.iterdir()):
-        raise InputRefused(f"{path}: is not a histoxai store; it will not be replaced")
-    grave = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
-    os.rename(path, grave)
-    shutil.rmtree(grave)
-
-
 def ranges(numbers: Sequence[int]) -> str:
     """[3, 17, 18, 19] -> "3,17-19", as `--shard` and `sbatch --array` read it."""
     parts: list[list[int]] = []
@@ -288,94 +229,7 @@ def ranges(numbers: Sequence[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
 
 
-def _identity(header: dict[str, Any]) -> dict[str, Any]:
-    # Versions, paths and the run itself do not change numbers.
+def identity(header: dict[str, Any]) -> dict[str, Any]:
+    """What of a header changes numbers: not versions, paths, or the run itself."""
     parents = {k: v["digest"] for k, v in header["parents"].items()}
     return {k: header[k] for k in ("schema", "settings", "seed")} | {"parents": parents}
-
-
-def _create(
-    path: Path, header: dict[str, Any], index: dict[str, np.ndarray], items: list[Item], attrs: dict[str, Any]
-) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        root = zarr.open_group(temporary, mode="w-", attributes={"histoxai": header, **attrs})
-        for folder in sorted({"/".join(s.path.split("/")[:-1]) for item in items for s in item.specs} - {""}):
-            root.require_group(folder)
-        files = []
-        for spec, data in index_specs(index):
-            spec.create(temporary)[...] = data
-            file = temporary / spec.file(0)
-            size = file.stat().st_size if file.exists() else None
-            files.append({"path": spec.file(0), "size": size})
-            if size is not None:
-                files[-1]["checksum"] = file_checksum(file)
-        record = {
-            "fingerprint": fingerprint([NUMERICS_VERSION, "index", _identity(header), attrs]),
-            "files": files,
-        }
-        write_json(record_path(temporary, "index", 0), record)
-        for item in items:
-            for spec in item.specs:
-                spec.create(temporary)
-        sync_folder(temporary)
-        try:
-            os.rename(temporary, path)
-        except OSError:
-            if not path.exists():
-                raise
-            return  # another task was quicker; the caller checks that it meant the same
-        sync_folder(path.parent)
-    except OSError as error:
-        raise HistoxaiError(f"{path}: cannot be created: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _create_beside(root: Path, spec: ArraySpec) -> None:
-    place = root / spec.path
-    if (place / "zarr.json").exists():
-        return
-    temporary = root / DONE / f".{uuid.uuid4().hex[:8]}.tmp"
-    parent = "/".join(spec.path.split("/")[:-1])
-    if parent:
-        zarr.open_group(root, mode="a", use_consolidated=False).require_group(parent)
-    spec.create(temporary, name="array")
-    try:
-        os.rename(temporary / "array", place)
-    except OSError:
-        if not (place / "zarr.json").exists():
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _write_new(path: Path, value: Any) -> None:
-    # A link fails where the name exists, so the first of several makers wins for good.
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.tmp")
-    write_json(temporary, value)
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        pass
-    finally:
-        temporary.unlink()
-
-
-def _difference_text(path: Path, name: str, old: Any, new: Any, where: str = "") -> str:
-    if name.startswith("parents."):
-        return (
-            f"{path}: was made from another {name.split('.')[1]} (digest {old}, now {new}); "
-            "choose another output, or --force to start over"
-        )
-    return (
-        f"{where}{path}: exists with {name.split('.', 1)[-1]} = {old}, asked for {new}; "
-        "choose another output, or --force to start over"
-    )
-
-
-def _differs(path: Path, old: Any, new: Any, where: str) -> SettingsDiffer:
-    name, a, b = first_difference(old or {}, new) or ("settings", "others", "these")
-    return SettingsDiffer(_difference_text(path, name, a, b, where))

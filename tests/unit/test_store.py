@@ -12,9 +12,10 @@ import zarr
 from histoxai import provenance
 from histoxai.errors import HistoxaiError, Incomplete, InputRefused, SettingsDiffer, UsageError
 from histoxai.progress import Silent
+from histoxai.store.create import add_item, create_or_match
 from histoxai.store.records import is_done, read_json, record_path, write_atomically
 from histoxai.store.schema import ArraySpec
-from histoxai.store.shards import Item, Store, create_or_match, open_store, ranges
+from histoxai.store.shards import Item, Store, open_store, ranges
 from histoxai.store.work import fill, parse_shards
 
 SPECS = [
@@ -131,8 +132,8 @@ def test_an_item_can_be_added_later(tmp_path: Path) -> None:
     store = make(tmp_path / "s", item())
     spec = ArraySpec("attributions/new/weights", (10, 500), np.float32, 4)
     added = Item("new", (spec,), {"method": "x"})
-    store.add(added)
-    Store(store.path).add(added)
+    add_item(store, added)
+    add_item(Store(store.path), added)
     store.write(added, 0, {spec.path: rows(spec, 4)}, 0.0)
     assert np.array_equal(Store(store.path).read(spec.path, 0, 4), rows(spec, 4))
     assert not list(store.path.rglob("*.tmp"))

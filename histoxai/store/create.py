@@ -1,0 +1,162 @@
+"""Making stores: under a temporary name and renamed, so that nobody meets half of one.
+
+Of several makers one wins; the others check that they meant the same.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from histoxai.errors import HistoxaiError, InputRefused, SettingsDiffer
+from histoxai.provenance import NUMERICS_VERSION, file_checksum, fingerprint, first_difference, plain, run_facts
+from histoxai.store.records import DONE, read_json, record_path, sync_folder, write_json
+from histoxai.store.schema import ArraySpec, index_specs
+from histoxai.store.shards import Item, Store, identity
+
+
+def create_or_match(
+    path: Path,
+    header: dict[str, Any],
+    index: dict[str, np.ndarray],
+    items: Iterable[Item],
+    *,
+    attrs: dict[str, Any] | None = None,
+    force: bool = False,
+) -> Store:
+    """Make a store with its index arrays and empty items, or open the one that is there.
+
+    Raises SettingsDiffer where an existing store was made with other settings, seed or parents, and
+    InputRefused where `path` holds something else.
+    """
+    items = list(items)
+    if force and path.exists():
+        discard(path)
+    if not path.exists():
+        _create(path, header, index, items, attrs or {})
+    store = Store(path)
+    if difference := first_difference(identity(store.header), identity(header)):
+        raise SettingsDiffer(_difference_text(path, *difference))
+    for item in items:
+        add_item(store, item)
+    return store
+
+
+def discard(path: Path) -> None:
+    """Remove a store: out of sight by a rename first, so that nobody opens half of it."""
+    if not (path / "zarr.json").is_file() and any(path.iterdir()):
+        raise InputRefused(f"{path}: is not a histoxai store; it will not be replaced")
+    grave = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
+    os.rename(path, grave)
+    shutil.rmtree(grave)
+
+
+def add_item(store: Store, item: Item) -> None:
+    """Make an item's arrays where they are missing; race-safe.
+
+    Raises SettingsDiffer where the name exists with other settings.
+    """
+    place = store.path / DONE / item.name / "item.json"
+    meta = {"name": item.name, "what": plain(item.what), "fingerprint": store.fingerprint(item)}
+    if not place.exists():
+        for spec in item.specs:
+            _create_beside(store.path, spec)
+        facts = {"rows": item.rows, "shard": item.shard, "arrays": [s.path for s in item.specs]}
+        _write_new(place, {**meta, **facts, "command": run_facts()["command"]})
+    found = read_json(place)
+    if found is None or found["fingerprint"] != meta["fingerprint"]:
+        raise _differs(store.path, found and found["what"], item.what, f"'{item.name}' in ")
+
+
+def _create(
+    path: Path, header: dict[str, Any], index: dict[str, np.ndarray], items: list[Item], attrs: dict[str, Any]
+) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        root = zarr.open_group(temporary, mode="w-", attributes={"histoxai": header, **attrs})
+        for folder in sorted({"/".join(s.path.split("/")[:-1]) for item in items for s in item.specs} - {""}):
+            root.require_group(folder)
+        files = []
+        for spec, data in index_specs(index):
+            spec.create(temporary)[...] = data
+            file = temporary / spec.file(0)
+            size = file.stat().st_size if file.exists() else None
+            files.append({"path": spec.file(0), "size": size})
+            if size is not None:
+                files[-1]["checksum"] = file_checksum(file)
+        record = {
+            "fingerprint": fingerprint([NUMERICS_VERSION, "index", identity(header), attrs]),
+            "files": files,
+        }
+        write_json(record_path(temporary, "index", 0), record)
+        for item in items:
+            for spec in item.specs:
+                spec.create(temporary)
+        sync_folder(temporary)
+        try:
+            os.rename(temporary, path)
+        except OSError:
+            if not path.exists():
+                raise
+            return  # another task was quicker; the caller checks that it meant the same
+        sync_folder(path.parent)
+    except OSError as error:
+        raise HistoxaiError(f"{path}: cannot be created: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _create_beside(root: Path, spec: ArraySpec) -> None:
+    place = root / spec.path
+    if (place / "zarr.json").exists():
+        return
+    temporary = root / DONE / f".{uuid.uuid4().hex[:8]}.tmp"
+    parent = "/".join(spec.path.split("/")[:-1])
+    if parent:
+        zarr.open_group(root, mode="a", use_consolidated=False).require_group(parent)
+    spec.create(temporary, name="array")
+    try:
+        os.rename(temporary / "array", place)
+    except OSError:
+        if not (place / "zarr.json").exists():
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_new(path: Path, value: Any) -> None:
+    # A link fails where the name exists, so the first of several makers wins for good.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.tmp")
+    write_json(temporary, value)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    finally:
+        temporary.unlink()
+
+
+def _difference_text(path: Path, name: str, old: Any, new: Any, where: str = "") -> str:
+    if name.startswith("parents."):
+        return (
+            f"{path}: was made from another {name.split('.')[1]} (digest {old}, now {new}); "
+            "choose another output, or --force to start over"
+        )
+    return (
+        f"{where}{path}: exists with {name.split('.', 1)[-1]} = {old}, asked for {new}; "
+        "choose another output, or --force to start over"
+    )
+
+
+def _differs(path: Path, old: Any, new: Any, where: str) -> SettingsDiffer:
+    name, a, b = first_difference(old or {}, new) or ("settings", "others", "these")
+    return SettingsDiffer(_difference_text(path, name, a, b, where))
