@@ -3,6 +3,8 @@
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python="$root/.venv/bin/python"
+# pip compiles all of torch, most of which is never imported; Python keeps what is, from the first start on.
+unset PYTHONDONTWRITEBYTECODE
 
 setup() {
   local extras=$1 stamp
@@ -17,7 +19,7 @@ setup() {
   }
   echo "installing histoxai$extras into .venv (once; torch takes a minute or two)" >&2
   [ -x "$python" ] || "$base" -m venv "$root/.venv"
-  "$python" -m pip install --quiet --disable-pip-version-check -c "$root/constraints.txt" -e "$root$extras" >&2 || {
+  "$python" -m pip install --quiet --no-compile --disable-pip-version-check -c "$root/constraints.txt" -e "$root$extras" >&2 || {
     echo "installation failed; see the lines above" >&2
     exit 1
   }

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 
 import torch
-import torchvision
 from torch import nn
 
 from histoxai.errors import InputRefused
@@ -62,6 +61,8 @@ def resnet18(classes: int, size: tuple[int, int]) -> nn.Module:
     Source: He et al. 2016, arXiv 1512.03385.
     """
     del size  # pooled globally: any size goes
+    import torchvision  # here, since it takes two seconds that the study's CNN need not wait for
+
     net = torchvision.models.resnet18(weights=None, num_classes=classes)
     net.gradcam_layer = "layer4"
     return net

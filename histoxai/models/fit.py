@@ -1,6 +1,6 @@
 """The one training loop: Lightning Fabric, Adam, early stopping on the validation loss, best weights kept.
 
-After every epoch `last/` holds all that is needed to go on. Order is keyed by (seed, epoch, patch_id)
+While it runs, `last/` holds all that is needed to go on. Order is keyed by (seed, epoch, patch_id)
 and nothing else is random, so a run that was killed and resumed ends with the bytes of one that was not.
 """
 
@@ -27,6 +27,7 @@ from histoxai.progress import Progress
 from histoxai.settings import Training
 from histoxai.store.records import read_json, write_json
 
+SAVE_SECONDS = 30.0
 Outcome = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -90,7 +91,7 @@ def fit(
             raise HistoxaiError(f"epoch {state.epoch}: the loss is not finite; use a smaller --lr")
         last.save(plain, optimizer, state)
     progress.stop()
-    plain.load_state_dict(last.best())
+    plain.load_state_dict(last.best)
     return state.history, state.best_epoch
 
 
@@ -153,10 +154,16 @@ def _epoch(
 
 
 class _Last:
-    """`last/`: model and optimizer after the last whole epoch, and the best weights so far."""
+    """`last/`: model, optimizer and history after a whole epoch, and the best weights so far.
+
+    Written at most every SAVE_SECONDS, since three times the weights go to disk; an interruption loses no
+    more than that.
+    """
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
         self.folder = folder
+        self.best: dict[str, torch.Tensor] = {}
+        self._saved = time.monotonic()
         write_json(folder / "identity.json", identity)
 
     def load(self, model: nn.Module, optimizer: Any) -> _State:
@@ -164,37 +171,42 @@ class _Last:
         if saved is None:
             return _State()
         tensors = safetensors.torch.load_file(self.folder / saved.pop("file"))
-        model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+        model.load_state_dict(_part(tensors, "model."))
+        self.best = _part(tensors, "best.")
         inner = optimizer.state_dict()
         inner["state"] = {}
         weights = list(model.parameters())
-        for key, value in tensors.items():
-            if key.startswith("adam."):
-                _, number, name = key.split(".")
-                weight = weights[int(number)]
-                # The fused step walks through memory: moments must lie there as their weights do.
-                moment = torch.empty_like(weight).copy_(value) if value.shape == weight.shape else value
-                inner["state"].setdefault(int(number), {})[name] = moment.detach()
+        for key, value in _part(tensors, "adam.").items():
+            number, name = key.split(".")
+            weight = weights[int(number)]
+            # The fused step walks through memory: moments must lie there as their weights do.
+            moment = torch.empty_like(weight).copy_(value) if value.shape == weight.shape else value
+            inner["state"].setdefault(int(number), {})[name] = moment.detach()
         optimizer.load_state_dict(inner)
         return _State(**saved)
 
     def save(self, model: nn.Module, optimizer: Any, state: _State) -> None:
+        if time.monotonic() - self._saved < SAVE_SECONDS:
+            return
         tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+        tensors |= {f"best.{k}": v for k, v in self.best.items()}
         for number, entries in optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{number}.{k}": v for k, v in entries.items()}
         name = f"epoch{state.epoch}.safetensors"
         save_tensors(self.folder / name, tensors)
-        # state.json names the file: until it is replaced, the previous epoch stands.
+        # state.json names the file: until it is replaced, the epoch saved before stands.
         write_json(self.folder / "state.json", {**vars(state), "file": name})
         for old in self.folder.glob("epoch*.safetensors"):
             if old.name != name:
                 old.unlink()
+        self._saved = time.monotonic()
 
     def keep_best(self, model: nn.Module) -> None:
-        save_tensors(self.folder / "best.safetensors", model.state_dict())
+        self.best = {k: v.detach().clone() for k, v in model.state_dict().items()}
 
-    def best(self) -> dict[str, torch.Tensor]:
-        return safetensors.torch.load_file(self.folder / "best.safetensors")
+
+def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def forget(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ class Lineage:
     classifier: Run
     segmenter: Run
 
-    @property
+    @cached_property
     def methods(self) -> dict[str, StoredMethod]:
         return {m.name: m for m in stored_methods(self.maps)}
 
@@ -45,18 +46,26 @@ class Lineage:
     def pictures(self, rows: Sequence[int]) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
         """Patch (H, W, 3) uint8, tumor and non-tumor mask (H, W) bool of some rows of the maps store."""
         threshold = self.scores.header["settings"]["mask_threshold"]
-        place = {p: k for k, p in enumerate(self.masks.read("patch_id").tolist())}
-        ids, where = self.maps.read("patch_id"), self.maps.read("row")
+        where, at = self._places
         images = [self.patches.read([where[i]])[0] for i in rows]
-        at = [place[str(ids[i])] for i in rows]
+        at = at[list(rows)].tolist()
         planes = [self.masks.read("probability", k, k + 1)[0] > threshold for k in at]
         return images, [p[0] for p in planes], [p[1] for p in planes]
 
+    @cached_property
+    def _places(self) -> tuple[np.ndarray, np.ndarray]:
+        # for every map its row in the patches and in the masks store
+        place = {p: k for k, p in enumerate(self.masks.read("patch_id").tolist())}
+        return self.maps.read("row"), np.array([place[p] for p in self.maps.read("patch_id").tolist()])
+
+    @cached_property
+    def _predicted(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.scores.read("prediction"), self.scores.read("probability")
+
     def title(self, row: int, name: str) -> str:
         """A patch's class, predicted class and probability in two lines."""
-        predicted = self.patches.classes[int(self.scores.read("prediction", row, row + 1)[0])]
-        probability = float(self.scores.read("probability", row, row + 1)[0])
-        return f"{name}\npred. {predicted}, {probability:.2f}"
+        prediction, probability = self._predicted
+        return f"{name}\npred. {self.patches.classes[int(prediction[row])]}, {probability[row]:.2f}"
 
     def rows(self) -> list[dict[str, str]]:
         """Name, path, digest and command of every ancestor."""

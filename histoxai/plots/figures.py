@@ -14,6 +14,8 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -96,15 +98,18 @@ def violins(
     values (n, methods, masks), NaN undefined; label (n,), case (n,) 1 to 4.
     """
     with rc_context(STYLE):
-        figure = Figure(figsize=(2.6 * len(methods) + 0.6, 2.3 * len(masks) + 0.5), layout="constrained")
+        width, height = 2.6 * len(methods) + 0.8, 2.3 * len(masks) + 0.6
+        figure = Figure(figsize=(width, height))
         grid = figure.subplots(len(masks), len(methods), sharey=True, squeeze=False)
+        # Margins in inches: an automatic layout would draw every panel twice.
+        figure.subplots_adjust(0.6 / width, 0.65 / height, 1 - 0.1 / width, 1 - 0.3 / height, 0.1, 0.38)
         for (row, column), axes in np.ndenumerate(grid):
             _violin_panel(axes, values[:, column, row], label, case, classes)
             axes.set_title(f"{methods[column]}, {masks[row].replace('_', '-')}")
             if column == 0:
                 axes.set_ylabel(metric)
         marks = [Line2D([], [], marker=m, color=c, ls="", ms=5, label=words) for m, c, words in CASE_STYLE.values()]
-        figure.legend(handles=marks, loc="outside lower center", ncols=4, frameon=False)
+        figure.legend(handles=marks, loc="lower center", ncols=4, frameon=False)
         return png(figure)
 
 
@@ -158,23 +163,12 @@ def maps_of_method(
 
     planes (H, W) in 0..1, shown on that scale with its colour bar; the overlay shows map > threshold.
     """
-    with rc_context({**STYLE, "axes.titlesize": 8}):
-        columns = len(images)
-        figure = Figure(figsize=(1.45 * columns + 1.1, 4.9), layout="constrained")
-        grid = figure.subplots(3, columns, squeeze=False)
-        shown = None
-        for k in range(columns):
-            grid[0, k].imshow(images[k])
-            grid[0, k].set_title(titles[k])
-            shown = grid[1, k].imshow(planes[k], cmap="magma", vmin=0, vmax=1, interpolation="nearest")
-            grid[2, k].imshow(overlay(images[k], planes[k] > threshold, tumor[k], other[k]), interpolation="nearest")
-        for axes, words in zip(grid[:, 0], ("patch", "map", f"map > {threshold:g}\nover masks"), strict=True):
-            axes.set_ylabel(words)
-        _bare(grid)
-        if shown is not None:
-            figure.colorbar(shown, ax=grid[1, :].tolist(), shrink=0.9, label="rendered map, 0 to 1")
-        _overlay_legend(figure)
-        return png(figure)
+    scale = ScalarMappable(Normalize(0, 1), "magma")
+    shown = [scale.to_rgba(p, bytes=True)[..., :3] for p in planes]
+    over = [overlay(*four) for four in zip(images, [p > threshold for p in planes], tumor, other, strict=True)]
+    figure, axes = _sheet([images, shown, over], titles, ["patch", "map", f"map > {threshold:g}\nover masks"])
+    figure.colorbar(scale, ax=axes, shrink=0.4, pad=0.02, label="rendered map, 0 to 1")
+    return png(figure)
 
 
 def case_sheet(
@@ -188,33 +182,37 @@ def case_sheet(
 
     rows: (title, image or None where the case has no patch in this class, a plane per method).
     """
-    with rc_context({**STYLE, "axes.titlesize": 9}):
-        figure = Figure(figsize=(1.5 * (len(methods) + 1) + 1.3, 1.55 * len(rows) + 0.7), layout="constrained")
-        grid = figure.subplots(len(rows), len(methods) + 1, squeeze=False)
-        for k, (title, image, planes) in enumerate(rows):
-            grid[k, 0].set_ylabel(title, fontsize=8, rotation=0, ha="right", va="center")
-            found, around = tumor[k], other[k]
-            if image is None or found is None or around is None:
-                for axes in grid[k]:
-                    axes.set_facecolor("#f4f4f4")
-                grid[k, 0].text(0.5, 0.5, "none", transform=grid[k, 0].transAxes, ha="center", color=GREY)
-                continue
-            grid[k, 0].imshow(image)
-            for axes, plane in zip(grid[k, 1:], planes, strict=True):
-                axes.imshow(overlay(image, plane > threshold, found, around), interpolation="nearest")
-        for axes, name in zip(grid[0], ("patch", *methods), strict=True):
-            axes.set_title(name)
-        _bare(grid)
+    grid: list[list[np.ndarray | None]] = []
+    for (_, image, planes), found, around in zip(rows, tumor, other, strict=True):
+        if image is None or found is None or around is None:
+            grid.append([None] * (len(methods) + 1))
+        else:
+            grid.append([image, *[overlay(image, p > threshold, found, around) for p in planes]])
+    figure, _ = _sheet(grid, ["patch", *methods], [title for title, _, _ in rows])
+    return png(figure)
+
+
+def _sheet(
+    grid: Sequence[Sequence[np.ndarray | None]], columns: Sequence[str], rows: Sequence[str]
+) -> tuple[Figure, Axes]:
+    # All pictures on one pair of axes: a pair for each would take seconds to lay out.
+    with rc_context(STYLE):
+        figure = Figure(figsize=(1.5 * len(columns) + 1.3, 1.5 * len(rows) + 0.7), layout="constrained")
+        axes = figure.subplots()
+        axes.set_axis_off()
+        for y, row in enumerate(grid):
+            for x, image in enumerate(row):
+                place = (x + 0.03, x + 0.97, -y - 0.97, -y - 0.03)
+                shown = np.full((1, 1, 3), 244, np.uint8) if image is None else image
+                axes.imshow(shown, extent=place, interpolation="nearest")
+            if row[0] is None:
+                axes.text(0.5, -y - 0.5, "none", ha="center", va="center", color=GREY)
+            axes.text(-0.04, -y - 0.5, rows[y], ha="right", va="center", fontsize=8)
+        for x, title in enumerate(columns):
+            axes.text(x + 0.5, 0.03, title, ha="center", va="bottom", fontsize=8)
+        axes.set(xlim=(0, len(columns)), ylim=(-len(rows), 0))
         _overlay_legend(figure)
-        return png(figure)
-
-
-def _bare(grid: np.ndarray) -> None:
-    for axes in grid.ravel():
-        axes.set_xticks([])
-        axes.set_yticks([])
-        for spine in axes.spines.values():
-            spine.set_visible(False)
+        return figure, axes
 
 
 def _overlay_legend(figure: Figure) -> None:

@@ -152,7 +152,11 @@ def test_early_stopping(tmp_path: Path) -> None:
     assert len(history) == best + 2 < 50
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", [0.0, 0.05])
+def test_a_stopped_run_goes_on_to_the_same_weights(
+    tmp_path: Path, every: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("histoxai.models.fit.SAVE_SECONDS", every)
     whole, parts = job(), job()
     fit(whole, Training(5, 8, 0.01, 9), torch.device("cpu"), tmp_path / "whole", {}, Silent())
 
