@@ -171,24 +171,19 @@ def maps_of_method(
     return png(figure)
 
 
-def case_sheet(
-    rows: Sequence[tuple[str, np.ndarray | None, Sequence[np.ndarray]]],
-    tumor: Sequence[np.ndarray | None],
-    other: Sequence[np.ndarray | None],
-    methods: Sequence[str],
-    threshold: float,
-) -> bytes:
+def case_sheet(rows: Sequence[tuple[Any, ...]], methods: Sequence[str], threshold: float) -> bytes:
     """The study's figures 16 to 19: one case, a patch per class (row) with each method's overlay (column).
 
-    rows: (title, image or None where the case has no patch in this class, a plane per method).
+    rows: (title, image, tumor, other, a plane per method), or (title,) where a class has no patch of this case.
     """
     grid: list[list[np.ndarray | None]] = []
-    for (_, image, planes), found, around in zip(rows, tumor, other, strict=True):
-        if image is None or found is None or around is None:
+    for _, *found in rows:
+        if not found:
             grid.append([None] * (len(methods) + 1))
-        else:
-            grid.append([image, *[overlay(image, p > threshold, found, around) for p in planes]])
-    figure, _ = _sheet(grid, ["patch", *methods], [title for title, _, _ in rows])
+            continue
+        image, tumor, other, planes = found
+        grid.append([image, *[overlay(image, p > threshold, tumor, other) for p in planes]])
+    figure, _ = _sheet(grid, ["patch", *methods], [row[0] for row in rows])
     return png(figure)
 
 

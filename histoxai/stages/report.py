@@ -277,20 +277,15 @@ def _cases(
     made = []
     for row, name in zip(examples, words, strict=True):
         found = [i for i in row if i is not None]
-        pictures = dict(zip(found, zip(*lineage.pictures(found), strict=True), strict=True)) if found else {}
-        planes = {m: dict(zip(found, lineage.planes(m, found), strict=True)) for m in methods}
-        rows, tumor, other = [], [], []
-        for i, label in zip(row, names, strict=True):
-            image, t, o = pictures[i] if i is not None else (None, None, None)
-            rows.append(
-                (
-                    label if i is None else lineage.title(i, label),
-                    image,
-                    [planes[m][i] for m in methods] if i is not None else [],
-                )
-            )
-            tumor.append(t)
-            other.append(o)
-        made.append({"name": name, "png": figures.case_sheet(rows, tumor, other, methods, threshold)})
+        picture = None
+        if found:
+            planes = {m: dict(zip(found, lineage.planes(m, found), strict=True)) for m in methods}
+            pictures = dict(zip(found, zip(*lineage.pictures(found), strict=True), strict=True))
+            rows = [
+                (lineage.title(i, label), *pictures[i], [planes[m][i] for m in methods]) if i is not None else (label,)
+                for i, label in zip(row, names, strict=True)
+            ]
+            picture = figures.case_sheet(rows, methods, threshold)
+        made.append({"name": name, "png": picture})
         progress.advance()
     return made

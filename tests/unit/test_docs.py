@@ -1,0 +1,65 @@
+"""README and docs: their commands, flags, recipes and links must exist."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from histoxai import registry
+from tests.conftest import ROOT, Mini, run
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+README = (ROOT / "README.md").read_text()
+
+
+def commands() -> list[str]:
+    """Every `histoxai ...` command line in a fenced block of any page."""
+    blocks = re.findall(r"```(?:sh|console)\n(.*?)```", "\n".join(p.read_text() for p in PAGES), re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [m[0] for line in lines for m in re.finditer(r"histoxai [a-z][a-z-]*[^|\"#`]*", line)]
+
+
+@pytest.mark.parametrize("line", commands())
+def test_every_command_and_flag_in_the_docs_exists(line: str) -> None:
+    verb = line.split()[1]
+    help_text = run(verb, "--help")
+    assert help_text.code == 0, line
+    for flag in re.findall(r"(?<!\w)--[a-z][a-z-]*", line):
+        assert flag in help_text.out, f"{line}: {flag}"
+
+
+def test_links_of_the_docs_exist() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_readme_names_every_command() -> None:
+    for verb in ("ingest", "augment", "train-cls", "train-seg", "masks", "explain", "score", "report", "info"):
+        assert f"histoxai {verb} " in README
+    for name in registry.names("reader"):
+        assert name in README.lower()
+
+
+def test_jq_recipes_run(mini: Mini) -> None:
+    if shutil.which("jq") is None:
+        pytest.skip("jq is not installed")
+    block = README.split("## jq")[1].split("```sh\n")[1].split("```")[0]
+    lines = [line for line in block.splitlines() if line.startswith("$score")]
+    assert len(lines) == 3
+    score = f"{sys.executable} -m histoxai score {mini.maps} --masks {mini.masks} -o {mini.scores}"
+    for line in lines:
+        result = subprocess.run(
+            ["bash", "-c", line.replace("$score", score)], capture_output=True, text=True, check=True
+        )
+        assert result.stdout.strip()
+        assert result.stdout.strip() != "[]"
+
+
+def test_no_page_names_a_machine() -> None:
+    for page in PAGES:
+        assert not re.search(r"/home/\w|/work/|/root/", page.read_text()), page
