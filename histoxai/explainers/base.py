@@ -2,7 +2,8 @@
 
 An explainer takes a network and a batch and gives raw signed attributions at native resolution, as the
 library returns them; they are stored once, before any normalisation. `render` makes of one patch's raw
-arrays the plane in 0..1 that scores and figures use.
+arrays the plane in 0..1 that scores and figures use. Explainer files import their library where they
+attribute, so that scoring, which only renders, starts without torch.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
 import numpy as np
-import torch
-from torch import nn
 
 from histoxai.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,17 @@ target's gradient, summed over channels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
-import torch
-from pytorch_grad_cam import GradCAM as LibraryGradCAM
-from pytorch_grad_cam.utils.image import scale_cam_image
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-from torch import nn
 
 from histoxai.errors import InputRefused, UsageError
 from histoxai.explainers.base import Batch, Explainer, RawSpec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -26,16 +27,27 @@ class Options:
     layer: str = ""
 
 
-class _Signed(LibraryGradCAM):
-    """The library's GradCAM up to the weighted sum: before ReLU, scaling and resizing lose sign and size."""
+def _signed_cam(model: nn.Module, layer: nn.Module) -> Any:
+    from pytorch_grad_cam import GradCAM as LibraryGradCAM
 
-    def compute_cam_per_layer(self, input_tensor, targets, eigen_smooth):  # type: ignore[no-untyped-def]
-        store = self.activations_and_grads
-        activations, gradients = store.activations[0].numpy(), store.gradients[0].numpy()
-        return self.get_cam_image(input_tensor, self.target_layers[0], targets, activations, gradients, eigen_smooth)
+    class Signed(LibraryGradCAM):
+        """The library's GradCAM up to the weighted sum: ReLU, scaling and resizing lose sign and size."""
 
-    def aggregate_multi_layers(self, cam_per_target_layer):  # type: ignore[no-untyped-def]
-        return cam_per_target_layer
+        def compute_cam_per_layer(self, input_tensor, targets, eigen_smooth):  # type: ignore[no-untyped-def]
+            store = self.activations_and_grads
+            found = store.activations[0].numpy(), store.gradients[0].numpy()
+            return self.get_cam_image(input_tensor, self.target_layers[0], targets, *found, eigen_smooth)
+
+        def aggregate_multi_layers(self, cam_per_target_layer):  # type: ignore[no-untyped-def]
+            return cam_per_target_layer
+
+    return Signed(model, [layer])
+
+
+def _scaled(plane: np.ndarray) -> np.ndarray:
+    # the library's scale_cam_image in float32, with its 1e-7
+    plane = plane - plane.min()
+    return (plane / (1e-7 + plane.max())).astype(np.float32)
 
 
 class GradCAM(Explainer):
@@ -48,6 +60,8 @@ class GradCAM(Explainer):
 
     def raw_specs(self, model: nn.Module, size: tuple[int, int]) -> dict[str, RawSpec]:
         """The signed weighted sum (1, h, w) at the layer's resolution."""
+        import torch
+
         shapes: list[torch.Size] = []
         handle = find_layer(model, self.options.layer).register_forward_hook(
             lambda module, inputs, output: shapes.append(output.shape)
@@ -63,6 +77,9 @@ class GradCAM(Explainer):
 
     def attribute(self, model: nn.Module, batch: Batch) -> dict[str, np.ndarray]:
         """Micro-batches of exactly `micro_batch` patches, the last one padded with its last patch."""
+        import torch
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
         layer = find_layer(model, self.options.layer)
         parts = []
         for start in range(0, len(batch), self.micro_batch):
@@ -73,7 +90,7 @@ class GradCAM(Explainer):
                 images = torch.cat([images, images[-1:].expand(short, -1, -1, -1)])
             images = images.contiguous(memory_format=torch.channels_last)
             wanted = [ClassifierOutputTarget(t) for t in [*targets, *[targets[-1]] * short]]
-            cam = _Signed(model, [layer])
+            cam = _signed_cam(model, layer)
             try:
                 parts.append(cam(images, wanted)[: len(targets)])
             finally:
@@ -84,9 +101,8 @@ class GradCAM(Explainer):
     def render(self, raw: dict[str, np.ndarray], size: tuple[int, int], constant: float) -> np.ndarray:
         """As the library does: ReLU, min-max (+ 1e-7), bilinear resize, min-max (+ 1e-7); never constant NaN."""
         del constant  # the library's own scaling turns a constant map into zeros
-        positive = np.maximum(raw[""], 0)
-        scaled = scale_cam_image(positive, (size[1], size[0]))
-        return scale_cam_image(np.maximum(scaled, 0))[0].astype(np.float64)
+        scaled = cv2.resize(_scaled(np.maximum(raw[""][0], 0)), (size[1], size[0]))
+        return _scaled(np.maximum(scaled, 0)).astype(np.float64)
 
 
 def find_layer(model: nn.Module, name: str) -> nn.Module:
@@ -95,6 +111,8 @@ def find_layer(model: nn.Module, name: str) -> nn.Module:
     Raises UsageError for a name that the network does not have and InputRefused where it has no
     convolution at all.
     """
+    from torch import nn
+
     name = name or str(getattr(model, "gradcam_layer", ""))
     modules = dict(model.named_modules())
     if name:

@@ -7,11 +7,9 @@ dF/dx_i along the straight line from baseline b to x, here by Gauss-Legendre qua
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from captum.attr import IntegratedGradients as CaptumIG
-from torch import nn
 
 from histoxai.explainers.base import (
     Batch,
@@ -22,6 +20,10 @@ from histoxai.explainers.base import (
     without_weight_gradients,
 )
 from histoxai.settings import bounded, check_bounds
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class IntegratedGradients(Explainer):
 
     def attribute(self, model: nn.Module, batch: Batch) -> dict[str, np.ndarray]:
         """Patch by patch, with captum's internal batches of `micro_batch` steps."""
+        from captum.attr import IntegratedGradients as CaptumIG
+
         method = CaptumIG(model)
 
         def explain(image: torch.Tensor, target: int, seed: int) -> np.ndarray:

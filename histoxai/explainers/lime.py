@@ -13,17 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from lime.lime_image import LimeImageExplainer
-from lime.wrappers.scikit_image import SegmentationAlgorithm
-from torch import nn
 
 from histoxai.errors import InputRefused
 from histoxai.explainers.base import Batch, Explainer, RawSpec
 from histoxai.settings import bounded, check_bounds
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -40,24 +40,29 @@ class Options:
         check_bounds(self)
 
 
-class _Perturber(LimeImageExplainer):
-    def data_labels(
-        self,
-        image: np.ndarray,
-        fudged_image: np.ndarray,
-        segments: np.ndarray,
-        classifier_fn: Callable[[np.ndarray], np.ndarray],
-        num_samples: int,
-        batch_size: int = 10,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        count = len(np.unique(segments))
-        data = self.random_state.randint(0, 2, num_samples * count).reshape((num_samples, count))
-        data[0, :] = 1
-        labels = []
-        for start in range(0, num_samples, batch_size):
-            on = data[start : start + batch_size].astype(bool)[:, segments]
-            labels.append(classifier_fn(np.where(on[..., None], image, fudged_image)))
-        return data, np.concatenate(labels)
+def _perturber(seed: int) -> Any:
+    from lime.lime_image import LimeImageExplainer
+
+    class Perturber(LimeImageExplainer):
+        def data_labels(
+            self,
+            image: np.ndarray,
+            fudged_image: np.ndarray,
+            segments: np.ndarray,
+            classifier_fn: Callable[[np.ndarray], np.ndarray],
+            num_samples: int,
+            batch_size: int = 10,
+        ) -> tuple[np.ndarray, np.ndarray]:
+            count = len(np.unique(segments))
+            data = self.random_state.randint(0, 2, num_samples * count).reshape((num_samples, count))
+            data[0, :] = 1
+            labels = []
+            for start in range(0, num_samples, batch_size):
+                on = data[start : start + batch_size].astype(bool)[:, segments]
+                labels.append(classifier_fn(np.where(on[..., None], image, fudged_image)))
+            return data, np.concatenate(labels)
+
+    return Perturber(random_state=seed)
 
 
 class Lime(Explainer):
@@ -91,12 +96,14 @@ class Lime(Explainer):
         return {"segments": segments, "weights": weights}
 
     def _explain(self, model: nn.Module, batch: Batch, i: int) -> tuple[np.ndarray, np.ndarray]:
+        from lime.wrappers.scikit_image import SegmentationAlgorithm
+
         target, o = int(batch.targets[i]), self.options
         image = batch.images[i].permute(1, 2, 0).cpu().numpy().astype(np.float64)
         segmenter = SegmentationAlgorithm(
             "quickshift", kernel_size=o.kernel_size, max_dist=o.max_dist, ratio=o.ratio, random_seed=42
         )
-        explanation: Any = _Perturber(random_state=int(batch.seeds[i])).explain_instance(
+        explanation: Any = _perturber(int(batch.seeds[i])).explain_instance(
             image,
             _probabilities(model, batch.images.device),
             labels=(target,),
@@ -119,6 +126,8 @@ class Lime(Explainer):
 
 
 def _probabilities(model: nn.Module, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
+    import torch
+
     @torch.no_grad()
     def classify(images: np.ndarray) -> np.ndarray:
         x = torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2).to(device)

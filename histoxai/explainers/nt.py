@@ -7,12 +7,9 @@ squared attributions over noisy copies of the input.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from captum.attr import IntegratedGradients as CaptumIG
-from captum.attr import NoiseTunnel as CaptumNT
-from torch import nn
 
 from histoxai.explainers.base import (
     Batch,
@@ -23,6 +20,10 @@ from histoxai.explainers.base import (
     without_weight_gradients,
 )
 from histoxai.settings import bounded, check_bounds
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class NoiseTunnel(Explainer):
 
     def attribute(self, model: nn.Module, batch: Batch) -> dict[str, np.ndarray]:
         """Patch by patch: captum draws a whole batch's noise at once, so a patch's place would change it."""
+        import torch
+        from captum.attr import IntegratedGradients as CaptumIG
+        from captum.attr import NoiseTunnel as CaptumNT
+
         method = CaptumNT(CaptumIG(model))
 
         def explain(image: torch.Tensor, target: int, seed: int) -> np.ndarray:

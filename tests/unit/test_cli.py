@@ -30,6 +30,16 @@ def test_help_and_version_import_nothing_heavy(arguments: list[str]) -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_scoring_starts_without_torch() -> None:
+    code = (
+        "import sys\nimport histoxai.stages.score\nfrom histoxai.registry import ENTRIES, resolve\n"
+        "[resolve('explainer', n) for n in ENTRIES['explainer']]\n"
+        "heavy = [m for m in ('torch', 'captum', 'lime', 'sklearn') if m in sys.modules]\nassert not heavy, heavy\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
 def test_module_entry_and_version() -> None:
     result = subprocess.run([sys.executable, "-m", "histoxai", "--version"], capture_output=True, text=True, check=True)
     assert result.stdout == f"histoxai {__version__}\n"
