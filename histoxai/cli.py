@@ -5,6 +5,7 @@ Stages are imported inside the bodies, so that `--help` and `--version` load non
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,7 +51,10 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, allow_from_autoenv=False, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     terminal.catch_signals()
@@ -290,6 +294,7 @@ def score(
 
         stage.score(maps, masks, output, chosen, progress, force=force, dry_run=dry_run)
     if dry_run:
+        _show({"schema": "histoxai.score/1", "dry_run": True}, json, None)
         return
     if jsonl:
         for row in stage.patch_rows(output, profile):
@@ -329,7 +334,7 @@ def report(
     if json:
         terminal.emit(summary)
     else:
-        sys.stdout.write(f"{summary['page']}\n")
+        sys.stdout.write("checked; nothing written\n" if dry_run else f"{summary['page']}\n")
 
 
 @app.command()
@@ -345,6 +350,9 @@ def info(
 
 def main() -> None:
     """The `histoxai` command."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     app(prog_name="histoxai")
 
 
@@ -360,6 +368,8 @@ def _show(summary: dict[str, Any], json: bool, table: Any) -> None:
 def _show_work(summary: dict[str, Any], only: str | None, json: bool) -> None:
     if json:
         terminal.emit(summary)
+    elif only == "check":
+        sys.stdout.write("checked; nothing written\n")
     elif only in ("count", "missing"):
         if summary["shards"]:
             sys.stdout.write(summary["shards"] + "\n")

@@ -5,7 +5,8 @@
     |-- InputRefused          3  a file, store or model that this command cannot use
     |   |-- SettingsDiffer    3  the output exists and was made with other settings
     |   `-- ParentChanged     3  an input is not the one that an earlier stage read
-    |-- Incomplete            4  the input has gaps; the message says how to fill them
+    `-- Incomplete            4  the input has gaps; the message says how to fill them
+    KeyboardInterrupt
     `-- Interrupted          75  stopped by a signal, consistent, safe to requeue
 
 The number is the exit code (`exit_code`). A message says what is wrong, where, and what to do next.
@@ -46,7 +47,7 @@ class Incomplete(HistoxaiError):
     exit_code = 4
 
 
-class Interrupted(HistoxaiError):
-    """Stopped by a signal in a consistent state."""
+class Interrupted(KeyboardInterrupt):
+    """Stopped by a signal in a consistent state; no Exception, so that no handler in between takes it for damage."""
 
     exit_code = 75

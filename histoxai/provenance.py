@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from histoxai import __version__
+from histoxai.errors import InputRefused
 
 # Raised whenever a change makes any stored number differ from what earlier versions wrote.
 NUMERICS_VERSION = 1
@@ -91,7 +92,9 @@ def run_facts() -> dict[str, str]:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container without a passwd entry
         user = "unknown"
-    command = ["histoxai" if i == 0 else a for i, a in enumerate(sys.argv)]
+    # A command on record is there to be run again: it must neither start over nor only look.
+    passing = ("--force", "--dry-run", "--missing", "--count-shards", "--json", "--jsonl")
+    command = ["histoxai", *[a for a in sys.argv[1:] if a not in passing]]
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
@@ -118,6 +121,17 @@ def header(
 def parent(path: Path, child: Path, digest: str) -> dict[str, str]:
     """How `child` names a parent: the path as seen from the child's folder, and the digest."""
     return {"path": os.path.relpath(path.resolve(), child.resolve().parent), "digest": digest}
+
+
+def keep_apart(output: Path, *inputs: Path) -> None:
+    """Raise InputRefused where an output is a file, or is, contains or lies in one of its inputs."""
+    if output.exists() and not output.is_dir():
+        raise InputRefused(f"{output}: is a file; the output is a folder, choose another name")
+    place = output.resolve()
+    for path in inputs:
+        other = path.resolve()
+        if place == other or place in other.parents or other in place.parents:
+            raise InputRefused(f"{output}: overlaps the input {path}, which is never changed; choose another output")
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

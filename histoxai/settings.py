@@ -66,8 +66,14 @@ class Augment(_Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.fractions) != 3 or min(self.fractions) < 0 or abs(sum(self.fractions) - 1) > 1e-6:
+        if (
+            len(self.fractions) != 3
+            or not all(0 <= f <= 1 for f in self.fractions)
+            or abs(sum(self.fractions) - 1) > 1e-6
+        ):
             raise UsageError(f"--fractions: {self.fractions} must be three shares that add up to 1")
+        if self.fractions[0] == 0:
+            raise UsageError("--fractions: the first share, train, cannot be 0")
 
 
 @dataclass(frozen=True)

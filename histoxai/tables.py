@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.table import Table
+from rich.table import Table as RichTable
+from rich.text import Text
+
+
+class Table(RichTable):
+    """A table whose titles and cells are text: a class named `[red]` is no markup."""
+
+    def __init__(self, title: str, **options: Any) -> None:
+        super().__init__(title=Text(title, justify="left"), **options)
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(*[Text(str(c)) for c in cells], **options)
+
+    def add_column(self, header: Any = "", *rest: Any, **options: Any) -> None:
+        super().add_column(Text(str(header)), *rest, **options)
+
 
 MASK_WORDS = {"tumor": "tumor mask", "non_tumor": "non-tumor mask"}
 

@@ -39,8 +39,9 @@ class Boundary(TyperGroup):
         except HistoxaiError as error:
             _complain(str(error))
             raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            _complain("interrupted; what is finished is kept: run the same command again to go on")
+        except KeyboardInterrupt as stop:
+            reason = str(stop) or "interrupted"
+            _complain(f"{reason}; what is finished is kept: run the same command again to go on")
             raise typer.Exit(Interrupted.exit_code) from None
         except BrokenPipeError:
             # `| head` has what it wanted; nothing may complain at interpreter exit either
@@ -58,9 +59,7 @@ def catch_signals() -> None:
     """SIGTERM and SIGUSR1 (what schedulers send before they kill) end a command like Ctrl-C does."""
 
     def stop(number: int, _frame: Any) -> None:
-        raise Interrupted(
-            f"stopped by {signal.Signals(number).name}; what is finished is kept: run the same command again to go on"
-        )
+        raise Interrupted(f"stopped by {signal.Signals(number).name}")
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGUSR1, stop)
@@ -70,10 +69,17 @@ def use_threads(threads: int | None) -> int:
     """Set the number of CPU threads before torch is imported: SLURM's CPUs, else the usable cores, at most 8."""
     if threads is None:
         given = os.environ.get("SLURM_CPUS_PER_TASK", "")
-        threads = int(given) if given.isdigit() and int(given) else min(8, len(os.sched_getaffinity(0)))
+        threads = int(given) if given.isdigit() and int(given) else min(8, _usable_cores())
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)
     return threads
+
+
+def _usable_cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1
 
 
 @contextmanager
@@ -107,8 +113,8 @@ def strict(value: Any) -> Any:
 
 def out() -> Console:
     """A console for tables on stdout; wide where stdout is a file or a pipe, so that nothing is cut."""
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
+    console = Console(markup=False)
+    return console if console.is_terminal else Console(width=160, markup=False)
 
 
 def _complain(message: str) -> None:

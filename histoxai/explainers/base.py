@@ -91,7 +91,10 @@ def parse_options(explainer: type[Explainer], pairs: dict[str, str], name: str) 
         except ValueError:
             kind = getattr(known[key], "__name__", known[key])
             raise UsageError(f"-O {name}.{key}={text}: expected a value of type {kind}") from None
-    return explainer.Options(**chosen)
+    try:
+        return explainer.Options(**chosen)
+    except UsageError as error:  # the bounds speak of flags
+        raise UsageError(f"-O {name}.{str(error).removeprefix('--')}") from None
 
 
 def _convert(text: str, kind: Any) -> Any:

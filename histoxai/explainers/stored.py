@@ -50,3 +50,8 @@ def stored_methods(maps: Store) -> list[StoredMethod]:
         parts = tuple(p.removeprefix(root).removeprefix("/") for p in maps.arrays(root))
         found.append(StoredMethod(name, method, explainer, parts))
     return sorted(found, key=lambda m: (known.index(m.method), m.name))
+
+
+def used_items(methods: list[StoredMethod]) -> list[str]:
+    """The items of a maps store that these methods rest on: its digest over them outlives methods added later."""
+    return [*_NO_METHODS, *[m.name for m in methods]]

@@ -31,7 +31,7 @@ def pick_device(wanted: str) -> torch.device:
         device = torch.device(wanted)
     except RuntimeError:
         raise UsageError(f"--device {wanted}: expected auto, cpu or cuda[:i]") from None
-    if device.type not in ("cpu", "cuda"):
+    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
         raise UsageError(f"--device {wanted}: expected auto, cpu or cuda[:i]")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputRefused(f"--device {wanted}: this machine has {torch.cuda.device_count()} CUDA devices")

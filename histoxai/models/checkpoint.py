@@ -7,6 +7,7 @@ cannot make us run code.
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,18 @@ from histoxai.store.records import read_json, write_atomically, write_json
 
 SCHEMA = "run/1"
 WEIGHTS = "weights.safetensors"
+_KINDS = {
+    "kind": str,
+    "arch": str,
+    "recipe": dict,
+    "classes": list,
+    "size": list,
+    "normalisation": str,
+    "weights": dict,
+    "parents": dict,
+    "metrics": dict,
+    "run": dict,
+}
 RUN = "run.json"
 
 
@@ -42,20 +55,23 @@ class Run:
         return self.facts["mpp"]
 
 
-def open_run(path: Path, kind: str) -> Run:
-    """Open a finished run folder of a kind ("classifier" or "segmenter").
+def open_run(path: Path, kind: str | None = None) -> Run:
+    """Open a finished run folder of a kind ("classifier" or "segmenter"; None: of any).
 
     Raises InputRefused where it is not one, or is not finished.
     """
-    command = "train-cls" if kind == "classifier" else "train-seg"
+    command = "train-seg" if kind == "segmenter" else "train-cls"
     if not path.is_dir():
         raise InputRefused(f"{path}: no such run folder; make it with `histoxai {command}`")
     facts = read_json(path / RUN)
-    if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
+    if isinstance(facts, dict) and facts.get("schema") == SCHEMA:
+        if wrong := [k for k, t in _KINDS.items() if not isinstance(facts.get(k), t)]:
+            raise InputRefused(f"{path / RUN}: is damaged ({', '.join(wrong)}); train again")
+    else:
         state = "training has not finished; run it again to go on" if (path / "last").exists() else "not a run folder"
         raise InputRefused(f"{path}: has no {RUN} of schema {SCHEMA} ({state}: `histoxai {command}`)")
-    if facts.get("kind") != kind:
-        raise InputRefused(f"{path}: holds a {facts.get('kind')}; expected a {kind}, as `histoxai {command}` makes it")
+    if kind is not None and facts["kind"] != kind:
+        raise InputRefused(f"{path}: holds a {facts['kind']}; expected a {kind}, as `histoxai {command}` makes it")
     return Run(path, facts)
 
 
@@ -104,6 +120,8 @@ def match(path: Path, identity: dict[str, Any], command: str) -> str:
         return "new"
     facts = read_json(path / RUN)
     old = facts.get("identity") if isinstance(facts, dict) else read_json(path / "last" / "identity.json")
+    if old is None and [p.name for p in path.iterdir()] == ["last"]:
+        return "new"  # stopped before it had written anything of use
     if old is None:
         raise InputRefused(f"{path}: exists and is no run folder; choose another output for `histoxai {command}`")
     if difference := provenance.first_difference(old, identity):
@@ -112,6 +130,20 @@ def match(path: Path, identity: dict[str, Any], command: str) -> str:
             f"{path}: exists with {name} = {a}, asked for {b}; choose another output, or --force to start over"
         )
     return "finished" if facts else "unfinished"
+
+
+def discard_run(path: Path) -> None:
+    """Remove a run folder, to start over.
+
+    Raises InputRefused for a folder with anything else in it.
+    """
+    if not path.exists() or not any(path.iterdir()):
+        return
+    facts = read_json(path / RUN)
+    ours = isinstance(facts, dict) and facts.get("schema") == SCHEMA
+    if not ours and read_json(path / "last" / "identity.json") is None:
+        raise InputRefused(f"{path}: is no run folder; it will not be replaced")
+    shutil.rmtree(path.resolve())
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:

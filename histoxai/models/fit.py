@@ -100,6 +100,7 @@ def log_tensorboard(folder: Path, history: list[dict[str, float]]) -> bool:
     try:
         from lightning_fabric.loggers import TensorBoardLogger
 
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # of a run that was stopped right after
         logger = TensorBoardLogger(folder, name=None, version="tensorboard")
     except ModuleNotFoundError:
         return False

@@ -105,7 +105,8 @@ def resolve_lineage(path: Path, moved: Mapping[str, Path | None]) -> Lineage:
     def store(name: str) -> Store:
         place, wanted = find(name, path, scores.header)
         opened = open_store(place, name, "explain" if name == "maps" else "masks")
-        check(name, place, opened.digest(), wanted, path)
+        used = ["index", "predictions", *scores.header["axes"]["method"]] if name == "maps" else None
+        check(name, place, opened.digest(used), wanted, path)
         return opened
 
     maps, masks = store("maps"), store("masks")

@@ -129,6 +129,7 @@ def _violin_panel(axes: Axes, values: np.ndarray, label: np.ndarray, case: np.nd
             if len(of_case):
                 axes.plot(code + (int(number) - 2.5) * 0.13, of_case.mean(), marker, color=colour, ms=4)
     axes.set_xticks(range(len(classes)), classes, rotation=0 if len("".join(classes)) < 20 else 60)
+    axes.set_xlim(-0.6, len(classes) - 0.4)
     axes.grid(axis="y", color="#eeeeee")
     axes.set_axisbelow(True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -117,14 +117,17 @@ class Rows:
         self.files = files
         self.ends = np.cumsum([f.shape[0] for f in files]).tolist()
 
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Rows [start, stop) across file borders."""
+    def read(
+        self, start: int, stop: int, convert: Callable[[np.ndarray, Path], np.ndarray] = lambda rows, path: rows
+    ) -> np.ndarray:
+        """Rows [start, stop) across file borders; convert(rows, path) is applied to each file's rows."""
         pieces = []
         k = bisect_right(self.ends, start)
         while start < stop:
             first = self.ends[k - 1] if k else 0
             end = min(stop, self.ends[k])
-            pieces.append(self.files[k].read(start - first, end - first))
+            rows = self.files[k].read(start - first, end - first)
+            pieces.append(convert(rows, self.files[k].path))
             start, k = end, k + 1
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
@@ -150,6 +153,8 @@ def require_images(file: NpyFile, dtype: str | None = None) -> None:
         raise InputRefused(f"{file.path}: has shape {file.shape}; expected (n, height, width, 3)")
     if dtype is not None and file.dtype != np.dtype(dtype):
         raise InputRefused(f"{file.path}: has dtype {file.dtype}; expected {dtype} (values 0 to 255)")
+    if file.shape[0] == 0:
+        raise InputRefused(f"{file.path}: holds no patch; remove it")
     if file.dtype.kind not in "uif":
         raise InputRefused(f"{file.path}: has dtype {file.dtype}; expected numbers from 0 to 255")
 
@@ -171,7 +176,8 @@ def as_uint8(values: np.ndarray, where: Path) -> np.ndarray:
     """
     if values.dtype == np.uint8:
         return values
-    whole = values.astype(np.uint8)
+    with np.errstate(invalid="ignore"):
+        whole = values.astype(np.uint8)
     if not np.array_equal(whole, values):
         raise InputRefused(
             f"{where}: values from {values.min():g} to {values.max():g} are not whole numbers in 0..255; "

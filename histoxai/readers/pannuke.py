@@ -83,8 +83,7 @@ class PanNukeReader:
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
         """images (n, H, W, 3) uint8, targets (n, 2, H, W) uint8 in {0, 1}."""
-        pixels = self._images_rows.read(start, stop)
-        images = as_uint8(pixels, self._images_rows.files[0].path.parent)
+        images = self._images_rows.read(start, stop, as_uint8)
         masks = self._mask_rows.read(start, stop)
         planes = [(masks[..., channels] > 0).any(axis=-1) for channels in self._channels]
         return images, np.stack(planes, axis=1).astype(np.uint8)
@@ -102,10 +101,11 @@ def _folds(root: Path) -> dict[int, tuple[Path, Path]]:
         match = re.fullmatch(r"fold[ _-]?(\d+)", folder.name, re.IGNORECASE)
         if match and folder.is_dir():
             images, masks = (sorted(folder.rglob(f"{kind}.npy")) for kind in ("images", "masks"))
-            if len(images) == 1 and len(masks) == 1:
-                folds[int(match[1])] = (images[0], masks[0])
-            elif images or masks:
+            if len(images) != 1 or len(masks) != 1:
                 raise InputRefused(
                     f"{folder}: has {len(images)} images.npy and {len(masks)} masks.npy; expected one of each"
                 )
+            if int(match[1]) in folds:
+                raise InputRefused(f"{folder}: is a second fold {int(match[1])}; keep one of them")
+            folds[int(match[1])] = (images[0], masks[0])
     return folds

@@ -25,6 +25,8 @@ def augment(
 
     Raises InputRefused where the store has no classes, was augmented before, or cannot be split.
     """
+    if output is not None:
+        provenance.keep_apart(output, source)
     patches = Patches(source)
     _check(patches, settings)
     plan = make_plan(patches, settings)

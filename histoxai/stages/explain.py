@@ -20,7 +20,7 @@ from histoxai.models.checkpoint import Run, load_model, open_run
 from histoxai.progress import Progress
 from histoxai.registry import resolve
 from histoxai.settings import Explain
-from histoxai.store.create import create_or_match
+from histoxai.store.create import create_or_match, match
 from histoxai.store.patches import Patches
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item, Store
@@ -49,9 +49,10 @@ def explain(
     SettingsDiffer where the output was made otherwise.
     """
     explainers = make_explainers(settings)
+    provenance.keep_apart(output, source, model)
     patches = Patches(source)
     run = open_run(model, "classifier")
-    _check(patches, run)
+    _check(patches, run, progress)
     rows = patches.rows(settings.split, settings.per_class)
     target = _target(settings.target, patches, rows)
     device = pick_device(settings.device)
@@ -92,7 +93,7 @@ def explain(
 
     summary = do_items(
         make,
-        output,
+        (lambda: match(output, header, items)) if output.exists() else None,
         items,
         prepare,
         progress,
@@ -119,6 +120,8 @@ def make_explainers(settings: Explain) -> dict[str, Explainer]:
         name, _, method = text.partition("=")
         if not name.isidentifier() or name in _RESERVED:
             raise UsageError(f"--method {text}: '{name}' cannot be a name; use letters, digits and _")
+        if name in methods:
+            raise UsageError(f"--method: the name '{name}' is given twice")
         methods[name] = method or name
     options: dict[str, dict[str, str]] = {name: {} for name in methods}
     for text in settings.options:
@@ -136,7 +139,7 @@ def make_explainers(settings: Explain) -> dict[str, Explainer]:
     return made
 
 
-def _check(patches: Patches, run: Run) -> None:
+def _check(patches: Patches, run: Run, progress: Progress) -> None:
     if patches.classes != run.facts["classes"]:
         raise InputRefused(
             f"{run.path}: was trained for the classes {', '.join(run.facts['classes'])}; {patches.path} has "
@@ -147,6 +150,11 @@ def _check(patches: Patches, run: Run) -> None:
         raise InputRefused(
             f"{run.path}: was trained on patches of {w} x {h} px; {patches.path} has "
             f"{patches.size[1]} x {patches.size[0]}"
+        )
+    if run.facts["parents"]["patches"]["digest"] != patches.digest:
+        progress.warn(
+            f"{run.path} was trained on another patch store than {patches.path}: its test patches may have been "
+            "trained on"
         )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from histoxai.errors import InputRefused
-from histoxai.models.checkpoint import RUN, Run
+from histoxai.models.checkpoint import RUN, Run, open_run
 from histoxai.store.records import read_json
 from histoxai.store.shards import Store, ranges
 
@@ -20,7 +20,7 @@ def info(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         raise InputRefused(f"{path}: no such store or run folder")
-    if (path / RUN).is_file() or (path / "last").is_dir():
+    if (path / RUN).is_file() or (path / "last" / "identity.json").is_file():
         return _run(path)
     if (path / "data.zarr").is_dir():
         return _store(path / "data.zarr") | {"page": str(path / "index.html")}
@@ -53,8 +53,7 @@ def _store(path: Path) -> dict[str, Any]:
 
 
 def _run(path: Path) -> dict[str, Any]:
-    facts = read_json(path / RUN)
-    if not isinstance(facts, dict):
+    if not (path / RUN).is_file():
         state = read_json(path / "last" / "state.json") or {}
         return {
             "schema": SCHEMA,
@@ -64,6 +63,7 @@ def _run(path: Path) -> dict[str, Any]:
             "epochs": state.get("epoch", 0),
             **(read_json(path / "last" / "identity.json") or {}),
         }
+    facts = open_run(path).facts
     kept = (
         "kind",
         "arch",

@@ -31,6 +31,7 @@ def ingest(
 
     Raises InputRefused for anything in the source that cannot be used; nothing half-written stays.
     """
+    provenance.keep_apart(output, source)
     name, reason = recognise(source, settings.format)
     progress.say(f"{source}: reading as {name} ({reason})")
     reader: Reader = resolve("reader", name)(source, settings)
@@ -97,7 +98,7 @@ def _write(
         fill(store, item, compute, progress)
     except InputRefused:
         # A source that must be mended has another digest afterwards: what was written is of no use.
-        discard(output)
+        discard(output, "patches/1")
         raise
 
 

@@ -14,7 +14,7 @@ from histoxai.models.batches import pick_device, to_tensor
 from histoxai.models.checkpoint import Run, load_model, open_run
 from histoxai.progress import Progress
 from histoxai.settings import Masks
-from histoxai.store.create import create_or_match
+from histoxai.store.create import create_or_match, match
 from histoxai.store.patches import Patches
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item
@@ -40,6 +40,7 @@ def masks(
     only: "count" or "missing" to name shards, "check" to validate, None to work. Raises InputRefused where
     the run folder is no segmenter, SettingsDiffer where the output was made otherwise.
     """
+    provenance.keep_apart(output, source, model)
     patches = Patches(source)
     run = open_run(model, "segmenter")
     rows = patches.rows(settings.split)
@@ -76,7 +77,7 @@ def masks(
 
     summary = do_items(
         lambda: create_or_match(output, header, index, [item], force=force),
-        output,
+        (lambda: match(output, header, [item])) if output.exists() else None,
         [item],
         prepare,
         progress,

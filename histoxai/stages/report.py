@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from histoxai import __version__, provenance
-from histoxai.errors import SettingsDiffer
+from histoxai.errors import InputRefused
 from histoxai.models.lineage import Lineage, resolve_lineage
 from histoxai.plots import figures, page
 from histoxai.plots.content import (
@@ -24,7 +23,7 @@ from histoxai.plots.content import (
 )
 from histoxai.progress import Progress
 from histoxai.settings import Report
-from histoxai.store.create import create_or_match
+from histoxai.store.create import create_or_match, match
 from histoxai.store.records import write_atomically
 
 SCHEMA = "report/1"
@@ -44,6 +43,7 @@ def report(
 
     Raises ParentChanged or InputRefused where a store of the lineage is gone or is not the one that was used.
     """
+    provenance.keep_apart(output, scores_path, *[p for p in moved.values() if p is not None])
     lineage = resolve_lineage(scores_path, moved)
     parents = {"scores": provenance.parent(scores_path, output / "data.zarr", lineage.scores.digest())}
     header = provenance.header(SCHEMA, settings, None, parents)
@@ -52,23 +52,26 @@ def report(
         "page": str(output / "index.html"),
         "data": str(output / "data.zarr"),
     }
+    _check_output(output)
+    if (output / "data.zarr").exists() and (output / "index.html").exists() and not force:
+        match(output / "data.zarr", header, [])
+        return summary
     if dry_run:
         return summary
-    if force and output.exists():
-        shutil.rmtree(output)
-    if (output / "data.zarr").exists() and (output / "index.html").exists():
-        create_or_match(output / "data.zarr", header, {}, [])
-        return summary
-    if output.exists() and any(output.iterdir()):
-        known = {"index.html", "data.zarr"}
-        if strange := [p.name for p in output.iterdir() if p.name not in known and not p.name.startswith(".")]:
-            raise SettingsDiffer(f"{output}: holds {strange[0]}, which no report makes; choose another output")
     content, arrays, axes = _content(lineage, settings, progress)
     write_atomically(output / "index.html", page.render(content).encode())
     header["axes"] = axes
     create_or_match(output / "data.zarr", header, arrays, [], force=True)
     progress.say(f"{output / 'index.html'} and {output / 'data.zarr'} written")
     return summary
+
+
+def _check_output(output: Path) -> None:
+    # whatever --force may replace must be a report, nothing else
+    known = {"index.html", "data.zarr"}
+    strange = [p.name for p in output.iterdir() if p.name not in known] if output.is_dir() else []
+    if strange := [n for n in strange if not n.startswith(".")]:
+        raise InputRefused(f"{output}: holds {strange[0]}, which no report makes; choose another output")
 
 
 def _content(

@@ -10,7 +10,7 @@ import numpy as np
 
 from histoxai import provenance
 from histoxai.errors import Incomplete, InputRefused
-from histoxai.explainers.stored import StoredMethod, stored_methods
+from histoxai.explainers.stored import StoredMethod, stored_methods, used_items
 from histoxai.metrics.counts import confusion_counts
 from histoxai.metrics.localisation import threshold_histogram
 from histoxai.metrics.profiles import METRICS, Mask, Profile
@@ -18,7 +18,7 @@ from histoxai.metrics.statistics import cases, mean_of, strata
 from histoxai.progress import Progress
 from histoxai.registry import names, resolve
 from histoxai.settings import Score
-from histoxai.store.create import create_or_match
+from histoxai.store.create import create_or_match, match
 from histoxai.store.schema import MASKS, ArraySpec
 from histoxai.store.shards import Item, Store, open_store
 from histoxai.store.work import fill
@@ -40,6 +40,7 @@ def score(
 
     Raises InputRefused where maps and masks are not of the same patches, Incomplete where one has gaps.
     """
+    provenance.keep_apart(output, maps_path, masks_path)
     maps = open_store(maps_path, "maps", "explain")
     masks = open_store(masks_path, "masks", "masks")
     maps.require_complete(sharded=True)
@@ -53,7 +54,7 @@ def score(
         settings,
         None,
         {
-            "maps": provenance.parent(maps_path, output, maps.digest()),
+            "maps": provenance.parent(maps_path, output, maps.digest(used_items(methods))),
             "masks": provenance.parent(masks_path, output, masks.digest()),
         },
         axes={
@@ -67,6 +68,8 @@ def score(
         target=maps.header["settings"]["target"],
     )
     if dry_run:
+        if output.exists() and not force:
+            match(output, header, [item])
         return
     store = create_or_match(output, header, index, [item], attrs={"classes": maps.group.attrs["classes"]}, force=force)
     profiles = [resolve("profile", n)(settings.map_threshold, settings.mask_threshold) for n in names("profile")]
@@ -105,7 +108,7 @@ def summary(path: Path, profile: str) -> dict[str, Any]:
 
 
 def patch_rows(path: Path, profile: str) -> Iterator[dict[str, Any]]:
-    """What `score --jsonl` prints: one row per patch, method, mask and metric."""
+    """What `score --jsonl` prints: one row per patch, method, mask and metric, with the keys of `summary`."""
     store, values, axes = _read_scores(path, profile)
     classes = [str(c) for c in store.group.attrs["classes"]]
     label, case, ids = store.read("label"), store.read("case"), store.read("patch_id")
@@ -123,7 +126,9 @@ def patch_rows(path: Path, profile: str) -> Iterator[dict[str, Any]]:
                         "class": classes[label[n]],
                         "case": str(case[n]),
                         "metric": metric,
-                        "value": value if np.isfinite(value) else None,
+                        "mean": value if np.isfinite(value) else None,
+                        "n": int(np.isfinite(value)),
+                        "undefined": int(not np.isfinite(value)),
                     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,11 @@ from histoxai import registry
 from histoxai.errors import InputRefused
 from histoxai.metrics.classification import accuracy_table
 from histoxai.models.batches import Source, pick_device, predict
-from histoxai.models.checkpoint import Run, build, finish, match, open_run
+from histoxai.models.checkpoint import Run, build, discard_run, finish, match, open_run
 from histoxai.models.fit import Job, fit, forget
 from histoxai.models.records import training_facts, write_history, write_predictions
 from histoxai.progress import Progress
-from histoxai.provenance import keyed_seed
+from histoxai.provenance import keep_apart, keyed_seed
 from histoxai.settings import TrainCls
 from histoxai.store.patches import Patches
 
@@ -40,6 +39,7 @@ def train_cls(
     was made with other settings.
     """
     registry.resolve_name("classifier", settings.arch)
+    keep_apart(output, source)
     patches = Patches(source)
     if not patches.classes:
         raise InputRefused(f"{source}: its patches have no classes; ingest a labelled source")
@@ -52,9 +52,10 @@ def train_cls(
     torch.manual_seed(keyed_seed(settings.seed, "init"))
     model = build(facts)
     if dry_run:
-        return {"schema": "histoxai.train-cls/1", "dry_run": True}
-    if force and output.exists():
-        shutil.rmtree(output)
+        state = "new" if force else match(output, facts["identity"], "train-cls")
+        return {"schema": "histoxai.train-cls/1", "dry_run": True, "state": state}
+    if force:
+        discard_run(output)
     if match(output, facts["identity"], "train-cls") != "finished":
         job = Job(
             model,
@@ -66,6 +67,7 @@ def train_cls(
         )
         history, best = fit(job, settings, device, output, facts["identity"], progress)
         _conclude(output, facts, job.model, patches, device, history, best)
+    forget(output)
     return _summary(open_run(output, "classifier"), output)
 
 
@@ -90,9 +92,9 @@ def _conclude(
     write_history(output, history)
     write_predictions(output, patches, rows, split, predictions)
     table = accuracy_table(patches.label[rows], predictions["prediction"], patches.classes)
-    run = finish(output, {**facts, "best_epoch": best, "epochs": len(history), "split": split, "metrics": table}, model)
-    forget(output)
-    return run
+    return finish(
+        output, {**facts, "best_epoch": best, "epochs": len(history), "split": split, "metrics": table}, model
+    )
 
 
 def _summary(run: Run, output: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,12 @@ import torch
 
 from histoxai.errors import InputRefused
 from histoxai.models.batches import Source, forward, pick_device
-from histoxai.models.checkpoint import Run, build, finish, match, open_run
+from histoxai.models.checkpoint import Run, build, discard_run, finish, match, open_run
 from histoxai.models.fit import Job, fit, forget
 from histoxai.models.records import training_facts, write_history
 from histoxai.models.unet import bce_dice, soft_iou
 from histoxai.progress import Progress
-from histoxai.provenance import keyed_seed
+from histoxai.provenance import keep_apart, keyed_seed
 from histoxai.settings import TrainSeg
 from histoxai.store.patches import TARGETS, Patches
 from histoxai.store.schema import MASKS
@@ -39,6 +38,7 @@ def train_seg(
     Raises InputRefused where the store has no masks or no such splits, SettingsDiffer where the output was
     made with other settings.
     """
+    keep_apart(output, source)
     patches = Patches(source)
     if not patches.has_targets:
         raise InputRefused(f"{source}: its patches have no masks; ingest a source with masks (PanNuke)")
@@ -48,9 +48,10 @@ def train_seg(
     torch.manual_seed(keyed_seed(settings.seed, "init"))
     model = build(facts)
     if dry_run:
-        return {"schema": "histoxai.train-seg/1", "dry_run": True}
-    if force and output.exists():
-        shutil.rmtree(output)
+        state = "new" if force else match(output, facts["identity"], "train-seg")
+        return {"schema": "histoxai.train-seg/1", "dry_run": True, "state": state}
+    if force:
+        discard_run(output)
     if match(output, facts["identity"], "train-seg") != "finished":
         job = Job(
             model,
@@ -69,7 +70,7 @@ def train_seg(
             {**facts, "best_epoch": best, "epochs": len(history), "metrics": {"masks": metrics}},
             job.model,
         )
-        forget(output)
+    forget(output)
     return _summary(open_run(output, "segmenter"), output)
 
 

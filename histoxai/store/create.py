@@ -5,6 +5,7 @@ Of several makers one wins; the others check that they meant the same.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import uuid
@@ -19,7 +20,7 @@ from histoxai.errors import HistoxaiError, InputRefused, SettingsDiffer
 from histoxai.provenance import NUMERICS_VERSION, file_checksum, fingerprint, first_difference, plain, run_facts
 from histoxai.store.records import DONE, read_json, record_path, sync_folder, write_json
 from histoxai.store.schema import ArraySpec, index_specs
-from histoxai.store.shards import Item, Store, identity
+from histoxai.store.shards import Item, Store, identity, item_fingerprint
 
 
 def create_or_match(
@@ -37,25 +38,64 @@ def create_or_match(
     InputRefused where `path` holds something else.
     """
     items = list(items)
+    header = {**header, "items": [item.name for item in items]}
     if force and path.exists():
-        discard(path)
+        discard(path, header["schema"])
     if not path.exists():
         _create(path, header, index, items, attrs or {})
-    store = Store(path)
-    if difference := first_difference(identity(store.header), identity(header)):
-        raise SettingsDiffer(_difference_text(path, *difference))
+    store = match(path, header, items)
     for item in items:
         add_item(store, item)
     return store
 
 
-def discard(path: Path) -> None:
-    """Remove a store: out of sight by a rename first, so that nobody opens half of it."""
-    if not (path / "zarr.json").is_file() and any(path.iterdir()):
-        raise InputRefused(f"{path}: is not a histoxai store; it will not be replaced")
+def match(path: Path, header: dict[str, Any], items: Iterable[Item]) -> Store:
+    """Open a store that must agree with what is asked for; changes nothing.
+
+    Raises SettingsDiffer where it was made with other settings, seed or parents, InputRefused where it is no
+    store of ours.
+    """
+    store = Store(path)
+    if store.schema != header["schema"]:
+        raise InputRefused(
+            f"{path}: is a {store.schema} store; it will not become {header['schema']}: choose another output"
+        )
+    if difference := first_difference(identity(store.header), identity(header)):
+        raise SettingsDiffer(_difference_text(path, *difference))
+    for item in items:
+        found = read_json(_place(path, item))
+        if found is not None and found["fingerprint"] != store.fingerprint(item):
+            raise _differs(path, found["what"], item.what, f"'{item.name}' in ")
+    return store
+
+
+def discard(path: Path, schema: str) -> None:
+    """Remove a store of a schema: out of sight by a rename first, so that nobody opens half of it.
+
+    Raises InputRefused for anything else that may lie there.
+    """
+    path = path.resolve()  # of a link what it points to, and the link stays
+    if any(path.iterdir()) and Store(path).schema != schema:
+        raise InputRefused(f"{path}: is a {Store(path).schema} store, not {schema}; it will not be replaced")
     grave = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
     os.rename(path, grave)
     shutil.rmtree(grave)
+
+
+def _place(root: Path, item: Item) -> Path:
+    return root / DONE / item.name / "item.json"
+
+
+def _meta(header: dict[str, Any], item: Item) -> dict[str, Any]:
+    return {
+        "name": item.name,
+        "what": plain(item.what),
+        "fingerprint": item_fingerprint(header, item),
+        "rows": item.rows,
+        "shard": item.shard,
+        "arrays": [s.path for s in item.specs],
+        "command": run_facts()["command"],
+    }
 
 
 def add_item(store: Store, item: Item) -> None:
@@ -63,13 +103,12 @@ def add_item(store: Store, item: Item) -> None:
 
     Raises SettingsDiffer where the name exists with other settings.
     """
-    place = store.path / DONE / item.name / "item.json"
-    meta = {"name": item.name, "what": plain(item.what), "fingerprint": store.fingerprint(item)}
+    place = _place(store.path, item)
+    meta = _meta(store.header, item)
     if not place.exists():
         for spec in item.specs:
             _create_beside(store.path, spec)
-        facts = {"rows": item.rows, "shard": item.shard, "arrays": [s.path for s in item.specs]}
-        _write_new(place, {**meta, **facts, "command": run_facts()["command"]})
+        _write_new(place, meta)
     found = read_json(place)
     if found is None or found["fingerprint"] != meta["fingerprint"]:
         raise _differs(store.path, found and found["what"], item.what, f"'{item.name}' in ")
@@ -100,6 +139,7 @@ def _create(
         for item in items:
             for spec in item.specs:
                 spec.create(temporary)
+            write_json(_place(temporary, item), _meta(header, item))
         sync_folder(temporary)
         try:
             os.rename(temporary, path)
@@ -141,6 +181,9 @@ def _write_new(path: Path, value: Any) -> None:
         os.link(temporary, path)
     except FileExistsError:
         pass
+    except OSError:  # a file system without hard links
+        with contextlib.suppress(FileExistsError), open(path, "xb") as file:
+            file.write(temporary.read_bytes())
     finally:
         temporary.unlink()
 

@@ -68,7 +68,9 @@ def read_records(root: Path, name: str) -> dict[int, dict[str, Any]]:
     """All readable records of an item name, by shard."""
     found = {}
     for path in (root / DONE / name).glob("*.json"):
-        if path.stem.isdigit() and isinstance(record := read_json(path), dict):
+        record = read_json(path)
+        # one that is not as we write it stands for nothing: its shard is not done
+        if path.stem.isdigit() and isinstance(record, dict) and {"fingerprint", "files"} <= record.keys():
             found[int(path.stem)] = record
     return dict(sorted(found.items()))
 

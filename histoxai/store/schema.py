@@ -28,7 +28,7 @@ class ArraySpec:
     """One array of a store.
 
     shard: rows per file; None for a small array that is written whole when the store is made.
-    chunk: rows per inner chunk: 1 for bulk data, or `shard` for short rows that need no inner index.
+    Bulk rows are inner chunks of their own; short rows need no inner index, and a shard is one plain chunk.
     """
 
     path: str

@@ -6,11 +6,12 @@ whole files and no two items share one.
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from histoxai.provenance import (
     checksum,
     fingerprint,
     plain,
+    versions,
 )
 from histoxai.store.records import (
     DONE,
@@ -75,7 +77,7 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.group = open_group(path)
-        self.header: dict[str, Any] = plain(dict(self.group.attrs["histoxai"]))
+        self.header: dict[str, Any] = _valid(path, self.group.attrs["histoxai"])
 
     @property
     def schema(self) -> str:
@@ -83,7 +85,7 @@ class Store:
 
     def fingerprint(self, item: Item) -> str:
         """Of all that changes an item's numbers: its own settings, the store's, the parents, our version."""
-        return fingerprint([NUMERICS_VERSION, item.name, item.what, identity(self.header)])
+        return item_fingerprint(self.header, item)
 
     # ---- items
 
@@ -106,7 +108,8 @@ class Store:
             "parents": {k: v["digest"] for k, v in self.header["parents"].items()},
             "rows": [a, b],
             "files": files,
-            "versions": self.header["versions"],
+            "versions": versions(),
+            "threads": int(os.environ.get("OMP_NUM_THREADS", 0)) or None,
             "seconds": round(time.perf_counter() - started, 3),
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
             "host": platform.node(),
@@ -134,12 +137,11 @@ class Store:
     def completeness(self) -> dict[str, dict[str, Any]]:
         """Per item name: number of shards, the missing ones, and the seconds that the others took."""
         table = {}
-        for name in item_names(self.path):
-            meta = read_json(self.path / DONE / name / "item.json") or {
-                "rows": 1,
-                "shard": 1,
-                "fingerprint": None,
-            }
+        for name in dict.fromkeys([*item_names(self.path), *self.header.get("items", [])]):
+            meta = read_json(self.path / DONE / name / "item.json")
+            if not isinstance(meta, dict):
+                # only `index`, one shard, needs none; any other item without its item.json has to be made again
+                meta = {"rows": 1, "shard": 1, "fingerprint": None if name == "index" else ""}
             count = -(-meta["rows"] // meta["shard"])
             records = read_records(self.path, name)
             missing = [k for k in range(count) if not is_done(self.path, records.get(k), meta["fingerprint"])]
@@ -229,7 +231,24 @@ def ranges(numbers: Sequence[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
 
 
+def item_fingerprint(header: dict[str, Any], item: Item) -> str:
+    """Of all that changes an item's numbers: its own settings, the store's, the parents, our version."""
+    return fingerprint([NUMERICS_VERSION, item.name, item.what, identity(header)])
+
+
+def _valid(path: Path, header: Any) -> dict[str, Any]:
+    header = plain(dict(header)) if isinstance(header, Mapping) else {}
+    kinds = {"schema": str, "settings": dict, "parents": dict, "run": dict}
+    wrong = [k for k, t in kinds.items() if not isinstance(header.get(k), t)]
+    wrong = wrong or [k for k, p in header["parents"].items() if not isinstance(p, dict) or "digest" not in p]
+    if wrong or not re.fullmatch(r"\w+/\d+", header["schema"]) or not isinstance(header["run"].get("command"), str):
+        raise InputRefused(
+            f"{path}: its zarr.json is damaged ({', '.join(wrong) or 'schema, run'}); make the store again"
+        )
+    return header
+
+
 def identity(header: dict[str, Any]) -> dict[str, Any]:
     """What of a header changes numbers: not versions, paths, or the run itself."""
     parents = {k: v["digest"] for k, v in header["parents"].items()}
-    return {k: header[k] for k in ("schema", "settings", "seed")} | {"parents": parents}
+    return {k: header.get(k) for k in ("schema", "settings", "seed")} | {"parents": parents}

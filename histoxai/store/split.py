@@ -186,7 +186,7 @@ def _shortfalls(
             got = float((mine == k).mean())
             aim = None if fractions is None else fractions[k - 1]
             if got == 0 and aim != 0:
-                notes.append(f"class {name}: no patch in {word}; it has too few groups")
+                notes.append(f"class {name}: no patch in {word}; too few groups, or the source has none there")
             elif aim and not 0.6 <= got / aim <= 1.5:
                 notes.append(f"class {name}: {got:.0%} in {word} instead of {aim:.0%}, since groups stay whole")
     return notes

@@ -6,7 +6,6 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,19 +59,29 @@ def parse_shards(text: str | None, count: int, environ: Mapping[str, str] = os.e
 
 
 def _task_share(count: int, environ: Mapping[str, str]) -> list[int]:
+    if "SLURM_ARRAY_TASK_ID" not in environ:
+        raise UsageError("--shard auto: SLURM_ARRAY_TASK_ID is not set; run it in an array job")
     try:
         task = int(environ["SLURM_ARRAY_TASK_ID"])
-    except (KeyError, ValueError):
-        raise UsageError("--shard auto: SLURM_ARRAY_TASK_ID is not set; run it in an array job") from None
-    first = int(environ.get("SLURM_ARRAY_TASK_MIN", 0))
-    step = int(environ.get("SLURM_ARRAY_TASK_STEP", 1))
-    tasks = int(environ.get("SLURM_ARRAY_TASK_COUNT", 1))
+        first, step, tasks = (
+            int(environ.get(f"SLURM_ARRAY_TASK_{k}", d)) for k, d in (("MIN", 0), ("STEP", 1), ("COUNT", 1))
+        )
+        last = int(environ.get("SLURM_ARRAY_TASK_MAX", first + step * (tasks - 1)))
+        if step < 1 or tasks < 1 or not first <= task <= last:
+            raise ValueError
+    except ValueError:
+        raise UsageError("--shard auto: the SLURM_ARRAY_TASK_* variables make no sense together") from None
+    if (last - first) // step + 1 != tasks:
+        raise UsageError(
+            "--shard auto: this array has gaps, and shares would be lost; with the list that --missing prints use "
+            "--shard $SLURM_ARRAY_TASK_ID"
+        )
     return list(range((task - first) // step, count, tasks))
 
 
 def do_items(
     make: Callable[[], Store],
-    output: Path,
+    look: Callable[[], Store] | None,
     items: Sequence[Item],
     prepare: Callable[[], Mapping[str, Compute]],
     progress: Progress,
@@ -83,7 +92,8 @@ def do_items(
 ) -> dict[str, Any]:
     """What every sharded stage does: name its shards, check its settings, or do what is missing.
 
-    make: creates or matches the store. prepare: loads what the work needs (a network) and gives one compute
+    make: creates or matches the store. look: matches it and changes nothing; None where it is not there yet.
+    prepare: loads what the work needs (a network) and gives one compute
     per item name; it is called only where something is missing. Items are done shard by shard in the order
     given, so a later item may read what an earlier one wrote.
     only: "count", "missing", "check" or None. Returns `shards` (text for `sbatch --array`) and `done`.
@@ -92,9 +102,9 @@ def do_items(
     if only == "count":
         return {"shards": f"0-{count - 1}", "done": {}}
     chosen = parse_shards(shard, count)
-    if only is not None and not output.exists():
+    if only is not None and look is None:
         return {"shards": f"0-{count - 1}", "done": {}}
-    store = make()
+    store = look() if only is not None and look is not None else make()
     gaps = {item.name: store.missing(item) for item in items}
     if only is not None:
         return {"shards": ranges(sorted({k for missing in gaps.values() for k in missing})), "done": {}}

@@ -1,4 +1,4 @@
-"""Quarter turns and rescaling of patches."""
+"""Quarter turns of patches."""
 
 from __future__ import annotations
 

@@ -279,8 +279,92 @@ def test_incomplete_patches_are_refused_with_the_command_that_fills_them(mini: M
     done("augment", tmp_path / "p", "--plan")
 
 
-def test_inputs_are_never_modified_and_nothing_temporary_stays(mini: Mini) -> None:
+def test_nothing_temporary_stays(mini: Mini) -> None:
     assert not [p for p in mini.root.rglob("*") if p.name.endswith((".tmp", ".old"))]
+
+
+def test_looking_never_changes_a_store(mini: Mini, tmp_path: Path) -> None:
+    maps = shutil.copytree(mini.maps, tmp_path / "maps")
+    before = {p: p.read_bytes() for p in maps.rglob("*") if p.is_file()}
+    for look in ("--dry-run", "--missing", "--count-shards"):
+        done(*explain(mini, maps, look, "--method", "ig,nt,lime,gradcam,more=ig"))
+        done(*explain(mini, maps, look, "--force"))
+    assert {p: p.read_bytes() for p in maps.rglob("*") if p.is_file()} == before
+    assert run(*explain(mini, maps, "--dry-run", "--seed", 3)).code == 3
+
+
+@pytest.mark.parametrize("verb", ["augment", "train-cls", "train-seg", "masks", "explain", "score", "report"])
+def test_force_spares_what_is_not_ours_and_every_input(mini: Mini, tmp_path: Path, verb: str) -> None:
+    commands: dict[str, list[object]] = {
+        "augment": ["augment", mini.patches],
+        "train-cls": ["train-cls", mini.balanced, "--epochs", 1],
+        "train-seg": ["train-seg", mini.nuclei, "--epochs", 1],
+        "masks": ["masks", mini.balanced, "--model", mini.seg],
+        "explain": ["explain", mini.balanced, "--model", mini.cls],
+        "score": ["score", mini.maps, "--masks", mini.masks],
+        "report": ["report", mini.scores],
+    }
+    command = commands[verb]
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years of work")
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "elsewhere").symlink_to(precious)
+    other = shutil.copytree(mini.masks if verb != "masks" else mini.maps, tmp_path / "other")
+    inputs = [p for p in command if isinstance(p, Path)]
+    for output in (precious, tmp_path / "file", tmp_path / "elsewhere", other, *inputs, inputs[0] / "in", mini.root):
+        outcome = run(*command, "-o", output, "--force")
+        assert outcome.code == 3, output
+        assert "--force" not in outcome.err
+    assert (precious / "thesis.txt").read_text() == "years of work"
+    assert json.loads(done("info", other, "--json"))["complete"]
+    for path in inputs:
+        assert json.loads(done("info", path, "--json"))["complete"]
+
+
+def test_a_store_that_lost_its_records_is_not_complete(mini: Mini, tmp_path: Path) -> None:
+    for lost in ("_done/masks", "_done/masks/item.json"):
+        masks = shutil.copytree(mini.masks, tmp_path / lost.replace("/", "_"))
+        (shutil.rmtree if (masks / lost).is_dir() else os.unlink)(masks / lost)
+        assert json.loads(done("info", masks, "--json"))["complete"] is False
+        assert run("score", mini.maps, "--masks", masks, "-o", tmp_path / "s").code == 4
+
+
+def test_spoiled_metadata_is_refused(mini: Mini, tmp_path: Path) -> None:
+    store = shutil.copytree(mini.masks, tmp_path / "store")
+    meta = json.loads((store / "zarr.json").read_text())
+    for broken in ({}, [], {"schema": "masks/1"}, {**meta["attributes"]["histoxai"], "schema": 3}):
+        text = json.dumps({**meta, "attributes": {"histoxai": broken}})
+        (store / "zarr.json").write_text(text)
+        for command in (["info", store], ["score", mini.maps, "--masks", store, "-o", tmp_path / "s"]):
+            assert run(*command).code == 3, broken
+    (store / "zarr.json").write_text("{")
+    assert run("info", store).code == 3
+    cls = shutil.copytree(mini.cls, tmp_path / "cls")
+    facts = json.loads((cls / "run.json").read_text())
+    for wrong in ([], {"kind": 3}, {**facts, "size": "64"}, {**facts, "weights": None}):
+        (cls / "run.json").write_text(json.dumps(wrong))
+        for command in (["info", cls], ["explain", mini.balanced, "--model", cls, "-o", tmp_path / "o"]):
+            assert run(*command).code == 3, wrong
+    records = shutil.copytree(mini.maps, tmp_path / "maps")
+    (records / "_done" / "ig" / "0.json").write_text("{}")
+    assert json.loads(done("info", records, "--json"))["items"]["ig"]["missing"] == "0"
+
+
+def test_explain_warns_of_patches_that_were_trained_on(mini: Mini, tmp_path: Path) -> None:
+    done("augment", mini.patches, "-o", tmp_path / "b", "--seed", 9)
+    outcome = run("explain", tmp_path / "b", "--model", mini.cls, "-o", tmp_path / "m", "--dry-run")
+    assert outcome.code == 0
+    assert "may have been trained on" in outcome.err
+
+
+def test_scores_outlive_a_method_added_later(mini: Mini, tmp_path: Path) -> None:
+    maps = shutil.copytree(mini.maps, tmp_path / "maps")
+    done("score", maps, "--masks", mini.masks, "-o", tmp_path / "s")
+    added = ["--method", "ig2=ig", "-O", "ig2.steps=3", "--shard-size", 4]
+    done("explain", mini.balanced, "--model", mini.cls, "-o", maps, *added)
+    places = ["--patches", mini.balanced, "--model", mini.cls]
+    done("report", tmp_path / "s", "-o", tmp_path / "r", *places)
 
 
 def test_info_of_everything(mini: Mini, tmp_path: Path) -> None:

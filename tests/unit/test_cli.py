@@ -78,7 +78,7 @@ def test_jsonl_has_a_row_per_patch_that_averages_to_the_json(mini: Mini) -> None
     common = ["score", mini.maps, "--masks", mini.masks, "-o", mini.scores]
     rows = [json.loads(line) for line in done(*common, "--jsonl").splitlines()]
     summary = json.loads(done(*common, "--json"))["rows"]
-    chosen = [r["value"] for r in rows if (r["method"], r["mask"], r["metric"]) == ("gradcam", "tumor", "iou")]
+    chosen = [r["mean"] for r in rows if (r["method"], r["mask"], r["metric"]) == ("gradcam", "tumor", "iou")]
     want = next(
         r
         for r in summary
@@ -89,6 +89,36 @@ def test_jsonl_has_a_row_per_patch_that_averages_to_the_json(mini: Mini) -> None
     assert np.mean(known) == pytest.approx(want["mean"], abs=1e-12)
 
 
+def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
+    source = write_diagset(tmp_path / "d", scans=1)
+    output = tmp_path / "q[/b][red].zarr"
+    assert "q[/b][red].zarr" in done("ingest", source, "-o", output, "--classes", "A,N").replace("\n", "").replace(
+        " ", ""
+    )
+    assert "q[/b][red].zarr" in done("info", output)
+
+
+def test_closed_stdout_and_odd_environments(tmp_path: Path) -> None:
+    source = write_diagset(tmp_path / "d", scans=1)
+    command = f"{sys.executable} -m histoxai ingest {source} -o {tmp_path / 'o'} --classes A --json"
+    closed = subprocess.run(["bash", "-c", command + " >&-"], capture_output=True, text=True, check=False)
+    assert (closed.returncode, "Traceback" in closed.stderr) == (0, False)
+    named = subprocess.run(
+        ["bash", "-c", "HISTOXAI_VERSION=1.0 " + command], capture_output=True, text=True, check=False
+    )
+    assert named.returncode == 0, named.stderr
+
+
+def test_a_signal_while_reading_is_no_damage(mini: Mini, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise errors.Interrupted("stopped by SIGTERM")
+
+    monkeypatch.setattr("zarr.Array.__getitem__", stop)
+    outcome = run("augment", mini.patches, "--plan")
+    assert outcome.code == 75
+    assert "stopped by SIGTERM; what is finished is kept" in outcome.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -97,6 +127,9 @@ def test_jsonl_has_a_row_per_patch_that_averages_to_the_json(mini: Mini) -> None
         (["augment", "/nowhere", "--plan"], 3, "no such store"),
         (["augment", "/nowhere"], 2, "--plan"),
         (["augment", "/nowhere", "--plan", "--fractions", "1,2"], 2, "three numbers"),
+        (["augment", "/nowhere", "--plan", "--fractions", "nan,nan,nan"], 2, "add up to 1"),
+        (["explain", "p", "--model", "m", "-o", "x", "-O", "ig.steps=0"], 2, "-O ig.steps: 0 must be at least 1"),
+        (["explain", "p", "--model", "m", "-o", "x", "--method", "a=ig,a=nt"], 2, "'a' is given twice"),
         (["augment", "/nowhere", "--plan", "--split-by", "magic"], 2, "group, patch, source"),
         (["explain", "p", "--model", "m", "-o", "x", "--force", "--shard", "1"], 2, "--force with --shard"),
         (["explain", "p", "--model", "m", "-o", "x", "--method", "ig,ig"], 2, "names one twice"),

@@ -200,6 +200,7 @@ def test_pannuke_values_out_of_range_are_refused(tmp_path: Path, change: Callabl
     outcome = run("ingest", root, "-o", tmp_path / "o.zarr")
     assert outcome.code == 3
     assert message in outcome.err
+    assert "fold2/images.npy" in outcome.err
     assert not (tmp_path / "o.zarr").exists()
 
 
@@ -209,5 +210,13 @@ def test_bad_pannuke_is_refused(tmp_path: Path) -> None:
     assert run("ingest", root, "-o", tmp_path / "o", "--classes", "A").code == 3
     np.save(root / "fold1" / "masks.npy", np.zeros((4, 64, 64, 5), np.uint8))
     assert "expected (4, 64, 64, 6)" in run("ingest", root, "-o", tmp_path / "o").err
+    np.save(root / "fold1" / "masks.npy", np.zeros((0, 64, 64, 6), np.uint8))
+    np.save(root / "fold1" / "images.npy", np.zeros((0, 64, 64, 3), np.uint8))
+    assert "holds no patch" in run("ingest", root, "-o", tmp_path / "o").err
+    (root / "Fold 2").mkdir()
+    assert "has 0 images.npy" in run("ingest", root, "-o", tmp_path / "o").err
+    for name in ("images", "masks"):
+        np.save(root / "Fold 2" / f"{name}.npy", np.load(root / "fold2" / f"{name}.npy"))
+    assert "is a second fold 2" in run("ingest", root, "-o", tmp_path / "o").err
     (root / "fold1" / "masks.npy").unlink()
     assert "expected one of each" in run("ingest", root, "-o", tmp_path / "o", "--format", "pannuke").err

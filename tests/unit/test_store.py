@@ -170,7 +170,7 @@ def test_what_is_no_store_of_the_kind_is_refused(tmp_path: Path) -> None:
         open_store(tmp_path / "s", "maps", "explain")
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").write_text("x")
-    with pytest.raises(InputRefused, match="will not be replaced"):
+    with pytest.raises(InputRefused, match=r"has no zarr\.json"):
         make(tmp_path / "precious", item(), force=True)
     assert (tmp_path / "precious" / "file").exists()
 
@@ -218,6 +218,12 @@ def test_array_tasks_share_all_shards() -> None:
     assert shares == [[0, 3, 6], [1, 4, 7], [2, 5]]
     with pytest.raises(UsageError, match="SLURM_ARRAY_TASK_ID"):
         parse_shards("auto", 8, {})
+    gaps = {"SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_MAX": "19", "SLURM_ARRAY_TASK_COUNT": "4"}
+    with pytest.raises(UsageError, match="this array has gaps"):
+        parse_shards("auto", 24, {**gaps, "SLURM_ARRAY_TASK_ID": "17"})
+    for name, value in (("STEP", "0"), ("MIN", ""), ("COUNT", "0"), ("ID", "0"), ("ID", "x")):
+        with pytest.raises(UsageError, match="make no sense together"):
+            parse_shards("auto", 8, {**env, "SLURM_ARRAY_TASK_ID": "1", f"SLURM_ARRAY_TASK_{name}": value})
 
 
 def test_ranges_and_seeds() -> None:
