@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -59,13 +58,18 @@ def bare_write(images: np.ndarray, path: Path) -> float:
 
 
 def peak_megabytes(source: Path, output: Path) -> float:
-    """Peak resident memory of `histoxai ingest` in a process of its own."""
-    command = [sys.executable, "-m", "histoxai", "ingest", str(source), "-o", str(output), "-q", "--classes", "N"]
-    task = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(task.pid, 0)
-    if status:
-        raise SystemExit(f"ingest failed: {status}")
-    return usage.ru_maxrss / 1024
+    """Peak resident memory of `histoxai ingest` in a process of its own, in MB.
+
+    From VmHWM, which starts anew with the program; ru_maxrss would count what this process held when it forked.
+    """
+    code = (
+        "import sys\nfrom histoxai.cli import app\n"
+        "try:\n    app(sys.argv[1:])\nexcept SystemExit as e:\n    assert not e.code, e.code\n"
+        "print(next(x for x in open('/proc/self/status') if x.startswith('VmHWM')).split()[1])\n"
+    )
+    arguments = ["ingest", str(source), "-o", str(output), "-q", "--classes", "N", "--json"]
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    return int(result.stdout.split()[-1]) / 1024
 
 
 def bench_ingest(work: Path) -> list[dict[str, Any]]:
@@ -73,7 +77,7 @@ def bench_ingest(work: Path) -> list[dict[str, Any]]:
     images = tissue(1536, 256)
     write_tree(work / "source", images)
     ours, other = [], []
-    for _ in range(3):
+    for _ in range(5):
         other.append(bare_write(images, work / "bare.zarr"))
         started = time.perf_counter()
         ingest(work / "source", work / "ours.zarr", Ingest(classes=("N",)), Silent(), force=True)
