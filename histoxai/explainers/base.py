@@ -8,6 +8,7 @@ attribute, so that scoring, which only renders, starts without torch.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -48,7 +49,7 @@ class NoOptions:
     """A method without options."""
 
 
-class Explainer:
+class Explainer(ABC):
     """Base of all explainers: one method, its options, its raw arrays and its rendering.
 
     Subclasses set `Options` (a frozen dataclass) and write `raw_specs`, `attribute` and `render`.
@@ -59,20 +60,20 @@ class Explainer:
     def __init__(self, options: Any, micro_batch: int) -> None:
         self.options, self.micro_batch = options, micro_batch
 
+    @abstractmethod
     def raw_specs(self, model: nn.Module, size: tuple[int, int]) -> dict[str, RawSpec]:
         """Raw arrays by name; the name "" is the method's own array."""
-        raise NotImplementedError
 
+    @abstractmethod
     def attribute(self, model: nn.Module, batch: Batch) -> dict[str, np.ndarray]:
         """Raw arrays (n, ...) of a batch. The result for a patch depends on nothing but that patch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def render(self, raw: dict[str, np.ndarray], size: tuple[int, int], constant: float) -> np.ndarray:
         """One patch's plane (H, W) float64 in 0..1.
 
         constant: what scaling makes of a constant channel: 0, or NaN as the study's code does.
         """
-        raise NotImplementedError
 
 
 def parse_options(explainer: type[Explainer], pairs: dict[str, str], name: str) -> Any:

@@ -6,6 +6,7 @@ computes. A new one is one file and one registry line.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -30,7 +31,7 @@ class Mask:
         return cls(probability, probability > threshold, centred_ranks(probability))
 
 
-class Profile:
+class Profile(ABC):
     """Base of all profiles.
 
     constant: what min-max scaling makes of a constant channel when maps are rendered for this profile.
@@ -41,9 +42,9 @@ class Profile:
     def __init__(self, map_threshold: float, mask_threshold: float) -> None:
         self.map_threshold, self.mask_threshold = map_threshold, mask_threshold
 
+    @abstractmethod
     def score(self, plane: np.ndarray, masks: list[Mask], method: str) -> np.ndarray:
         """All METRICS of one rendered map (H, W) against each mask; float64 (masks, metrics), NaN undefined.
 
         method: the explainer's registered name, since the study treats its four methods differently.
         """
-        raise NotImplementedError
