@@ -113,14 +113,10 @@ def padded(images: np.ndarray, size: int) -> Iterator[tuple[torch.Tensor, int]]:
 
 @torch.no_grad()
 def forward(
-    model: nn.Module,
-    images: np.ndarray,
-    size: int,
-    device: torch.device,
-    after: Callable[[torch.Tensor], torch.Tensor] = lambda x: x,
+    model: Callable[[torch.Tensor], torch.Tensor], images: np.ndarray, size: int, device: torch.device
 ) -> np.ndarray:
-    """A network's outputs for (n, H, W, 3) uint8 patches, in micro-batches; `after` maps each output."""
-    parts = [after(model(x.to(device)))[:real].float().cpu().numpy() for x, real in padded(images, size)]
+    """A network's outputs for (n, H, W, 3) uint8 patches, in micro-batches of `size`."""
+    parts = [model(x.to(device))[:real].float().cpu().numpy() for x, real in padded(images, size)]
     return np.concatenate(parts)
 
 

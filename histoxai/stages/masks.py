@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from histoxai import provenance
-from histoxai.models.batches import pick_device, to_tensor
+from histoxai.models.batches import forward, pick_device
 from histoxai.models.checkpoint import Run, load_model, open_run
 from histoxai.progress import Progress
 from histoxai.settings import Masks
@@ -88,7 +88,6 @@ def masks(
     return {"schema": "histoxai.masks/1", "output": str(output), "patches": len(rows), **summary}
 
 
-@torch.no_grad()
 def segment(
     network: torch.nn.Module, images: np.ndarray, micro_batch: int, device: torch.device, scale: float = 1.0
 ) -> np.ndarray:
@@ -97,17 +96,15 @@ def segment(
     scale: how much larger the segmenter sees them (patches' mpp over its own); planes come back at the
     patches' size.
     """
-    parts = []
-    for start in range(0, len(images), micro_batch):
-        part = images[start : start + micro_batch]
-        x = to_tensor(np.concatenate([part, np.repeat(part[-1:], micro_batch - len(part), axis=0)])).to(device)
-        if scale != 1.0:
-            x = functional.interpolate(x, scale_factor=scale, mode="bilinear", antialias=scale < 1)
-        planes = torch.sigmoid(network(x))
-        if scale != 1.0:
-            planes = functional.interpolate(planes, size=images.shape[1:3], mode="bilinear", antialias=scale > 1)
-        parts.append(planes[: len(part)].float().cpu().numpy())
-    return np.concatenate(parts)
+
+    def planes(x: torch.Tensor) -> torch.Tensor:
+        if scale == 1.0:
+            return torch.sigmoid(network(x))
+        x = functional.interpolate(x, scale_factor=scale, mode="bilinear", antialias=scale < 1)
+        found = torch.sigmoid(network(x))
+        return functional.interpolate(found, size=images.shape[1:3], mode="bilinear", antialias=scale > 1)
+
+    return forward(planes, images, micro_batch, device)
 
 
 def _scale(patches: Patches, run: Run, settings: Masks, progress: Progress) -> float:
