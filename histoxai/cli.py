@@ -8,11 +8,11 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from histoxai import __version__, registry, settings, tables, terminal
+from histoxai import __version__, flags, registry, settings, signals, tables, terminal
 from histoxai.errors import UsageError
 
 app = typer.Typer(
@@ -23,23 +23,6 @@ app = typer.Typer(
     context_settings={"auto_envvar_prefix": "HISTOXAI", "help_option_names": ["-h", "--help"]},
     help="Shows where a tissue classifier looked and measures whether that is where the tumor is.",
 )
-
-Output = Annotated[Path, typer.Option("-o", "--output", help="What to write.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, or cuda[:i].", envvar="HISTOXAI_DEVICE")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.", envvar="HISTOXAI_SEED")]
-Threads = Annotated[
-    int | None, typer.Option(min=1, help="CPU threads [SLURM_CPUS_PER_TASK, else the cores, at most 8].")
-]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress; warnings only.")]
-Force = Annotated[bool, typer.Option("--force", help="Start over where the output exists.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
-Split = Annotated[str, typer.Option(help="train, validation, test or all.")]
-MicroBatch = Annotated[int, typer.Option(help="Patches in one pass of a network.")]
-ShardSize = Annotated[int, typer.Option(help="Rows per work item.")]
-Shard = Annotated[str | None, typer.Option(help="Only these work items: 5, 0-7, 3,9, or auto (SLURM array task).")]
-CountShards = Annotated[bool, typer.Option("--count-shards", help="Print all shards for `sbatch --array`; do nothing.")]
-Missing = Annotated[bool, typer.Option("--missing", help="Print missing shards for `sbatch --array`; do nothing.")]
 
 
 def _version(wanted: bool) -> None:
@@ -57,13 +40,13 @@ def _root(
         ),
     ] = False,
 ) -> None:
-    terminal.catch_signals()
+    """Runs before every command."""
 
 
 @app.command()
 def ingest(
     source: Annotated[Path, typer.Argument(help="Folder to read.")],
-    output: Output,
+    output: flags.Output,
     format: Annotated[
         str, typer.Option(help="auto, " + ", ".join(registry.names("reader")) + ".")
     ] = settings.Ingest.format,
@@ -73,28 +56,38 @@ def ingest(
     non_tumor: Annotated[str, typer.Option(help="PanNuke types in the non-tumor mask.")] = ",".join(
         settings.Ingest.non_tumor
     ),
-    shard_size: ShardSize = settings.Ingest.shard_size,
-    threads: Threads = None,
-    quiet: Quiet = False,
-    force: Force = False,
-    dry_run: DryRun = False,
-    json: Json = False,
+    shard_size: flags.ShardSize = settings.Ingest.shard_size,
+    shard: flags.Shard = None,
+    one_indexed: flags.OneIndexed = False,
+    count_shards: flags.CountShards = False,
+    missing: flags.Missing = False,
+    verify: flags.Verify = False,
+    workers: flags.Workers = settings.Work.workers,
+    threads: flags.Threads = None,
+    quiet: flags.Quiet = False,
+    force: flags.Force = False,
+    dry_run: flags.DryRun = False,
+    json: flags.Json = False,
 ) -> None:
     """Read images into a patch store and count the classes."""
     chosen = settings.Ingest(
         format=format,
-        classes=_words(classes, "--classes") if classes is not None else None,
+        classes=flags.words(classes, "--classes") if classes is not None else None,
         mpp=mpp,
-        tumor=_words(tumor, "--tumor"),
-        non_tumor=_words(non_tumor, "--non-tumor"),
+        tumor=flags.words(tumor, "--tumor"),
+        non_tumor=flags.words(non_tumor, "--non-tumor"),
         shard_size=shard_size,
     )
-    terminal.use_threads(threads)
-    with terminal.progress(quiet) as progress:
+    only = flags.only_one(count=count_shards, missing=missing, check=dry_run)
+    work = settings.Work(shard, one_indexed, only, force, verify, workers, terminal.use_threads(threads, workers))
+    with terminal.progress(quiet or count_shards or missing) as progress:
         from histoxai.stages.ingest import ingest as stage
 
-        summary = stage(source, output, chosen, progress, force=force, dry_run=dry_run)
-    _show(summary, json, tables.counts)
+        summary = stage(source, output, chosen, progress, work)
+    if only in ("count", "missing") and not json:
+        terminal.show_work(summary, only, json)
+    else:
+        terminal.show(summary, json, tables.counts)
 
 
 @app.command()
@@ -108,16 +101,17 @@ def augment(
         settings.Augment.split_by
     ),
     plan: Annotated[bool, typer.Option("--plan", help="Print the table, write nothing.")] = False,
-    shard_size: ShardSize = settings.Augment.shard_size,
-    seed: Seed = settings.Augment.seed,
-    threads: Threads = None,
-    quiet: Quiet = False,
-    force: Force = False,
-    dry_run: DryRun = False,
-    json: Json = False,
+    shard_size: flags.ShardSize = settings.Augment.shard_size,
+    verify: flags.Verify = False,
+    seed: flags.Seed = settings.Augment.seed,
+    threads: flags.Threads = None,
+    quiet: flags.Quiet = False,
+    force: flags.Force = False,
+    dry_run: flags.DryRun = False,
+    json: flags.Json = False,
 ) -> None:
     """Split into train, validation and test; rotate and balance."""
-    chosen = settings.Augment(_shares(fractions), split_by, seed, shard_size)
+    chosen = settings.Augment(flags.shares(fractions), split_by, seed, shard_size)
     plan = plan or dry_run
     if output is None and not plan:
         raise UsageError("augment: name the output with -o, or ask for --plan")
@@ -125,26 +119,26 @@ def augment(
     with terminal.progress(quiet) as progress:
         from histoxai.stages.augment import augment as stage
 
-        summary = stage(source, None if plan else output, chosen, progress, force=force)
-    _show(summary, json, tables.plan)
+        summary = stage(source, None if plan else output, chosen, progress, force=force, verify=verify)
+    terminal.show(summary, json, tables.plan)
 
 
 @app.command("train-cls")
 def train_cls(
     patches: Annotated[Path, typer.Argument(help="Store made by `augment`.")],
-    output: Output,
+    output: flags.Output,
     arch: Annotated[str, typer.Option(help=", ".join(registry.names("classifier")) + ".")] = settings.TrainCls.arch,
     epochs: Annotated[int, typer.Option(help="At most this many.")] = settings.TrainCls.epochs,
     batch_size: int = settings.TrainCls.batch_size,
     lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = settings.TrainCls.lr,
     patience: Annotated[int, typer.Option(help="Epochs without a lower validation loss.")] = settings.TrainCls.patience,
-    seed: Seed = 0,
-    device: Device = "auto",
-    threads: Threads = None,
-    quiet: Quiet = False,
-    force: Force = False,
-    dry_run: DryRun = False,
-    json: Json = False,
+    seed: flags.Seed = 0,
+    device: flags.Device = "auto",
+    threads: flags.Threads = None,
+    quiet: flags.Quiet = False,
+    force: flags.Force = False,
+    dry_run: flags.DryRun = False,
+    json: flags.Json = False,
 ) -> None:
     """Train a classifier; keep the weights with the lowest validation loss."""
     chosen = settings.TrainCls(epochs, batch_size, lr, patience, seed, device, arch)
@@ -153,26 +147,26 @@ def train_cls(
         from histoxai.stages.train_cls import train_cls as stage
 
         summary = stage(patches, output, chosen, progress, force=force, dry_run=dry_run)
-    _show(summary, json, tables.accuracy)
+    terminal.show(summary, json, tables.accuracy)
 
 
 @app.command("train-seg")
 def train_seg(
     patches: Annotated[Path, typer.Argument(help="Store with masks, made by `ingest` (PanNuke).")],
-    output: Output,
+    output: flags.Output,
     width: Annotated[int, typer.Option(help="Channels of the first U-Net block.")] = settings.TrainSeg.width,
     dice: Annotated[str, typer.Option(help="plain (the study's code) or squared (its text).")] = settings.TrainSeg.dice,
     epochs: Annotated[int, typer.Option(help="At most this many.")] = settings.TrainSeg.epochs,
     batch_size: int = settings.TrainSeg.batch_size,
     lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = settings.TrainSeg.lr,
     patience: Annotated[int, typer.Option(help="Epochs without a lower validation loss.")] = settings.TrainSeg.patience,
-    seed: Seed = 0,
-    device: Device = "auto",
-    threads: Threads = None,
-    quiet: Quiet = False,
-    force: Force = False,
-    dry_run: DryRun = False,
-    json: Json = False,
+    seed: flags.Seed = 0,
+    device: flags.Device = "auto",
+    threads: flags.Threads = None,
+    quiet: flags.Quiet = False,
+    force: flags.Force = False,
+    dry_run: flags.DryRun = False,
+    json: flags.Json = False,
 ) -> None:
     """Train the U-Net that marks tumor and non-tumor nuclei."""
     chosen = settings.TrainSeg(epochs, batch_size, lr, patience, seed, device, width=width, dice=dice)
@@ -181,69 +175,77 @@ def train_seg(
         from histoxai.stages.train_seg import train_seg as stage
 
         summary = stage(patches, output, chosen, progress, force=force, dry_run=dry_run)
-    _show(summary, json, tables.segmentation)
+    terminal.show(summary, json, tables.segmentation)
 
 
 @app.command()
 def masks(
     patches: Annotated[Path, typer.Argument(help="Store made by `augment`.")],
     model: Annotated[Path, typer.Option(help="Run folder of `train-seg`.")],
-    output: Output,
-    split: Split = settings.Masks.split,
+    output: flags.Output,
+    split: flags.Split = settings.Masks.split,
     rescale: Annotated[bool, typer.Option("--rescale", help="Bring patches to the segmenter's mpp.")] = False,
-    micro_batch: MicroBatch = settings.Masks.micro_batch,
-    shard_size: ShardSize = settings.Masks.shard_size,
-    shard: Shard = None,
-    count_shards: CountShards = False,
-    missing: Missing = False,
-    device: Device = "auto",
-    threads: Threads = None,
-    quiet: Quiet = False,
-    force: Force = False,
-    dry_run: DryRun = False,
-    json: Json = False,
+    micro_batch: flags.MicroBatch = settings.Masks.micro_batch,
+    shard_size: flags.ShardSize = settings.Masks.shard_size,
+    shard: flags.Shard = None,
+    one_indexed: flags.OneIndexed = False,
+    count_shards: flags.CountShards = False,
+    missing: flags.Missing = False,
+    verify: flags.Verify = False,
+    workers: flags.Workers = settings.Work.workers,
+    device: flags.Device = "auto",
+    threads: flags.Threads = None,
+    quiet: flags.Quiet = False,
+    force: flags.Force = False,
+    dry_run: flags.DryRun = False,
+    json: flags.Json = False,
 ) -> None:
     """Tumor and non-tumor probability planes for every patch of a split."""
-    _no_forced_shard(force, shard)
     chosen = settings.Masks(split, rescale, micro_batch, device, shard_size)
-    used = terminal.use_threads(threads)
+    only = flags.only_one(count=count_shards, missing=missing, check=dry_run)
+    used = terminal.use_threads(threads, workers)
+    work = settings.Work(shard, one_indexed, only, force, verify, workers, used)
     with terminal.progress(quiet or count_shards or missing) as progress:
         from histoxai.stages.masks import masks as stage
 
-        only = "count" if count_shards else "missing" if missing else "check" if dry_run else None
-        summary = stage(patches, model, output, chosen, progress, shard=shard, force=force, only=only, threads=used)
-    _show_work(summary, only, json)
+        summary = stage(patches, model, output, chosen, progress, work)
+    terminal.show_work(summary, only, json)
 
 
 @app.command()
 def explain(
     patches: Annotated[Path, typer.Argument(help="Store made by `augment`.")],
     model: Annotated[Path, typer.Option(help="Run folder of `train-cls`.")],
-    output: Output,
+    output: flags.Output,
     method: Annotated[str, typer.Option(help="Methods, or NAME=METHOD to run one twice.")] = ",".join(
         settings.Explain.methods
     ),
     option: Annotated[list[str], typer.Option("-O", "--option", help="NAME.OPTION=VALUE, say ig.steps=300.")] = [],  # noqa: B006
-    split: Split = settings.Explain.split,
+    split: flags.Split = settings.Explain.split,
     per_class: Annotated[int | None, typer.Option(help="Only K patches of each class.")] = None,
     target: Annotated[str, typer.Option(help="predicted, label, or a class.")] = settings.Explain.target,
-    micro_batch: MicroBatch = settings.Explain.micro_batch,
-    shard_size: ShardSize = settings.Explain.shard_size,
-    shard: Shard = None,
-    count_shards: CountShards = False,
-    missing: Missing = False,
-    seed: Seed = 0,
-    device: Device = "auto",
-    threads: Threads = None,
-    quiet: Quiet = False,
-    force: Force = False,
-    dry_run: DryRun = False,
-    json: Json = False,
+    micro_batch: flags.MicroBatch = settings.Explain.micro_batch,
+    shard_size: flags.ShardSize = settings.Explain.shard_size,
+    shard: flags.Shard = None,
+    one_indexed: flags.OneIndexed = False,
+    count_shards: flags.CountShards = False,
+    missing: flags.Missing = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Time a few patches: hours, GB, files, and an #SBATCH block.")
+    ] = False,
+    verify: flags.Verify = False,
+    workers: flags.Workers = settings.Work.workers,
+    seed: flags.Seed = 0,
+    device: flags.Device = "auto",
+    threads: flags.Threads = None,
+    quiet: flags.Quiet = False,
+    force: flags.Force = False,
+    dry_run: flags.DryRun = False,
+    json: flags.Json = False,
 ) -> None:
     """Attribution maps: where the classifier looked."""
-    _no_forced_shard(force, shard)
     chosen = settings.Explain(
-        _words(method, "--method"),
+        flags.words(method, "--method"),
         split,
         per_class,
         target,
@@ -253,20 +255,25 @@ def explain(
         device,
         shard_size,
     )
-    used = terminal.use_threads(threads)
+    only = flags.only_one(count=count_shards, missing=missing, estimate=estimate, check=dry_run)
+    used = terminal.use_threads(threads, workers)
+    work = settings.Work(shard, one_indexed, only, force, verify, workers, used)
     with terminal.progress(quiet or count_shards or missing) as progress:
         from histoxai.stages.explain import explain as stage
 
-        only = "count" if count_shards else "missing" if missing else "check" if dry_run else None
-        summary = stage(patches, model, output, chosen, progress, shard=shard, force=force, only=only, threads=used)
-    _show_work(summary, only, json)
+        summary = stage(patches, model, output, chosen, progress, work)
+    if only == "estimate" and not json:
+        terminal.out().print(tables.estimate(summary))
+        sys.stdout.write(summary["sbatch"])
+    else:
+        terminal.show_work(summary, only, json)
 
 
 @app.command()
 def score(
     maps: Annotated[Path, typer.Argument(help="Store made by `explain`.")],
     masks: Annotated[Path, typer.Option(help="Store made by `masks`.")],
-    output: Output,
+    output: flags.Output,
     profile: Annotated[str, typer.Option(help="corrected, or thesis (the study's computation).")] = "corrected",
     map_threshold: Annotated[
         float, typer.Option(help="A map's pixels above it are ones.")
@@ -275,12 +282,14 @@ def score(
         settings.Score.mask_threshold
     ),
     sure: Annotated[float, typer.Option(help="Probability that parts cases 1, 3 from 2, 4.")] = settings.Score.sure,
-    shard_size: ShardSize = settings.Score.shard_size,
-    threads: Threads = None,
-    quiet: Quiet = False,
-    force: Force = False,
-    dry_run: DryRun = False,
-    json: Json = False,
+    shard_size: flags.ShardSize = settings.Score.shard_size,
+    allow_partial: flags.AllowPartial = False,
+    verify: flags.Verify = False,
+    threads: flags.Threads = None,
+    quiet: flags.Quiet = False,
+    force: flags.Force = False,
+    dry_run: flags.DryRun = False,
+    json: flags.Json = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="Print one JSON row per patch.")] = False,
 ) -> None:
     """Six measures of agreement between maps and masks."""
@@ -292,9 +301,15 @@ def score(
     with terminal.progress(quiet) as progress:
         from histoxai.stages import score as stage
 
-        stage.score(maps, masks, output, chosen, progress, force=force, dry_run=dry_run)
+        stage.score(
+            *(maps, masks, output, chosen, progress),
+            force=force,
+            dry_run=dry_run,
+            verify=verify,
+            allow_partial=allow_partial,
+        )
     if dry_run:
-        _show({"schema": "histoxai.score/1", "dry_run": True}, json, None)
+        terminal.show({"schema": "histoxai.score/1", "dry_run": True}, json, None)
         return
     if jsonl:
         for row in stage.patch_rows(output, profile):
@@ -311,18 +326,19 @@ def score(
 @app.command()
 def report(
     scores: Annotated[Path, typer.Argument(help="Store made by `score`.")],
-    output: Output,
+    output: flags.Output,
     patches: Annotated[Path | None, typer.Option(help="The patch store, if it was moved.")] = None,
     maps: Annotated[Path | None, typer.Option(help="The maps store, if it was moved.")] = None,
     masks: Annotated[Path | None, typer.Option(help="The masks store, if it was moved.")] = None,
     model: Annotated[Path | None, typer.Option(help="The classifier's run folder, if it was moved.")] = None,
     segmenter: Annotated[Path | None, typer.Option(help="The segmenter's run folder, if it was moved.")] = None,
     title: Annotated[str, typer.Option(help="Heads the page.")] = settings.Report.title,
-    threads: Threads = None,
-    quiet: Quiet = False,
-    force: Force = False,
-    dry_run: DryRun = False,
-    json: Json = False,
+    allow_partial: flags.AllowPartial = False,
+    threads: flags.Threads = None,
+    quiet: flags.Quiet = False,
+    force: flags.Force = False,
+    dry_run: flags.DryRun = False,
+    json: flags.Json = False,
 ) -> None:
     """One self-contained HTML page with all tables and figures."""
     moved = {"patches": patches, "maps": maps, "masks": masks, "model": model, "segmenter": segmenter}
@@ -330,7 +346,13 @@ def report(
     with terminal.progress(quiet) as progress:
         from histoxai.stages.report import report as stage
 
-        summary = stage(scores, output, settings.Report(title), progress, moved=moved, force=force, dry_run=dry_run)
+        summary = stage(
+            *(scores, output, settings.Report(title), progress),
+            moved=moved,
+            force=force,
+            dry_run=dry_run,
+            allow_partial=allow_partial,
+        )
     if json:
         terminal.emit(summary)
     else:
@@ -340,12 +362,20 @@ def report(
 @app.command()
 def info(
     path: Annotated[Path, typer.Argument(help="Any store or run folder.")],
-    json: Json = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Recompute all checksums; exit 1 where one fails.")] = False,
+    json: flags.Json = False,
 ) -> None:
     """Contents, lineage and completeness of any store or run folder."""
-    from histoxai.stages.info import info as stage
+    from histoxai.stages import info as stage
 
-    _show(stage(path), json, tables.store)
+    summary = stage.info(path, verify)
+    if json:
+        terminal.emit(summary)
+    else:
+        for table in tables.store(summary):
+            terminal.out().print(table)
+    sys.stdout.flush()
+    stage.complain(summary)
 
 
 def main() -> None:
@@ -353,48 +383,5 @@ def main() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    signals.catch()
     app(prog_name="histoxai")
-
-
-def _show(summary: dict[str, Any], json: bool, table: Any) -> None:
-    if json:
-        terminal.emit(summary)
-    elif summary.get("dry_run"):
-        terminal.out().print("checked; nothing written", highlight=False)
-    else:
-        terminal.out().print(table(summary))
-
-
-def _show_work(summary: dict[str, Any], only: str | None, json: bool) -> None:
-    if json:
-        terminal.emit(summary)
-    elif only == "check":
-        sys.stdout.write("checked; nothing written\n")
-    elif only in ("count", "missing"):
-        if summary["shards"]:
-            sys.stdout.write(summary["shards"] + "\n")
-    else:
-        done = ", ".join(f"{name} {n}" for name, n in summary["done"].items())
-        sys.stdout.write(f"{summary['output']}: {summary['patches']} patches; shards done now: {done}\n")
-
-
-def _words(text: str, flag: str) -> tuple[str, ...]:
-    words = tuple(w.strip() for w in text.split(",") if w.strip())
-    if not words:
-        raise UsageError(f"{flag}: names at least one, comma between them")
-    if len(set(words)) < len(words):
-        raise UsageError(f"{flag} {text}: names one twice")
-    return words
-
-
-def _shares(text: str) -> tuple[float, float, float]:
-    try:
-        a, b, c = (float(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"--fractions {text}: expected three numbers such as 0.5,0.2,0.3") from None
-    return a, b, c
-
-
-def _no_forced_shard(force: bool, shard: str | None) -> None:
-    if force and shard is not None:
-        raise UsageError("--force with --shard would throw away the other tasks' work; start over without --shard")

@@ -1,6 +1,7 @@
 """Everything histoxai raises on purpose.
 
     HistoxaiError             1  failure: disk full, out of memory, a broken store
+    |-- Damaged               1  stored bytes are not those that were written
     |-- UsageError            2  a flag or an option that makes no sense
     |-- InputRefused          3  a file, store or model that this command cannot use
     |   |-- SettingsDiffer    3  the output exists and was made with other settings
@@ -19,6 +20,10 @@ class HistoxaiError(Exception):
     """Base of all errors that users are meant to read."""
 
     exit_code = 1
+
+
+class Damaged(HistoxaiError):
+    """Stored bytes are not those that were written; the message says where, and which command remakes them."""
 
 
 class UsageError(HistoxaiError):
@@ -51,3 +56,14 @@ class Interrupted(KeyboardInterrupt):
     """Stopped by a signal in a consistent state; no Exception, so that no handler in between takes it for damage."""
 
     exit_code = 75
+
+
+def for_users(error: Exception) -> HistoxaiError | None:
+    """What the system refused, as an error that users are meant to read; None for a bug of ours."""
+    if isinstance(error, HistoxaiError):
+        return error
+    if isinstance(error, MemoryError):
+        return HistoxaiError("out of memory; use a smaller --micro-batch, --batch-size or --shard-size")
+    if isinstance(error, OSError):
+        return HistoxaiError(f"{error.filename or 'system'}: {error.strerror or error}")
+    return None

@@ -26,6 +26,12 @@ from histoxai.errors import InputRefused
 # Raised whenever a change makes any stored number differ from what earlier versions wrote.
 NUMERICS_VERSION = 1
 
+# Flags that say how, not what: no part of a command on record.
+_PASSING = (
+    *("--force", "--dry-run", "--missing", "--count-shards", "--estimate"),
+    *("--json", "--jsonl", "--one-indexed", "--verify"),
+)
+_WITH_VALUE = ("--shard", "--workers")
 _PACKAGES = ("numpy", "zarr", "numcodecs", "torch", "captum", "lime", "grad-cam", "scikit-image", "scipy")
 
 
@@ -92,15 +98,25 @@ def run_facts() -> dict[str, str]:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container without a passwd entry
         user = "unknown"
-    # A command on record is there to be run again: it must neither start over nor only look.
-    passing = ("--force", "--dry-run", "--missing", "--count-shards", "--json", "--jsonl")
-    command = ["histoxai", *[a for a in sys.argv[1:] if a not in passing]]
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
         "user": user,
-        "command": shlex.join(command),
+        "command": _whole_command(sys.argv[1:]),
     }
+
+
+def _whole_command(arguments: list[str]) -> str:
+    # A command on record is there to be run again, for all of the output: it must neither start over, nor only
+    # look, nor do one task's share.
+    kept = ["histoxai"]
+    rest = iter(arguments)
+    for word in rest:
+        if word in _WITH_VALUE:
+            next(rest, None)
+        elif word not in _PASSING and word.partition("=")[0] not in _WITH_VALUE:
+            kept.append(word)
+    return shlex.join(kept)
 
 
 def header(

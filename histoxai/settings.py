@@ -6,6 +6,7 @@ for numbers, `choices` for words. A value out of bounds raises UsageError.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -41,6 +42,29 @@ def check_bounds(settings: Any) -> None:
 class _Checked:
     def __post_init__(self) -> None:
         check_bounds(self)
+
+
+@dataclass(frozen=True)
+class Work(_Checked):
+    """How the work of a sharded command is done; nothing here changes a number.
+
+    `shard`: text of `--shard`. `only`: look or estimate instead of working. `verify`: recompute the checksums of what
+    is done. `workers`: processes. `threads`: of each, for the records. `feed`: in a worker, the shards it is handed.
+    """
+
+    shard: str | None = None
+    one_indexed: bool = False
+    only: str | None = bounded(None, choices=("count", "missing", "check", "estimate"))
+    force: bool = False
+    verify: bool = False
+    workers: int = bounded(1, ge=1)
+    threads: int = 0
+    feed: Iterable[int] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.force and self.shard is not None:
+            raise UsageError("--force with --shard would throw away the other tasks' work; start over without --shard")
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,8 @@ def scores(summary: dict[str, Any], mask: str) -> Table:
     rows = [r for r in summary["rows"] if r["mask"] == mask and r["case"] == "all"]
     classes = list(dict.fromkeys(r["class"] for r in rows))
     by = {(r["metric"], r["method"], r["class"]): r for r in rows}
-    table = Table(title=f"{MASK_WORDS[mask]}, {summary['profile']} profile: means (undefined patches in brackets)")
+    words = f"{MASK_WORDS[mask]}, {summary['profile']} profile: means (undefined patches in brackets)"
+    table = Table(title=_partial(summary) + words)
     table.add_column("metric")
     table.add_column("method")
     for name in classes:
@@ -95,23 +96,71 @@ def scores(summary: dict[str, Any], mask: str) -> Table:
     return table
 
 
-def store(summary: dict[str, Any]) -> Table:
-    """What `info` knows, one fact a line."""
-    table = Table(title=summary["path"], show_header=False)
-    table.add_column("fact")
-    table.add_column("value")
+def store(summary: dict[str, Any]) -> list[Table]:
+    """What `info` knows: facts, then the state of each item, then the arrays."""
+    facts = Table(title=summary["path"], show_header=False)
+    facts.add_column("fact")
+    facts.add_column("value")
     for key, value in summary.items():
-        if key in ("path", "items", "arrays", "schema"):
+        if key in ("path", "items", "arrays", "schema") or (key in ("failed", "partial", "verified") and not value):
             continue
         if isinstance(value, dict):
             value = "\n".join(f"{k}: {v}" for k, v in value.items())
-        table.add_row(key.replace("_", " "), str(value))
-    for name, item in summary.get("items", {}).items():
-        state = "complete" if not item["missing"] else f"missing: {item['missing']}"
-        table.add_row(f"item {name}", f"{item['shards']} shards, {item['seconds']} s, {state}")
-    for name, array in summary.get("arrays", {}).items():
-        table.add_row(f"array {name}", f"{array['shape']} {array['dtype']}")
+        facts.add_row(key.replace("_", " "), "\n".join(value) if key == "failed" else str(value))
+    tables = [facts]
+    if summary.get("items"):
+        tables.append(_items(summary["items"], summary["verified"]))
+    if summary.get("arrays"):
+        arrays = Table(title="arrays")
+        for column in ("array", "shape", "dtype"):
+            arrays.add_column(column)
+        for name, array in summary["arrays"].items():
+            arrays.add_row(name, " x ".join(map(str, array["shape"])), array["dtype"])
+        tables.append(arrays)
+    return tables
+
+
+def _items(items: dict[str, dict[str, Any]], verified: bool) -> Table:
+    table = Table(title="work items" + (", checksums recomputed" if verified else ""))
+    for column in ("item", "shards done", "missing", *(["failed"] if verified else []), "seconds a shard", "peak MB"):
+        table.add_column(column, justify="left" if column in ("item", "missing", "failed") else "right")
+    table.add_column("hosts")
+    for name, item in items.items():
+        seconds = sorted(r["seconds"] for r in item["records"] if r["seconds"] is not None)
+        hosts = ", ".join(f"{h} {n}" for h, n in item["hosts"].items())
+        table.add_row(
+            name,
+            f"{item['done']} of {item['shards']}",
+            item["missing"] or "-",
+            *([item["failed"] or "-"] if verified else []),
+            f"{seconds[len(seconds) // 2]:.1f}, at most {seconds[-1]:.1f}" if seconds else "-",
+            item["peak_memory_mb"] or "-",
+            hosts or "-",
+        )
     return table
+
+
+def estimate(summary: dict[str, Any]) -> Table:
+    """What `explain --estimate` found out, a method a line."""
+    table = Table(
+        title=f"{summary['patches']:,} patches in {summary['shards']} shards, {summary['device']}, "
+        f"{summary['threads']} threads: one process would take"
+    )
+    table.add_column("method")
+    for column in ("s a patch", "hours", "GB", "files"):
+        table.add_column(column, justify="right")
+    for row in summary["rows"]:
+        last = row is summary["rows"][-1]
+        cells = f"{row['seconds_per_patch']:.3g}", f"{row['hours']:.2f}", f"{row['gb']:.3g}", f"{row['files']:,}"
+        table.add_row(row["method"], *cells, end_section=last)
+    total = summary["total"]
+    table.add_row("all", "", f"{total['hours']:.2f}", f"{total['gb']:.3g}", f"{total['files']:,}")
+    return table
+
+
+def _partial(summary: dict[str, Any]) -> str:
+    found = summary.get("partial")
+    return f"PARTIAL, {found['patches']} of {found['of']} patches: " if found else ""
 
 
 def _number(value: float | None) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -18,8 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 from typer.core import TyperGroup
 
-from histoxai.errors import HistoxaiError, Interrupted
+from histoxai.errors import Interrupted, for_users
 from histoxai.progress import Progress, Silent
+from histoxai.signals import KEPT
 
 _PLAIN_EVERY = 5.0  # seconds between progress lines where stderr is no terminal
 
@@ -36,40 +36,30 @@ class Boundary(TyperGroup):
             result = super().invoke(ctx)
             sys.stdout.flush()
             return result
-        except HistoxaiError as error:
-            _complain(str(error))
-            raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt as stop:
-            reason = str(stop) or "interrupted"
-            _complain(f"{reason}; what is finished is kept: run the same command again to go on")
+            _complain(f"{str(stop) or 'interrupted'}; {KEPT}")
             raise typer.Exit(Interrupted.exit_code) from None
         except BrokenPipeError:
             # `| head` has what it wanted; nothing may complain at interpreter exit either
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
-        except MemoryError:
-            _complain("out of memory; use a smaller --micro-batch, --batch-size or --shard-size")
-            raise typer.Exit(1) from None
-        except OSError as error:
-            _complain(f"{error.filename or 'system'}: {error.strerror or error}")
-            raise typer.Exit(1) from None
+        except Exception as error:
+            ours = for_users(error)
+            if ours is None:
+                raise
+            _complain(str(ours))
+            raise typer.Exit(ours.exit_code) from None
 
 
-def catch_signals() -> None:
-    """SIGTERM and SIGUSR1 (what schedulers send before they kill) end a command like Ctrl-C does."""
+def use_threads(threads: int | None, workers: int = 1) -> int:
+    """Set the number of CPU threads of a process before torch is imported.
 
-    def stop(number: int, _frame: Any) -> None:
-        raise Interrupted(f"stopped by {signal.Signals(number).name}")
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGUSR1, stop)
-
-
-def use_threads(threads: int | None) -> int:
-    """Set the number of CPU threads before torch is imported: SLURM's CPUs, else the usable cores, at most 8."""
+    By default SLURM's CPUs, else the usable cores, at most 8; several workers share them.
+    """
     if threads is None:
         given = os.environ.get("SLURM_CPUS_PER_TASK", "")
         threads = int(given) if given.isdigit() and int(given) else min(8, _usable_cores())
+        threads = max(1, threads // workers)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)
     return threads
@@ -115,6 +105,30 @@ def out() -> Console:
     """A console for tables on stdout; wide where stdout is a file or a pipe, so that nothing is cut."""
     console = Console(markup=False)
     return console if console.is_terminal else Console(width=160, markup=False)
+
+
+def show(summary: dict[str, Any], json: bool, table: Any) -> None:
+    """A stage's summary: one JSON object, or what `table` makes of it."""
+    if json:
+        emit(summary)
+    elif summary.get("dry_run"):
+        out().print("checked; nothing written", highlight=False)
+    else:
+        out().print(table(summary))
+
+
+def show_work(summary: dict[str, Any], only: str | None, json: bool) -> None:
+    """A sharded stage's summary: JSON, the names of shards, or how many were done."""
+    if json:
+        emit(summary)
+    elif only == "check":
+        sys.stdout.write("checked; nothing written\n")
+    elif only in ("count", "missing"):
+        if summary["shards"]:
+            sys.stdout.write(summary["shards"] + "\n")
+    else:
+        done = ", ".join(f"{name} {n}" for name, n in summary["done"].items())
+        sys.stdout.write(f"{summary['output']}: {summary['patches']} patches; shards done now: {done}\n")
 
 
 def _complain(message: str) -> None:

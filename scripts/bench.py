@@ -17,7 +17,7 @@ import numpy as np
 import zarr
 
 from histoxai.progress import Silent
-from histoxai.settings import Ingest
+from histoxai.settings import Ingest, Work
 from histoxai.stages.ingest import ingest
 from histoxai.store.schema import ArraySpec
 
@@ -80,7 +80,7 @@ def bench_ingest(work: Path) -> list[dict[str, Any]]:
     for _ in range(5):
         other.append(bare_write(images, work / "bare.zarr"))
         started = time.perf_counter()
-        ingest(work / "source", work / "ours.zarr", Ingest(classes=("N",)), Silent(), force=True)
+        ingest(work / "source", work / "ours.zarr", Ingest(classes=("N",)), Silent(), Work(force=True))
         ours.append(time.perf_counter() - started)
         shutil.rmtree(work / "bare.zarr")
     a, b = statistics.median(ours), statistics.median(other)
@@ -99,7 +99,7 @@ def step_seconds(keep: bool) -> float:
     """Median seconds of a training step of the study's CNN at 224 px, in a process of its own."""
     code = (
         "import time, statistics, torch\n"
-        "from histoxai.models.batches import keep_freed_memory\n"
+        "from histoxai.resources import keep_freed_memory\n"
         "from histoxai.models.classifiers import ThesisCNN\n"
         f"keep_freed_memory() if {keep} else None\n"
         "torch.manual_seed(0)\n"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -31,7 +33,9 @@ class Outcome:
 
 def run(*arguments: object) -> Outcome:
     """Run a command in this process; a bug of ours (no exit code of its own) raises."""
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    words = [str(a) for a in arguments]
+    with mock.patch.object(sys, "argv", ["histoxai", *words]):  # what goes on record as the command
+        result = CliRunner().invoke(app, words)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return Outcome(result.exit_code, result.stdout, result.stderr)

@@ -56,6 +56,13 @@ class Explainer(ABC):
     """
 
     Options: ClassVar[type] = NoOptions
+    # Whether a network pass holds several patches; else a shard is done, and kept, patch by patch.
+    together: ClassVar[bool] = False
+
+    @property
+    def piece(self) -> int:
+        """Patches that are computed together; a batch of so many gives the bytes of any larger one."""
+        return self.micro_batch if self.together else 1
 
     def __init__(self, options: Any, micro_batch: int) -> None:
         self.options, self.micro_batch = options, micro_batch

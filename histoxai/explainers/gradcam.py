@@ -57,6 +57,7 @@ class GradCAM(Explainer):
     """
 
     Options = Options
+    together = True
 
     def raw_specs(self, model: nn.Module, size: tuple[int, int]) -> dict[str, RawSpec]:
         """The signed weighted sum (1, h, w) at the layer's resolution."""

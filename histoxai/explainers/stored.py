@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,9 +23,9 @@ class StoredMethod:
     explainer: Explainer
     parts: tuple[str, ...]
 
-    def read(self, maps: Store, start: int, stop: int) -> dict[str, np.ndarray]:
-        """Raw arrays of rows [start, stop), by part ("" is the method's own array)."""
-        return {p: maps.read(raw_path(self.name, p), start, stop) for p in self.parts}
+    def take(self, maps: Store, rows: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+        """Raw arrays of some rows, by part ("" is the method's own array)."""
+        return {p: maps.take(raw_path(self.name, p), rows) for p in self.parts}
 
     def plane(self, raw: dict[str, np.ndarray], i: int, size: tuple[int, int], constant: float = 0.0) -> np.ndarray:
         """The rendered plane (H, W) float64 of the i-th of the rows read."""

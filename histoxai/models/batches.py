@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import nn
 
+from histoxai import resources
 from histoxai.errors import InputRefused, UsageError
 from histoxai.provenance import keyed_seed
 from histoxai.store.patches import IMAGES, TARGETS, Patches
@@ -22,7 +22,7 @@ def pick_device(wanted: str) -> torch.device:
 
     Raises UsageError for a name that torch does not know and InputRefused where there is no such GPU.
     """
-    keep_freed_memory()
+    resources.keep_freed_memory()
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     if wanted == "auto":
@@ -36,20 +36,6 @@ def pick_device(wanted: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputRefused(f"--device {wanted}: this machine has {torch.cuda.device_count()} CUDA devices")
     return device
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep freed memory instead of giving it back after every layer.
-
-    Activations of tens of megabytes are otherwise mapped and unmapped anew at each step: at 224 px the study's
-    CNN spent more than half of a training step there (`scripts/bench malloc`). Without glibc, nothing happens.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return
-    mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
-    mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
 
 
 def to_tensor(images: np.ndarray) -> torch.Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ from histoxai.models.batches import Source, in_batches
 from histoxai.models.checkpoint import save_tensors
 from histoxai.progress import Progress
 from histoxai.settings import Training
-from histoxai.store.records import read_json, write_json
+from histoxai.store.files import read_json, write_json
 
 SAVE_SECONDS = 30.0
 Outcome = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -64,6 +65,8 @@ def fit(
     Goes on from `folder/last` where that exists. Returns the history (one dict an epoch) and the best epoch.
     """
     logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    # On a login node, where srun is there and nobody wants it.
+    warnings.filterwarnings("ignore", message="The `srun` command is available")
     fabric = Fabric(
         accelerator=device.type,
         devices=[device.index or 0] if device.type == "cuda" else 1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from histoxai.errors import ParentChanged
+from histoxai.errors import Incomplete, ParentChanged
 from histoxai.explainers.stored import StoredMethod, stored_methods
-from histoxai.models.checkpoint import Run, open_run
+from histoxai.models.runs import Run, open_run
 from histoxai.store.patches import Patches
 from histoxai.store.shards import Store, open_store
+from histoxai.store.state import rows_done
 
 
 @dataclass
@@ -27,6 +29,19 @@ class Lineage:
     patches: Patches
     classifier: Run
     segmenter: Run
+    # rows of the scores store that are there; positions below are positions among these
+    rows: np.ndarray
+
+    def column(self, path: str) -> np.ndarray:
+        """An array of the scores store, of the rows that are there."""
+        return self.scores.take(path, self.rows)
+
+    @property
+    def partial(self) -> dict[str, Any] | None:
+        """None where all explained patches are scored; else how many of how many `patches` are."""
+        known = self.scores.header.get("partial")
+        total = known["of"] if known else self.scores.array("values").shape[0]
+        return {"patches": len(self.rows), "of": total} if known or len(self.rows) < total else None
 
     @cached_property
     def methods(self) -> dict[str, StoredMethod]:
@@ -39,35 +54,38 @@ class Lineage:
         return {name: store.read(name) for name in store.arrays()}
 
     def planes(self, method: str, rows: Sequence[int]) -> list[np.ndarray]:
-        """Rendered maps (H, W) of some rows of the maps store, corrected profile."""
-        found = self.methods[method]
-        return [found.plane(found.read(self.maps, i, i + 1), 0, self.patches.size) for i in rows]
+        """Rendered maps (H, W) of some scored patches, corrected profile."""
+        found, (_, maps, _) = self.methods[method], self._places
+        return [found.plane(found.take(self.maps, maps[[i]]), 0, self.patches.size) for i in rows]
 
     def pictures(self, rows: Sequence[int]) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
-        """Patch (H, W, 3) uint8, tumor and non-tumor mask (H, W) bool of some rows of the maps store."""
+        """Patch (H, W, 3) uint8, tumor and non-tumor mask (H, W) bool of some scored patches."""
         threshold = self.scores.header["settings"]["mask_threshold"]
-        where, at = self._places
-        images = [self.patches.read([where[i]])[0] for i in rows]
-        at = at[list(rows)].tolist()
-        planes = [self.masks.read("probability", k, k + 1)[0] > threshold for k in at]
+        patches, _, masks = self._places
+        images = list(self.patches.read(patches[list(rows)]))
+        planes = self.masks.take("probability", masks[list(rows)]) > threshold
         return images, [p[0] for p in planes], [p[1] for p in planes]
 
     @cached_property
-    def _places(self) -> tuple[np.ndarray, np.ndarray]:
-        # for every map its row in the patches and in the masks store
-        place = {p: k for k, p in enumerate(self.masks.read("patch_id").tolist())}
-        return self.maps.read("row"), np.array([place[p] for p in self.maps.read("patch_id").tolist()])
+    def _places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        # for every scored patch its row in the patches, the maps and the masks store
+        ids = self.column("patch_id").tolist()
+        found = [self.column("row")]
+        for store in (self.maps, self.masks):
+            place = {p: k for k, p in enumerate(store.read("patch_id").tolist())}
+            found.append(np.array([place[p] for p in ids]))
+        return found[0], found[1], found[2]
 
     @cached_property
     def _predicted(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.scores.read("prediction"), self.scores.read("probability")
+        return self.column("prediction"), self.column("probability")
 
     def title(self, row: int, name: str) -> str:
         """A patch's class, predicted class and probability in two lines."""
         prediction, probability = self._predicted
         return f"{name}\npred. {self.patches.classes[int(prediction[row])]}, {probability[row]:.2f}"
 
-    def rows(self) -> list[dict[str, str]]:
+    def ancestors(self) -> list[dict[str, str]]:
         """Name, path, digest and command of every ancestor."""
         stores: list[tuple[str, Path, str, Mapping[str, Any]]] = [
             ("patches", self.patches.path, self.patches.digest, self.patches.store.header),
@@ -80,13 +98,14 @@ class Lineage:
         return [{"name": n, "path": str(p), "digest": d, "command": h["run"]["command"]} for n, p, d, h in stores]
 
 
-def resolve_lineage(path: Path, moved: Mapping[str, Path | None]) -> Lineage:
+def resolve_lineage(path: Path, moved: Mapping[str, Path | None], allow_partial: bool = False) -> Lineage:
     """Open a scores store and all its ancestors; `moved` names those that are no longer where they were.
 
-    Raises ParentChanged where one is not the one that was used, InputRefused where one is gone.
+    Raises ParentChanged where one is not the one that was used, InputRefused where one is gone, Incomplete where
+    not all patches are scored and `allow_partial` is not set.
     """
     scores = open_store(path, "scores", "score")
-    scores.require_complete()
+    rows = _scored(scores, allow_partial)
 
     def find(name: str, child: Path, header: Mapping[str, Any], key: str | None = None) -> tuple[Path, str]:
         recorded = header["parents"][key or name]
@@ -122,7 +141,23 @@ def resolve_lineage(path: Path, moved: Mapping[str, Path | None]) -> Lineage:
         run = open_run(place, kind)
         check(name, place, run.digest, wanted, child.path)
         runs.append(run)
-    return Lineage(scores, maps, masks, patches, *runs)
+    return Lineage(scores, maps, masks, patches, runs[0], runs[1], rows)
+
+
+def _scored(scores: Store, allow_partial: bool) -> np.ndarray:
+    partial = scores.header.get("partial")
+    if not allow_partial:
+        scores.require_complete()
+        if partial:
+            again = re.sub(r" --allow-partial\b", "", scores.header["run"]["command"])
+            raise Incomplete(
+                f"{scores.path}: was made with --allow-partial, from {partial['patches']} of {partial['of']} patches; "
+                f"run `{'`, `'.join(partial['commands'])}`, then `{again} --force`, or go on with --allow-partial"
+            )
+    rows = np.flatnonzero(rows_done(scores.completeness()["scores"]))
+    if not len(rows):
+        scores.require_complete()
+    return rows
 
 
 def _shortest(place: Path) -> Path:

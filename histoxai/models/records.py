@@ -15,8 +15,8 @@ from histoxai import provenance
 from histoxai.models.fit import log_tensorboard
 from histoxai.settings import Training
 from histoxai.store.create import create_or_match
+from histoxai.store.files import write_atomically
 from histoxai.store.patches import Patches
-from histoxai.store.records import write_atomically
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item
 
@@ -78,4 +78,4 @@ def write_predictions(
     header = provenance.header("predictions/1", {"split": split}, None, parents)
     item = Item("predictions", specs)
     store = create_or_match(output / "predictions.zarr", header, index, [item], force=True)
-    store.write(item, 0, predictions, started)
+    store.write(item, 0, predictions, time.perf_counter() - started)

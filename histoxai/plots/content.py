@@ -30,6 +30,11 @@ def accuracy_rows(metrics: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"name": name, **row} for name, row in metrics["per_class"].items()]
 
 
+def partial_words(partial: dict[str, Any] | None) -> str:
+    """What every figure of an incomplete store carries; nothing where it is complete."""
+    return f"partial: {partial['patches']:,} of {partial['of']:,} patches" if partial else ""
+
+
 def pick_cases(
     label: np.ndarray, prediction: np.ndarray, probability: np.ndarray, case: np.ndarray, present: list[int]
 ) -> list[list[int | None]]:

@@ -19,7 +19,13 @@ from histoxai.transforms.geometry import quarter_turns, suffix
 
 
 def augment(
-    source: Path, output: Path | None, settings: Augment, progress: Progress, *, force: bool = False
+    source: Path,
+    output: Path | None,
+    settings: Augment,
+    progress: Progress,
+    *,
+    force: bool = False,
+    verify: bool = False,
 ) -> dict[str, Any]:
     """Split, rotate and balance a patch store; `output` None plans without writing.
 
@@ -35,7 +41,7 @@ def augment(
     if settings.split_by != "source" and patches.split.any():
         progress.say(f"{source} has a split of its own, not used here; --split-by source keeps it")
     if output is not None:
-        _write(patches, output, settings, plan, progress, force)
+        _write(patches, output, settings, plan, progress, force, verify)
     return {
         "schema": "histoxai.augment/1",
         "output": None if output is None else str(output),
@@ -66,7 +72,9 @@ def _check(patches: Patches, settings: Augment) -> None:
         raise InputRefused(f"{patches.path}: the source gave no partitions; use --split-by group")
 
 
-def _write(patches: Patches, output: Path, settings: Augment, plan: Plan, progress: Progress, force: bool) -> None:
+def _write(
+    patches: Patches, output: Path, settings: Augment, plan: Plan, progress: Progress, force: bool, verify: bool
+) -> None:
     label = patches.label[plan.parent]
     turned = [suffix(int(t)) for t in plan.rotation]
     ids = np.array([f"{patches.patch_id[r]}{s}" for r, s in zip(plan.parent, turned, strict=True)])
@@ -105,4 +113,4 @@ def _write(patches: Patches, output: Path, settings: Augment, plan: Plan, progre
             made[TARGETS] = np.stack(planes)
         return made
 
-    fill(store, item, compute, progress)
+    fill(store, item, compute, progress, verify=verify)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from histoxai import provenance
+from histoxai import provenance, resources, slurm
 from histoxai.errors import InputRefused, UsageError
 from histoxai.explainers.base import Batch, Explainer, parse_options
+from histoxai.explainers.cost import measure
 from histoxai.explainers.stored import raw_path
 from histoxai.models.batches import pick_device, predict, to_tensor
-from histoxai.models.checkpoint import Run, load_model, open_run
+from histoxai.models.checkpoint import load_model
+from histoxai.models.runs import Run, open_run
 from histoxai.progress import Progress
 from histoxai.registry import resolve
-from histoxai.settings import Explain
+from histoxai.settings import Explain, Work
 from histoxai.store.create import create_or_match, match
 from histoxai.store.patches import Patches
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item, Store
-from histoxai.store.work import do_items
+from histoxai.store.work import Task, do_items
 
 PREDICTIONS = "predictions"
 _RESERVED = (PREDICTIONS, "index", "masks")
@@ -36,77 +38,139 @@ def explain(
     output: Path,
     settings: Explain,
     progress: Progress,
-    *,
-    shard: str | None = None,
-    force: bool = False,
-    only: str | None = None,
-    threads: int = 0,
+    work: Work,
 ) -> dict[str, Any]:
     """Explain the chosen patches with every method, shard by shard; methods can be added to a store later.
 
-    only: "count" or "missing" to name shards, "check" to validate, None to work. Raises UsageError for an
-    unknown method, option or target, InputRefused where classifier and patches do not belong together,
-    SettingsDiffer where the output was made otherwise.
+    Raises UsageError for an unknown method, option or target, InputRefused where classifier and patches do not
+    belong together, SettingsDiffer where the output was made otherwise.
     """
-    explainers = make_explainers(settings)
     provenance.keep_apart(output, source, model)
-    patches = Patches(source)
-    run = open_run(model, "classifier")
-    _check(patches, run, progress)
-    rows = patches.rows(settings.split, settings.per_class)
-    target = _target(settings.target, patches, rows)
-    device = pick_device(settings.device)
-    network = load_model(run, device)
-    items = [_prediction_item(len(rows), len(patches.classes), settings.shard_size)]
-    items += [_item(name, e, settings, network, patches.size, len(rows)) for name, e in explainers.items()]
-    header = _header(patches, run, output, settings, device)
-    index = {
-        "row": rows.astype(np.int32),
-        "patch_id": patches.patch_id[rows],
-        "label": patches.label[rows].astype(np.int16),
-        "group": patches.group[rows],
+    job = _Job.of(source, model, settings, progress)
+    items = job.items()
+    header = _header(job, output)
+    summary = {
+        "schema": "histoxai.explain/1",
+        "output": str(output),
+        "patches": len(job.rows),
+        "methods": list(job.explainers),
     }
+    if work.only == "estimate":
+        return summary | {"schema": "histoxai.estimate/1"} | _estimate(job, items, work, progress)
     opened: list[Store] = []
 
     def make() -> Store:
-        opened.append(create_or_match(output, header, index, items, attrs={"classes": patches.classes}, force=force))
+        attrs = {"classes": job.patches.classes}
+        opened.append(create_or_match(output, header, job.index(), items, attrs=attrs, force=work.force))
         return opened[0]
 
-    def prepare() -> dict[str, Callable[[int, int], dict[str, np.ndarray]]]:
-        def predictions(start: int, stop: int) -> dict[str, np.ndarray]:
-            found = predict(network, patches.read(rows[start:stop]), settings.micro_batch, device)
-            targets = found["prediction"] if target is None else target[start:stop].astype(np.int16)
-            return {f"{PREDICTIONS}/{k}": v for k, v in found.items()} | {"targets": targets}
-
-        def of(name: str, explainer: Explainer) -> Callable[[int, int], dict[str, np.ndarray]]:
-            def maps(start: int, stop: int) -> dict[str, np.ndarray]:
-                targets = torch.from_numpy(opened[0].read("targets", start, stop).astype(np.int64))
-                ids = patches.patch_id[rows[start:stop]]
-                seeds = [provenance.keyed_seed(settings.seed, name, i) for i in ids]
-                images = to_tensor(patches.read(rows[start:stop])).to(device)
-                raw = explainer.attribute(network, Batch(images, targets.to(device), seeds))
-                return {raw_path(name, k): v for k, v in raw.items()}
-
-            return maps
-
-        return {PREDICTIONS: predictions} | {n: of(n, e) for n, e in explainers.items()}
-
-    summary = do_items(
-        make,
-        (lambda: match(output, header, items)) if output.exists() else None,
+    task = Task(
         items,
-        prepare,
-        progress,
-        shard=shard,
-        only=only,
-        facts={"threads": threads, "micro_batch": settings.micro_batch},
+        make,
+        (lambda: match(output, header, items)) if output.exists() and not work.force else None,
+        lambda: {PREDICTIONS: job.predict} | {n: partial(job.maps, n, opened[0]) for n in job.explainers},
+        partial(explain, source, model, output, settings),
+        {"threads": work.threads, "micro_batch": settings.micro_batch},
     )
+    return summary | do_items(task, progress, work)
+
+
+@dataclass
+class _Job:
+    """What is explained, with what: the inputs of a command, checked against each other."""
+
+    settings: Explain
+    patches: Patches
+    run: Run
+    rows: np.ndarray
+    target: np.ndarray | None
+    device: torch.device
+    network: nn.Module
+    explainers: dict[str, Explainer]
+
+    @classmethod
+    def of(cls, source: Path, model: Path, settings: Explain, progress: Progress) -> _Job:
+        explainers = make_explainers(settings)
+        patches = Patches(source)
+        run = open_run(model, "classifier")
+        _check(patches, run, progress)
+        rows = patches.rows(settings.split, settings.per_class)
+        target = _target(settings.target, patches, rows)
+        device = pick_device(settings.device)
+        return cls(settings, patches, run, rows, target, device, load_model(run, device), explainers)
+
+    def items(self) -> list[Item]:
+        n, settings = len(self.rows), self.settings
+        made = [_prediction_item(n, len(self.patches.classes), settings)]
+        return made + [_item(k, e, settings, self.network, self.patches.size, n) for k, e in self.explainers.items()]
+
+    def index(self) -> dict[str, np.ndarray]:
+        return {
+            "row": self.rows.astype(np.int32),
+            "patch_id": self.patches.patch_id[self.rows],
+            "label": self.patches.label[self.rows].astype(np.int16),
+            "group": self.patches.group[self.rows],
+        }
+
+    def predict(self, start: int, stop: int) -> dict[str, np.ndarray]:
+        images = self.patches.read(self.rows[start:stop])
+        found = predict(self.network, images, self.settings.micro_batch, self.device)
+        targets = found["prediction"] if self.target is None else self.target[start:stop].astype(np.int16)
+        return {f"{PREDICTIONS}/{k}": v for k, v in found.items()} | {"targets": targets}
+
+    def batch(self, name: str, targets: np.ndarray, start: int, stop: int) -> Batch:
+        rows = self.rows[start:stop]
+        seeds = [provenance.keyed_seed(self.settings.seed, name, i) for i in self.patches.patch_id[rows]]
+        images = to_tensor(self.patches.read(rows)).to(self.device)
+        return Batch(images, torch.from_numpy(targets.astype(np.int64)).to(self.device), seeds)
+
+    def maps(self, name: str, store: Store, start: int, stop: int) -> dict[str, np.ndarray]:
+        return self.attribute(name, self.batch(name, store.read("targets", start, stop), start, stop))
+
+    def attribute(self, name: str, batch: Batch) -> dict[str, np.ndarray]:
+        raw = self.explainers[name].attribute(self.network, batch)
+        return {raw_path(name, k): v for k, v in raw.items()}
+
+
+def _estimate(job: _Job, items: list[Item], work: Work, progress: Progress) -> dict[str, Any]:
+    """Time a few patches of each method and say what all would take: hours, bytes, files, and a job to paste."""
+    n, shards = len(job.rows), items[0].count
+    progress.start("timing", len(job.explainers))
+    rows: list[dict[str, Any]] = []
+    for item in items[1:]:
+
+        def load(start: int, stop: int, name: str = item.name) -> Batch:
+            return job.batch(name, job.predict(start, stop)["targets"], start, stop)
+
+        piece = min(job.explainers[item.name].piece, n)
+        cost = measure(load, partial(job.attribute, item.name), item.specs, piece, n)
+        rows.append(
+            {
+                "method": item.name,
+                "seconds_per_patch": cost.seconds,
+                "hours": cost.seconds * n / 3600,
+                "gb": cost.bytes * n / 1e9,
+                # each shard of each array, its record, the arrays' metadata and the item's own
+                "files": shards * (len(item.specs) + 1) + len(item.specs) + 1,
+                "patches_timed": cost.patches,
+            }
+        )
+        progress.advance(1, item.name)
+    progress.stop()
+    hours = sum(r["hours"] for r in rows)
+    peak = resources.peak_memory_mb()
+    block = slurm.array_block(
+        provenance.run_facts()["command"], shards, hours, peak, max(1, work.threads), job.device.type == "cuda"
+    )
+    total = {k: sum(r[k] for r in rows) for k in ("hours", "gb", "files")}
     return {
-        "schema": "histoxai.explain/1",
-        "output": str(output),
-        "patches": len(rows),
-        "methods": list(explainers),
-        **summary,
+        "shards": shards,
+        "threads": work.threads,
+        "device": job.device.type,
+        "rows": rows,
+        "total": total,
+        "peak_memory_mb": peak,
+        "sbatch": block,
     }
 
 
@@ -169,16 +233,15 @@ def _target(target: str, patches: Patches, rows: np.ndarray) -> np.ndarray | Non
     return np.full(len(rows), patches.classes.index(target))
 
 
-def _prediction_item(n: int, classes: int, shard: int) -> Item:
-    return Item(
-        PREDICTIONS,
-        (
-            ArraySpec(f"{PREDICTIONS}/logits", (n, classes), np.float32, shard),
-            ArraySpec(f"{PREDICTIONS}/prediction", (n,), np.int16, shard),
-            ArraySpec(f"{PREDICTIONS}/probability", (n,), np.float32, shard),
-            ArraySpec("targets", (n,), np.int16, shard, -1),
-        ),
+def _prediction_item(n: int, classes: int, settings: Explain) -> Item:
+    shard = settings.shard_size
+    specs = (
+        ArraySpec(f"{PREDICTIONS}/logits", (n, classes), np.float32, shard),
+        ArraySpec(f"{PREDICTIONS}/prediction", (n,), np.int16, shard),
+        ArraySpec(f"{PREDICTIONS}/probability", (n,), np.float32, shard),
+        ArraySpec("targets", (n,), np.int16, shard, -1),
     )
+    return Item(PREDICTIONS, specs, piece=settings.micro_batch)
 
 
 def _item(
@@ -189,10 +252,12 @@ def _item(
         ArraySpec(raw_path(name, part), (n, *spec.shape), spec.dtype, settings.shard_size, spec.fill)
         for part, spec in explainer.raw_specs(network, size).items()
     )
-    return Item(name, specs, {"method": method, "options": asdict(explainer.options), "seed": settings.seed})
+    what = {"method": method, "options": asdict(explainer.options), "seed": settings.seed}
+    return Item(name, specs, what, explainer.piece)
 
 
-def _header(patches: Patches, run: Run, output: Path, settings: Explain, device: torch.device) -> dict[str, Any]:
+def _header(job: _Job, output: Path) -> dict[str, Any]:
+    settings = job.settings
     return provenance.header(
         "maps/1",
         {
@@ -200,14 +265,14 @@ def _header(patches: Patches, run: Run, output: Path, settings: Explain, device:
             "per_class": settings.per_class,
             "target": settings.target,
             "micro_batch": settings.micro_batch,
-            "device": device.type,
+            "device": job.device.type,
             "precision": "fp32",
             "memory_format": "channels_last",
             "shard_size": settings.shard_size,
         },
         settings.seed,
         {
-            "patches": provenance.parent(patches.path, output, patches.digest),
-            "model": provenance.parent(run.path, output, run.digest),
+            "patches": provenance.parent(job.patches.path, output, job.patches.digest),
+            "model": provenance.parent(job.run.path, output, job.run.digest),
         },
     )

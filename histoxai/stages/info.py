@@ -1,38 +1,47 @@
-"""info: what any store or run folder holds, where it came from, and whether it is complete."""
+"""info: what any store or run folder holds, where it came from, and whether it is complete and sound."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from histoxai.errors import InputRefused
-from histoxai.models.checkpoint import RUN, Run, open_run
-from histoxai.store.records import read_json
-from histoxai.store.shards import Store, ranges
+from histoxai import provenance
+from histoxai.errors import Damaged, InputRefused
+from histoxai.models.runs import RUN, WEIGHTS, Run, open_run
+from histoxai.store.files import read_json
+from histoxai.store.shards import Store
+from histoxai.store.state import ranges, remake_command
 
 SCHEMA = "histoxai.info/1"
 
 
-def info(path: Path) -> dict[str, Any]:
-    """Contents, lineage and completeness.
+def info(path: Path, verify: bool = False) -> dict[str, Any]:
+    """Contents, lineage and completeness; with `verify` all checksums are recomputed.
 
     Raises InputRefused where `path` is nothing of ours.
     """
     if not path.exists():
         raise InputRefused(f"{path}: no such store or run folder")
     if (path / RUN).is_file() or (path / "last" / "identity.json").is_file():
-        return _run(path)
-    if (path / "data.zarr").is_dir():
-        return _store(path / "data.zarr") | {"page": str(path / "index.html")}
-    return _store(path)
+        found = _run(path, verify)
+    elif (path / "data.zarr").is_dir():
+        found = _store(path / "data.zarr", verify) | {"page": str(path / "index.html")}
+    else:
+        found = _store(path, verify)
+    return found | {"verified": verify}
 
 
-def _store(path: Path) -> dict[str, Any]:
+def complain(summary: dict[str, Any]) -> None:
+    """Raise Damaged where `info --verify` found what does not hold, with the commands that remake it."""
+    if summary.get("failed"):
+        raise Damaged(f"{summary['path']}: " + "; ".join(summary["failed"]))
+
+
+def _store(path: Path, verify: bool) -> dict[str, Any]:
     store = Store(path)
     header = store.header
-    items = store.completeness()
-    for item in items.values():
-        item["missing"] = ranges(item["missing"])
+    items = store.completeness(verify)
     arrays = {p: store.array(p) for p in store.arrays()}
     more = {k: v for k, v in store.group.attrs.items() if k != "histoxai"}
     return {
@@ -40,6 +49,7 @@ def _store(path: Path) -> dict[str, Any]:
         "path": str(path),
         "kind": header["schema"],
         "complete": not any(i["missing"] for i in items.values()),
+        "failed": list(_failures(header, items)),
         "digest": store.digest(),
         "settings": header["settings"],
         "seed": header["seed"],
@@ -47,12 +57,26 @@ def _store(path: Path) -> dict[str, Any]:
         "parents": header["parents"],
         "versions": header["versions"],
         "run": header["run"],
-        "items": items,
+        "partial": header.get("partial"),
+        "items": {name: _plain(item) for name, item in items.items()},
         "arrays": {p: {"shape": list(a.shape), "dtype": str(a.dtype).removesuffix("()")} for p, a in arrays.items()},
     }
 
 
-def _run(path: Path) -> dict[str, Any]:
+def _plain(item: dict[str, Any]) -> dict[str, Any]:
+    return item | {"done": len(item["records"])} | {k: ranges(item[k]) for k in ("missing", "failed")}
+
+
+def _failures(header: dict[str, Any], items: dict[str, dict[str, Any]]) -> Iterator[str]:
+    for name, item in items.items():
+        if item["failed"]:
+            command = remake_command(item["command"], item["failed"])
+            if name == "index":  # ids and labels: everything rests on them
+                command = f"{header['run']['command']} --force"
+            yield f"'{name}' fails its checksums in shard {ranges(item['failed'])}; remake it: `{command}`"
+
+
+def _run(path: Path, verify: bool) -> dict[str, Any]:
     if not (path / RUN).is_file():
         state = read_json(path / "last" / "state.json") or {}
         return {
@@ -81,6 +105,17 @@ def _run(path: Path) -> dict[str, Any]:
         "schema": SCHEMA,
         "path": str(path),
         "complete": True,
+        "failed": list(_run_failures(path, facts)) if verify else [],
         "digest": Run(path, facts).digest,
         **{k: facts[k] for k in (*kept, *rest)},
     }
+
+
+def _run_failures(path: Path, facts: dict[str, Any]) -> Iterator[str]:
+    weights = path / WEIGHTS
+    if not weights.is_file() or provenance.file_checksum(weights) != facts["weights"]["checksum"]:
+        yield f"{WEIGHTS} fails its checksum; train again: `{facts['run']['command']} --force`"
+    for child in sorted(path.glob("*.zarr")):
+        state = Store(child).completeness(verify=True)
+        if any(item["failed"] or item["missing"] for item in state.values()):
+            yield f"{child.name} fails its checksums; train again: `{facts['run']['command']} --force`"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ from histoxai.errors import InputRefused
 from histoxai.progress import Progress
 from histoxai.readers.base import Index, Reader, require_folder
 from histoxai.registry import names, resolve
-from histoxai.settings import Ingest
-from histoxai.store.create import create_or_match, discard
+from histoxai.settings import Ingest, Work
+from histoxai.store.create import create_or_match, discard, match
 from histoxai.store.patches import IMAGES, TARGETS, image_item
-from histoxai.store.work import fill
+from histoxai.store.work import Task, do_items
 
 
 def ingest(
@@ -23,13 +24,12 @@ def ingest(
     output: Path,
     settings: Ingest,
     progress: Progress,
-    *,
-    force: bool = False,
-    dry_run: bool = False,
+    work: Work,
 ) -> dict[str, Any]:
     """Read a source shard by shard into a patch store; memory does not grow with the data.
 
-    Raises InputRefused for anything in the source that cannot be used; nothing half-written stays.
+    Raises InputRefused for anything in the source that cannot be used. A command that does the whole store
+    leaves nothing half-written then; one that does a share of it leaves the others' work.
     """
     provenance.keep_apart(output, source)
     name, reason = recognise(source, settings.format)
@@ -38,10 +38,7 @@ def ingest(
     index = reader.index
     for note in index.notes:
         progress.say(note)
-    summary = _summary(output, name, index)
-    if not dry_run:
-        _write(source, output, settings, name, reader, progress, force)
-    return summary
+    return _summary(output, name, index) | _write(source, output, settings, name, reader, progress, work)
 
 
 def recognise(source: Path, wanted: str) -> tuple[str, str]:
@@ -63,8 +60,8 @@ def recognise(source: Path, wanted: str) -> tuple[str, str]:
 
 
 def _write(
-    source: Path, output: Path, settings: Ingest, name: str, reader: Reader, progress: Progress, force: bool
-) -> None:
+    source: Path, output: Path, settings: Ingest, name: str, reader: Reader, progress: Progress, work: Work
+) -> dict[str, Any]:
     index = reader.index
     item = image_item(len(index), index.size, settings.shard_size, index.has_targets)
     header = provenance.header(
@@ -86,20 +83,27 @@ def _write(
         "patch_id": np.array(index.patch_id),
         "split": np.array(index.split, np.uint8),
     }
-    store = create_or_match(
-        output, header, arrays, [item], attrs={"classes": index.classes, "mpp": index.mpp}, force=force
-    )
+    attrs = {"classes": index.classes, "mpp": index.mpp}
 
     def compute(start: int, stop: int) -> dict[str, np.ndarray]:
-        images, targets = reader.read(start, stop)
+        try:
+            images, targets = reader.read(start, stop)
+        except InputRefused:
+            # A source that must be mended has another digest afterwards: what was written is of no use.
+            if work.shard is None and work.feed is None:
+                discard(output, "patches/1")
+            raise
         return {IMAGES: images} if targets is None else {IMAGES: images, TARGETS: targets}
 
-    try:
-        fill(store, item, compute, progress)
-    except InputRefused:
-        # A source that must be mended has another digest afterwards: what was written is of no use.
-        discard(output, "patches/1")
-        raise
+    task = Task(
+        [item],
+        lambda: create_or_match(output, header, arrays, [item], attrs=attrs, force=work.force),
+        (lambda: match(output, header, [item])) if output.exists() and not work.force else None,
+        lambda: {IMAGES: compute},
+        partial(ingest, source, output, settings),
+        {"threads": work.threads},
+    )
+    return do_items(task, progress, work)
 
 
 def _summary(output: Path, name: str, index: Index) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,15 @@ from torch.nn import functional
 
 from histoxai import provenance
 from histoxai.models.batches import forward, pick_device
-from histoxai.models.checkpoint import Run, load_model, open_run
+from histoxai.models.checkpoint import load_model
+from histoxai.models.runs import Run, open_run
 from histoxai.progress import Progress
-from histoxai.settings import Masks
+from histoxai.settings import Masks, Work
 from histoxai.store.create import create_or_match, match
 from histoxai.store.patches import Patches
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item
-from histoxai.store.work import do_items
+from histoxai.store.work import Task, do_items
 
 PROBABILITY = "probability"
 
@@ -29,16 +31,11 @@ def masks(
     output: Path,
     settings: Masks,
     progress: Progress,
-    *,
-    shard: str | None = None,
-    force: bool = False,
-    only: str | None = None,
-    threads: int = 0,
+    work: Work,
 ) -> dict[str, Any]:
     """Segment every patch of a split, shard by shard.
 
-    only: "count" or "missing" to name shards, "check" to validate, None to work. Raises InputRefused where
-    the run folder is no segmenter, SettingsDiffer where the output was made otherwise.
+    Raises InputRefused where the run folder is no segmenter, SettingsDiffer where the output was made otherwise.
     """
     provenance.keep_apart(output, source, model)
     patches = Patches(source)
@@ -46,7 +43,8 @@ def masks(
     rows = patches.rows(settings.split)
     device = pick_device(settings.device)
     scale = _scale(patches, run, settings, progress)
-    item = Item("masks", (ArraySpec(PROBABILITY, (len(rows), 2, *patches.size), np.float32, settings.shard_size),))
+    spec = ArraySpec(PROBABILITY, (len(rows), 2, *patches.size), np.float32, settings.shard_size)
+    item = Item("masks", (spec,), piece=settings.micro_batch)
     header = provenance.header(
         "masks/1",
         {
@@ -75,16 +73,15 @@ def masks(
 
         return {"masks": compute}
 
-    summary = do_items(
-        lambda: create_or_match(output, header, index, [item], force=force),
-        (lambda: match(output, header, [item])) if output.exists() else None,
+    task = Task(
         [item],
+        lambda: create_or_match(output, header, index, [item], force=work.force),
+        (lambda: match(output, header, [item])) if output.exists() else None,
         prepare,
-        progress,
-        shard=shard,
-        only=only,
-        facts={"threads": threads, "micro_batch": settings.micro_batch},
+        partial(masks, source, model, output, settings),
+        {"threads": work.threads, "micro_batch": settings.micro_batch},
     )
+    summary = do_items(task, progress, work)
     return {"schema": "histoxai.masks/1", "output": str(output), "patches": len(rows), **summary}
 
 

@@ -17,6 +17,7 @@ from histoxai.plots.content import (
     accuracy_rows,
     case_means,
     class_counts,
+    partial_words,
     pick_cases,
     summary_lines,
     table6,
@@ -24,7 +25,7 @@ from histoxai.plots.content import (
 from histoxai.progress import Progress
 from histoxai.settings import Report
 from histoxai.store.create import create_or_match, match
-from histoxai.store.records import write_atomically
+from histoxai.store.files import write_atomically
 
 SCHEMA = "report/1"
 
@@ -38,15 +39,17 @@ def report(
     moved: Mapping[str, Path | None],
     force: bool = False,
     dry_run: bool = False,
+    allow_partial: bool = False,
 ) -> dict[str, Any]:
     """Draw everything and write the page; `data.zarr` comes last, so a report that has it is complete.
 
-    Raises ParentChanged or InputRefused where a store of the lineage is gone or is not the one that was used.
+    Raises ParentChanged or InputRefused where a store of the lineage is gone or is not the one that was used,
+    Incomplete where patches are missing and `allow_partial` is not set.
     """
     provenance.keep_apart(output, scores_path, *[p for p in moved.values() if p is not None])
-    lineage = resolve_lineage(scores_path, moved)
+    lineage = resolve_lineage(scores_path, moved, allow_partial)
     parents = {"scores": provenance.parent(scores_path, output / "data.zarr", lineage.scores.digest())}
-    header = provenance.header(SCHEMA, settings, None, parents)
+    header = provenance.header(SCHEMA, settings, None, parents, partial=lineage.partial)
     summary = {
         "schema": "histoxai.report/1",
         "page": str(output / "index.html"),
@@ -79,23 +82,28 @@ def _content(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, list[str]]]:
     scores, axes = lineage.scores, lineage.scores.header["axes"]
     classes = lineage.patches.classes
-    label, case = (scores.read(k).astype(np.int64) for k in ("label", "case"))
-    values, counts = scores.read("values"), scores.read("counts")
+    label, case = (lineage.column(k).astype(np.int64) for k in ("label", "case"))
+    values, counts = lineage.column("values"), lineage.column("counts")
     present = [c for c in range(len(classes)) if (label == c).any()]
     names = [classes[c] for c in present]
     position = np.full(len(classes), -1)
     position[present] = np.arange(len(present))
-    examples = pick_cases(label, scores.read("prediction"), scores.read("probability"), case, present)
+    examples = pick_cases(label, lineage.column("prediction"), lineage.column("probability"), case, present)
     table1 = class_counts(
         lineage.patches.label, lineage.patches.split, classes, lineage.patches.store.header.get("table")
     )
     tables, means = table6(values, label, names, present, axes)
     progress.start("figures", len(axes["metric"]) + 2 * len(axes["method"]) + 7)
+    with figures.marked(partial_words(lineage.partial)):
+        violins = _violins(values, position[label], case, names, axes, progress)
+        maps = _maps(lineage, examples, names, progress)
+        sheets = _cases(lineage, examples, names, progress)
     content: dict[str, Any] = {
         "title": settings.title,
         "version": __version__,
         "patches": len(label),
-        "groups": len(set(scores.read("group").tolist())),
+        "partial": partial_words(lineage.partial),
+        "groups": len(set(lineage.column("group").tolist())),
         "split": lineage.maps.header["settings"]["split"],
         "size": lineage.patches.size,
         "target": scores.header["target"],
@@ -109,13 +117,13 @@ def _content(
         "classifier": _classifier(lineage, progress),
         "segmenter": _segmenter(lineage, counts, axes, progress),
         "table6": tables,
-        "violins": _violins(values, position[label], case, names, axes, progress),
-        "maps": _maps(lineage, examples, names, progress),
-        "cases": _cases(lineage, examples, names, progress),
-        "lineage": lineage.rows(),
+        "violins": violins,
+        "maps": maps,
+        "cases": sheets,
+        "lineage": lineage.ancestors(),
     }
     progress.stop()
-    ids = scores.read("patch_id")
+    ids = lineage.column("patch_id")
     arrays = {
         **{f"table1_{k}": np.array(v) for k, v in _columns(table1).items()},
         "table4_accuracy": _floats([r["accuracy"] for r in accuracy_rows(lineage.classifier.facts["metrics"])]),

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from histoxai import provenance
-from histoxai.errors import Incomplete, InputRefused
-from histoxai.explainers.stored import StoredMethod, stored_methods, used_items
+from histoxai import provenance, resources
+from histoxai.explainers.coverage import coverage
+from histoxai.explainers.stored import StoredMethod, used_items
 from histoxai.metrics.counts import confusion_counts
 from histoxai.metrics.localisation import threshold_histogram
 from histoxai.metrics.profiles import METRICS, Mask, Profile
@@ -35,20 +35,26 @@ def score(
     *,
     force: bool = False,
     dry_run: bool = False,
+    verify: bool = False,
+    allow_partial: bool = False,
 ) -> None:
     """Score every map of a store against both masks; both profiles are always computed and stored.
 
-    Raises InputRefused where maps and masks are not of the same patches, Incomplete where one has gaps.
+    Raises InputRefused where maps and masks are not of the same patches, Incomplete where one has gaps. With
+    `allow_partial` those patches are scored that have every map and mask, and the store says so; a method that
+    has not begun is left out.
     """
     provenance.keep_apart(output, maps_path, masks_path)
     maps = open_store(maps_path, "maps", "explain")
     masks = open_store(masks_path, "masks", "masks")
-    maps.require_complete(sharded=True)
-    masks.require_complete(sharded=True)
-    methods = stored_methods(maps)
-    at = _join(maps, masks)
-    index = _index(maps, settings)
-    item = _item(len(at), len(methods), settings.shard_size)
+    found = coverage(maps, masks, allow_partial)
+    for name in found.absent:
+        progress.warn(f"{maps_path}: '{name}' has no finished shard and is left out")
+    methods, rows, at = found.methods, found.rows, found.masks
+    if found.partial:
+        progress.warn(f"partial: {len(rows)} of {found.partial['of']} patches have all maps and masks")
+    index = _index(maps, rows, settings)
+    item = _item(len(rows), len(methods), settings.shard_size)
     header = provenance.header(
         "scores/1",
         settings,
@@ -66,6 +72,7 @@ def score(
         },
         methods={m.name: {"method": m.method, "options": provenance.plain(m.explainer.options)} for m in methods},
         target=maps.header["settings"]["target"],
+        partial=found.partial,
     )
     if dry_run:
         if output.exists() and not force:
@@ -75,8 +82,8 @@ def score(
     profiles = [resolve("profile", n)(settings.map_threshold, settings.mask_threshold) for n in names("profile")]
 
     def compute(start: int, stop: int) -> dict[str, np.ndarray]:
-        raw = [m.read(maps, start, stop) for m in methods]
-        probability = _mask_rows(masks, at[start:stop])
+        raw = [m.take(maps, rows[start:stop]) for m in methods]
+        probability = masks.take("probability", at[start:stop])
         made = _empty(item, stop - start)
         for i in range(stop - start):
             truth = [Mask.of(p.astype(np.float64), settings.mask_threshold) for p in probability[i]]
@@ -85,7 +92,8 @@ def score(
                 made["values"][i, j], made["counts"][i, j], made["curves"][i, j] = values, four, curves
         return made
 
-    fill(store, item, compute, progress)
+    resources.keep_freed_memory()
+    fill(store, item, compute, progress, verify=verify)
 
 
 def summary(path: Path, profile: str) -> dict[str, Any]:
@@ -104,7 +112,10 @@ def summary(path: Path, profile: str) -> dict[str, Any]:
                 for name, number, mine in chosen:
                     key = {"method": method, "mask": mask, "class": name, "case": number, "metric": metric}
                     rows.append(key | mean_of(values[mine, i, j, k]))
-    return {"schema": SCHEMA, "profile": profile, "patches": len(label), "rows": rows}
+    partial = store.header.get("partial")
+    for row in rows:
+        row["partial"] = partial is not None
+    return {"schema": SCHEMA, "profile": profile, "patches": len(label), "partial": partial, "rows": rows}
 
 
 def patch_rows(path: Path, profile: str) -> Iterator[dict[str, Any]]:
@@ -129,6 +140,7 @@ def patch_rows(path: Path, profile: str) -> Iterator[dict[str, Any]]:
                         "mean": value if np.isfinite(value) else None,
                         "n": int(np.isfinite(value)),
                         "undefined": int(not np.isfinite(value)),
+                        "partial": store.header.get("partial") is not None,
                     }
 
 
@@ -151,44 +163,11 @@ def _score_one(
     return values, four, np.stack([threshold_histogram(planes[0], m.binary) for m in masks])
 
 
-def _join(maps: Store, masks: Store) -> np.ndarray:
-    # the row in `masks` of every map, joined on patch_id
-    theirs, ours = maps.header["parents"]["patches"], masks.header["parents"]["patches"]
-    if theirs["digest"] != ours["digest"]:
-        raise InputRefused(
-            f"{maps.path} and {masks.path} were made from different patch stores ({theirs['path']}, {ours['path']}; "
-            "digests differ); run `histoxai masks` on the store that was explained"
-        )
-    place = {p: i for i, p in enumerate(masks.read("patch_id").tolist())}
-    ids = maps.read("patch_id").tolist()
-    if absent := [p for p in ids if p not in place]:
-        split = maps.header["settings"]["split"]
-        raise Incomplete(
-            f"{masks.path}: has no mask of {len(absent)} of {len(ids)} explained patches, such as {absent[0]}; "
-            f"run `histoxai masks --split {split}`"
-        )
-    return np.array([place[p] for p in ids])
-
-
-def _mask_rows(masks: Store, at: np.ndarray) -> np.ndarray:
-    first, last = int(at.min()), int(at.max())
-    if last - first < 4 * len(at):  # near each other: one read of whole runs, then a pick
-        return masks.read("probability", first, last + 1)[at - first]
-    return np.concatenate([masks.read("probability", int(i), int(i) + 1) for i in at])
-
-
-def _index(maps: Store, settings: Score) -> dict[str, np.ndarray]:
-    label = maps.read("label")
-    prediction, probability = maps.read("predictions/prediction"), maps.read("predictions/probability")
-    return {
-        "patch_id": maps.read("patch_id"),
-        "row": maps.read("row"),
-        "label": label,
-        "group": maps.read("group"),
-        "prediction": prediction,
-        "probability": probability,
-        "case": cases(label, prediction, probability, settings.sure).astype(np.uint8),
-    }
+def _index(maps: Store, rows: np.ndarray, settings: Score) -> dict[str, np.ndarray]:
+    kept = {k: maps.take(k, rows) for k in ("patch_id", "row", "label", "group")}
+    kept |= {k: maps.take(f"predictions/{k}", rows) for k in ("prediction", "probability")}
+    case = cases(kept["label"], kept["prediction"], kept["probability"], settings.sure)
+    return kept | {"case": case.astype(np.uint8)}
 
 
 def _item(n: int, methods: int, shard: int) -> Item:

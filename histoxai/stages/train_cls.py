@@ -13,9 +13,10 @@ from histoxai import registry
 from histoxai.errors import InputRefused
 from histoxai.metrics.classification import accuracy_table
 from histoxai.models.batches import Source, pick_device, predict
-from histoxai.models.checkpoint import Run, build, discard_run, finish, match, open_run
+from histoxai.models.checkpoint import build, finish
 from histoxai.models.fit import Job, fit, forget
 from histoxai.models.records import training_facts, write_history, write_predictions
+from histoxai.models.runs import Run, discard_run, match, open_run
 from histoxai.progress import Progress
 from histoxai.provenance import keep_apart, keyed_seed
 from histoxai.settings import TrainCls

@@ -11,9 +11,10 @@ import torch
 
 from histoxai.errors import InputRefused
 from histoxai.models.batches import Source, forward, pick_device
-from histoxai.models.checkpoint import Run, build, discard_run, finish, match, open_run
+from histoxai.models.checkpoint import build, finish
 from histoxai.models.fit import Job, fit, forget
 from histoxai.models.records import training_facts, write_history
+from histoxai.models.runs import Run, discard_run, match, open_run
 from histoxai.models.unet import bce_dice, soft_iou
 from histoxai.progress import Progress
 from histoxai.provenance import keep_apart, keyed_seed

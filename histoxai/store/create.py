@@ -5,10 +5,8 @@ Of several makers one wins; the others check that they meant the same.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,10 @@ from typing import Any
 import numpy as np
 import zarr
 
-from histoxai.errors import HistoxaiError, InputRefused, SettingsDiffer
+from histoxai.errors import InputRefused, SettingsDiffer
 from histoxai.provenance import NUMERICS_VERSION, file_checksum, fingerprint, first_difference, plain, run_facts
-from histoxai.store.records import DONE, read_json, record_path, sync_folder, write_json
+from histoxai.store.files import cannot, sweep, sync_folder, sync_tree, temporary_beside, write_json, write_new
+from histoxai.store.records import DONE, item_path, read_item, record_path
 from histoxai.store.schema import ArraySpec, index_specs
 from histoxai.store.shards import Item, Store, identity, item_fingerprint
 
@@ -38,6 +37,7 @@ def create_or_match(
     InputRefused where `path` holds something else.
     """
     items = list(items)
+    sweep([path.parent])
     header = {**header, "items": [item.name for item in items]}
     if force and path.exists():
         discard(path, header["schema"])
@@ -63,9 +63,7 @@ def match(path: Path, header: dict[str, Any], items: Iterable[Item]) -> Store:
     if difference := first_difference(identity(store.header), identity(header)):
         raise SettingsDiffer(_difference_text(path, *difference))
     for item in items:
-        found = read_json(_place(path, item))
-        if found is not None and found["fingerprint"] != store.fingerprint(item):
-            raise _differs(path, found["what"], item.what, f"'{item.name}' in ")
+        _check_item(store, item)
     return store
 
 
@@ -77,13 +75,9 @@ def discard(path: Path, schema: str) -> None:
     path = path.resolve()  # of a link what it points to, and the link stays
     if any(path.iterdir()) and Store(path).schema != schema:
         raise InputRefused(f"{path}: is a {Store(path).schema} store, not {schema}; it will not be replaced")
-    grave = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
+    grave = temporary_beside(path, "old")
     os.rename(path, grave)
     shutil.rmtree(grave)
-
-
-def _place(root: Path, item: Item) -> Path:
-    return root / DONE / item.name / "item.json"
 
 
 def _meta(header: dict[str, Any], item: Item) -> dict[str, Any]:
@@ -103,21 +97,26 @@ def add_item(store: Store, item: Item) -> None:
 
     Raises SettingsDiffer where the name exists with other settings.
     """
-    place = _place(store.path, item)
-    meta = _meta(store.header, item)
-    if not place.exists():
+    place = item_path(store.path, item.name)
+    if read_item(store.path, item.name) is None:
         for spec in item.specs:
             _create_beside(store.path, spec)
-        _write_new(place, meta)
-    found = read_json(place)
-    if found is None or found["fingerprint"] != meta["fingerprint"]:
-        raise _differs(store.path, found and found["what"], item.what, f"'{item.name}' in ")
+        place.unlink(missing_ok=True)  # not as we write it, so it stands for nothing
+        write_new(place, _meta(store.header, item))
+    _check_item(store, item)
+
+
+def _check_item(store: Store, item: Item) -> None:
+    found = read_item(store.path, item.name)
+    if found is not None and found["fingerprint"] != store.fingerprint(item):
+        name, a, b = first_difference(found["what"], item.what) or ("settings", "others", "these")
+        raise SettingsDiffer(_difference_text(store.path, name, a, b, f"'{item.name}' in "))
 
 
 def _create(
     path: Path, header: dict[str, Any], index: dict[str, np.ndarray], items: list[Item], attrs: dict[str, Any]
 ) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    temporary = temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         root = zarr.open_group(temporary, mode="w-", attributes={"histoxai": header, **attrs})
@@ -139,8 +138,8 @@ def _create(
         for item in items:
             for spec in item.specs:
                 spec.create(temporary)
-            write_json(_place(temporary, item), _meta(header, item))
-        sync_folder(temporary)
+            write_json(item_path(temporary, item.name), _meta(header, item))
+        sync_tree(temporary)
         try:
             os.rename(temporary, path)
         except OSError:
@@ -149,7 +148,7 @@ def _create(
             return  # another task was quicker; the caller checks that it meant the same
         sync_folder(path.parent)
     except OSError as error:
-        raise HistoxaiError(f"{path}: cannot be created: {error.strerror or error}") from error
+        raise cannot(path, "created", error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -158,7 +157,7 @@ def _create_beside(root: Path, spec: ArraySpec) -> None:
     place = root / spec.path
     if (place / "zarr.json").exists():
         return
-    temporary = root / DONE / f".{uuid.uuid4().hex[:8]}.tmp"
+    temporary = temporary_beside(root / DONE / "array")
     parent = "/".join(spec.path.split("/")[:-1])
     if parent:
         zarr.open_group(root, mode="a", use_consolidated=False).require_group(parent)
@@ -172,22 +171,6 @@ def _create_beside(root: Path, spec: ArraySpec) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_new(path: Path, value: Any) -> None:
-    # A link fails where the name exists, so the first of several makers wins for good.
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.tmp")
-    write_json(temporary, value)
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        pass
-    except OSError:  # a file system without hard links
-        with contextlib.suppress(FileExistsError), open(path, "xb") as file:
-            file.write(temporary.read_bytes())
-    finally:
-        temporary.unlink()
-
-
 def _difference_text(path: Path, name: str, old: Any, new: Any, where: str = "") -> str:
     if name.startswith("parents."):
         return (
@@ -198,8 +181,3 @@ def _difference_text(path: Path, name: str, old: Any, new: Any, where: str = "")
         f"{where}{path}: exists with {name.split('.', 1)[-1]} = {old}, asked for {new}; "
         "choose another output, or --force to start over"
     )
-
-
-def _differs(path: Path, old: Any, new: Any, where: str) -> SettingsDiffer:
-    name, a, b = first_difference(old or {}, new) or ("settings", "others", "these")
-    return SettingsDiffer(_difference_text(path, name, a, b, where))

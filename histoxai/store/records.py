@@ -1,62 +1,19 @@
-"""Durable small files: atomic writes, done records, digests.
+"""Done records and digests.
 
 Done is a record, never a file's presence: an all-fill shard has no file at all, and a torn one has.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import uuid
+from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from histoxai.errors import HistoxaiError
-from histoxai.provenance import canonical
+from histoxai.provenance import canonical, file_checksum
+from histoxai.store.files import read_json
 
 DONE = "_done"
-
-
-def sync_folder(folder: Path) -> None:
-    """fsync a folder, so that a rename in it survives a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside the place, fsync, rename, fsync the folder; leaves no temporary file behind."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise HistoxaiError(f"{path}: cannot be written: {error.strerror or error}") from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """`write_atomically` of readable JSON (strict: no NaN)."""
-    write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n")
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file's value, or None where the file is missing or torn (then it is not done)."""
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
 
 
 def record_path(root: Path, name: str, shard: int) -> Path:
@@ -64,37 +21,61 @@ def record_path(root: Path, name: str, shard: int) -> Path:
     return root / DONE / name / f"{shard}.json"
 
 
+def item_path(root: Path, name: str) -> Path:
+    """Where the facts that an item's shards share lie."""
+    return root / DONE / name / "item.json"
+
+
+def read_item(root: Path, name: str) -> dict[str, Any] | None:
+    """What an item's shards share; None where it is missing or not as we write it: then it has to be made again."""
+    facts = read_json(item_path(root, name))
+    kinds = {"what": dict, "fingerprint": str, "rows": int, "shard": int, "arrays": list, "command": str}
+    if not isinstance(facts, dict) or not all(isinstance(facts.get(k), t) for k, t in kinds.items()):
+        return None
+    return facts if facts["rows"] > 0 and facts["shard"] > 0 else None
+
+
+def read_record(root: Path, name: str, shard: int) -> dict[str, Any] | None:
+    """One record; None where there is none, or one that is not as we write it: then its shard is not done."""
+    record = read_json(record_path(root, name, shard))
+    return record if isinstance(record, dict) and _is_valid(record) else None
+
+
 def read_records(root: Path, name: str) -> dict[int, dict[str, Any]]:
     """All readable records of an item name, by shard."""
-    found = {}
-    for path in (root / DONE / name).glob("*.json"):
-        record = read_json(path)
-        # one that is not as we write it stands for nothing: its shard is not done
-        if path.stem.isdigit() and isinstance(record, dict) and {"fingerprint", "files"} <= record.keys():
-            found[int(path.stem)] = record
-    return dict(sorted(found.items()))
+    shards = sorted(int(p.stem) for p in (root / DONE / name).glob("*.json") if p.stem.isdigit())
+    found = {k: read_record(root, name, k) for k in shards}
+    return {k: record for k, record in found.items() if record is not None}
 
 
 def item_names(root: Path) -> list[str]:
     """Names of all items that a store has, `index` first."""
     folder = root / DONE
     names = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
-    return sorted(names, key=lambda n: n != "index")
+    return sorted((n for n in names if not n.startswith(".")), key=lambda n: n != "index")
 
 
-def is_done(root: Path, record: dict[str, Any] | None, fingerprint: str | None = None) -> bool:
-    """Whether a record stands for finished work: its fingerprint matches and all files have its sizes."""
-    if record is None or (fingerprint is not None and record.get("fingerprint") != fingerprint):
+def is_done(root: Path, record: dict[str, Any] | None, fingerprint: str | None = None, verify: bool = False) -> bool:
+    """Whether a record stands for finished work: its fingerprint matches and all files have its sizes.
+
+    verify: whether their contents have its checksums too.
+    """
+    if record is None or (fingerprint is not None and record["fingerprint"] != fingerprint):
         return False
-    for entry in record.get("files", []):
+    return next(bad_files(root, record, verify), None) is None
+
+
+def bad_files(root: Path, record: dict[str, Any], verify: bool) -> Iterator[str]:
+    """The files of a record that are missing or of another size or, with `verify`, of another checksum."""
+    for entry in record["files"]:
         path = root / entry["path"]
         try:
             size = path.stat().st_size
         except OSError:
             size = None
-        if size != entry.get("size"):  # an all-fill shard has size None and no file
-            return False
-    return True
+        wrong = size != entry.get("size")  # an all-fill shard has size None and no file
+        if wrong or (verify and size is not None and _checksum(path) != entry.get("checksum")):
+            yield entry["path"]
 
 
 def digest(root: Path, names: list[str] | None = None) -> str:
@@ -104,3 +85,19 @@ def digest(root: Path, names: list[str] | None = None) -> str:
         for shard, record in read_records(root, name).items():
             state.update(canonical([name, shard, record["fingerprint"], record["files"]]))
     return state.hexdigest()
+
+
+def _checksum(path: Path) -> str | None:
+    try:
+        return file_checksum(path)
+    except OSError:  # what cannot be read is not what was written
+        return None
+
+
+def _is_valid(record: dict[str, Any]) -> bool:
+    files = record.get("files")
+    return (
+        isinstance(record.get("fingerprint"), str)
+        and isinstance(files, list)
+        and all(isinstance(f, dict) and isinstance(f.get("path"), str) for f in files)
+    )

@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import platform
 import re
-import resource
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,38 +18,28 @@ from typing import Any
 import numpy as np
 import zarr
 
-from histoxai.errors import HistoxaiError, Incomplete, InputRefused
-from histoxai.provenance import (
-    NUMERICS_VERSION,
-    checksum,
-    fingerprint,
-    plain,
-    versions,
-)
-from histoxai.store.records import (
-    DONE,
-    digest,
-    is_done,
-    item_names,
-    read_json,
-    read_records,
-    record_path,
-    write_atomically,
-    write_json,
-)
+from histoxai import resources
+from histoxai.errors import Damaged, InputRefused
+from histoxai.provenance import NUMERICS_VERSION, checksum, fingerprint, plain, versions
+from histoxai.store.files import cannot, write_atomically, write_json
+from histoxai.store.records import digest, is_done, item_names, read_item, read_record, record_path
+from histoxai.store.rows import ChunkDamaged, Rows, open_rows
 from histoxai.store.schema import ArraySpec, open_group
+from histoxai.store.state import completeness, remake_command, require_complete
 
 
 @dataclass(frozen=True)
 class Item:
     """All shards of one name: its arrays and everything that changes their numbers.
 
-    what: method, options, and the like; with the store's settings it makes the fingerprint.
+    what: method, options, and the like; with the store's settings it makes the fingerprint. piece: rows that
+    are computed together, so that an interrupted shard keeps what it has; None: the whole shard.
     """
 
     name: str
     specs: tuple[ArraySpec, ...]
     what: dict[str, Any] = field(default_factory=dict)
+    piece: int | None = None
 
     @property
     def rows(self) -> int:
@@ -78,6 +67,7 @@ class Store:
         self.path = path
         self.group = open_group(path)
         self.header: dict[str, Any] = _valid(path, self.group.attrs["histoxai"])
+        self._rows: dict[str, Rows] = {}
 
     @property
     def schema(self) -> str:
@@ -89,17 +79,20 @@ class Store:
 
     # ---- items
 
-    def missing(self, item: Item) -> list[int]:
-        """Shards that are not done: no record, another fingerprint, or a file of another size."""
-        mark = self.fingerprint(item)
-        records = read_records(self.path, item.name)
-        return [k for k in range(item.count) if not is_done(self.path, records.get(k), mark)]
+    def missing(self, item: Item, wanted: Iterable[int] | None = None, verify: bool = False) -> list[int]:
+        """Shards that are not done: no record, another fingerprint, or a file of another size.
 
-    def write(self, item: Item, shard: int, arrays: dict[str, np.ndarray], started: float, **facts: Any) -> None:
+        wanted: only these are looked at. verify: files of another checksum are not done either.
+        """
+        mark = self.fingerprint(item)
+        shards = range(item.count) if wanted is None else wanted
+        return [k for k in shards if not is_done(self.path, read_record(self.path, item.name, k), mark, verify)]
+
+    def write(self, item: Item, shard: int, arrays: dict[str, np.ndarray], seconds: float, **facts: Any) -> None:
         """Write one shard of every array of an item, then its record.
 
-        arrays: path -> rows of that shard. started: time.perf_counter() at the beginning of the work.
-        facts: goes into the record (micro-batch, threads, ...).
+        arrays: path -> rows of that shard. seconds: what the work took. facts: goes into the record
+        (micro-batch, threads, ...).
         """
         a, b = item.span(shard)
         files = [self._write_file(spec, shard, arrays[spec.path], b - a) for spec in item.specs]
@@ -110,8 +103,8 @@ class Store:
             "files": files,
             "versions": versions(),
             "threads": int(os.environ.get("OMP_NUM_THREADS", 0)) or None,
-            "seconds": round(time.perf_counter() - started, 3),
-            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            "seconds": round(seconds, 3),
+            "peak_memory_mb": resources.peak_memory_mb(),
             "host": platform.node(),
             **facts,
         }
@@ -120,6 +113,7 @@ class Store:
     def _write_file(self, spec: ArraySpec, shard: int, rows: np.ndarray, expected: int) -> dict[str, Any]:
         if rows.shape != (expected, *spec.shape[1:]):
             raise AssertionError(f"{spec.path}: shard {shard} has shape {rows.shape}")
+        self._rows.pop(spec.path, None)  # a reader may hold the file that this one replaces
         path = spec.file(shard)
         data = spec.encode(rows)
         if data is None:
@@ -134,38 +128,13 @@ class Store:
         """Digest of the whole store or of some item names."""
         return digest(self.path, None if names is None else list(names))
 
-    def completeness(self) -> dict[str, dict[str, Any]]:
-        """Per item name: number of shards, the missing ones, and the seconds that the others took."""
-        table = {}
-        for name in dict.fromkeys([*item_names(self.path), *self.header.get("items", [])]):
-            meta = read_json(self.path / DONE / name / "item.json")
-            if not isinstance(meta, dict):
-                # only `index`, one shard, needs none; any other item without its item.json has to be made again
-                meta = {"rows": 1, "shard": 1, "fingerprint": None if name == "index" else ""}
-            count = -(-meta["rows"] // meta["shard"])
-            records = read_records(self.path, name)
-            missing = [k for k in range(count) if not is_done(self.path, records.get(k), meta["fingerprint"])]
-            seconds = round(sum(r.get("seconds", 0) for r in records.values()), 3)
-            table[name] = {
-                "shards": count,
-                "missing": missing,
-                "seconds": seconds,
-                "what": meta.get("what", {}),
-                "command": meta.get("command", self.header["run"]["command"]),
-            }
-        return table
+    def completeness(self, verify: bool = False) -> dict[str, dict[str, Any]]:
+        """Per item name its state (`store.state.item_state`)."""
+        return completeness(self.path, self.header, verify)
 
-    def require_complete(self, sharded: bool = False) -> None:
-        """Raise Incomplete for the first item with gaps, naming them and the command that fills them.
-
-        sharded: whether that command takes `--shard`.
-        """
-        for name, table in self.completeness().items():
-            if table["missing"]:
-                shards = ranges(table["missing"])
-                command = re.sub(r" --shard[ =]\S+", "", table["command"]) + (f" --shard {shards}" if sharded else "")
-                noun = "shard" if len(table["missing"]) == 1 else "shards"
-                raise Incomplete(f"{self.path}: '{name}' lacks {noun} {shards}; run `{command}`")
+    def require_complete(self) -> None:
+        """Raise Incomplete for the first item with gaps, naming them and the command that fills them."""
+        require_complete(self.path, self.header)
 
     def arrays(self, folder: str = "") -> list[str]:
         """Paths of all arrays below a folder of the store.
@@ -192,18 +161,61 @@ class Store:
     def read(self, path: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Rows [start, stop) of an array.
 
-        Raises HistoxaiError where a chunk's checksum does not match.
+        Raises Damaged where a chunk is not what was written.
         """
-        array = self.array(path)
+        return self.take(path, range(*slice(start, stop).indices(self.array(path).shape[0])))
+
+    def take(self, path: str, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Rows of an array by number, in any order.
+
+        Raises Damaged where a chunk is not what was written, naming array, shard and patch and the command
+        that remakes it.
+        """
+        if path not in self._rows:
+            self._rows[path] = open_rows(
+                self.path / path, self.array(path), lambda shard: self._check_absent(path, shard)
+            )
         try:
-            rows = np.asarray(array[start:stop])
-        except Exception as error:  # zarr passes on whatever the codec raised
-            raise HistoxaiError(
-                f"{self.path}: array {path}, rows {start} to {stop}: damaged ({error}); "
-                "remake the store with the command in `histoxai info`"
-            ) from error
+            found = self._rows[path].take(np.asarray(rows, np.int64))
+        except ChunkDamaged as damage:
+            raise self._damaged(path, damage) from None
+        except OSError as error:
+            raise cannot(self.path / path, "read", error) from error
         # Text comes as numpy's StringDType or as objects, by numpy's version; plain str arrays for all.
-        return np.array([str(t) for t in rows]) if rows.dtype.kind in "TO" else rows
+        return np.array([str(t) for t in found]) if found.dtype.kind in "TO" else found
+
+    def _item_of(self, path: str) -> tuple[str, str] | None:
+        # the item that an array belongs to and its command; None for ids and labels, which come with the store
+        for name in item_names(self.path):
+            facts = read_item(self.path, name)
+            if facts is not None and path in facts["arrays"]:
+                return name, facts["command"]
+        return None
+
+    def _check_absent(self, path: str, shard: int) -> None:
+        # A file that is not there stands for fill values, but only where its record says so.
+        found = self._item_of(path)
+        record = read_record(self.path, found[0] if found else "index", shard)
+        file = ArraySpec(path, self.array(path).shape, np.uint8).file(shard)
+        entry = next((f for f in record["files"] if f["path"] == file), None) if record else None
+        if entry is not None and entry.get("size") is not None:
+            raise ChunkDamaged(shard, shard * (self.array(path).shards or self.array(path).chunks)[0], "file missing")
+
+    def _damaged(self, path: str, damage: ChunkDamaged) -> Damaged:
+        found = self._item_of(path)
+        if found is None:
+            return Damaged(
+                f"{self.path}: array {path} is damaged ({damage.reason}), and the store rests on it; make it again: "
+                f"`{self.header['run']['command']} --force`"
+            )
+        patch = f"row {damage.row}"
+        if path != "patch_id" and "patch_id" in self.group:
+            with suppress(Damaged):
+                patch = f"patch {self.read('patch_id', damage.row, damage.row + 1)[0]} ({patch})"
+        return Damaged(
+            f"{self.path}: array {path}, shard {damage.shard}, {patch} is damaged: {damage.reason}; remake it: "
+            f"`{remake_command(found[1], [damage.shard])}`"
+        )
 
 
 def open_store(path: Path, schema: str, made_by: str) -> Store:
@@ -218,17 +230,6 @@ def open_store(path: Path, schema: str, made_by: str) -> Store:
     if version != "1":
         raise InputRefused(f"{path}: schema {store.schema} is newer than this histoxai; upgrade it")
     return store
-
-
-def ranges(numbers: Sequence[int]) -> str:
-    """[3, 17, 18, 19] -> "3,17-19", as `--shard` and `sbatch --array` read it."""
-    parts: list[list[int]] = []
-    for n in sorted(numbers):
-        if parts and n == parts[-1][1] + 1:
-            parts[-1][1] = n
-        else:
-            parts.append([n, n])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
 
 
 def item_fingerprint(header: dict[str, Any], item: Item) -> str:

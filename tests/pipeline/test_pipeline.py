@@ -178,7 +178,8 @@ def test_masks_are_the_segmenters_sigmoid(mini: Mini) -> None:
     import torch
 
     from histoxai.models.batches import to_tensor
-    from histoxai.models.checkpoint import load_model, open_run
+    from histoxai.models.checkpoint import load_model
+    from histoxai.models.runs import open_run
 
     store, patches = Store(mini.masks), Patches(mini.balanced)
     model = load_model(open_run(mini.seg, "segmenter"), torch.device("cpu"))
@@ -273,8 +274,8 @@ def test_incomplete_patches_are_refused_with_the_command_that_fills_them(mini: M
     (tmp_path / "p" / "images" / "c" / "1" / "0" / "0" / "0").unlink()
     outcome = run("augment", tmp_path / "p", "--plan")
     assert outcome.code == 4
-    assert "'images' lacks shard 1; run `histoxai" in outcome.err
-    assert "--shard " not in outcome.err  # ingest has no such flag: the whole command goes on where it stopped
+    assert "'images' lacks shard 1; run `histoxai ingest" in outcome.err
+    assert outcome.err.endswith("--shard 1`\n")
     done("ingest", source, "-o", tmp_path / "p", "--classes", ",".join(CLASSES), "--shard-size", 8)
     done("augment", tmp_path / "p", "--plan")
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histoxai.models.checkpoint import open_run
+from histoxai.models.runs import open_run
 from histoxai.store.patches import Patches
 from histoxai.store.shards import Store
 from tests.conftest import ROOT, done

@@ -45,6 +45,9 @@ def test_module_entry_and_version() -> None:
     assert result.stdout == f"histoxai {__version__}\n"
 
 
+KEYS = {"method", "mask", "class", "case", "metric", "mean", "n", "undefined", "partial"}
+
+
 def test_score_json_is_one_object_and_nothing_else(mini: Mini) -> None:
     for profile in ("corrected", "thesis"):
         out = done("score", mini.maps, "--masks", mini.masks, "-o", mini.scores, "--json", "--profile", profile)
@@ -52,7 +55,7 @@ def test_score_json_is_one_object_and_nothing_else(mini: Mini) -> None:
         data = json.loads(out, parse_constant=lambda c: pytest.fail(f"not strict JSON: {c}"))
         assert data["schema"] == "histoxai.score/1"
         assert data["profile"] == profile
-        assert set(data["rows"][0]) == {"method", "mask", "class", "case", "metric", "mean", "n", "undefined"}
+        assert set(data["rows"][0]) == KEYS
         assert {r["method"] for r in data["rows"]} == {"ig", "nt", "lime", "gradcam"}
         assert {r["case"] for r in data["rows"]} == {"all", "1", "2", "3", "4"}
         assert {r["mask"] for r in data["rows"]} == {"tumor", "non_tumor"}

@@ -16,9 +16,10 @@ from torch.nn import functional
 
 from histoxai.errors import HistoxaiError, InputRefused, UsageError
 from histoxai.models.batches import forward, padded, pick_device, predict, to_tensor
-from histoxai.models.checkpoint import load_model, open_run
+from histoxai.models.checkpoint import load_model
 from histoxai.models.classifiers import ThesisCNN
 from histoxai.models.fit import Job, _train_batches, fit
+from histoxai.models.runs import open_run
 from histoxai.models.unet import UNet, bce_dice, soft_iou
 from histoxai.progress import Silent
 from histoxai.settings import Training

@@ -13,9 +13,11 @@ from histoxai import provenance
 from histoxai.errors import HistoxaiError, Incomplete, InputRefused, SettingsDiffer, UsageError
 from histoxai.progress import Silent
 from histoxai.store.create import add_item, create_or_match
-from histoxai.store.records import is_done, read_json, record_path, write_atomically
+from histoxai.store.files import read_json, write_atomically
+from histoxai.store.records import is_done, record_path
 from histoxai.store.schema import ArraySpec
-from histoxai.store.shards import Item, Store, open_store, ranges
+from histoxai.store.shards import Item, Store, open_store
+from histoxai.store.state import ranges
 from histoxai.store.work import fill, parse_shards
 
 SPECS = [
@@ -69,8 +71,6 @@ def test_fill_resume_and_digest(tmp_path: Path) -> None:
     assert store.missing(item()) == [0, 1, 2]
     with pytest.raises(Incomplete, match=r"'images' lacks shards 0-2; run `histoxai .*`$"):
         store.require_complete()
-    with pytest.raises(Incomplete, match=r"--shard 0-2`$"):
-        store.require_complete(sharded=True)
     assert fill(store, item(), compute, Silent()) == 3
     assert fill(store, item(), compute, Silent()) == 0
     store.require_complete()
@@ -214,16 +214,16 @@ def test_bad_shard_numbers(text: str) -> None:
 
 def test_array_tasks_share_all_shards() -> None:
     env = {"SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_STEP": "2", "SLURM_ARRAY_TASK_COUNT": "3"}
-    shares = [parse_shards("auto", 8, {**env, "SLURM_ARRAY_TASK_ID": str(i)}) for i in (1, 3, 5)]
+    shares = [parse_shards("auto", 8, environ=environ={**env, "SLURM_ARRAY_TASK_ID": str(i)}) for i in (1, 3, 5)]
     assert shares == [[0, 3, 6], [1, 4, 7], [2, 5]]
     with pytest.raises(UsageError, match="SLURM_ARRAY_TASK_ID"):
-        parse_shards("auto", 8, {})
+        parse_shards("auto", 8, environ=environ={})
     gaps = {"SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_MAX": "19", "SLURM_ARRAY_TASK_COUNT": "4"}
     with pytest.raises(UsageError, match="this array has gaps"):
         parse_shards("auto", 24, {**gaps, "SLURM_ARRAY_TASK_ID": "17"})
     for name, value in (("STEP", "0"), ("MIN", ""), ("COUNT", "0"), ("ID", "0"), ("ID", "x")):
         with pytest.raises(UsageError, match="make no sense together"):
-            parse_shards("auto", 8, {**env, "SLURM_ARRAY_TASK_ID": "1", f"SLURM_ARRAY_TASK_{name}": value})
+            parse_shards("auto", 8, environ=environ={**env, "SLURM_ARRAY_TASK_ID": "1", f"SLURM_ARRAY_TASK_{name}": value})
 
 
 def test_ranges_and_seeds() -> None:

@@ -1,0 +1,93 @@
+"""Which explained patches can be scored: those that have every map and a mask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from histoxai.errors import Incomplete, InputRefused
+from histoxai.explainers.stored import StoredMethod, stored_methods
+from histoxai.store.shards import Store
+from histoxai.store.state import fill_command, gaps_text, ranges, rows_done
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """methods; rows (k,) of the maps store and their rows in the masks store, masks (k,).
+
+    partial: None where nothing is missing, else how many patches of how many, the gaps, and the commands that
+    fill them. absent: methods that have not begun.
+    """
+
+    methods: list[StoredMethod]
+    rows: np.ndarray
+    masks: np.ndarray
+    partial: dict[str, Any] | None
+    absent: list[str]
+
+
+def coverage(maps: Store, masks: Store, allow_partial: bool) -> Coverage:
+    """Join maps and masks on patch_id.
+
+    Raises InputRefused where they are not of the same patches, and Incomplete where something is missing and
+    `allow_partial` is not set, or nothing would remain.
+    """
+    if not allow_partial:
+        maps.require_complete()
+        masks.require_complete()
+    _same_patches(maps, masks)
+    at = _places(maps, masks, allow_partial)
+    states = {"maps": maps.completeness(), "masks": masks.completeness()}
+    begun = {name for name, state in states["maps"].items() if len(state["missing"]) < state["shards"]}
+    methods = stored_methods(maps)
+    absent = [m.name for m in methods if m.name not in begun]
+    methods = [m for m in methods if m.name in begun]
+    there = (at >= 0) & np.append(rows_done(states["masks"]["masks"]), False)[at]
+    for name in ("predictions", *[m.name for m in methods]):
+        there &= rows_done(states["maps"][name])
+    gaps = {
+        kind: {name: ranges(state["missing"]) for name, state in found.items() if state["missing"]}
+        for kind, found in states.items()
+    }
+    commands = [
+        fill_command(state["command"], state["missing"])
+        for found in states.values()
+        for state in found.values()
+        if state["missing"]
+    ]
+    rows = np.flatnonzero(there)
+    if not len(rows) or not methods:
+        for store, found in zip((maps, masks), states.values(), strict=True):
+            for name, state in found.items():
+                if state["missing"]:
+                    raise Incomplete(gaps_text(store.path, name, state["missing"], state["command"]))
+        raise Incomplete(f"{masks.path}: has no mask of any explained patch")
+    partial = None
+    if len(rows) < len(at) or absent:
+        partial = {"patches": len(rows), "of": len(at), "gaps": gaps, "commands": list(dict.fromkeys(commands))}
+    return Coverage(methods, rows, at[rows], partial, absent)
+
+
+def _same_patches(maps: Store, masks: Store) -> None:
+    theirs, ours = maps.header["parents"]["patches"], masks.header["parents"]["patches"]
+    if theirs["digest"] != ours["digest"]:
+        raise InputRefused(
+            f"{maps.path} and {masks.path} were made from different patch stores ({theirs['path']}, {ours['path']}; "
+            "digests differ); run `histoxai masks` on the store that was explained"
+        )
+
+
+def _places(maps: Store, masks: Store, allow_absent: bool) -> np.ndarray:
+    # the row in `masks` of every map, joined on patch_id; -1 where it has none
+    place = {p: i for i, p in enumerate(masks.read("patch_id").tolist())}
+    ids = maps.read("patch_id").tolist()
+    absent = [p for p in ids if p not in place]
+    if absent and not allow_absent:
+        split = maps.header["settings"]["split"]
+        raise Incomplete(
+            f"{masks.path}: has no mask of {len(absent)} of {len(ids)} explained patches, such as {absent[0]}; "
+            f"run `histoxai masks --split {split}`"
+        )
+    return np.array([place.get(p, -1) for p in ids])

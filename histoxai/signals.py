@@ -1,0 +1,74 @@
+"""Being stopped: SIGTERM, SIGINT and SIGUSR1 end the work at the next safe point, and soon.
+
+A stopped task raises Interrupted wherever it is; what it was computing is dropped, what is finished is kept.
+Two things could swallow that: a destructor, in which Python only prints exceptions (so `check` is called
+between pieces of work), and a long call into native code, which no exception reaches. Stores are consistent
+at every moment, so a thread that the signal wakes ends the process after GRACE seconds if nothing else has.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+from histoxai.errors import Interrupted
+
+# Seconds; schedulers wait 30 before they kill, and we promise 10.
+GRACE = 8.0
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+KEPT = "what is finished is kept: run the same command again to go on"
+
+_received: list[str] = []
+
+
+def catch() -> None:
+    """Install the handlers; once per process, in the main thread."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    # Written by C at once, even where the interpreter is stuck in native code.
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(read,), name="signal watch", daemon=True).start()
+    for number in STOPPING:
+        signal.signal(number, _stop)
+    os.register_at_fork(after_in_child=_forget)
+
+
+def check() -> None:
+    """Raise Interrupted where a signal came in; called between pieces of work."""
+    if _received:
+        raise Interrupted(_received[0])
+
+
+def _stop(number: int, frame: Any) -> None:
+    del frame
+    _received.append(f"stopped by {signal.Signals(number).name}")
+    raise Interrupted(_received[0])
+
+
+def _watch(handle: int) -> None:
+    while True:
+        numbers = os.read(handle, 1)
+        if numbers and numbers[0] in STOPPING:
+            break
+    time.sleep(GRACE)
+    os.write(2, f"histoxai: stopped by {signal.Signals(numbers[0]).name}; {KEPT}\n".encode())
+    os._exit(Interrupted.exit_code)
+
+
+def _forget() -> None:
+    # A forked worker of a library must neither raise our exceptions nor wake our watch.
+    if threading.current_thread() is threading.main_thread():
+        signal.set_wakeup_fd(-1)
+        for number in STOPPING:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def exit_now(code: int) -> None:
+    """End the process without running anything more; what was printed is flushed."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

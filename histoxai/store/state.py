@@ -1,0 +1,102 @@
+"""How complete a store is, what in it does not hold, and which command mends it."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from histoxai.errors import Incomplete
+from histoxai.store.records import bad_files, is_done, item_names, read_item, read_records
+
+# Verbs that take `--shard`, and those that can look at what is done.
+_SHARDED = ("ingest", "masks", "explain")
+_VERIFYING = (*_SHARDED, "augment", "score")
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """[3, 17, 18, 19] -> "3,17-19", as `--shard` and `sbatch --array` read it."""
+    parts: list[list[int]] = []
+    for n in sorted(numbers):
+        if parts and n == parts[-1][1] + 1:
+            parts[-1][1] = n
+        else:
+            parts.append([n, n])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
+
+
+def item_state(root: Path, header: Mapping[str, Any], name: str, verify: bool = False) -> dict[str, Any]:
+    """One item: number of shards, which are missing or fail, and what its records say of each.
+
+    `missing`: no record, another fingerprint, or a file of another size. `failed`: with `verify`, those whose
+    checksums do not match.
+    """
+    facts = read_item(root, name)
+    if facts is None:
+        # only `index`, one shard, needs none; any other item without its facts has to be made again
+        facts = {"rows": 1, "shard": 1, "what": {}, "fingerprint": None if name == "index" else ""}
+    count = -(-facts["rows"] // facts["shard"])
+    records = read_records(root, name)
+    missing = [k for k in range(count) if not is_done(root, records.get(k), facts["fingerprint"])]
+    done = [k for k in range(count) if k not in set(missing)]
+    failed = [k for k in done if verify and next(bad_files(root, records[k], True), None) is not None]
+    kept = ("seconds", "peak_memory_mb", "host", "threads")
+    return {
+        "shards": count,
+        "missing": missing,
+        "failed": failed,
+        "rows": facts["rows"],
+        "rows_per_shard": facts["shard"],
+        "seconds": round(sum(records[k].get("seconds", 0) for k in done), 3),
+        "peak_memory_mb": max((records[k].get("peak_memory_mb", 0) for k in done), default=0),
+        "hosts": dict(Counter(str(records[k]["host"]) for k in done if "host" in records[k])),
+        "records": [{"shard": k, **{n: records[k].get(n) for n in kept}} for k in done],
+        "what": facts["what"],
+        "command": facts.get("command", header["run"]["command"]),
+    }
+
+
+def completeness(root: Path, header: Mapping[str, Any], verify: bool = False) -> dict[str, dict[str, Any]]:
+    """`item_state` of every item that the store has or should have, by name."""
+    names = dict.fromkeys([*item_names(root), *header.get("items", [])])
+    return {name: item_state(root, header, name, verify) for name in names}
+
+
+def gaps_text(root: Path, name: str, missing: Sequence[int], command: str) -> str:
+    """What is missing of an item, and the command that fills it."""
+    noun = "shard" if len(missing) == 1 else "shards"
+    return f"{root}: '{name}' lacks {noun} {ranges(missing)}; run `{fill_command(command, missing)}`"
+
+
+def require_complete(root: Path, header: Mapping[str, Any]) -> None:
+    """Raise Incomplete for the first item with gaps, naming them and the command that fills them."""
+    for name, state in completeness(root, header).items():
+        if state["missing"]:
+            raise Incomplete(gaps_text(root, name, state["missing"], state["command"]))
+
+
+def rows_done(state: Mapping[str, Any]) -> np.ndarray:
+    """Which rows of an item are there: (rows,) bool."""
+    shard = np.arange(state["rows"]) // state["rows_per_shard"]
+    return ~np.isin(shard, state["missing"])
+
+
+def fill_command(command: str, shards: Iterable[int]) -> str:
+    """The command that does these shards, from the one on record."""
+    return f"{command} --shard {ranges(shards)}" if _verb(command) in _SHARDED else command
+
+
+def remake_command(command: str, shards: Iterable[int]) -> str:
+    """The command that remakes shards whose bytes are not what they were; the rest of the store stays."""
+    if _verb(command) not in _VERIFYING:
+        return f"{command} --force"
+    return f"{fill_command(command, shards)} --verify"
+
+
+def _verb(command: str) -> str:
+    words = shlex.split(command)
+    return words[1] if len(words) > 1 else ""
