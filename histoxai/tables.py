@@ -143,18 +143,18 @@ def _items(items: dict[str, dict[str, Any]], verified: bool) -> Table:
 def estimate(summary: dict[str, Any]) -> Table:
     """What `explain --estimate` found out, a method a line."""
     table = Table(
-        title=f"{summary['patches']:,} patches in {summary['shards']} shards, {summary['device']}, "
-        f"{summary['threads']} threads: one process would take"
+        title=f"one process, {summary['threads']} threads, {summary['device']}: {summary['patches']:,} patches, "
+        f"{summary['shards']} shards"
     )
     table.add_column("method")
     for column in ("s a patch", "hours", "GB", "files"):
         table.add_column(column, justify="right")
     for row in summary["rows"]:
         last = row is summary["rows"][-1]
-        cells = f"{row['seconds_per_patch']:.3g}", f"{row['hours']:.2f}", f"{row['gb']:.3g}", f"{row['files']:,}"
+        cells = f"{row['seconds_per_patch']:.3g}", f"{row['hours']:.3g}", f"{row['gb']:.3g}", f"{row['files']:,}"
         table.add_row(row["method"], *cells, end_section=last)
     total = summary["total"]
-    table.add_row("all", "", f"{total['hours']:.2f}", f"{total['gb']:.3g}", f"{total['files']:,}")
+    table.add_row("all", "", f"{total['hours']:.3g}", f"{total['gb']:.3g}", f"{total['files']:,}")
     return table
 
 

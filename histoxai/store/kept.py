@@ -3,7 +3,7 @@
 A LIME shard takes a quarter of an hour and more; a task that is stopped or killed in the middle leaves its
 finished patches in `_part/<name>/<shard>/`, and whoever does the shard next starts from them. Fast methods
 never write any. A file stands for itself: its name has the rows, its head the item's fingerprint and the
-checksum of what follows; anything else there is ignored.
+checksum of name and contents; anything else there is ignored.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Kept:
         np.savez(body, seconds=np.array(now - self._since), **arrays)  # type: ignore[arg-type]
         data = body.getvalue()
         path = part_folder(self._root, self._name, self._shard) / f"{start}-{stop}.part"
-        write_atomically(path, self._mark.encode() + checksum(data).encode() + data)
+        write_atomically(path, self._head(path, data).encode() + data)
         self._since = now
 
     @contextlib.contextmanager
@@ -93,12 +93,15 @@ class Kept:
                 self.flush()
             raise
 
+    def _head(self, path: Path, body: bytes) -> str:
+        return self._mark + checksum(path.name.encode() + body)
+
     def _load(self, path: Path) -> None:
         try:
             start, stop = map(int, path.stem.split("-"))
             data = path.read_bytes()
             head, body = data[:_HEAD].decode(), data[_HEAD:]
-            if head != self._mark + checksum(body):
+            if head != self._head(path, body):
                 return
             with np.load(io.BytesIO(body), allow_pickle=False) as found:
                 pieces = [found[f"{i}"] for i in range(len(self.rows))]

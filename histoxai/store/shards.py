@@ -182,7 +182,7 @@ class Store:
         except OSError as error:
             raise cannot(self.path / path, "read", error) from error
         # Text comes as numpy's StringDType or as objects, by numpy's version; plain str arrays for all.
-        return np.array([str(t) for t in found]) if found.dtype.kind in "TO" else found
+        return np.array(found.tolist(), str).reshape(found.shape) if found.dtype.kind in "TO" else found
 
     def _item_of(self, path: str) -> tuple[str, str] | None:
         # the item that an array belongs to and its command; None for ids and labels, which come with the store

@@ -214,16 +214,16 @@ def test_bad_shard_numbers(text: str) -> None:
 
 def test_array_tasks_share_all_shards() -> None:
     env = {"SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_STEP": "2", "SLURM_ARRAY_TASK_COUNT": "3"}
-    shares = [parse_shards("auto", 8, environ=environ={**env, "SLURM_ARRAY_TASK_ID": str(i)}) for i in (1, 3, 5)]
+    shares = [parse_shards("auto", 8, environ={**env, "SLURM_ARRAY_TASK_ID": str(i)}) for i in (1, 3, 5)]
     assert shares == [[0, 3, 6], [1, 4, 7], [2, 5]]
     with pytest.raises(UsageError, match="SLURM_ARRAY_TASK_ID"):
-        parse_shards("auto", 8, environ=environ={})
+        parse_shards("auto", 8, environ={})
     gaps = {"SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_MAX": "19", "SLURM_ARRAY_TASK_COUNT": "4"}
     with pytest.raises(UsageError, match="this array has gaps"):
-        parse_shards("auto", 24, {**gaps, "SLURM_ARRAY_TASK_ID": "17"})
+        parse_shards("auto", 24, environ={**gaps, "SLURM_ARRAY_TASK_ID": "17"})
     for name, value in (("STEP", "0"), ("MIN", ""), ("COUNT", "0"), ("ID", "0"), ("ID", "x")):
         with pytest.raises(UsageError, match="make no sense together"):
-            parse_shards("auto", 8, environ=environ={**env, "SLURM_ARRAY_TASK_ID": "1", f"SLURM_ARRAY_TASK_{name}": value})
+            parse_shards("auto", 8, environ={**env, "SLURM_ARRAY_TASK_ID": "1", f"SLURM_ARRAY_TASK_{name}": value})
 
 
 def test_ranges_and_seeds() -> None:
