@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -122,6 +124,16 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Mini:
 
 # few steps, so that the tiny pipeline takes seconds
 FAST = ["-O", "ig.steps=8", "-O", "nt.steps=4", "-O", "nt.samples=2", "-O", "lime.samples=40", "-O", "lime.max_dist=10"]
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float, str]:
+    """The demo's folder, its seconds, and what it printed."""
+    folder = tmp_path_factory.mktemp("demo")
+    started = time.monotonic()
+    result = subprocess.run([ROOT / "scripts" / "demo", folder], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return folder, time.monotonic() - started, result.stdout
 
 
 @pytest.fixture(scope="session")

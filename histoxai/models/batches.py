@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 from histoxai import resources
-from histoxai.errors import InputRefused, UsageError
+from histoxai.errors import HistoxaiError, InputRefused, UsageError
 from histoxai.provenance import keyed_seed
-from histoxai.store.patches import IMAGES, TARGETS, Patches
+from histoxai.store.patches import TARGETS, Patches
 
 # A training set under this many bytes is read once and kept; a larger one is read patch by patch.
 KEEP_BYTES = 2 << 30
+# Forked processes that read such a set ahead of the training step.
+LOADERS = 2
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -38,12 +42,13 @@ def pick_device(wanted: str) -> torch.device:
     return device
 
 
-def to_tensor(images: np.ndarray) -> torch.Tensor:
+def to_tensor(images: np.ndarray | torch.Tensor) -> torch.Tensor:
     """(n, H, W, 3) uint8 -> (n, 3, H, W) float32 in 0..1, channels last in memory."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div_(255)
+    pixels = images if isinstance(images, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(images))
+    return pixels.permute(0, 3, 1, 2).float().div_(255)
 
 
-class Source:
+class Source(Dataset):
     """Rows of a patch store as training batches of (images, targets).
 
     Targets are labels (n,) int64, or masks (n, 2, H, W) float32 where `masks` is set.
@@ -59,23 +64,54 @@ class Source:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def batch(self, at: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """The patches at positions `at`."""
-        images = self._images[at] if self._images is not None else self._read(at, IMAGES)
-        if not self._masks:
-            return to_tensor(images), torch.from_numpy(self._patches.label[self.rows[at]])
-        targets = self._targets[at] if self._targets is not None else self._read(at, TARGETS)
-        return to_tensor(images), torch.from_numpy(targets).float()
+    def batches(self, cut: Sequence[np.ndarray]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The patches at each of these lists of positions; a large set is read ahead by forked workers."""
+        if self._images is not None:
+            yield from (self._tensors(*self.arrays(at)) for at in cut)
+            return
+        # Workers hand over uint8: a quarter of the shared memory that floats would take.
+        loader: Iterable[Any] = DataLoader(
+            self,
+            batch_size=None,
+            sampler=cut,
+            num_workers=LOADERS,
+            prefetch_factor=1,
+            multiprocessing_context="fork",
+            collate_fn=_as_tensors,
+        )
+        for found in loader:
+            if isinstance(found, HistoxaiError):
+                raise found
+            yield self._tensors(*found)
 
-    def _read(self, at: np.ndarray, path: str) -> np.ndarray:
-        order = np.argsort(self.rows[at], kind="stable")
-        read = self._patches.read(self.rows[at][order], path)
-        return read[np.argsort(order, kind="stable")]
+    def __getitem__(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray] | HistoxaiError:
+        """`arrays`, or the error: one that crosses from a worker by itself brings its traceback along."""
+        try:
+            return self.arrays(at)
+        except HistoxaiError as error:
+            return error
+
+    def arrays(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Images (k, H, W, 3) uint8 and labels (k,) or masks (k, 2, H, W) uint8 at some positions."""
+        rows = self.rows[at]
+        images = self._patches.read(rows) if self._images is None else self._images[at]
+        if not self._masks:
+            return images, self._patches.label[rows]
+        return images, self._patches.read(rows, TARGETS) if self._targets is None else self._targets[at]
+
+    def _tensors(self, images: np.ndarray, targets: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        found = torch.as_tensor(targets)
+        return to_tensor(images), found.float() if self._masks else found
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
         """This epoch's order of positions: by hash of (seed, epoch, patch_id), so a resumed run repeats it."""
         keys = [keyed_seed(seed, "order", epoch, i, bits=64) for i in self.ids]
         return np.argsort(np.array(keys, np.uint64), kind="stable")
+
+
+def _as_tensors(found: tuple[np.ndarray, np.ndarray] | HistoxaiError) -> Any:
+    # tensors go through shared memory, errors as they are
+    return found if isinstance(found, HistoxaiError) else tuple(map(torch.from_numpy, found))
 
 
 def in_batches(order: np.ndarray, size: int) -> Iterator[np.ndarray]:

@@ -140,8 +140,8 @@ def _epoch(
     model.train(training)
     loss_sum = measure_sum = 0.0
     seen = 0
-    for at in batches:
-        images, targets = fabric.to_device(source.batch(at))
+    for at, pair in zip(batches, source.batches(batches), strict=True):
+        images, targets = fabric.to_device(pair)
         with torch.set_grad_enabled(training):
             outputs = model(images)
             loss = job.loss(outputs, targets)

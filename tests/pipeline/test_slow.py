@@ -20,16 +20,6 @@ from tests.conftest import ROOT, done
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float, str]:
-    """The demo's folder, its seconds, and what it printed."""
-    folder = tmp_path_factory.mktemp("demo")
-    started = time.monotonic()
-    result = subprocess.run([ROOT / "scripts" / "demo", folder], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    return folder, time.monotonic() - started, result.stdout
-
-
 def test_demo_names_its_report_and_has_something_to_say(demo: tuple[Path, float, str]) -> None:
     folder, _, out = demo
     assert out.strip().splitlines()[-1] == f"The report: {folder}/report/index.html"

@@ -120,6 +120,9 @@ class _Toy:
     def batch(self, at: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         return self.images[at], self.label[at]
 
+    def batches(self, cut: list[np.ndarray]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [self.batch(at) for at in cut]
+
     def order(self, seed: int, epoch: int) -> np.ndarray:
         return np.random.default_rng([seed, epoch]).permutation(len(self))
 

@@ -1,0 +1,143 @@
+"""Reading: single patches, a training loader, and what `score` reads."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from numcodecs import blosc
+from torch.utils.data import DataLoader, Dataset
+
+from benches.common import row, tissue
+from histoxai import provenance, resources
+from histoxai.models import batches
+from histoxai.models.batches import Source, to_tensor
+from histoxai.progress import Silent
+from histoxai.store.create import create_or_match
+from histoxai.store.patches import Patches, image_item
+from histoxai.store.schema import ArraySpec
+from histoxai.store.shards import Item, Store
+from histoxai.store.work import fill
+
+PATCHES, MAPS, BATCH = 2048, 192, 32
+
+
+def make_patches(path: Path) -> Patches:
+    """2,048 patches of 256 px, as ingest would write them."""
+    images = tissue(PATCHES, 256)
+    header = provenance.header("patches/1", {}, 0, {"source": {"path": "x", "digest": "d"}})
+    index = {
+        "label": np.zeros(PATCHES, np.int16),
+        "group": np.array(["g"] * PATCHES),
+        "patch_id": np.array([str(i) for i in range(PATCHES)]),
+        "split": np.ones(PATCHES, np.uint8),
+    }
+    item = image_item(PATCHES, (256, 256), 512, False)
+    store = create_or_match(path, header, index, [item], attrs={"classes": ["a"], "mpp": None})
+    fill(store, item, lambda a, b: {"images": images[a:b]}, Silent())
+    return Patches(path)
+
+
+class Plain(Dataset):
+    """What users write: one patch of a Zarr array per item."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._array: Any = None
+
+    def __len__(self) -> int:
+        return PATCHES
+
+    def __getitem__(self, i: int) -> torch.Tensor:
+        if self._array is None:
+            self._array = zarr.open_group(self._path, mode="r", use_consolidated=False)["images"]
+        return torch.from_numpy(self._array[int(i)])
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def compare(name: str, ours: Callable[[], object], other: Callable[[], object], goal: str, share: float = 1.0) -> Any:
+    """Five rounds, one after the other, medians; `share`: the part of our work that `other` does."""
+    a, b = [], []
+    for _ in range(5):
+        a.append(seconds(ours))
+        b.append(seconds(other) / share)
+    ours_s, other_s = statistics.median(a), statistics.median(b)
+    return row(name, ours_s, other_s, other_s / ours_s, goal)
+
+
+def bench_read(work: Path) -> list[dict[str, Any]]:
+    """Ratios of rates to `z[i]`, to `oindex`, to a loader on `z[i]`, and to bare decompression."""
+    resources.keep_freed_memory()
+    patches = make_patches(work / "p.zarr")
+    array = zarr.open_group(work / "p.zarr", mode="r", use_consolidated=False)["images"]
+    some = np.random.default_rng(0).integers(0, PATCHES, 200)
+    rows = [
+        compare(
+            "random patch, to z[i]",
+            lambda: [patches.read([i]) for i in some],
+            lambda: [array[int(i)] for i in some],
+            ">= 3",
+        ),
+        compare(
+            "random patch, to oindex",
+            lambda: [patches.read([i]) for i in some],
+            lambda: [array.oindex[[int(i)]] for i in some[:40]],
+            ">= 20",
+            0.2,
+        ),
+        loaders(patches, work / "p.zarr"),
+        decompression(work),
+    ]
+    return rows
+
+
+def loaders(patches: Patches, path: Path) -> dict[str, Any]:
+    """A shuffled epoch in batches of 32 through two forked workers, ready for the network."""
+    order = np.random.default_rng(1).permutation(PATCHES)
+    cut = [order[k : k + BATCH] for k in range(0, PATCHES, BATCH)]
+    batches.KEEP_BYTES = 0  # as for a set that does not fit into memory
+    source = Source(patches, np.arange(PATCHES), masks=False)
+
+    def ours() -> None:
+        for images, _ in source.batches(cut):
+            assert images.shape[1:] == (3, 256, 256)
+
+    def other() -> None:
+        loader = DataLoader(Plain(path), BATCH, sampler=order.tolist(), num_workers=2, multiprocessing_context="fork")
+        for images in loader:
+            assert to_tensor(images).shape[1:] == (3, 256, 256)
+
+    return compare("loader, two workers, to z[i]", ours, other, ">= 2")
+
+
+def decompression(work: Path) -> dict[str, Any]:
+    """Maps in shards of 64 as `score` reads them, against blosc alone on chunks that are in memory."""
+    spec = ArraySpec("maps", (MAPS, 3, 256, 256), np.float32, 64)
+    maps = np.random.default_rng(0).normal(size=spec.shape).astype(np.float32)
+    item = Item("ig", (spec,))
+    store = create_or_match(work / "m.zarr", provenance.header("maps/1", {}, 0, {}), {}, [item])
+    fill(store, item, lambda a, b: {"maps": maps[a:b]}, Silent())
+    chunks = []
+    for k in range(item.count):
+        data = (store.path / spec.file(k)).read_bytes()
+        index = np.frombuffer(data[-16 * 64 - 4 : -4], "<u8").reshape(64, 2).tolist()
+        chunks += [data[a : a + n - 4] for a, n in index]
+    out = np.empty(spec.shape[1:], np.float32)
+    reader = Store(store.path)
+    return compare(
+        "score's reading, to bare blosc",
+        lambda: [reader.take("maps", np.arange(*item.span(k))) for k in range(item.count)],
+        lambda: [blosc.decompress(chunk, out) for chunk in chunks],
+        ">= 0.7",
+    )

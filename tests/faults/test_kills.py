@@ -1,0 +1,132 @@
+"""SIGKILL at random moments, and crowds on the same shards: the store is the one of a single quiet process."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from histoxai.store.shards import Store
+from tests.conftest import CLASSES, FAST, Mini, array_files
+from tests.faults.crowd import start
+
+pytestmark = pytest.mark.faults
+KILLS = {"explain": 30, "ingest": 8, "masks": 8, "score": 8}
+
+
+@dataclass
+class Case:
+    """A command without its output, what it writes when left alone, and the seconds that takes."""
+
+    command: list[object]
+    whole: dict[str, bytes]
+    digest: str
+    seconds: float
+
+    def to(self, output: Path) -> list[object]:
+        return [*self.command, "-o", output, "--quiet"]
+
+
+def commands(mini: Mini) -> dict[str, list[object]]:
+    return {
+        "ingest": ["ingest", mini.diagset, "--classes", ",".join(CLASSES), "--mpp", 0.25, "--shard-size", 8],
+        "masks": ["masks", mini.balanced, "--model", mini.seg, "--shard-size", 4],
+        "explain": ["explain", mini.balanced, "--model", mini.cls, *FAST, "--shard-size", 4],
+        "score": ["score", mini.maps, "--masks", mini.masks, "--shard-size", 4],
+    }
+
+
+def quiet_run(command: list[object], folder: Path) -> Case:
+    started = time.monotonic()
+    process = start([*command, "-o", folder / "whole.zarr", "--quiet"], folder / "whole.log")
+    process.join(120)
+    assert process.exitcode == 0, (folder / "whole.log").read_text()
+    seconds = time.monotonic() - started
+    return Case(command, array_files(folder / "whole.zarr"), Store(folder / "whole.zarr").digest(), seconds)
+
+
+def nothing_wrong(output: Path, case: Case) -> bool:
+    """Every record stands for the right bytes; returns whether the store is complete."""
+    if not output.exists():
+        return False
+    complete = True
+    for name, state in Store(output).completeness(verify=True).items():
+        assert not state["failed"], name
+        complete = complete and not state["missing"]
+        for k in (r["shard"] for r in state["records"] if name != "index"):
+            files = {n: b for n, b in array_files(output).items() if f"/c/{k}" in n and _belongs(n, name, output)}
+            assert files
+            assert all(case.whole[n] == b for n, b in files.items())
+    return complete
+
+
+def _belongs(file: str, name: str, output: Path) -> bool:
+    from histoxai.store.records import read_item
+
+    facts = read_item(output, name)
+    assert facts is not None
+    array, _, shard = file.partition("/c/")
+    return array in facts["arrays"] and bool(shard)
+
+
+@pytest.mark.parametrize("verb", list(KILLS))
+def test_kills_at_random_moments(mini: Mini, tmp_path: Path, verb: str) -> None:
+    (tmp_path / "whole").mkdir()
+    case = quiet_run(commands(mini)[verb], tmp_path / "whole")
+    rng, place, log = random.Random(verb), tmp_path / "place", tmp_path / "log"
+    place.mkdir()
+    output = place / "o.zarr"
+    kills = 0
+    while kills < KILLS[verb]:
+        process = start(case.to(output), log)
+        # runs get shorter as the store fills up: half of the kills fall into the first third of a whole run
+        time.sleep(case.seconds * rng.choice([0.3, 1.0]) * rng.random())
+        alive = process.is_alive()
+        if alive:
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        kills += alive
+        assert process.exitcode == (-9 if alive else 0) or process.exitcode == 0, log.read_text()
+        if nothing_wrong(output, case):
+            shutil.rmtree(output)
+    process = start(case.to(output), log)
+    process.join(120)
+    assert process.exitcode == 0, log.read_text()
+    assert array_files(output) == case.whole
+    assert Store(output).digest() == case.digest
+    assert [p.name for p in place.iterdir()] == ["o.zarr"]
+    assert not [p for p in output.rglob("*") if p.name.endswith((".tmp", ".old", ".part"))]
+    assert not (output / "_part").exists()
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.parametrize("murder", [False, True], ids=["all live", "half are killed"])
+def test_eight_processes_on_the_same_shards(mini: Mini, tmp_path: Path, murder: bool) -> None:
+    (tmp_path / "whole").mkdir()
+    case = quiet_run(commands(mini)["explain"], tmp_path / "whole")
+    output, log = tmp_path / "o.zarr", tmp_path / "log"
+    crowd = [start(case.to(output), log) for _ in range(8)]
+    rng = random.Random(0)
+    for victim in crowd[::2] if murder else []:
+        time.sleep(rng.random() * case.seconds)
+        victim.kill()
+    deadline = time.monotonic() + 240
+    for process in crowd:
+        process.join(max(0.1, deadline - time.monotonic()))
+    codes = [process.exitcode for process in crowd]
+    assert set(codes[1::2]) == {0}, log.read_text()
+    assert set(codes[::2]) <= ({0, -9} if murder else {0}), log.read_text()
+    process = start(case.to(output), log)
+    process.join(60)
+    assert process.exitcode == 0
+    assert array_files(output) == case.whole
+    assert Store(output).digest() == case.digest
+    assert not [p for p in output.rglob("*") if p.name.endswith((".tmp", ".part"))]
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
