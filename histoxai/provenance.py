@@ -12,9 +12,10 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
+from functools import cache
 from hashlib import blake2b
 from importlib import metadata
 from pathlib import Path
@@ -81,10 +82,11 @@ def keyed_seed(seed: int, *parts: object, bits: int = 32) -> int:
     return int.from_bytes(blake2b(key, digest_size=8).digest(), "big") >> (64 - bits)
 
 
-def versions(packages: Iterable[str] = _PACKAGES) -> dict[str, str]:
+@cache
+def versions() -> Mapping[str, str]:
     """Versions of histoxai, Python and the packages that numbers depend on, as installed."""
     found = {"histoxai": __version__, "python": platform.python_version()}
-    for name in packages:
+    for name in _PACKAGES:  # each takes a millisecond: once per process, not once per record
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

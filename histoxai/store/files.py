@@ -66,10 +66,11 @@ def cannot(path: Path, what: str, error: OSError) -> HistoxaiError:
     return HistoxaiError(f"{path}: cannot be {what}: {error.strerror or error}{_HINTS.get(error.errno or 0, '')}")
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, durable: bool = True) -> None:
     """Write beside the place, fsync, rename, fsync the folder; leaves no temporary file behind.
 
-    Raises HistoxaiError where the system refuses.
+    durable: whether it has to outlive a power cut, for which the syncs are. Raises HistoxaiError where the
+    system refuses.
     """
     for last_try in (False, False, True):
         temporary = temporary_beside(path)
@@ -78,9 +79,11 @@ def write_atomically(path: Path, data: bytes) -> None:
             with open(temporary, "wb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             os.replace(temporary, path)
-            sync_folder(path.parent)
+            if durable:
+                sync_folder(path.parent)
             return
         except FileNotFoundError as error:  # swept by a task that cannot see this process
             if last_try:

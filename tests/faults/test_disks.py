@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,20 +43,19 @@ def commands(mini: Mini, output: Path) -> dict[str, list[object]]:
 def fill_up(disk: Path, leave: int) -> Path:
     """A file that leaves so many blocks free."""
     filler = disk / "filler"
-    with open(filler, "wb") as file:
-        try:
-            while True:
-                file.write(b"x" * BLOCK)
-                file.flush()
-        except OSError:
-            pass
+    with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * BLOCK)
     with open(filler, "r+b") as file:
         file.truncate(max(0, filler.stat().st_size - leave * BLOCK))
     return filler
 
 
-@pytest.mark.parametrize("leave", [0, 3, 30, 60], ids=lambda n: f"{n} blocks free")
-@pytest.mark.parametrize("verb", ["ingest", "augment", "masks", "explain", "score", "report"])
+@pytest.mark.parametrize(
+    ("verb", "leave"),
+    [(v, n) for v in ("ingest", "augment", "masks", "explain", "score") for n in (0, 3, 30, 60)] + [("report", 30)],
+    ids=lambda value: f"{value} blocks" if isinstance(value, int) else value,
+)
 def test_a_full_disk(mini: Mini, tmp_path: Path, disk: Path, verb: str, leave: int) -> None:
     command = commands(mini, disk / "o")[verb]
     filler = fill_up(disk, leave)

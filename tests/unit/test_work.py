@@ -155,7 +155,7 @@ def test_pieces_that_are_torn_or_of_other_settings_count_for_nothing(tmp_path: P
 def test_a_full_disk_while_stopping_does_not_hide_the_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = make(tmp_path / "s")
 
-    def full(path: Path, data: bytes) -> None:
+    def full(path: Path, data: bytes, durable: bool = True) -> None:
         raise HistoxaiError("full")
 
     def stops(start: int, stop: int) -> dict[str, np.ndarray]:
