@@ -88,7 +88,8 @@ def share_out(again: Again, shards: Sequence[int], work: Work, progress: Progres
 def _work(again: Again, work: Work, pipe: Connection) -> None:
     signals.catch()
     try:
-        mine = replace(work, workers=1, shard=None, feed=Feed(pipe))
+        # the parent has started over already where that was asked for
+        mine = replace(work, workers=1, shard=None, force=False, feed=Feed(pipe))
         pipe.send(("done", again(progress=_Relay(pipe), work=mine)["done"]))
     except (KeyboardInterrupt, EOFError, ConnectionError):  # stopped, or the parent is gone
         os._exit(Interrupted.exit_code)

@@ -138,17 +138,17 @@ def bench_explain(work: Path) -> list[dict[str, Any]]:
     """Two workers against the bare network's gain, shards against no shards, ten times the patches."""
     torch.set_num_threads(2)
     pick_device("cpu")
-    patches, model = inputs(work, 128, "p")
+    patches, model = inputs(work, 96, "p")
     bare, ours = [], []
     for _ in range(3):
-        bare.append(network_seconds(1, 160) / network_seconds(2, 160))
+        bare.append(network_seconds(1, 120) / network_seconds(2, 120))
         ours.append(explain_seconds(patches, model, work / "m1", 1) / explain_seconds(patches, model, work / "m2", 2))
     a, b = statistics.median(ours), statistics.median(bare)
     rows = [row("two workers, gain to the network's", a, b, a / b, ">= 0.95")]
     whole, cut = [], []
     for k in range(3):
         whole.append(working_seconds(patches, model, work / f"whole{k}", None))
-        cut.append(working_seconds(patches, model, work / f"cut{k}", 8))
+        cut.append(working_seconds(patches, model, work / f"cut{k}", 6))
     a, b = statistics.median(cut), statistics.median(whole)
     rows.append(
         {"name": "shard by shard, to all at once", "ours_s": a, "other_s": b, "ratio": a / b, "goal": "<= 1.05"}

@@ -116,7 +116,7 @@ def loaders(patches: Patches, path: Path) -> dict[str, Any]:
     def other() -> None:
         loader = DataLoader(Plain(path), BATCH, sampler=order.tolist(), num_workers=2, multiprocessing_context="fork")
         for images in loader:
-            assert to_tensor(images).shape[1:] == (3, 256, 256)
+            assert to_tensor(images.numpy()).shape[1:] == (3, 256, 256)
 
     return compare("loader, two workers, to z[i]", ours, other, ">= 2")
 

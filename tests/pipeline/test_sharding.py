@@ -66,15 +66,15 @@ def test_a_share_of_a_broken_source_leaves_the_others_work(mini: Mini, tmp_path:
 
 
 @pytest.mark.parametrize("verb", ["explain", "masks", "ingest"])
-def test_worker_processes_give_the_same_bytes(mini: Mini, tmp_path: Path, verb: str) -> None:
+def test_worker_processes_give_the_same_bytes_and_start_over_once(mini: Mini, tmp_path: Path, verb: str) -> None:
     commands = {
-        "explain": explain(mini, Path()),
+        "explain": explain(mini, Path(), "--method", "ig,nt,lime,gradcam"),
         "masks": ["masks", mini.balanced, "--model", mini.seg, "-o", Path(), "--shard-size", 4],
         "ingest": ingest(mini, Path()),
     }
     command = [*map(str, commands[verb]), "--threads", "1"]
     at = command.index("-o") + 1
-    for name, more in (("one", []), ("two", ["--workers", "2"])):
+    for name, more in (("one", []), ("two", ["--workers", "2"]), ("two", ["--workers", "2", "--force"])):
         command[at] = str(tmp_path / name)
         result = subprocess.run(
             [sys.executable, "-m", "histoxai", *command, *more, "--json"], capture_output=True, text=True, check=True
