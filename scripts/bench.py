@@ -7,12 +7,18 @@ import json
 import tempfile
 from pathlib import Path
 
-from benches.explain import bench_explain
+from benches.explain import bench_explain, bench_memory
 from benches.ingest import bench_ingest
 from benches.malloc import bench_malloc
 from benches.read import bench_read
 
-BENCHES = {"ingest": bench_ingest, "malloc": bench_malloc, "read": bench_read, "explain": bench_explain}
+BENCHES = {
+    "ingest": bench_ingest,
+    "malloc": bench_malloc,
+    "read": bench_read,
+    "explain": bench_explain,
+    "memory": bench_memory,
+}
 
 
 def main() -> None:

@@ -18,7 +18,10 @@ from tests.conftest import CLASSES, Mini, array_files
 from tests.faults.crowd import start
 
 pytestmark = pytest.mark.faults
-QUICK = [*("-O", "ig.steps=4", "-O", "nt.steps=2", "-O", "nt.samples=2"), *("-O", "lime.samples=16", "-O", "lime.max_dist=10")]
+QUICK = [
+    *("-O", "ig.steps=4", "-O", "nt.steps=2", "-O", "nt.samples=2"),
+    *("-O", "lime.samples=16", "-O", "lime.max_dist=10"),
+]
 KILLS = {"explain": 30, "ingest": 8, "masks": 8, "score": 8}
 
 

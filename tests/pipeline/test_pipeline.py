@@ -62,6 +62,26 @@ def test_predictions_of_training_and_of_explain_agree(mini: Mini) -> None:
     assert facts["metrics"]["accuracy"] == pytest.approx(right.mean())
 
 
+def test_a_set_too_large_to_keep_is_read_ahead_by_workers(
+    mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("histoxai.models.batches.KEEP_BYTES", 0)
+    done("train-cls", mini.balanced, "-o", tmp_path / "cls", "--epochs", 3, "--batch-size", 8)
+    assert (tmp_path / "cls/weights.safetensors").read_bytes() == (mini.cls / "weights.safetensors").read_bytes()
+    done("train-seg", mini.nuclei, "-o", tmp_path / "seg", "--epochs", 2, "--width", 4, "--lr", 0.01)
+    assert (tmp_path / "seg/weights.safetensors").read_bytes() == (mini.seg / "weights.safetensors").read_bytes()
+    patches = shutil.copytree(mini.balanced, tmp_path / "balanced.zarr")
+    path = patches / "images/c/0/0/0/0"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+    outcome = run("train-cls", patches, "-o", tmp_path / "other", "--epochs", 1)
+    assert outcome.code == 1
+    assert "balanced.zarr: array images, shard 0, patch scan" in outcome.err
+    assert "--verify`" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
 def test_history_is_in_csv_zarr_and_tensorboard(mini: Mini) -> None:
     lines = (mini.cls / "history.csv").read_text().splitlines()
     assert lines[0].split(",")[:2] == ["epoch", "lr"]
