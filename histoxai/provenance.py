@@ -30,7 +30,7 @@ NUMERICS_VERSION = 1
 # Flags that say how, not what: no part of a command on record.
 _PASSING = (
     *("--force", "--dry-run", "--missing", "--count-shards", "--estimate"),
-    *("--json", "--jsonl", "--one-indexed", "--verify"),
+    *("--json", "--jsonl", "--one-indexed", "--verify", "--quiet", "-q"),
 )
 _WITH_VALUE = ("--shard", "--workers")
 _PACKAGES = ("numpy", "zarr", "numcodecs", "torch", "captum", "lime", "grad-cam", "scikit-image", "scipy")

@@ -64,11 +64,9 @@ def png(figure: Figure, dpi: int = 110) -> bytes:
     """A figure as PNG bytes; no date inside, so that equal figures are equal bytes."""
     out = io.BytesIO()
     FigureCanvasAgg(figure)
-    more: dict[str, Any] = {}
     if _mark.get():
-        figure.text(0.005, 1.0, _mark.get(), va="bottom", color=RED, weight="bold", in_layout=False)
-        more = {"bbox_inches": "tight", "bbox_extra_artists": figure.texts, "pad_inches": 0.08}
-    figure.savefig(out, format="png", dpi=dpi, metadata={"Software": None}, **more)
+        figure.suptitle(_mark.get(), x=0.005, ha="left", color=RED, weight="bold", fontsize=10)
+    figure.savefig(out, format="png", dpi=dpi, metadata={"Software": None})
     return out.getvalue()
 
 
@@ -117,11 +115,12 @@ def violins(
     values (n, methods, masks), NaN undefined; label (n,), case (n,) 1 to 4.
     """
     with rc_context(STYLE):
-        width, height = 2.6 * len(methods) + 0.8, 2.3 * len(masks) + 0.6
+        top = 0.55 if _mark.get() else 0.3
+        width, height = 2.6 * len(methods) + 0.8, 2.3 * len(masks) + 0.3 + top
         figure = Figure(figsize=(width, height))
         grid = figure.subplots(len(masks), len(methods), sharey=True, squeeze=False)
         # Margins in inches: an automatic layout would draw every panel twice.
-        figure.subplots_adjust(0.6 / width, 0.65 / height, 1 - 0.1 / width, 1 - 0.3 / height, 0.1, 0.38)
+        figure.subplots_adjust(0.6 / width, 0.65 / height, 1 - 0.1 / width, 1 - top / height, 0.1, 0.38)
         for (row, column), axes in np.ndenumerate(grid):
             _violin_panel(axes, values[:, column, row], label, case, classes)
             axes.set_title(f"{methods[column]}, {masks[row].replace('_', '-')}")

@@ -42,7 +42,7 @@ def item_state(root: Path, header: Mapping[str, Any], name: str, verify: bool = 
     count = -(-facts["rows"] // facts["shard"])
     records = read_records(root, name)
     missing = [k for k in range(count) if not is_done(root, records.get(k), facts["fingerprint"])]
-    done = [k for k in range(count) if k not in set(missing)]
+    done = sorted(set(range(count)) - set(missing))
     failed = [k for k in done if verify and next(bad_files(root, records[k], True), None) is not None]
     kept = ("seconds", "peak_memory_mb", "host", "threads")
     return {
