@@ -1,6 +1,38 @@
-"""`python -m histoxai`."""
+"""The `histoxai` command, also as `python -m histoxai`."""
 
-from histoxai.cli import main
+from __future__ import annotations
+
+import sys
+
+from histoxai import signals
+from histoxai.errors import Interrupted
+
+
+def main() -> None:
+    """Catch signals before anything slow is imported, run the command, and end with its exit code.
+
+    A signal that hits where no command runs yet, or its clean-up, ends with 75 like any other.
+    """
+    code: object = 0
+    try:
+        signals.catch()
+        from histoxai.cli import main as run
+
+        run()
+    except SystemExit as stop:
+        code = stop.code
+    except KeyboardInterrupt:
+        code = None
+    signals.ignore()
+    if code == Interrupted.exit_code:
+        signals.exit_now(Interrupted.exit_code)
+    if signals.received() and code:
+        code = None
+    if code is None and signals.received():
+        print(f"histoxai: stopped by a signal; {signals.KEPT}", file=sys.stderr)
+        signals.exit_now(Interrupted.exit_code)
+    sys.exit(code)  # type: ignore[arg-type]
+
 
 if __name__ == "__main__":
     main()

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from histoxai import __version__, flags, registry, settings, signals, tables, terminal
+from histoxai import __version__, flags, registry, settings, tables, terminal
 from histoxai.errors import UsageError
 
 app = typer.Typer(
@@ -383,5 +383,4 @@ def main() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-    signals.catch()
     app(prog_name="histoxai")

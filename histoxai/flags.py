@@ -30,7 +30,7 @@ Verify = Annotated[bool, typer.Option("--verify", help="Recompute checksums of w
 AllowPartial = Annotated[
     bool, typer.Option("--allow-partial", help="Go on with what is there where an input has gaps, and mark it.")
 ]
-Workers = Annotated[int, typer.Option(help="Processes; --threads is for each.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes; --threads is for each.")]
 
 
 def words(text: str, flag: str) -> tuple[str, ...]:
@@ -53,5 +53,8 @@ def shares(text: str) -> tuple[float, float, float]:
 
 
 def only_one(**asked: bool) -> str | None:
-    """What a command does instead of working; the first of several flags wins."""
-    return next((name for name, yes in asked.items() if yes), None)
+    """What a command does instead of working; raises UsageError where several are asked for."""
+    chosen = [name for name, yes in asked.items() if yes]
+    if len(chosen) > 1:
+        raise UsageError(f"{' and '.join(chosen)}: one at a time")
+    return chosen[0] if chosen else None

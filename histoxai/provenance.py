@@ -104,8 +104,32 @@ def run_facts() -> dict[str, str]:
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
         "user": user,
-        "command": _whole_command(sys.argv[1:]),
+        "command": _whole_command([*sys.argv[1:], *_from_environment(sys.argv[1:])]),
     }
+
+
+def _from_environment(arguments: list[str]) -> list[str]:
+    # Settings of ours that came as variables, as flags: a command on record gives the same elsewhere.
+    verb = next((a for a in arguments if not a.startswith("-")), "")
+    seeded, placed = ("augment", "train-cls", "train-seg", "explain"), ("train-cls", "train-seg", "masks", "explain")
+    found = {}
+    for name, verbs in (("SEED", seeded), ("DEVICE", placed)):
+        if verb in verbs and os.environ.get(f"HISTOXAI_{name}"):
+            found[f"--{name.lower()}"] = os.environ[f"HISTOXAI_{name}"]
+    prefix = f"HISTOXAI_{verb.upper().replace('-', '_')}_"
+    for name, value in sorted(os.environ.items()):
+        if verb and name.startswith(prefix) and value:
+            found["--" + name.removeprefix(prefix).lower().replace("_", "-")] = value
+    given = {a.partition("=")[0] for a in arguments}
+    words: list[str] = []
+    for flag, value in found.items():
+        if flag in given or flag in _PASSING or (flag == "--option" and "-O" in given):
+            continue
+        if flag in ("--rescale", "--allow-partial"):
+            words += [flag] if value.lower() in ("1", "true", "yes", "on", "t", "y") else []
+        else:
+            words += [w for part in (value.split() if flag == "--option" else [value]) for w in (flag, part)]
+    return words
 
 
 def _whole_command(arguments: list[str]) -> str:

@@ -43,10 +43,23 @@ def check() -> None:
         raise Interrupted(_received[0])
 
 
+def received() -> bool:
+    """Whether a signal to stop came in."""
+    return bool(_received)
+
+
+def ignore() -> None:
+    """From here on the process is ending: no signal changes how."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _stop(number: int, frame: Any) -> None:
     del frame
     _received.append(f"stopped by {signal.Signals(number).name}")
-    raise Interrupted(_received[0])
+    # Schedulers and fingers repeat themselves: only the first may break in, or it would meet our own clean-up.
+    if len(_received) == 1:
+        raise Interrupted(_received[0])
 
 
 def _watch(handle: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +59,8 @@ def coverage(maps: Store, masks: Store, allow_partial: bool) -> Coverage:
         for state in found.values()
         if state["missing"]
     ]
+    if (at < 0).any():
+        commands.append(_masks_command(maps, masks))
     rows = np.flatnonzero(there)
     if not len(rows) or not methods:
         for store, found in zip((maps, masks), states.values(), strict=True):
@@ -79,15 +83,24 @@ def _same_patches(maps: Store, masks: Store) -> None:
         )
 
 
+def _masks_command(maps: Store, masks: Store) -> str:
+    # masks of the split that was explained, in a store of their own
+    split = maps.header["settings"]["split"]
+    place = {k: os.path.relpath(masks.path.resolve().parent / v["path"]) for k, v in masks.header["parents"].items()}
+    output = masks.path.with_name(f"{masks.path.stem}-{split}.zarr")
+    return shlex.join(
+        ["histoxai", "masks", place["patches"], "--model", place["segmenter"], "--split", split, "-o", str(output)]
+    )
+
+
 def _places(maps: Store, masks: Store, allow_absent: bool) -> np.ndarray:
     # the row in `masks` of every map, joined on patch_id; -1 where it has none
     place = {p: i for i, p in enumerate(masks.read("patch_id").tolist())}
     ids = maps.read("patch_id").tolist()
     absent = [p for p in ids if p not in place]
     if absent and not allow_absent:
-        split = maps.header["settings"]["split"]
         raise Incomplete(
             f"{masks.path}: has no mask of {len(absent)} of {len(ids)} explained patches, such as {absent[0]}; "
-            f"run `histoxai masks --split {split}`"
+            f"run `{_masks_command(maps, masks)}` and score with those"
         )
     return np.array([place.get(p, -1) for p in ids])

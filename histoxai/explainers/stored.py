@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from histoxai.errors import Damaged
 from histoxai.explainers.base import Explainer
 from histoxai.registry import names, resolve
 from histoxai.store.shards import Store
@@ -44,6 +45,11 @@ def stored_methods(maps: Store) -> list[StoredMethod]:
     for name, facts in maps.completeness().items():
         if name in _NO_METHODS:
             continue
+        if not facts["what"]:
+            raise Damaged(
+                f"{maps.path}: _done/{name}/item.json is damaged; run the `histoxai explain` command that made "
+                f"'{name}' again"
+            )
         method, options = facts["what"]["method"], facts["what"]["options"]
         kind = resolve("explainer", method)
         explainer = kind(kind.Options(**options), maps.header["settings"]["micro_batch"])

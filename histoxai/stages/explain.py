@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -157,6 +158,7 @@ def _estimate(job: _Job, items: list[Item], work: Work, progress: Progress) -> d
         )
         progress.advance(1, item.name)
     progress.stop()
+    rows.append(_estimate_predictions(job, items[0]))
     hours = sum(r["hours"] for r in rows)
     peak = resources.peak_memory_mb()
     block = slurm.array_block(
@@ -171,6 +173,24 @@ def _estimate(job: _Job, items: list[Item], work: Work, progress: Progress) -> d
         "total": total,
         "peak_memory_mb": peak,
         "sbatch": block,
+    }
+
+
+def _estimate_predictions(job: _Job, item: Item) -> dict[str, Any]:
+    # the item that every method rests on, with the ids that come with the store
+    n, few = len(job.rows), min(job.settings.micro_batch, len(job.rows))
+    started = time.perf_counter()
+    made = job.predict(0, few)
+    seconds = (time.perf_counter() - started) / few
+    size = sum(a.nbytes for a in made.values()) / few + sum(a.nbytes for a in job.index().values()) / n
+    ids = 2 * len(job.index()) + 4  # array and metadata of each; the record, the store's own and two groups' metadata
+    return {
+        "method": item.name,
+        "seconds_per_patch": seconds,
+        "hours": seconds * n / 3600,
+        "gb": size * n / 1e9,
+        "files": item.count * (len(item.specs) + 1) + len(item.specs) + 1 + ids,
+        "patches_timed": few,
     }
 
 

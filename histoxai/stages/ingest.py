@@ -28,8 +28,7 @@ def ingest(
 ) -> dict[str, Any]:
     """Read a source shard by shard into a patch store; memory does not grow with the data.
 
-    Raises InputRefused for anything in the source that cannot be used. A command that does the whole store
-    leaves nothing half-written then; one that does a share of it leaves the others' work.
+    Raises InputRefused for anything in the source that cannot be used. Shards that are done stay.
     """
     provenance.keep_apart(output, source)
     name, reason = recognise(source, settings.format)
@@ -84,13 +83,14 @@ def _write(
         "split": np.array(index.split, np.uint8),
     }
     attrs = {"classes": index.classes, "mpp": index.mpp}
+    fresh = not output.exists()
 
     def compute(start: int, stop: int) -> dict[str, np.ndarray]:
         try:
             images, targets = reader.read(start, stop)
         except InputRefused:
-            # A source that must be mended has another digest afterwards: what was written is of no use.
-            if work.shard is None and work.feed is None:
+            # What is done stays, also of other tasks; a store that this command began and that has nothing goes.
+            if fresh and work.shard is None and work.feed is None and start == 0:
                 discard(output, "patches/1")
             raise
         return {IMAGES: images} if targets is None else {IMAGES: images, TARGETS: targets}

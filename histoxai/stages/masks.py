@@ -76,7 +76,7 @@ def masks(
     task = Task(
         [item],
         lambda: create_or_match(output, header, index, [item], force=work.force),
-        (lambda: match(output, header, [item])) if output.exists() else None,
+        (lambda: match(output, header, [item])) if output.exists() and not work.force else None,
         prepare,
         partial(masks, source, model, output, settings),
         {"threads": work.threads, "micro_batch": settings.micro_batch},

@@ -5,6 +5,7 @@ Of several makers one wins; the others check that they meant the same.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterable
@@ -14,10 +15,10 @@ from typing import Any
 import numpy as np
 import zarr
 
-from histoxai.errors import InputRefused, SettingsDiffer
+from histoxai.errors import Damaged, HistoxaiError, InputRefused, SettingsDiffer
 from histoxai.provenance import NUMERICS_VERSION, file_checksum, fingerprint, first_difference, plain, run_facts
 from histoxai.store.files import cannot, sweep, sync_folder, sync_tree, temporary_beside, write_json, write_new
-from histoxai.store.records import DONE, item_path, read_item, record_path
+from histoxai.store.records import DONE, is_done, item_path, read_item, read_record, record_path
 from histoxai.store.schema import ArraySpec, index_specs
 from histoxai.store.shards import Item, Store, identity, item_fingerprint
 
@@ -44,9 +45,22 @@ def create_or_match(
     if not path.exists():
         _create(path, header, index, items, attrs or {})
     store = match(path, header, items)
+    if not is_done(path, read_record(path, "index", 0)):
+        _mend_index(store, index, attrs or {})
     for item in items:
         add_item(store, item)
     return store
+
+
+def _mend_index(store: Store, index: dict[str, np.ndarray], attrs: dict[str, Any]) -> None:
+    """Write the record of ids and labels anew where it is lost and they are what they should be."""
+    for name, data in index.items():
+        if not np.array_equal(store.read(name), data):
+            raise Damaged(
+                f"{store.path}: array {name} is not what this command makes; `{run_facts()['command']} --force` makes "
+                "the store again"
+            )
+    _write_index_record(store.path, index, store.header, attrs)
 
 
 def match(path: Path, header: dict[str, Any], items: Iterable[Item]) -> Store:
@@ -73,11 +87,21 @@ def discard(path: Path, schema: str) -> None:
     Raises InputRefused for anything else that may lie there.
     """
     path = path.resolve()  # of a link what it points to, and the link stays
-    if any(path.iterdir()) and Store(path).schema != schema:
+    # A store without a header, or with a damaged one, still shows by its records whose it is.
+    torso = (path / DONE).is_dir() and not _opens(path)
+    if any(path.iterdir()) and not torso and Store(path).schema != schema:
         raise InputRefused(f"{path}: is a {Store(path).schema} store, not {schema}; it will not be replaced")
     grave = temporary_beside(path, "old")
     os.rename(path, grave)
     shutil.rmtree(grave)
+
+
+def _opens(path: Path) -> bool:
+    try:
+        Store(path)
+    except InputRefused:
+        return False
+    return True
 
 
 def _meta(header: dict[str, Any], item: Item) -> dict[str, Any]:
@@ -99,18 +123,24 @@ def add_item(store: Store, item: Item) -> None:
     """
     place = item_path(store.path, item.name)
     if read_item(store.path, item.name) is None:
-        for spec in item.specs:
-            _create_beside(store.path, spec)
-        place.unlink(missing_ok=True)  # not as we write it, so it stands for nothing
+        if place.exists():  # not as we write it, so it stands for nothing
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(place, temporary_beside(place, "old"))
         write_new(place, _meta(store.header, item))
-    _check_item(store, item)
+    if not _check_item(store, item):
+        raise HistoxaiError(f"{place}: cannot be read back; run the same command again")
+    # Whose settings stand is settled: only now arrays, whose shapes may follow from the settings.
+    for spec in item.specs:
+        _create_beside(store.path, spec)
 
 
-def _check_item(store: Store, item: Item) -> None:
+def _check_item(store: Store, item: Item) -> bool:
+    # whether the item is there; if so it is the one that is meant
     found = read_item(store.path, item.name)
     if found is not None and found["fingerprint"] != store.fingerprint(item):
         name, a, b = first_difference(found["what"], item.what) or ("settings", "others", "these")
         raise SettingsDiffer(_difference_text(store.path, name, a, b, f"'{item.name}' in "))
+    return found is not None
 
 
 def _create(
@@ -122,19 +152,9 @@ def _create(
         root = zarr.open_group(temporary, mode="w-", attributes={"histoxai": header, **attrs})
         for folder in sorted({"/".join(s.path.split("/")[:-1]) for item in items for s in item.specs} - {""}):
             root.require_group(folder)
-        files = []
         for spec, data in index_specs(index):
             spec.create(temporary)[...] = data
-            file = temporary / spec.file(0)
-            size = file.stat().st_size if file.exists() else None
-            files.append({"path": spec.file(0), "size": size})
-            if size is not None:
-                files[-1]["checksum"] = file_checksum(file)
-        record = {
-            "fingerprint": fingerprint([NUMERICS_VERSION, "index", identity(header), attrs]),
-            "files": files,
-        }
-        write_json(record_path(temporary, "index", 0), record)
+        _write_index_record(temporary, index, header, attrs)
         for item in items:
             for spec in item.specs:
                 spec.create(temporary)
@@ -151,6 +171,20 @@ def _create(
         raise cannot(path, "created", error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_index_record(
+    root: Path, index: dict[str, np.ndarray], header: dict[str, Any], attrs: dict[str, Any]
+) -> None:
+    files = []
+    for spec, _ in index_specs(index):
+        file = root / spec.file(0)
+        size = file.stat().st_size if file.exists() else None
+        files.append({"path": spec.file(0), "size": size})
+        if size is not None:
+            files[-1]["checksum"] = file_checksum(file)
+    mark = fingerprint([NUMERICS_VERSION, "index", identity(header), attrs])
+    write_json(record_path(root, "index", 0), {"fingerprint": mark, "files": files})
 
 
 def _create_beside(root: Path, spec: ArraySpec) -> None:

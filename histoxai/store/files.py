@@ -110,8 +110,9 @@ def write_new(path: Path, value: Any) -> None:
     except FileExistsError:
         pass
     except OSError:  # a file system without hard links
+        data = temporary.read_bytes()
         with contextlib.suppress(FileExistsError), open(path, "xb") as file:
-            file.write(temporary.read_bytes())
+            file.write(data)
     finally:
         temporary.unlink(missing_ok=True)
 

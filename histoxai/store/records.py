@@ -51,8 +51,9 @@ def read_records(root: Path, name: str) -> dict[int, dict[str, Any]]:
 def item_names(root: Path) -> list[str]:
     """Names of all items that a store has, `index` first."""
     folder = root / DONE
-    names = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
-    return sorted((n for n in names if not n.startswith(".")), key=lambda n: n != "index")
+    # a folder without anything is what a kill left of an item that was never added
+    found = [p.name for p in folder.glob("[!.]*") if next(p.glob("*.json"), None)] if folder.is_dir() else []
+    return sorted(found, key=lambda n: (n != "index", n))
 
 
 def is_done(root: Path, record: dict[str, Any] | None, fingerprint: str | None = None, verify: bool = False) -> bool:

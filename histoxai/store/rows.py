@@ -10,7 +10,9 @@ the process, and forked workers share nothing.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import json
 import os
 from collections import OrderedDict
@@ -24,7 +26,7 @@ import numpy as np
 import zarr
 from numcodecs import blosc
 
-_OPEN_FILES = 64  # per array; a login node allows 1,024 per process
+_OPEN_FILES = 256  # of all arrays together; a login node allows 1,024 per process
 _CRC = 4
 _EMPTY = 2**64 - 1
 _BYTES = ("bytes", "blosc", "crc32c")
@@ -110,12 +112,16 @@ def open_rows(folder: Path, array: zarr.Array[Any], absent: Callable[[int], None
     return ShardRows(folder, layout, absent) if layout is not None else LibraryRows(array)
 
 
+_open_files: OrderedDict[tuple[int, int], _File] = OrderedDict()
+_readers = itertools.count()
+
+
 class ShardRows:
     """Reads the shard format directly."""
 
     def __init__(self, folder: Path, layout: Layout, absent: Callable[[int], None]) -> None:
         self._folder, self._layout, self._absent = folder, layout, absent
-        self._files: OrderedDict[int, _File | None] = OrderedDict()
+        self._number = next(_readers)
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Rows (k,) in any order -> (k, ...)."""
@@ -137,20 +143,21 @@ class ShardRows:
         return out
 
     def _open(self, k: int) -> _File | None:
-        files = self._files
-        if k in files:
-            files.move_to_end(k)
-            return files[k]
+        key = (self._number, k)
+        if (known := _open_files.get(key)) is not None:
+            with contextlib.suppress(KeyError):  # another thread may have closed it meanwhile
+                _open_files.move_to_end(key)
+            return known
         try:
-            file: _File | None = _File(self._folder / self._layout.file(k), self._layout)
+            file = _File(self._folder / self._layout.file(k), self._layout)
         except FileNotFoundError:
             self._absent(k)
             return None  # not kept: it may be written while we read on
         except ValueError as error:
             raise ChunkDamaged(k, k * self._layout.rows_per_file, str(error)) from None
-        files[k] = file
-        if len(files) > _OPEN_FILES:
-            files.popitem(last=False)
+        _open_files[key] = file
+        if len(_open_files) > _OPEN_FILES:
+            _open_files.popitem(last=False)
         return file
 
 

@@ -19,9 +19,9 @@ import numpy as np
 import zarr
 
 from histoxai import resources
-from histoxai.errors import Damaged, InputRefused
+from histoxai.errors import Damaged, HistoxaiError, InputRefused
 from histoxai.provenance import NUMERICS_VERSION, checksum, fingerprint, plain, versions
-from histoxai.store.files import cannot, write_atomically, write_json
+from histoxai.store.files import cannot, read_json, write_atomically, write_json
 from histoxai.store.records import digest, is_done, item_names, read_item, read_record, record_path
 from histoxai.store.rows import ChunkDamaged, Rows, open_rows
 from histoxai.store.schema import ArraySpec, open_group
@@ -94,6 +94,7 @@ class Store:
         arrays: path -> rows of that shard. seconds: what the work took. facts: goes into the record
         (micro-batch, threads, ...).
         """
+        self.require_same()
         a, b = item.span(shard)
         files = [self._write_file(spec, shard, arrays[spec.path], b - a) for spec in item.specs]
         record = {
@@ -121,6 +122,13 @@ class Store:
             return {"path": path, "size": None, "all_fill": True}
         write_atomically(self.path / path, data)
         return {"path": path, "size": len(data), "checksum": checksum(data)}
+
+    def require_same(self) -> None:
+        """Raise HistoxaiError where the store was removed, or started over with other settings, by another task."""
+        found = read_json(self.path / "zarr.json")
+        header = found.get("attributes", {}).get("histoxai") if isinstance(found, dict) else None
+        if not isinstance(header, dict) or identity(_valid(self.path, header)) != identity(self.header):
+            raise HistoxaiError(f"{self.path}: was removed or started over while this task was at work; it stops here")
 
     # ---- reading
 
@@ -205,8 +213,8 @@ class Store:
         found = self._item_of(path)
         if found is None:
             return Damaged(
-                f"{self.path}: array {path} is damaged ({damage.reason}), and the store rests on it; make it again: "
-                f"`{self.header['run']['command']} --force`"
+                f"{self.path}: array {path} is damaged ({damage.reason}), and the whole store rests on it; make it "
+                f"again, and what was added to it later: `{self.header['run']['command']} --force`"
             )
         patch = f"row {damage.row}"
         if path != "patch_id" and "patch_id" in self.group:

@@ -62,14 +62,16 @@ def item_state(root: Path, header: Mapping[str, Any], name: str, verify: bool = 
 
 def completeness(root: Path, header: Mapping[str, Any], verify: bool = False) -> dict[str, dict[str, Any]]:
     """`item_state` of every item that the store has or should have, by name."""
-    names = dict.fromkeys([*item_names(root), *header.get("items", [])])
+    names = dict.fromkeys(["index", *item_names(root), *header.get("items", [])])
     return {name: item_state(root, header, name, verify) for name in names}
 
 
 def gaps_text(root: Path, name: str, missing: Sequence[int], command: str) -> str:
     """What is missing of an item, and the command that fills it."""
     noun = "shard" if len(missing) == 1 else "shards"
-    return f"{root}: '{name}' lacks {noun} {ranges(missing)}; run `{fill_command(command, missing)}`"
+    # ids and labels come with the store: the whole command mends their record
+    run = command if name == "index" else fill_command(command, missing)
+    return f"{root}: '{name}' lacks {noun} {ranges(missing)}; run `{run}`"
 
 
 def require_complete(root: Path, header: Mapping[str, Any]) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
@@ -87,6 +90,7 @@ def share_out(again: Again, shards: Sequence[int], work: Work, progress: Progres
 
 def _work(again: Again, work: Work, pipe: Connection) -> None:
     signals.catch()
+    _die_with_parent()
     try:
         # the parent has started over already where that was asked for
         mine = replace(work, workers=1, shard=None, force=False, feed=Feed(pipe))
@@ -98,6 +102,12 @@ def _work(again: Again, work: Work, pipe: Connection) -> None:
         if ours is None:
             raise
         pipe.send(("error", ours))
+
+
+def _die_with_parent() -> None:
+    # Where the parent is killed nobody waits for us: the system sends what it would have sent (PR_SET_PDEATHSIG).
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def _lost(process: SpawnProcess) -> HistoxaiError | Interrupted:

@@ -33,7 +33,7 @@ def _run(arguments: list[str], log: str) -> None:
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     sys.argv = ["histoxai", *arguments]
-    from histoxai.cli import main
+    from histoxai.__main__ import main
     from histoxai.store import kept
 
     kept.KEEP_EVERY = 0.05  # pieces too are written, so that they can be torn

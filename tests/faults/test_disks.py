@@ -62,6 +62,8 @@ def test_a_full_disk(mini: Mini, tmp_path: Path, disk: Path, verb: str, leave: i
     outcome = run(*command)
     if outcome.code == 0:  # it fitted; with less room it does not
         assert leave >= 30
+        done(*commands(mini, tmp_path / "other")[verb])
+        assert verb == "report" or array_files(disk / "o") == array_files(tmp_path / "other")
         return
     assert outcome.code == 1
     assert "No space left on device" in outcome.err

@@ -62,6 +62,13 @@ def test_a_share_of_a_broken_source_leaves_the_others_work(mini: Mini, tmp_path:
     data = last.read_bytes()
     last.write_bytes(data[:80] + b"\0" * 10)
     assert run(*command, "--shard", 5).code == 3
+    assert run(*command).code == 3  # nor does one that does them all throw away what is done
+    done_now = [0, 1, 2, 3, 4]
+    assert [r["shard"] for r in Store(tmp_path / "p").completeness()["images"]["records"]] == done_now
+    (tmp_path / "p/_done/images").rename(tmp_path / "kept")
+    (tmp_path / "p/_done/images").mkdir()
+    shutil.copy(tmp_path / "kept/item.json", tmp_path / "p/_done/images")
+    shutil.copy(tmp_path / "kept/0.json", tmp_path / "p/_done/images")
     assert Store(tmp_path / "p").completeness()["images"]["missing"] == [1, 2, 3, 4, 5]
 
 
@@ -152,6 +159,34 @@ def _wait_for(find: object, process: subprocess.Popen[str]) -> list[int]:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     return found  # type: ignore[no-any-return]
+
+
+def interrupted(command: list[object], *delays: float) -> tuple[int, str]:
+    """Exit code and stderr of a command that gets a SIGTERM after each of these delays."""
+    words = [sys.executable, "-m", "histoxai", *map(str, command)]
+    task = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    for delay in delays:
+        time.sleep(delay)
+        task.terminate()
+    _, err = task.communicate(timeout=30)
+    return task.returncode, err
+
+
+@pytest.mark.parametrize("gap", [0.002, 0.01, 0.05, 0.15])
+def test_a_second_signal_changes_nothing(mini: Mini, tmp_path: Path, gap: float) -> None:
+    code, err = interrupted(explain(mini, tmp_path / "m", "--quiet"), 6.0, gap, gap)
+    assert code == 75, err
+    assert err.count("what is finished is kept") == 1
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("delay", [0.3, 0.5, 0.8, 1.5])
+def test_a_signal_while_starting_up(mini: Mini, tmp_path: Path, delay: float) -> None:
+    """Before that Python itself is starting, and the signal ends it as signals do."""
+    code, err = interrupted(explain(mini, tmp_path / "m", "--quiet"), delay)
+    assert code == 75, err
+    assert "what is finished is kept" in err
+    assert "Traceback" not in err
 
 
 def test_a_command_stuck_in_native_code_still_ends_in_time(tmp_path: Path) -> None:
@@ -324,10 +359,12 @@ def test_estimate_times_every_method_and_writes_nothing(mini: Mini, tmp_path: Pa
     summary = json.loads(done(*explain(mini, tmp_path / "m", "--estimate", "--json")))
     assert not (tmp_path / "m").exists()
     assert summary["schema"] == "histoxai.estimate/1"
-    assert [r["method"] for r in summary["rows"]] == ["ig", "nt", "lime", "gradcam"]
+    assert [r["method"] for r in summary["rows"]] == ["ig", "nt", "lime", "gradcam", "predictions"]
     n = summary["patches"]
     done(*explain(mini, tmp_path / "m"))
-    for row in summary["rows"]:
+    files = [p for p in (tmp_path / "m").rglob("*") if p.is_file()]
+    assert summary["total"]["files"] == pytest.approx(len(files), abs=3)
+    for row in summary["rows"][:-1]:
         assert row["seconds_per_patch"] > 0
         assert row["hours"] == pytest.approx(row["seconds_per_patch"] * n / 3600)
         arrays = [p for p in (tmp_path / "m/attributions" / row["method"]).rglob("*") if p.is_file()]

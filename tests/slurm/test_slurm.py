@@ -192,6 +192,18 @@ def test_a_task_that_is_requeued(slurm: Cluster, ready: Ready, tmp_path: Path) -
     same(tmp_path / "m.zarr", ready.root / "slow.zarr")
 
 
+def test_tasks_that_put_themselves_back(slurm: Cluster, ready: Ready, tmp_path: Path) -> None:
+    """As when the time limit warns: each ends with 75 and requeues itself, and itself alone."""
+    job = slurm.submit("--array=0-1", JOBS / "array.sbatch", *ready.explain(tmp_path / "m.zarr", SLOW))
+    slurm.until(in_mid_shard(tmp_path / "m.zarr"))
+    for task in (1, 0):
+        slurm("scancel", "--signal=TERM", "--batch", f"{job}_{task}")
+    slurm.until(lambda: slurm.finished(job), 120)
+    for task in (0, 1):
+        assert "Restarts=1" in slurm("scontrol", "show", "job", f"{job}_{task}")
+    same(tmp_path / "m.zarr", ready.root / "slow.zarr")
+
+
 @pytest.mark.parametrize("partition", ["grace", "low"])
 def test_a_task_that_is_preempted(slurm: Cluster, ready: Ready, tmp_path: Path, partition: str) -> None:
     """`grace` sends a signal and waits, `low` kills at once."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,7 @@ def test_other_layouts_are_left_to_the_library(tmp_path: Path) -> None:
 
 def test_more_files_than_are_kept_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("histoxai.store.rows._OPEN_FILES", 2)
+    monkeypatch.setattr("histoxai.store.rows._open_files", OrderedDict())
     spec = ArraySpec("images", (40, 20, 30, 3), np.uint8, 2)
     data = values(spec)
     zarr.open_group(tmp_path / "z", mode="w")

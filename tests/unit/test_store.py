@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing as mp
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -224,6 +225,59 @@ def test_array_tasks_share_all_shards() -> None:
     for name, value in (("STEP", "0"), ("MIN", ""), ("COUNT", "0"), ("ID", "0"), ("ID", "x")):
         with pytest.raises(UsageError, match="make no sense together"):
             parse_shards("auto", 8, environ={**env, "SLURM_ARRAY_TASK_ID": "1", f"SLURM_ARRAY_TASK_{name}": value})
+
+
+def _adds(path: str, steps: int, barrier: object, answers: mp.Queue) -> None:
+    from histoxai.store.create import add_item
+
+    barrier.wait()  # type: ignore[attr-defined]
+    spec = ArraySpec("attributions/ig300", (10, steps, 3), np.float32, 4)
+    try:
+        add_item(Store(Path(path)), Item("ig300", (spec,), {"steps": steps}))
+        answers.put(steps)
+    except SettingsDiffer:
+        answers.put(None)
+
+
+def test_one_of_several_settings_wins_a_new_name(tmp_path: Path) -> None:
+    make(tmp_path / "s", item())
+    answers: mp.Queue = mp.Queue()
+    for trial in range(8):
+        barrier = mp.Barrier(4)
+        crew = [mp.Process(target=_adds, args=(str(tmp_path / "s"), 5 + k, barrier, answers)) for k in range(4)]
+        for process in crew:
+            process.start()
+        winners = [a for a in (answers.get(timeout=60) for _ in crew) if a is not None]
+        for process in crew:
+            process.join()
+        assert len(winners) == 1, trial
+        assert Store(tmp_path / "s").array("attributions/ig300").shape == (10, winners[0], 3)
+        shutil.rmtree(tmp_path / "s" / "_done" / "ig300")
+        shutil.rmtree(tmp_path / "s" / "attributions")
+
+
+def test_a_lost_index_record_is_written_again(tmp_path: Path) -> None:
+    store = make(tmp_path / "s", item())
+    fill(store, item(), compute, Silent())
+    before = store.digest()
+    shutil.rmtree(tmp_path / "s/_done/index")
+    assert Store(tmp_path / "s").completeness()["index"]["missing"] == [0]
+    make(tmp_path / "s", item())
+    assert Store(tmp_path / "s").digest() == before
+
+
+def test_a_store_that_is_removed_at_work_does_not_come_back(tmp_path: Path) -> None:
+    store = make(tmp_path / "s", item())
+    shutil.rmtree(tmp_path / "s")
+    with pytest.raises(HistoxaiError, match="was removed or started over while this task was at work"):
+        fill(store, item(), compute, Silent())
+    assert not (tmp_path / "s").exists()
+    store = make(tmp_path / "s", item())
+    make(tmp_path / "s", item(), force=True, size=9)
+    with pytest.raises(HistoxaiError, match="started over"):
+        fill(store, item(), compute, Silent())
+    (tmp_path / "s/zarr.json").unlink()  # a torso can be replaced
+    assert make(tmp_path / "s", item(), force=True).missing(item()) == [0, 1, 2]
 
 
 def test_ranges_and_seeds() -> None:
