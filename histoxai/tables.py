@@ -151,11 +151,15 @@ def estimate(summary: dict[str, Any]) -> Table:
         table.add_column(column, justify="right")
     for row in summary["rows"]:
         last = row is summary["rows"][-1]
-        cells = f"{row['seconds_per_patch']:.3g}", f"{row['hours']:.3g}", f"{row['gb']:.3g}", f"{row['files']:,}"
+        cells = f"{row['seconds_per_patch']:.3g}", _hours(row["hours"]), f"{row['gb']:.3g}", f"{row['files']:,}"
         table.add_row(row["method"], *cells, end_section=last)
     total = summary["total"]
-    table.add_row("all", "", f"{total['hours']:.3g}", f"{total['gb']:.3g}", f"{total['files']:,}")
+    table.add_row("all", "", _hours(total["hours"]), f"{total['gb']:.3g}", f"{total['files']:,}")
     return table
+
+
+def _hours(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.01 else "< 0.01"
 
 
 def _partial(summary: dict[str, Any]) -> str:

@@ -103,8 +103,13 @@ def strict(value: Any) -> Any:
 
 def out() -> Console:
     """A console for tables on stdout; wide where stdout is a file or a pipe, so that nothing is cut."""
-    console = Console(markup=False)
-    return console if console.is_terminal else Console(width=160, markup=False)
+    console = _Out(markup=False)
+    return console if console.is_terminal else _Out(width=160, markup=False)
+
+
+class _Out(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # for `Boundary`; Rich would exit with 1
 
 
 def show(summary: dict[str, Any], json: bool, table: Any) -> None:

@@ -34,11 +34,12 @@ def measure(
 ) -> Cost:
     """Time `attribute(batch) -> {array path: rows}` on pieces spread over n patches; `load` is not timed.
 
-    The first piece is timed too where there is only one, or where one takes so long that a second would tell
-    little: a first call also loads libraries, so such an estimate errs on the safe side.
+    The first piece, which also loads libraries, counts only where it takes so long that that makes no difference.
     """
     count = max(1, n // piece)
     starts = np.unique(np.linspace(0, count - 1, min(count, _PIECES + 1)).astype(int)) * piece
+    if len(starts) == 1:  # twice the same, since the first also loads libraries
+        starts = np.repeat(starts, 2)
     seconds: list[float] = []
     sizes: list[float] = []
     for start in starts.tolist():

@@ -53,12 +53,12 @@ def coverage(maps: Store, masks: Store, allow_partial: bool) -> Coverage:
         kind: {name: ranges(state["missing"]) for name, state in found.items() if state["missing"]}
         for kind, found in states.items()
     }
-    commands = [
-        fill_command(state["command"], state["missing"])
-        for found in states.values()
-        for state in found.values()
-        if state["missing"]
-    ]
+    wanted: dict[str, set[int]] = {}
+    for found in states.values():
+        for state in found.values():
+            if state["missing"]:
+                wanted.setdefault(state["command"], set()).update(state["missing"])
+    commands = [fill_command(command, shards) for command, shards in wanted.items()]
     if (at < 0).any():
         commands.append(_masks_command(maps, masks))
     rows = np.flatnonzero(there)
@@ -70,7 +70,7 @@ def coverage(maps: Store, masks: Store, allow_partial: bool) -> Coverage:
         raise Incomplete(f"{masks.path}: has no mask of any explained patch")
     partial = None
     if len(rows) < len(at) or absent:
-        partial = {"patches": len(rows), "of": len(at), "gaps": gaps, "commands": list(dict.fromkeys(commands))}
+        partial = {"patches": len(rows), "of": len(at), "gaps": gaps, "commands": commands}
     return Coverage(methods, rows, at[rows], partial, absent)
 
 

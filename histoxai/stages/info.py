@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from histoxai import provenance
-from histoxai.errors import Damaged, InputRefused
+from histoxai.errors import Damaged, Incomplete, InputRefused
 from histoxai.models.runs import RUN, WEIGHTS, Run, open_run
 from histoxai.store.files import read_json
 from histoxai.store.shards import Store
@@ -33,9 +33,18 @@ def info(path: Path, verify: bool = False) -> dict[str, Any]:
 
 
 def complain(summary: dict[str, Any]) -> None:
-    """Raise Damaged where `info --verify` found what does not hold, with the commands that remake it."""
+    """Raise Damaged where `info --verify` found what does not hold, Incomplete where something is missing.
+
+    With the commands that mend it; without `--verify` looking is all that was asked for.
+    """
     if summary.get("failed"):
         raise Damaged(f"{summary['path']}: " + "; ".join(summary["failed"]))
+    if summary["verified"] and not summary["complete"]:
+        gaps = {name: item for name, item in summary.get("items", {}).items() if item["missing"]}
+        if not gaps:
+            raise Incomplete(f"{summary['path']}: training has not finished; run it again to go on")
+        store = Store(Path(summary["path"]))
+        store.require_complete()
 
 
 def _store(path: Path, verify: bool) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import zarr
 from histoxai.errors import Damaged, HistoxaiError, InputRefused, SettingsDiffer
 from histoxai.provenance import NUMERICS_VERSION, file_checksum, fingerprint, first_difference, plain, run_facts
 from histoxai.store.files import cannot, sweep, sync_folder, sync_tree, temporary_beside, write_json, write_new
-from histoxai.store.records import DONE, is_done, item_path, read_item, read_record, record_path
+from histoxai.store.records import DONE, is_done, item_path, read_item, read_record, record_path, sealed
 from histoxai.store.schema import ArraySpec, index_specs
 from histoxai.store.shards import Item, Store, identity, item_fingerprint
 
@@ -184,7 +184,7 @@ def _write_index_record(
         if size is not None:
             files[-1]["checksum"] = file_checksum(file)
     mark = fingerprint([NUMERICS_VERSION, "index", identity(header), attrs])
-    write_json(record_path(root, "index", 0), {"fingerprint": mark, "files": files})
+    write_json(record_path(root, "index", 0), sealed({"fingerprint": mark, "files": files}))
 
 
 def _create_beside(root: Path, spec: ArraySpec) -> None:

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from histoxai.provenance import canonical, file_checksum
+from histoxai.provenance import canonical, checksum, file_checksum
 from histoxai.store.files import read_json
 
 DONE = "_done"
@@ -39,6 +39,11 @@ def read_record(root: Path, name: str, shard: int) -> dict[str, Any] | None:
     """One record; None where there is none, or one that is not as we write it: then its shard is not done."""
     record = read_json(record_path(root, name, shard))
     return record if isinstance(record, dict) and _is_valid(record) else None
+
+
+def sealed(record: dict[str, Any]) -> dict[str, Any]:
+    """A record with the checksum of all else in it: a flipped bit must not make it say something else."""
+    return {**record, "checksum": checksum(canonical(record))}
 
 
 def read_records(root: Path, name: str) -> dict[int, dict[str, Any]]:
@@ -97,6 +102,8 @@ def _checksum(path: Path) -> str | None:
 
 def _is_valid(record: dict[str, Any]) -> bool:
     files = record.get("files")
+    if record != sealed({k: v for k, v in record.items() if k != "checksum"}):
+        return False
     return (
         isinstance(record.get("fingerprint"), str)
         and isinstance(files, list)

@@ -105,7 +105,7 @@ def open_group(path: Path) -> zarr.Group:
     try:
         group = zarr.open_group(path, mode="r", use_consolidated=False)
     except Exception as error:  # zarr raises many types for broken metadata
-        raise InputRefused(f"{path}: cannot be opened as a Zarr group: {error}") from error
+        raise InputRefused(f"{path}: its zarr.json is damaged ({error}); make the store again, with --force") from error
     if "histoxai" not in group.attrs:
         raise InputRefused(f"{path}: a Zarr group, but not made by histoxai")
     return group

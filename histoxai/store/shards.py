@@ -22,10 +22,10 @@ from histoxai import resources
 from histoxai.errors import Damaged, HistoxaiError, InputRefused
 from histoxai.provenance import NUMERICS_VERSION, checksum, fingerprint, plain, versions
 from histoxai.store.files import cannot, read_json, write_atomically, write_json
-from histoxai.store.records import digest, is_done, item_names, read_item, read_record, record_path
+from histoxai.store.records import digest, is_done, item_names, read_item, read_record, record_path, sealed
 from histoxai.store.rows import ChunkDamaged, Rows, open_rows
 from histoxai.store.schema import ArraySpec, open_group
-from histoxai.store.state import completeness, remake_command, require_complete
+from histoxai.store.state import completeness, remake_command, require_complete, with_output
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,8 @@ class Store:
         """
         mark = self.fingerprint(item)
         shards = range(item.count) if wanted is None else wanted
+        if read_item(self.path, item.name) is None:  # what its shards share is lost: any run writes it again
+            return list(shards)
         return [k for k in shards if not is_done(self.path, read_record(self.path, item.name, k), mark, verify)]
 
     def write(self, item: Item, shard: int, arrays: dict[str, np.ndarray], seconds: float, **facts: Any) -> None:
@@ -109,7 +111,7 @@ class Store:
             "host": platform.node(),
             **facts,
         }
-        write_json(record_path(self.path, item.name, shard), record)
+        write_json(record_path(self.path, item.name, shard), sealed(record))
 
     def _write_file(self, spec: ArraySpec, shard: int, rows: np.ndarray, expected: int) -> dict[str, Any]:
         if rows.shape != (expected, *spec.shape[1:]):
@@ -212,9 +214,10 @@ class Store:
     def _damaged(self, path: str, damage: ChunkDamaged) -> Damaged:
         found = self._item_of(path)
         if found is None:
+            command = with_output(self.header["run"]["command"], self.path)
             return Damaged(
                 f"{self.path}: array {path} is damaged ({damage.reason}), and the whole store rests on it; make it "
-                f"again, and what was added to it later: `{self.header['run']['command']} --force`"
+                f"again, and what was added to it later: `{command} --force`"
             )
         patch = f"row {damage.row}"
         if path != "patch_id" and "patch_id" in self.group:
@@ -222,7 +225,7 @@ class Store:
                 patch = f"patch {self.read('patch_id', damage.row, damage.row + 1)[0]} ({patch})"
         return Damaged(
             f"{self.path}: array {path}, shard {damage.shard}, {patch} is damaged: {damage.reason}; remake it: "
-            f"`{remake_command(found[1], [damage.shard])}`"
+            f"`{remake_command(with_output(found[1], self.path), [damage.shard])}`"
         )
 
 

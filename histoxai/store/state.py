@@ -56,7 +56,7 @@ def item_state(root: Path, header: Mapping[str, Any], name: str, verify: bool = 
         "hosts": dict(Counter(str(records[k]["host"]) for k in done if "host" in records[k])),
         "records": [{"shard": k, **{n: records[k].get(n) for n in kept}} for k in done],
         "what": facts["what"],
-        "command": facts.get("command", header["run"]["command"]),
+        "command": with_output(facts.get("command", header["run"]["command"]), root),
     }
 
 
@@ -85,6 +85,17 @@ def rows_done(state: Mapping[str, Any]) -> np.ndarray:
     """Which rows of an item are there: (rows,) bool."""
     shard = np.arange(state["rows"]) // state["rows_per_shard"]
     return ~np.isin(shard, state["missing"])
+
+
+def with_output(command: str, root: Path) -> str:
+    """A command on record with the store's place as it is known now: it may have been moved or copied."""
+    words = shlex.split(command)
+    for i, word in enumerate(words):
+        if word in ("-o", "--output") and i + 1 < len(words):
+            words[i + 1] = str(root)
+        elif word.startswith("--output="):
+            words[i] = f"--output={root}"
+    return shlex.join(words)
 
 
 def fill_command(command: str, shards: Iterable[int]) -> str:

@@ -56,6 +56,8 @@ def share_out(again: Again, shards: Sequence[int], work: Work, progress: Progres
     """
     # spawn: a fork of a process that has used OpenMP or CUDA cannot use them again
     context = multiprocessing.get_context("spawn")
+    # Its tracker would warn of semaphores that stopped workers did not give back; they are gone by themselves.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
     todo = list(reversed(shards))
     done: dict[str, int] = {}
     crew: dict[Connection, SpawnProcess] = {}
@@ -63,7 +65,12 @@ def share_out(again: Again, shards: Sequence[int], work: Work, progress: Progres
         for _ in range(min(work.workers, len(shards))):
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(again, work, theirs), daemon=True)
-            process.start()
+            # Until a worker has its handlers, signals wait: Ctrl-C reaches the whole group at once.
+            signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOPPING)
+            try:
+                process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STOPPING)
             theirs.close()
             crew[ours] = process
         while crew:
@@ -89,9 +96,10 @@ def share_out(again: Again, shards: Sequence[int], work: Work, progress: Progres
 
 
 def _work(again: Again, work: Work, pipe: Connection) -> None:
-    signals.catch()
-    _die_with_parent()
     try:
+        signals.catch()
+        _die_with_parent()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STOPPING)
         # the parent has started over already where that was asked for
         mine = replace(work, workers=1, shard=None, force=False, feed=Feed(pipe))
         pipe.send(("done", again(progress=_Relay(pipe), work=mine)["done"]))
@@ -101,7 +109,11 @@ def _work(again: Again, work: Work, pipe: Connection) -> None:
         ours = for_users(error)
         if ours is None:
             raise
+        signals.ignore()
         pipe.send(("error", ours))
+    # Nothing more may run here: what a library does at exit would meet the parent's SIGTERM.
+    signals.ignore()
+    signals.exit_now(0)
 
 
 def _die_with_parent() -> None:

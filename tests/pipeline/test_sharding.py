@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -63,12 +64,6 @@ def test_a_share_of_a_broken_source_leaves_the_others_work(mini: Mini, tmp_path:
     last.write_bytes(data[:80] + b"\0" * 10)
     assert run(*command, "--shard", 5).code == 3
     assert run(*command).code == 3  # nor does one that does them all throw away what is done
-    done_now = [0, 1, 2, 3, 4]
-    assert [r["shard"] for r in Store(tmp_path / "p").completeness()["images"]["records"]] == done_now
-    (tmp_path / "p/_done/images").rename(tmp_path / "kept")
-    (tmp_path / "p/_done/images").mkdir()
-    shutil.copy(tmp_path / "kept/item.json", tmp_path / "p/_done/images")
-    shutil.copy(tmp_path / "kept/0.json", tmp_path / "p/_done/images")
     assert Store(tmp_path / "p").completeness()["images"]["missing"] == [1, 2, 3, 4, 5]
 
 
@@ -227,8 +222,9 @@ def test_a_stopped_lime_shard_does_not_start_over(mini: Mini, tmp_path: Path) ->
     assert first == 0
     assert 0 < last < len(Store(tmp_path / "m").read("row"))
     assert done(*common, "-o", tmp_path / "m", "--missing") == "0\n"
-    done(*common, "-o", tmp_path / "m")
-    done(*common, "-o", tmp_path / "whole")
+    for name in ("m", "whole"):  # by themselves: this process has other threads
+        words = [sys.executable, "-m", "histoxai", *map(str, [*common, "-o", tmp_path / name])]
+        subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
     assert array_files(tmp_path / "m") == array_files(tmp_path / "whole")
     assert not (tmp_path / "m/_part").exists()
 
@@ -312,8 +308,7 @@ def test_partial_scores_and_reports_say_so_everywhere(mini: Mini, tmp_path: Path
     refused = run("report", tmp_path / "s", "-o", tmp_path / "r")
     assert refused.code == 4
     assert "was made with --allow-partial" in refused.err
-    assert "--shard 1`" in refused.err
-    assert "--shard 2`" in refused.err
+    assert "--shard 1-2`" in refused.err
     moved = ["--patches", mini.balanced, "--model", mini.cls, "--segmenter", mini.seg]
     done("report", tmp_path / "s", "-o", tmp_path / "r", "--allow-partial", *moved)
     page = (tmp_path / "r/index.html").read_text()
@@ -363,7 +358,8 @@ def test_estimate_times_every_method_and_writes_nothing(mini: Mini, tmp_path: Pa
     n = summary["patches"]
     done(*explain(mini, tmp_path / "m"))
     files = [p for p in (tmp_path / "m").rglob("*") if p.is_file()]
-    assert summary["total"]["files"] == pytest.approx(len(files), abs=3)
+    # shards of predictions that are all class 0 are all fill and have no file
+    assert len(files) - 2 <= summary["total"]["files"] <= len(files) + summary["shards"]
     for row in summary["rows"][:-1]:
         assert row["seconds_per_patch"] > 0
         assert row["hours"] == pytest.approx(row["seconds_per_patch"] * n / 3600)
@@ -408,6 +404,48 @@ def test_info_on_a_run_folder_verifies_weights_and_stores(mini: Mini, tmp_path: 
     cls = shutil.copytree(mini.cls, tmp_path / "other")
     flip(cls / "predictions.zarr/logits/c/0/0")
     assert "predictions.zarr fails" in run("info", cls, "--verify").err
+
+
+def test_looking_and_scoring_agree_about_lost_records(mini: Mini, tmp_path: Path) -> None:
+    for place, shards in (("ig/item.json", None), ("ig/1.json", "1"), ("index/0.json", None)):
+        maps = shutil.copytree(mini.maps, tmp_path / place.replace("/", "-"))
+        count = done(*explain(mini, maps, "--count-shards"))
+        for bad in (None, "[]", "x", "flip"):
+            record = maps / "_done" / place
+            good = record.read_bytes()
+            if bad is None:
+                record.unlink()
+            elif bad == "flip":
+                digit = good.index(b'"rows": ') + 20 if b'"rows"' in good else good.index(b'"size": ') + 9
+                record.write_bytes(good[:digit] + bytes([good[digit] ^ 1]) + good[digit + 1 :])
+            else:
+                record.write_text(bad)
+            missing = done(*explain(mini, maps, "--missing"))
+            if bad != "flip" and "index" not in place:
+                assert missing == (f"{shards}\n" if shards else count)
+                assert run("score", maps, "--masks", mini.masks, "-o", tmp_path / "s").code == 4
+            assert run("info", maps, "--verify").code in (0, 4)
+            done(*explain(mini, maps))
+            assert done(*explain(mini, maps, "--missing")) == ""
+            assert Store(maps).digest() == Store(mini.maps).digest()
+            assert run("info", maps, "--verify").code == 0
+
+
+def test_a_remedy_names_the_store_that_lacks_something(mini: Mini, tmp_path: Path) -> None:
+    copy = shutil.copytree(mini.maps, tmp_path / "a copy's $place")
+    (copy / "_done/nt/0.json").unlink()
+    outcome = run("score", copy, "--masks", mini.masks, "-o", tmp_path / "s")
+    words = shlex.split(outcome.err.split("`")[1])
+    assert words[words.index("-o") + 1] == str(copy)
+    assert "nt 1" in done(*words[1:])
+    done("score", copy, "--masks", mini.masks, "-o", tmp_path / "s")
+
+
+def test_head_ends_quietly(mini: Mini) -> None:
+    for command in (f"info {mini.maps}", f"score {mini.maps} --masks {mini.masks} -o {mini.scores} -q"):
+        line = f"set -o pipefail; {sys.executable} -m histoxai {command} | head -n 2"
+        result = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+        assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_info_needs_no_torch(mini: Mini) -> None:
