@@ -102,7 +102,8 @@ def _checksum(path: Path) -> str | None:
 
 def _is_valid(record: dict[str, Any]) -> bool:
     files = record.get("files")
-    if record != sealed({k: v for k, v in record.items() if k != "checksum"}):
+    # records of earlier versions have no seal
+    if "checksum" in record and record != sealed({k: v for k, v in record.items() if k != "checksum"}):
         return False
     return (
         isinstance(record.get("fingerprint"), str)
