@@ -14,6 +14,7 @@ def main() -> None:
     A signal that hits where no command runs yet, or its clean-up, ends with 75 like any other.
     """
     code: object = 0
+    stopped = False
     try:
         signals.catch()
         from histoxai.cli import main as run
@@ -21,15 +22,13 @@ def main() -> None:
         run()
     except SystemExit as stop:
         code = stop.code
+        stopped = signals.received() and code not in (0, None, Interrupted.exit_code)
     except KeyboardInterrupt:
-        code = None
+        stopped = True
     signals.ignore()
-    if code == Interrupted.exit_code:
-        signals.exit_now(Interrupted.exit_code)
-    if signals.received() and code:
-        code = None
-    if code is None and signals.received():
+    if stopped:
         print(f"histoxai: stopped by a signal; {signals.KEPT}", file=sys.stderr)
+    if stopped or code == Interrupted.exit_code:
         signals.exit_now(Interrupted.exit_code)
     sys.exit(code)  # type: ignore[arg-type]
 
