@@ -15,6 +15,7 @@ from histoxai.readers.diagset import DiagSetReader
 from histoxai.readers.folder import FolderReader
 from histoxai.readers.pannuke import PanNukeReader
 from histoxai.settings import Ingest
+from histoxai.store.shards import Store
 from tests.conftest import CLASSES, run, write_diagset, write_pannuke
 
 BLOB = "blobs/S/20x/scan1/N/scan1.blob.0.npy"
@@ -166,18 +167,32 @@ def test_bad_folders_are_refused(tmp_path: Path) -> None:
     assert run("ingest", tmp_path / "what", "-o", tmp_path / "o.zarr", "--format", "dicom").code == 2
 
 
-def test_images_that_do_not_decode_leave_nothing(tmp_path: Path) -> None:
-    source = tmp_path / "src"
+def five_images(source: Path, broken: int) -> np.random.Generator:
+    """A class of five images, one of them cut off behind its header, so that only reading it shows."""
     (source / "a").mkdir(parents=True)
     rng = np.random.default_rng(0)
     for i in range(5):
         Image.fromarray(rng.integers(0, 255, (64, 64, 3), np.uint8)).save(source / "a" / f"{i}.png")
-    whole = (source / "a" / "4.png").read_bytes()
-    (source / "a" / "4.png").write_bytes(whole[: len(whole) // 2])  # the header is fine: found while reading
-    outcome = run("ingest", source, "-o", tmp_path / "o.zarr", "--shard-size", 2)
-    assert outcome.code == 3
-    assert "4.png: does not decode" in outcome.err
-    assert [p.name for p in tmp_path.iterdir()] == ["src"]
+    path = source / "a" / f"{broken}.png"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return rng
+
+
+def test_an_image_that_does_not_decode_keeps_finished_shards_only(tmp_path: Path) -> None:
+    for broken, kept in ((1, None), (4, [0, 1])):
+        source, output = tmp_path / f"src{broken}", tmp_path / f"o{broken}.zarr"
+        five_images(source, broken)
+        outcome = run("ingest", source, "-o", output, "--shard-size", 2)
+        assert outcome.code == 3
+        assert f"{broken}.png: does not decode" in outcome.err
+        assert output.exists() == (kept is not None)
+        if kept is not None:
+            assert [r["shard"] for r in Store(output).completeness()["images"]["records"]] == kept
+
+
+def test_images_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
+    source = tmp_path / "src"
+    rng = five_images(source, 4)
     (source / "a" / "4.png").write_bytes(b"no image")
     assert "is not an image" in run("ingest", source, "-o", tmp_path / "o.zarr").err
     Image.fromarray(rng.integers(0, 255, (64, 32, 3), np.uint8)).save(source / "a" / "4.png")
