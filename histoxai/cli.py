@@ -212,6 +212,16 @@ def masks(
     terminal.show_work(summary, only, json)
 
 
+def _list(asked: bool) -> None:
+    # before anything else is asked for, so without the other flags: `--list --json` is told by the words themselves
+    if asked:
+        from histoxai.explainers.methods import listed
+
+        rows = listed()
+        terminal.show({"schema": "histoxai.methods/1", "rows": rows}, "--json" in sys.argv, tables.methods)
+        raise typer.Exit
+
+
 @app.command()
 def explain(
     patches: Annotated[Path, typer.Argument(help="Store made by `augment`.")],
@@ -224,12 +234,26 @@ def explain(
     split: flags.Split = settings.Explain.split,
     per_class: Annotated[int | None, typer.Option(help="Only K patches of each class.")] = None,
     target: Annotated[str, typer.Option(help="predicted, label, or a class.")] = settings.Explain.target,
-    micro_batch: flags.MicroBatch = settings.Explain.micro_batch,
+    masks: Annotated[Path | None, typer.Option(help="Store made by `masks`, for -O lime.segments=nuclei.")] = None,
+    random_weights: Annotated[
+        str, typer.Option(help="Of --method those that explain the network with weights drawn anew.")
+    ] = "",
+    precision: Annotated[str, typer.Option(help="fp32, bf16, or tf32 (GPUs).")] = settings.Explain.precision,
+    compile: Annotated[bool, typer.Option("--compile", help="Run the network through torch.compile.")] = False,
+    micro_batch: Annotated[
+        int | None, typer.Option(help="Patches in one pass [16; on a GPU what fits; what the output has].")
+    ] = settings.Explain.micro_batch,
     shard_size: flags.ShardSize = settings.Explain.shard_size,
     shard: flags.Shard = None,
     one_indexed: flags.OneIndexed = False,
     count_shards: flags.CountShards = False,
     missing: flags.Missing = False,
+    list_: Annotated[
+        bool, typer.Option("--list", callback=_list, is_eager=True, help="Every method, its paper, its cost.")
+    ] = False,
+    check_parity: Annotated[
+        int | None, typer.Option(min=1, help="Compare K patches with the libraries and write nothing.")
+    ] = None,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Time a few patches: hours, GB, files, and an #SBATCH block.")
     ] = False,
@@ -254,19 +278,29 @@ def explain(
         micro_batch,
         device,
         shard_size,
+        precision,
+        compile,
+        flags.words(random_weights, "--random-weights") if random_weights else (),
     )
-    only = flags.only_one(count=count_shards, missing=missing, estimate=estimate, check=dry_run)
+    only = flags.only_one(
+        count=count_shards, missing=missing, estimate=estimate, parity=check_parity is not None, check=dry_run
+    )
     used = terminal.use_threads(threads, workers)
-    work = settings.Work(shard, one_indexed, only, force, verify, workers, used)
+    work = settings.Work(shard, one_indexed, only, force, verify, workers, used, parity=check_parity or 0)
     with terminal.progress(quiet or count_shards or missing) as progress:
-        from histoxai.stages.explain import explain as stage
+        from histoxai.stages import explain as stage
 
-        summary = stage(patches, model, output, chosen, progress, work)
+        summary = stage.explain(patches, model, output, chosen, progress, work, masks)
     if only == "estimate" and not json:
         terminal.out().print(tables.estimate(summary))
         sys.stdout.write(summary["sbatch"])
+    elif only == "parity":
+        terminal.show(summary, json, tables.parity)
+        stage.complain(summary)
     else:
         terminal.show_work(summary, only, json)
+        if not json and summary.get("checks"):
+            terminal.out().print(tables.checks(summary["checks"]))
 
 
 @app.command()

@@ -23,6 +23,9 @@ class Progress(Protocol):
     def warn(self, message: str) -> None:
         """One line that the user should read."""
 
+    def news(self, message: str) -> None:
+        """One line about the work itself while it runs, from whichever process has met it."""
+
 
 class Silent:
     """Says nothing; warnings are kept in `warnings`."""
@@ -44,3 +47,6 @@ class Silent:
 
     def warn(self, message: str) -> None:
         self.warnings.append(message)
+
+    def news(self, message: str) -> None:
+        self.warn(message)

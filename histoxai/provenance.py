@@ -125,7 +125,7 @@ def _from_environment(arguments: list[str]) -> list[str]:
     for flag, value in found.items():
         if flag in given or flag in _PASSING or (flag == "--option" and "-O" in given):
             continue
-        if flag in ("--rescale", "--allow-partial"):
+        if flag in ("--rescale", "--allow-partial", "--compile"):
             words += [flag] if value.lower() in ("1", "true", "yes", "on", "t", "y") else []
         else:
             words += [w for part in (value.split() if flag == "--option" else [value]) for w in (flag, part)]

@@ -49,17 +49,20 @@ class Work(_Checked):
     """How the work of a sharded command is done; nothing here changes a number.
 
     `shard`: text of `--shard`. `only`: look or estimate instead of working. `verify`: recompute the checksums of what
-    is done. `workers`: processes. `threads`: of each, for the records. `feed`: in a worker, the shards it is handed.
+    is done. `workers`: processes. `threads`: of each, for the records. `feed`: in a worker, the shards it is handed;
+    `rank`: its number. `parity`: patches that are compared with the libraries.
     """
 
     shard: str | None = None
     one_indexed: bool = False
-    only: str | None = bounded(None, choices=("count", "missing", "check", "estimate"))
+    only: str | None = bounded(None, choices=("count", "missing", "check", "estimate", "parity"))
     force: bool = False
     verify: bool = False
     workers: int = bounded(1, ge=1)
     threads: int = 0
     feed: Iterable[int] | None = None
+    rank: int = 0
+    parity: int = bounded(0, ge=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -148,7 +151,11 @@ class Masks(_Checked):
 
 @dataclass(frozen=True)
 class Explain(_Checked):
-    """`target`: predicted, label, or a class name; `per_class`: the first K patches of each class."""
+    """`target`: predicted, label, or a class name; `per_class`: the first K patches of each class.
+
+    `micro_batch`: None for what an existing store has, else 16 on a CPU and what fits on a GPU. `random_weights`: names
+    of methods that explain the network with weights drawn anew.
+    """
 
     methods: tuple[str, ...] = ("ig", "nt", "lime", "gradcam")
     split: str = bounded("test", choices=("train", "validation", "test", "all"))
@@ -156,9 +163,12 @@ class Explain(_Checked):
     target: str = "predicted"
     options: tuple[str, ...] = ()
     seed: int = bounded(0, ge=0)
-    micro_batch: int = bounded(16, ge=1)
+    micro_batch: int | None = bounded(None, ge=1)
     device: str = "auto"
     shard_size: int = bounded(64, ge=1)
+    precision: str = bounded("fp32", choices=("fp32", "bf16", "tf32"))
+    compile: bool = False
+    random_weights: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

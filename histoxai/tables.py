@@ -102,7 +102,9 @@ def store(summary: dict[str, Any]) -> list[Table]:
     facts.add_column("fact")
     facts.add_column("value")
     for key, value in summary.items():
-        if key in ("path", "items", "arrays", "schema") or (key in ("failed", "partial", "verified") and not value):
+        if key in ("path", "items", "arrays", "schema", "checks") or (
+            key in ("failed", "partial", "verified") and not value
+        ):
             continue
         if isinstance(value, dict):
             value = "\n".join(f"{k}: {v}" for k, v in value.items())
@@ -110,6 +112,8 @@ def store(summary: dict[str, Any]) -> list[Table]:
     tables = [facts]
     if summary.get("items"):
         tables.append(_items(summary["items"], summary["verified"]))
+    if summary.get("checks"):
+        tables.append(checks(summary["checks"]))
     if summary.get("arrays"):
         arrays = Table(title="arrays")
         for column in ("array", "shape", "dtype"):
@@ -174,3 +178,62 @@ def _number(value: float | None) -> str:
 def _cell(row: dict[str, Any]) -> str:
     undefined = f" ({row['undefined']})" if row["undefined"] else ""
     return _number(row["mean"]) + undefined
+
+
+def methods(summary: dict[str, Any]) -> Table:
+    """What `explain --list` knows: every method with its paper, its cost, and its options."""
+    table = Table(title="methods of `explain --method`; options as -O NAME.OPTION=VALUE")
+    table.add_column("method", no_wrap=True)
+    table.add_column("what")
+    table.add_column("source")
+    table.add_column("passes a patch")
+    table.add_column("options")
+    for row in summary["rows"]:
+        options = ", ".join(f"{k}={v}" for k, v in row["options"].items()) or "-"
+        table.add_row(row["method"], row["what"], row["source"], row["passes"], options, end_section=True)
+    return table
+
+
+def checks(summary: dict[str, Any]) -> Table:
+    """What the checks beside the maps say, a method a line: medians, with the least and the most behind."""
+    table = Table(title="checks of the maps: medians (least to most)")
+    table.add_column("method", no_wrap=True)
+    for column in ("patches", "constant", "all zero"):
+        table.add_column(column, justify="right")
+    counted = ("patches", "constant", "zero")
+    names = list(dict.fromkeys(k for row in summary.values() for k in row if k not in counted))
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right")
+    for method, row in summary.items():
+        spreads = [_spread(row.get(name)) for name in names]
+        table.add_row(method, *[str(row.get(k, "-")) for k in counted], *spreads)
+    return table
+
+
+def _spread(value: dict[str, float] | None) -> str:
+    if value is None:
+        return "-"
+    if value["min"] == value["max"]:
+        return f"{value['median']:.3g}"
+    return f"{value['median']:.3g} ({value['min']:.3g} to {value['max']:.3g})"
+
+
+def parity(summary: dict[str, Any]) -> Table:
+    """What `explain --check-parity` found, a method a line."""
+    low = summary["precision"] != "fp32"
+    table = Table(title=f"ours against the libraries in fp32 on {summary['device']}: largest difference / max |A|")
+    table.add_column("method", no_wrap=True)
+    for column in ("patches", "difference", "our error", "library's error", "contract"):
+        table.add_column(column, justify="right")
+    if low:
+        table.add_column(f"rank correlation {summary['precision']} to fp32", justify="right")
+    for row in summary["rows"]:
+        numbers = [_small(row.get(k)) for k in ("difference", "our_error", "library_error")]
+        words = {True: "holds", False: "BROKEN", None: "no library"}[row["holds"]]
+        rank = [f"{row['rank_to_fp32']:.4f}" if row["rank_to_fp32"] is not None else "-"] if low else []
+        table.add_row(row["method"], str(row["patches"]), *numbers, words, *rank)
+    return table
+
+
+def _small(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1e}"

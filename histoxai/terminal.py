@@ -197,5 +197,8 @@ class _Bars:
     def say(self, message: str) -> None:
         self._console.print(message, markup=False, highlight=False)
 
+    def news(self, message: str) -> None:
+        self.warn(message)
+
     def warn(self, message: str) -> None:
         self._console.print(f"warning: {message}", markup=False, highlight=False, style="yellow")

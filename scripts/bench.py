@@ -7,16 +7,21 @@ import json
 import tempfile
 from pathlib import Path
 
-from benches.explain import bench_explain, bench_memory
+from benches.explain import bench_bf16, bench_explain, bench_explain_memory, bench_resnet18
 from benches.ingest import bench_ingest
 from benches.malloc import bench_malloc
 from benches.read import bench_read
+from benches.workers import bench_memory, bench_workers
 
 BENCHES = {
     "ingest": bench_ingest,
     "malloc": bench_malloc,
     "read": bench_read,
     "explain": bench_explain,
+    "explain-resnet18": bench_resnet18,
+    "explain-bf16": bench_bf16,
+    "explain-memory": bench_explain_memory,
+    "workers": bench_workers,
     "memory": bench_memory,
 }
 

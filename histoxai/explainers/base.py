@@ -1,17 +1,16 @@
-"""The explainer contract, and hooks that are always released.
+"""The explainer contract.
 
-An explainer takes a network and a batch and gives raw signed attributions at native resolution, as the
-library returns them; they are stored once, before any normalisation. `render` makes of one patch's raw
-arrays the plane in 0..1 that scores and figures use. Explainer files import their library where they
-attribute, so that scoring, which only renders, starts without torch.
+An explainer takes a network and a batch and gives, patch by patch, raw signed attributions at native
+resolution, as its library returns them, and what is worth checking of each map; they are stored once, before any
+normalisation. `render` makes of one patch's raw arrays the plane in 0..1 that scores and figures use. Explainer
+files import torch and their library where they attribute, so that scoring, which only renders, starts without.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
 import numpy as np
@@ -22,17 +21,30 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from histoxai.explainers.network import Network
+
+# Raised whenever a change makes any map differ from what earlier versions stored.
+ENGINE = 2
+
 
 @dataclass(frozen=True)
 class Batch:
-    """images (n, 3, H, W) float32 in 0..1; targets (n,) int64; seeds: one per patch, below 2**32."""
+    """images (n, 3, H, W) float32 in 0..1; targets (n,) int64; seeds: one per patch, below 2**32.
+
+    nuclei (n, 2, H, W): probabilities of tumor and non-tumor nuclei, where a masks store was given.
+    """
 
     images: torch.Tensor
     targets: torch.Tensor
     seeds: Sequence[int]
+    nuclei: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def patch(self, i: int) -> tuple[torch.Tensor, int, int]:
+        """Image (3, H, W), target and seed of one patch."""
+        return self.images[i], int(self.targets[i]), int(self.seeds[i])
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,14 @@ class RawSpec:
 
 
 @dataclass(frozen=True)
+class Map:
+    """One patch's raw arrays, by part ("" is the method's own), and its checks by name."""
+
+    raw: dict[str, np.ndarray]
+    checks: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class NoOptions:
     """A method without options."""
 
@@ -52,28 +72,44 @@ class NoOptions:
 class Explainer(ABC):
     """Base of all explainers: one method, its options, its raw arrays and its rendering.
 
-    Subclasses set `Options` (a frozen dataclass) and write `raw_specs`, `attribute` and `render`.
+    Subclasses set `Options` (a frozen dataclass), `checks` (names of what `explain` reports of each map beside
+    what every method does, `COMMON`), and write `raw_specs`, `explain`, `passes` and `render`.
     """
 
     Options: ClassVar[type] = NoOptions
-    # Whether a network pass holds several patches; else a shard is done, and kept, patch by patch.
-    together: ClassVar[bool] = False
+    checks: ClassVar[tuple[str, ...]] = ()
+    # `constant` and `zero` are 1 or 0; `negative_share` is the absolute sum of negative evidence over that of all.
+    COMMON: ClassVar[tuple[str, ...]] = ("constant", "zero", "negative_share")
 
-    @property
-    def piece(self) -> int:
-        """Patches that are computed together; a batch of so many gives the bytes of any larger one."""
-        return self.micro_batch if self.together else 1
-
-    def __init__(self, options: Any, micro_batch: int) -> None:
-        self.options, self.micro_batch = options, micro_batch
+    def __init__(self, options: Any) -> None:
+        self.options = options
 
     @abstractmethod
-    def raw_specs(self, model: nn.Module, size: tuple[int, int]) -> dict[str, RawSpec]:
-        """Raw arrays by name; the name "" is the method's own array."""
+    def raw_specs(self, net: Network, size: tuple[int, int]) -> dict[str, RawSpec]:
+        """Raw arrays by name; the name "" is the method's own array.
+
+        Raises InputRefused or UsageError where the network, or patches of this size, do not suit the method.
+        """
 
     @abstractmethod
-    def attribute(self, model: nn.Module, batch: Batch) -> dict[str, np.ndarray]:
-        """Raw arrays (n, ...) of a batch. The result for a patch depends on nothing but that patch."""
+    def explain(self, net: Network, batch: Batch) -> Iterator[tuple[int, Map]]:
+        """The map of each patch of the batch, with its place in it, as they are finished.
+
+        The result for a patch depends on nothing but that patch.
+        """
+
+    def library(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> dict[str, np.ndarray] | None:
+        """The raw arrays of one patch (3, H, W) as the library gives them when it is called as its authors do.
+
+        `module` may be in float64. None where no library has the method.
+        """
+        del module, image, target, seed
+        return None
+
+    @classmethod
+    @abstractmethod
+    def passes(cls, options: Any) -> str:
+        """What a patch costs, in passes through the network, for people."""
 
     @abstractmethod
     def render(self, raw: dict[str, np.ndarray], size: tuple[int, int], constant: float) -> np.ndarray:
@@ -81,6 +117,42 @@ class Explainer(ABC):
 
         constant: what scaling makes of a constant channel: 0, or NaN as the study's code does.
         """
+
+    def evidence(self, raw: dict[str, np.ndarray]) -> np.ndarray:
+        """The signed numbers in which a method puts its evidence: what checks and comparisons look at."""
+        return raw[""]
+
+    def checked(self, found: Map) -> dict[str, float]:
+        """All checks of a map: those of every method, and its own."""
+        values = self.evidence(found.raw).astype(np.float64)
+        whole = float(np.abs(values).sum())
+        return {
+            "constant": float(values.size == 0 or np.ptp(values) == 0),
+            "zero": float(whole == 0),
+            "negative_share": float(-values[values < 0].sum() / whole) if whole else float("nan"),
+            **found.checks,
+        }
+
+
+def collected(explainer: Explainer, net: Network, batch: Batch) -> dict[str, np.ndarray]:
+    """`explain` of a whole batch as raw arrays (n, ...)."""
+    maps = dict(explainer.explain(net, batch))
+    return {part: np.stack([maps[i].raw[part] for i in range(len(batch))]) for part in maps[0].raw}
+
+
+class Attribution(Explainer):
+    """A method with one signed array, rendered as the study renders Integrated Gradients: (C, H, W) to a plane."""
+
+    channels: ClassVar[int] = 3
+
+    def raw_specs(self, net: Network, size: tuple[int, int]) -> dict[str, RawSpec]:
+        """Signed attributions (C, H, W)."""
+        del net
+        return {"": RawSpec((self.channels, *size))}
+
+    def render(self, raw: dict[str, np.ndarray], size: tuple[int, int], constant: float) -> np.ndarray:
+        """Absolute value, min-max per channel, sum, min-max."""
+        return channels_to_plane(raw[""], constant)
 
 
 def parse_options(explainer: type[Explainer], pairs: dict[str, str], name: str) -> Any:
@@ -106,34 +178,13 @@ def parse_options(explainer: type[Explainer], pairs: dict[str, str], name: str) 
 
 
 def _convert(text: str, kind: Any) -> Any:
+    if kind == int | str:  # a number or a word
+        return int(text) if text.lstrip("-").isdigit() else text
     if kind is bool:
         if text.lower() not in ("true", "false"):
             raise ValueError
         return text.lower() == "true"
     return kind(text)
-
-
-@contextmanager
-def without_weight_gradients(model: nn.Module) -> Iterator[None]:
-    """Switch off gradients of the weights, which no attribution needs, and switch them back on."""
-    flags = [(p, p.requires_grad) for p in model.parameters()]
-    try:
-        for p, _ in flags:
-            p.requires_grad_(False)
-        yield
-    finally:
-        for p, flag in flags:
-            p.requires_grad_(flag)
-
-
-def one_by_one(batch: Batch, explain: Callable[[torch.Tensor, int, int], np.ndarray]) -> np.ndarray:
-    """Run explain(image (1, 3, H, W), target, seed) for each patch alone and stack the results.
-
-    Alone, a patch meets the same batch shapes in the network wherever it stands, hence the same bytes.
-    """
-    return np.stack(
-        [explain(batch.images[i : i + 1], int(batch.targets[i]), int(batch.seeds[i])) for i in range(len(batch))]
-    )
 
 
 def min_max(values: np.ndarray, constant: float, axis: tuple[int, ...] | None = None) -> np.ndarray:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from histoxai.explainers.base import Batch
 from histoxai.store.schema import ArraySpec
 
-# A method is timed on so many pieces, or as many as fit into the seconds, after one that warms up.
-_PIECES, _SECONDS = 5, 20.0
+# A method is timed on so many patches, or as many as it finishes in the seconds, after one run that warms up.
+PATCHES, _SECONDS = 16, 20.0
+
+# (first row, stop) -> runs of finished rows with the place of the first
+Rows = Callable[[int, int], Iterator[tuple[int, Mapping[str, np.ndarray]]]]
 
 
 @dataclass(frozen=True)
@@ -25,36 +27,34 @@ class Cost:
     patches: int
 
 
-def measure(
-    load: Callable[[int, int], Batch],
-    attribute: Callable[[Batch], Mapping[str, np.ndarray]],
-    specs: Sequence[ArraySpec],
-    piece: int,
-    n: int,
-) -> Cost:
-    """Time `attribute(batch) -> {array path: rows}` on pieces spread over n patches; `load` is not timed.
+def measure(work: Rows, specs: Sequence[ArraySpec], n: int) -> Cost:
+    """Time work(start, stop) on the first patches of n.
 
-    The first piece, which also loads libraries, counts only where it takes so long that that makes no difference.
+    A run over one patch comes first: it loads libraries.
     """
-    count = max(1, n // piece)
-    starts = np.unique(np.linspace(0, count - 1, min(count, _PIECES + 1)).astype(int)) * piece
-    if len(starts) == 1:  # twice the same, since the first also loads libraries
-        starts = np.repeat(starts, 2)
-    seconds: list[float] = []
-    sizes: list[float] = []
-    for start in starts.tolist():
-        batch = load(start, start + piece)
-        began = time.perf_counter()
-        made = attribute(batch)
-        seconds.append(time.perf_counter() - began)
-        sizes.append(sum(_stored(spec, made[spec.path]) for spec in specs) / piece)
-        if sum(seconds) > _SECONDS:
+    began = time.perf_counter()
+    first = [made for _, made in work(0, 1)]
+    alone = time.perf_counter() - began
+    if n == 1 or alone > 3 * _SECONDS:  # so slow that loading makes no difference, and more would take minutes
+        return Cost(alone, _stored(specs, first[0]), 1)
+    done, sizes = 0, []
+    seconds = 0.0
+    began = time.perf_counter()
+    for _, made in work(0, min(n, PATCHES)):
+        seconds = time.perf_counter() - began
+        rows = len(next(iter(made.values())))
+        done += rows
+        sizes.append(_stored(specs, made) / rows)
+        if seconds > _SECONDS:
             break
-    warm = seconds[1:] or seconds
-    return Cost(statistics.median(warm) / piece, statistics.mean(sizes), len(warm) * piece)
+    return Cost(seconds / done, statistics.mean(sizes), done)
 
 
-def _stored(spec: ArraySpec, rows: np.ndarray) -> int:
+def _stored(specs: Sequence[ArraySpec], made: Mapping[str, np.ndarray]) -> int:
     # bytes of the files that hold these rows; a file never has more than a shard
-    step = spec.shard or len(rows)
-    return sum(len(spec.encode(rows[a : a + step]) or b"") for a in range(0, len(rows), step))
+    total = 0
+    for spec in specs:
+        rows = made[spec.path]
+        step = spec.shard or len(rows)
+        total += sum(len(spec.encode(rows[a : a + step]) or b"") for a in range(0, len(rows), step))
+    return total

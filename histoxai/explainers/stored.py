@@ -38,6 +38,11 @@ def raw_path(name: str, part: str) -> str:
     return f"attributions/{name}/{part}" if part else f"attributions/{name}"
 
 
+def checks_path(name: str) -> str:
+    """Where the checks of a method's maps lie: (m, checks) float32, NaN where there is none; `columns` names them."""
+    return f"checks/{name}"
+
+
 def stored_methods(maps: Store) -> list[StoredMethod]:
     """All methods of a maps store, in the registry's order, then by name."""
     known = names("explainer")
@@ -52,7 +57,7 @@ def stored_methods(maps: Store) -> list[StoredMethod]:
             )
         method, options = facts["what"]["method"], facts["what"]["options"]
         kind = resolve("explainer", method)
-        explainer = kind(kind.Options(**options), maps.header["settings"]["micro_batch"])
+        explainer = kind(kind.Options(**options))
         root = f"attributions/{name}"
         parts = tuple(p.removeprefix(root).removeprefix("/") for p in maps.arrays(root))
         found.append(StoredMethod(name, method, explainer, parts))

@@ -21,14 +21,25 @@ KEEP_BYTES = 2 << 30
 LOADERS = 2
 
 
-def pick_device(wanted: str) -> torch.device:
-    """`auto`, `cpu` or `cuda[:i]` as a device; TF32 is switched off, since parity is asked for.
+def pick_device(wanted: str, rank: int = 0, precision: str = "fp32") -> torch.device:
+    """`auto`, `cpu` or `cuda[:i]` as a device; TF32 is off unless `precision` is tf32.
 
-    Raises UsageError for a name that torch does not know and InputRefused where there is no such GPU.
+    rank: which of several worker processes asks; where no GPU is named each takes the next one.
+    Raises UsageError for a name that torch does not know, or TF32 on a CPU, and InputRefused where there is no such
+    GPU.
     """
     resources.keep_freed_memory()
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    device = _device(wanted)
+    if device.type == "cpu" and precision == "tf32":
+        raise UsageError("--precision tf32: only GPUs have it; use fp32 or bf16 on a CPU")
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", rank % torch.cuda.device_count())
+    return device
+
+
+def _device(wanted: str) -> torch.device:
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -144,7 +155,11 @@ def forward(
 
 def predict(model: nn.Module, images: np.ndarray, size: int, device: torch.device) -> dict[str, np.ndarray]:
     """logits (n, C) float32; prediction (n,) int16; probability (n,) float32: softmax of the predicted class."""
-    logits = forward(model, images, size, device)
+    return softmax_of_predicted(forward(model, images, size, device))
+
+
+def softmax_of_predicted(logits: np.ndarray) -> dict[str, np.ndarray]:
+    """logits (n, C) float32, prediction (n,) int16, probability (n,) float32, from logits."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     probability = (shifted / shifted.sum(axis=1, keepdims=True)).max(axis=1)
     return {

@@ -8,6 +8,7 @@ from typing import Any
 
 from histoxai import provenance
 from histoxai.errors import Damaged, Incomplete, InputRefused
+from histoxai.explainers.checks import summarise
 from histoxai.models.runs import RUN, WEIGHTS, Run, open_run
 from histoxai.store.files import read_json
 from histoxai.store.shards import Store
@@ -53,12 +54,17 @@ def _store(path: Path, verify: bool) -> dict[str, Any]:
     items = store.completeness(verify)
     arrays = {p: store.array(p) for p in store.arrays()}
     more = {k: v for k, v in store.group.attrs.items() if k != "histoxai"}
+    failed = list(_failures(header, items))
+    try:
+        checks = summarise(store) if header["schema"] == "maps/1" else {}
+    except Damaged as damage:
+        failed, checks = [*failed, str(damage)], {}
     return {
         "schema": SCHEMA,
         "path": str(path),
         "kind": header["schema"],
         "complete": not any(i["missing"] for i in items.values()),
-        "failed": list(_failures(header, items)),
+        "failed": failed,
         "digest": store.digest(),
         "settings": header["settings"],
         "seed": header["seed"],
@@ -67,6 +73,7 @@ def _store(path: Path, verify: bool) -> dict[str, Any]:
         "versions": header["versions"],
         "run": header["run"],
         "partial": header.get("partial"),
+        **({"checks": checks} if checks else {}),
         "items": {name: _plain(item) for name, item in items.items()},
         "arrays": {p: {"shape": list(a.shape), "dtype": str(a.dtype).removesuffix("()")} for p, a in arrays.items()},
     }

@@ -54,9 +54,13 @@ class Kept:
         for path in sorted(part_folder(root, name, shard).glob("*.part")):
             self._load(path)
 
-    def add(self, start: int, made: Mapping[str, np.ndarray]) -> None:
-        """Take over rows [start, start + r); write what is new where enough time has passed."""
+    def add(self, start: int, made: Mapping[str, np.ndarray]) -> int:
+        """Take over rows [start, start + r); write what is new where enough time has passed.
+
+        Returns how many of them were not there before.
+        """
         stop = start + len(next(iter(made.values())))
+        new = int((~self.have[start:stop]).sum())
         for path, rows in self.rows.items():
             rows[start:stop] = made[path]
         self.have[start:stop] = True
@@ -65,6 +69,7 @@ class Kept:
         self._pending = (self._pending[0] if self._pending else start, stop)
         if time.perf_counter() - self._since >= KEEP_EVERY and not self.have.all():
             self.flush()
+        return new
 
     def flush(self) -> None:
         """Write the rows that no file has yet.

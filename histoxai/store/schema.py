@@ -27,7 +27,8 @@ MASKS = ("tumor", "non_tumor")
 class ArraySpec:
     """One array of a store.
 
-    shard: rows per file; None for a small array that is written whole when the store is made.
+    shard: rows per file; None for a small array that is written whole when the store is made. columns: what the second
+    axis holds, for the array's own attributes.
     Bulk rows are inner chunks of their own; short rows need no inner index, and a shard is one plain chunk.
     """
 
@@ -36,6 +37,7 @@ class ArraySpec:
     dtype: Any
     shard: int | None = None
     fill: Any = 0
+    columns: tuple[str, ...] = ()
 
     @property
     def row_bytes(self) -> int:
@@ -59,6 +61,8 @@ class ArraySpec:
             common["compressors"] = [BloscCodec(cname="zstd", clevel=1, shuffle="noshuffle"), Crc32cCodec()]
         else:
             common["fill_value"] = self.fill
+        if self.columns:
+            common["attributes"] = {"columns": list(self.columns)}
         if self.shard is None:
             return zarr.create_array(store, chunks=tuple(max(1, n) for n in shape), **common)
         chunk = (self.shard, *shape[1:])

@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,25 +28,36 @@ Compute = Callable[[int, int], Mapping[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
+class Stream:
+    """A compute that hands over rows as they are finished.
+
+    rows(start, stop, have) -> (place of the first, {array path: rows}) of each run of finished rows, for rows
+    [start, stop) of which `have` (stop - start,) bool are there already.
+    """
+
+    rows: Callable[[int, int, np.ndarray], Iterator[tuple[int, Mapping[str, np.ndarray]]]]
+
+
+@dataclass(frozen=True)
 class Task:
     """What a sharded stage hands over.
 
     items are done shard by shard in this order, so a later one may read what an earlier one wrote.
     make: creates or matches the store. look: matches it and changes nothing; None where it is not there yet.
-    prepare: loads what the work needs (a network) and gives one compute(start, stop) -> {array path: rows} per
-    item name; it is called only where something is missing. again: the stage itself, for worker processes.
-    facts: goes into each record.
+    prepare: loads what the work needs (a network) and gives one compute(start, stop) -> {array path: rows}, or a
+    Stream, per item name; it is called only where something is missing. again: the stage itself, for worker
+    processes. facts: goes into each record, as it is when the record is written.
     """
 
     items: Sequence[Item]
     make: Callable[[], Store]
     look: Callable[[], Store] | None
-    prepare: Callable[[], Mapping[str, Compute]]
+    prepare: Callable[[], Mapping[str, Compute | Stream]]
     again: Again
     facts: Mapping[str, object]
 
 
-def fill(store: Store, item: Item, compute: Compute, progress: Progress, *, verify: bool = False) -> int:
+def fill(store: Store, item: Item, compute: Compute | Stream, progress: Progress, *, verify: bool = False) -> int:
     """Do all missing shards of an item; returns how many were done.
 
     compute(start, stop) -> {array path: rows}. verify: shards of another checksum are missing.
@@ -138,7 +149,7 @@ def do_items(task: Task, progress: Progress, work: Work) -> dict[str, Any]:
 
 def _fill(store: Store, task: Task, todo: Iterable[tuple[int, list[Item]]], progress: Progress) -> dict[str, Any]:
     done = {item.name: 0 for item in task.items}
-    compute: Mapping[str, Compute] | None = None
+    compute: Mapping[str, Compute | Stream] | None = None
     shards = []
     for k, gaps in todo:
         compute = compute or task.prepare()
@@ -162,7 +173,7 @@ def _names(shards: Iterable[int], work: Work) -> dict[str, Any]:
 
 
 def _do(
-    store: Store, item: Item, shard: int, compute: Compute, progress: Progress, facts: Mapping[str, object]
+    store: Store, item: Item, shard: int, compute: Compute | Stream, progress: Progress, facts: Mapping[str, object]
 ) -> None:
     started = time.perf_counter()
     resources.reset_peak_memory()
@@ -170,16 +181,29 @@ def _do(
     rows = {s.path: np.empty((stop - start, *s.shape[1:]), s.dtype) for s in item.specs}
     kept = Kept(store.path, item.name, shard, store.fingerprint(item), rows)
     note = f"{item.name}, shard {shard}"
+    made = compute.rows if isinstance(compute, Stream) else _in_pieces(compute, item.piece)
     with kept.saving():
-        for a in range(0, stop - start, item.piece or stop - start):
-            b = min(a + (item.piece or stop - start), stop - start)
-            signals.check()
-            if not kept.have[a:b].all():
-                kept.add(a, compute(start + a, start + b))
-            progress.advance(b - a, note)
+        progress.advance(int(kept.have.sum()), note)
         signals.check()
+        for place, found in [] if kept.have.all() else made(start, stop, kept.have.copy()):
+            progress.advance(kept.add(place - start, found), note)
+            signals.check()
     store.write(item, shard, rows, time.perf_counter() - started + kept.seconds, **facts)
     forget(store.path, item.name, shard)
+
+
+def _in_pieces(
+    compute: Compute, piece: int | None
+) -> Callable[[int, int, np.ndarray], Iterator[tuple[int, Mapping[str, np.ndarray]]]]:
+    # pieces begin where they would in a shard of which nothing is there: the same rows stay together
+    def rows(start: int, stop: int, have: np.ndarray) -> Iterator[tuple[int, Mapping[str, np.ndarray]]]:
+        step = piece or stop - start
+        for a in range(start, stop, step):
+            b = min(a + step, stop)
+            if not have[a - start : b - start].all():
+                yield a, compute(a, b)
+
+    return rows
 
 
 def _clean(store: Store, items: Iterable[Item], wanted: Iterable[int]) -> None:

@@ -48,6 +48,9 @@ class _Relay(Silent):
     def advance(self, steps: int = 1, note: str = "") -> None:
         self._pipe.send(("advance", (steps, note)))
 
+    def news(self, message: str) -> None:
+        self._pipe.send(("news", message))
+
 
 def share_out(again: Again, shards: Sequence[int], work: Work, progress: Progress) -> dict[str, int]:
     """Let `work.workers` processes do these shards; returns how many were done, by item name.
@@ -62,9 +65,9 @@ def share_out(again: Again, shards: Sequence[int], work: Work, progress: Progres
     done: dict[str, int] = {}
     crew: dict[Connection, SpawnProcess] = {}
     try:
-        for _ in range(min(work.workers, len(shards))):
+        for rank in range(min(work.workers, len(shards))):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(again, work, theirs), daemon=True)
+            process = context.Process(target=_work, args=(again, replace(work, rank=rank), theirs), daemon=True)
             # Until a worker has its handlers, signals wait: Ctrl-C reaches the whole group at once.
             signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOPPING)
             try:
@@ -84,6 +87,8 @@ def share_out(again: Again, shards: Sequence[int], work: Work, progress: Progres
                     pipe.send(todo.pop() if todo else None)
                 elif kind == "advance":
                     progress.advance(*value)
+                elif kind == "news":
+                    progress.news(value)
                 elif kind == "error":
                     raise value
                 else:

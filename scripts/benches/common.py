@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_data" / "diagset" / "blobs" / "S" / "20x"
 
@@ -32,6 +33,46 @@ def write_tree(root: Path, images: np.ndarray, blob: int = 256) -> None:
     folder.mkdir(parents=True)
     for i in range(0, len(images), blob):
         np.save(folder / f"scan.blob.{i // blob:05d}.npy", images[i : i + blob])
+
+
+def inputs(
+    work: Path, n: int, name: str, size: int = 96, arch: str = "thesis-cnn", classes: int = 2
+) -> tuple[Path, Path]:
+    """A patch store of n test patches and a run folder with a network as it was initialised."""
+    from histoxai import provenance, registry
+    from histoxai.models.checkpoint import finish
+    from histoxai.progress import Silent
+    from histoxai.store.create import create_or_match
+    from histoxai.store.patches import image_item
+    from histoxai.store.work import fill
+
+    images, words = tissue(n, size), [f"c{k}" for k in range(classes)]
+    header = provenance.header("patches/1", {}, 0, {"source": {"path": "x", "digest": "d"}})
+    index = {
+        "label": np.arange(n, dtype=np.int16) % classes,
+        "group": np.array(["g"] * n),
+        "patch_id": np.array([str(i) for i in range(n)]),
+        "split": np.full(n, 3, np.uint8),
+    }
+    item = image_item(n, (size, size), 512, False)
+    store = create_or_match(work / f"{name}.zarr", header, index, [item], attrs={"classes": words, "mpp": None})
+    fill(store, item, lambda a, b: {"images": images[a:b]}, Silent())
+    torch.manual_seed(0)
+    recipe = {"classes": classes, "size": [size, size]}
+    facts = {
+        **provenance.header("run/1", {}, 0, {"patches": {"path": "x", "digest": store.digest()}}),
+        "kind": "classifier",
+        "arch": arch,
+        "recipe": recipe,
+        "classes": words,
+        "size": [size, size],
+        "mpp": None,
+        "normalisation": "uint8 / 255",
+        "metrics": {},
+        "identity": {},
+    }
+    finish(work / f"{name}-cls", facts, registry.resolve("classifier", arch)(classes, (size, size)))
+    return store.path, work / f"{name}-cls"
 
 
 def peak_megabytes(*arguments: object) -> float:

@@ -268,7 +268,7 @@ def test_a_byte_flipped_anywhere_is_noticed_by_the_command_that_reads_it(mini: M
     rng = random.Random(0)
     files = [p for root in (maps, masks) for p in root.rglob("*") if p.is_file() and "c" in p.parts]
     # what `score` does not look at `info --verify` does
-    unread = {maps / "predictions/logits": maps, maps / "targets": maps, masks / "row": masks}
+    unread = {maps / "predictions/logits": maps, maps / "targets": maps, maps / "checks": maps, masks / "row": masks}
     for _ in range(100):
         path = rng.choice(files)
         good = path.read_bytes()
@@ -363,7 +363,8 @@ def test_estimate_times_every_method_and_writes_nothing(mini: Mini, tmp_path: Pa
     for row in summary["rows"][:-1]:
         assert row["seconds_per_patch"] > 0
         assert row["hours"] == pytest.approx(row["seconds_per_patch"] * n / 3600)
-        arrays = [p for p in (tmp_path / "m/attributions" / row["method"]).rglob("*") if p.is_file()]
+        folders = [tmp_path / "m" / kind / row["method"] for kind in ("attributions", "checks")]
+        arrays = [p for folder in folders for p in folder.rglob("*") if p.is_file()]
         records = [p for p in (tmp_path / "m/_done" / row["method"]).rglob("*") if p.is_file()]
         assert row["files"] == pytest.approx(len(arrays) + len(records), abs=1)
         size = sum(p.stat().st_size for p in arrays if p.name != "zarr.json")

@@ -1,38 +1,61 @@
-"""Every explainer against its library as its authors call it, and the contract that all must keep."""
+"""Every explainer against its library as its authors call it, closed forms, and the contract that all must keep."""
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from captum.attr import IntegratedGradients as CaptumIG
-from captum.attr import NoiseTunnel as CaptumNT
+from captum import attr
 from lime.lime_image import LimeImageExplainer
-from pytorch_grad_cam import GradCAM as LibraryGradCAM
+from pytorch_grad_cam import EigenCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, ScoreCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
-from histoxai.errors import InputRefused, UsageError
-from histoxai.explainers.base import Batch, Explainer, channels_to_plane, min_max, parse_options
-from histoxai.explainers.gradcam import find_layer
-from histoxai.models.batches import to_tensor
+from histoxai.errors import HistoxaiError, InputRefused, UsageError
+from histoxai.explainers.base import Batch, Explainer, channels_to_plane, collected, min_max, parse_options
+from histoxai.explainers.hooked import unrolled
+from histoxai.explainers.methods import listed, make_explainers
+from histoxai.explainers.network import Network, find_layer, largest_that_fits, reinitialised
+from histoxai.explainers.nt import noise_of
+from histoxai.explainers.onepass import OnePass, one_pass
+from histoxai.explainers.parity import compare
+from histoxai.explainers.random import Random
+from histoxai.explainers.segments import mean_colours, with_nuclei
+from histoxai.models.batches import predict, to_tensor
 from histoxai.models.classifiers import ThesisCNN, resnet18
 from histoxai.registry import names, resolve
-from histoxai.settings import Explain
-from histoxai.stages.explain import make_explainers
 from tests.conftest import patch
 
-QUICK = {"ig": {"steps": "20"}, "nt": {"steps": "6", "samples": "3"}, "lime": {"samples": "60", "max_dist": "10"}}
+QUICK: dict[str, dict[str, str]] = {
+    "ig": {"steps": "20"},
+    "nt": {"steps": "6", "samples": "3"},
+    "lime": {"samples": "60", "max_dist": "10"},
+    "kernelshap": {"samples": "40", "max_dist": "10"},
+    "smoothgrad": {"samples": "7"},
+    "gradshap": {"samples": "9", "level": "0.1"},
+    "occlusion": {"window": "16", "stride": "12"},
+    "rise": {"masks": "50"},
+}
+NULLS = ("random", "center", "edges", "hematoxylin")
 MICRO = 16
+CAMS = {
+    "gradcam": GradCAM,
+    "gradcampp": GradCAMPlusPlus,
+    "hirescam": HiResCAM,
+    "layercam": LayerCAM,
+    "eigencam": EigenCAM,
+    "scorecam": ScoreCAM,
+}
 
 
 def build(name: str, **options: str) -> Explainer:
     kind = resolve("explainer", name)
-    return kind(parse_options(kind, {**QUICK.get(name, {}), **options}, name), MICRO)
+    return kind(parse_options(kind, {**QUICK.get(name, {}), **options}, name))
 
 
 def batch(n: int = 3) -> Batch:
@@ -52,8 +75,19 @@ def network(kind: Callable[..., nn.Module] = ThesisCNN) -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def model() -> nn.Module:
-    return network()
+def net() -> Network:
+    return Network(network(), MICRO)
+
+
+@pytest.fixture(scope="module")
+def resnet() -> Network:
+    return Network(network(resnet18), MICRO)
+
+
+def linear(size: int = 8) -> tuple[Network, torch.Tensor]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * size * size, 3))
+    return Network(model, 4), model[1].weight.detach().view(3, 3, size, size)
 
 
 def in_double(model: nn.Module, make: Callable[[nn.Module], torch.Tensor]) -> np.ndarray:
@@ -65,7 +99,7 @@ def in_double(model: nn.Module, make: Callable[[nn.Module], torch.Tensor]) -> np
 
 
 def within_contract(ours: np.ndarray, library: np.ndarray, exact: Callable[[], np.ndarray]) -> None:
-    """FORMAT's rule 3: 1e-5 of max|A| to the library, else at most 1.5 times its own error to float64."""
+    """Rule 3: 1e-5 of max|A| to the library, else at most 1.5 times its own error to float64."""
     scale = np.abs(library).max()
     assert scale > 0
     if np.abs(ours - library).max() <= 1e-5 * scale:
@@ -74,77 +108,133 @@ def within_contract(ours: np.ndarray, library: np.ndarray, exact: Callable[[], n
     assert np.abs(ours - truth).max() <= 1.5 * np.abs(library - truth).max()
 
 
-def test_ig_equals_captum(model: nn.Module) -> None:
+# ---- the libraries as their authors call them
+
+
+def test_ig_equals_captum(net: Network) -> None:
     b = batch()
-    ours = build("ig", steps="100").attribute(model, b)[""]
+    ours = collected(build("ig", steps="100"), net, b)[""]
 
-    def library(net: nn.Module) -> torch.Tensor:
-        x = b.images.to(next(net.parameters()).dtype)
-        return CaptumIG(net).attribute(x, baselines=0.0, target=b.targets, n_steps=100)
+    def library(model: nn.Module) -> torch.Tensor:
+        x = b.images.to(next(model.parameters()).dtype)
+        return attr.IntegratedGradients(model).attribute(x, baselines=0.0, target=b.targets, n_steps=100)
 
-    within_contract(ours, library(model).detach().numpy(), lambda: in_double(model, library))
+    within_contract(ours, library(net.exact).detach().numpy(), lambda: in_double(net.exact, library))
 
 
-def test_nt_equals_captum_given_the_same_noise(model: nn.Module) -> None:
+@pytest.mark.parametrize("kind", ["smoothgrad", "smoothgrad_sq", "vargrad"])
+def test_nt_equals_captum_called_on_each_patch_with_its_seed(net: Network, kind: str) -> None:
     b = batch()
-    ours = build("nt").attribute(model, b)[""]
+    ours = collected(build("nt", kind=kind), net, b)[""]
     for i in range(len(b)):
-        noise_seed = b.seeds[i]
 
-        def library(net: nn.Module, i: int = i, seed: int = noise_seed) -> torch.Tensor:
-            kind = next(net.parameters()).dtype
-            torch.manual_seed(seed)
+        def library(model: nn.Module, i: int = i) -> torch.Tensor:
+            dtype = next(model.parameters()).dtype
+            torch.manual_seed(b.seeds[i])
             noise = torch.normal(0.0, 1.0, (3, *b.images.shape[1:]))  # as captum draws it, in float32
-            noisy = (b.images[i].expand(3, -1, -1, -1) + noise).to(kind)
-            maps = CaptumIG(net).attribute(noisy, baselines=0.0, target=int(b.targets[i]), n_steps=6)
-            return (maps**2).mean(dim=0)
+            noisy = (b.images[i].expand(3, -1, -1, -1) + noise).to(dtype)
+            maps = attr.IntegratedGradients(model).attribute(noisy, baselines=0.0, target=int(b.targets[i]), n_steps=6)
+            square = (maps**2).mean(dim=0)
+            mean = maps.mean(dim=0)
+            return {"smoothgrad": mean, "smoothgrad_sq": square, "vargrad": square - mean**2}[kind]
 
-        within_contract(ours[i], library(model).detach().numpy(), lambda call=library: in_double(model, call))
-        torch.manual_seed(noise_seed)
-        called = CaptumNT(CaptumIG(model)).attribute(
+        torch.manual_seed(b.seeds[i])
+        called = attr.NoiseTunnel(attr.IntegratedGradients(net.exact)).attribute(
             b.images[i : i + 1],
-            nt_type="smoothgrad_sq",
+            nt_type=kind,
             nt_samples=3,
             stdevs=1.0,
             baselines=0.0,
             target=int(b.targets[i]),
             n_steps=6,
         )
-        within_contract(ours[i], called[0].detach().numpy(), lambda call=library: in_double(model, call))
+        within_contract(ours[i], called[0].detach().numpy(), lambda call=library: in_double(net.exact, call))
 
 
-@pytest.mark.parametrize("kind", [ThesisCNN, resnet18])
-def test_gradcam_equals_the_library(kind: Callable[..., nn.Module]) -> None:
-    model, b = network(kind), batch(5)
-    layer = find_layer(model, "")
-    explainer = build("gradcam")
-    raw = explainer.attribute(model, b)[""]
-    assert raw.shape == (5, *explainer.raw_specs(model, (64, 64))[""].shape)
-    with LibraryGradCAM(model=model, target_layers=[layer]) as cam:
-        largest = 0.0
-        for i in range(5):
-            want = cam(b.images[i : i + 1], [ClassifierOutputTarget(int(b.targets[i]))])[0]
-            got = explainer.render({"": raw[i]}, (64, 64), 0.0)
-            np.testing.assert_allclose(got, want, atol=1e-5)
-            largest = max(largest, float(want.max()))
+def test_smoothgrad_level_is_a_share_of_the_range_of_the_patch(net: Network) -> None:
+    b = batch(2)
+    explainer = build("smoothgrad", level="0.2")
+    ours = collected(explainer, net, b)[""]
+    for i in range(2):
+        stdev = 0.2 * float(b.images[i].max() - b.images[i].min())
+        assert stdev == pytest.approx(noise_of(b.images[i], explainer.options, 0)[0])
+        torch.manual_seed(b.seeds[i])
+        called = (
+            attr.NoiseTunnel(attr.Saliency(net.exact))
+            .attribute(
+                b.images[i : i + 1],
+                nt_type="smoothgrad",
+                nt_samples=7,
+                stdevs=stdev,
+                target=int(b.targets[i]),
+                abs=False,
+            )[0]
+            .numpy()
+        )
+        assert np.abs(ours[i] - called).max() <= 1e-5 * np.abs(called).max()
+
+
+@pytest.mark.parametrize("kind", ["net", "resnet"])
+@pytest.mark.parametrize("name", list(CAMS))
+def test_cams_equal_the_library(kind: str, name: str, request: pytest.FixtureRequest) -> None:
+    net, b = request.getfixturevalue(kind), batch(5 if name != "scorecam" else 2)
+    explainer = build(name)
+    raw = collected(explainer, net, b)[""]
+    assert raw.shape == (len(b), *explainer.raw_specs(net, (64, 64))[""].shape)
+    net.exact.requires_grad_(True)
+    largest = 0.0
+    try:
+        with CAMS[name](model=net.exact, target_layers=[find_layer(net.exact, "")]) as cam:
+            for i in range(len(b)):
+                want = cam(b.images[i : i + 1], [ClassifierOutputTarget(int(b.targets[i]))])[0]
+                got = explainer.render({"": raw[i]}, (64, 64), 0.0)
+                np.testing.assert_allclose(got, want, atol=2e-5)
+                largest = max(largest, float(want.max()))
+    finally:
+        net.exact.requires_grad_(False)
+        net.exact.zero_grad(set_to_none=True)
     assert largest > 0.5  # not all maps are zero: the comparison says something
-    assert (raw < 0).any()  # the sign is kept
+    if name in ("gradcam", "hirescam"):
+        assert (raw < 0).any()  # the sign is kept
 
 
-def test_gradcam_layer_of_the_study_is_conv3_before_its_relu(model: nn.Module) -> None:
-    assert find_layer(model, "") is model.conv3
-    assert isinstance(find_layer(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), ""), nn.Conv2d)
+@pytest.mark.parametrize("kind", ["net", "resnet"])
+@pytest.mark.parametrize("name", [n for n in names("explainer") if n not in (*NULLS, "rise")])
+def test_parity_with_the_library_on_both_networks(kind: str, name: str, request: pytest.FixtureRequest) -> None:
+    net = request.getfixturevalue(kind)
+    found = compare(build(name), net, batch(2))
+    assert found is not None
+    assert found.holds, found
+    assert found.patches == 2
 
 
-def test_lime_equals_the_library(model: nn.Module) -> None:
+def test_parity_is_not_blind(net: Network) -> None:
+    """A map that is off by a thousandth of its largest value does not pass."""
+
+    class Off(resolve("explainer", "ig")):  # type: ignore[misc]
+        def explain(self, net: Network, batch: Batch) -> Any:
+            for i, found in super().explain(net, batch):
+                found.raw[""].flat[7] += 1e-3 * np.abs(found.raw[""]).max()
+                yield i, found
+
+    explainer = Off(build("ig").options)
+    found = compare(explainer, net, batch(2))
+    assert found is not None
+    assert not found.holds
+    assert found.difference > 5e-4
+    assert compare(Random(Random.Options()), net, batch(1)) is None
+
+
+def test_lime_equals_the_library(net: Network) -> None:
     b = batch()
-    raw = build("lime", samples="200").attribute(model, b)
+    raw = collected(build("lime", samples="200"), net, b)
 
     @torch.no_grad()
     def classify(images: np.ndarray) -> np.ndarray:
         x = torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2)
-        return torch.softmax(model(x), dim=1).double().numpy()
+        return torch.softmax(net.exact(x), dim=1).double().numpy()
 
+    r2 = [found.checks["r2"] for _, found in build("lime", samples="200").explain(net, b)]
     for i in range(len(b)):
         image = b.images[i].permute(1, 2, 0).double().numpy()
         from lime.wrappers.scikit_image import SegmentationAlgorithm
@@ -158,7 +248,6 @@ def test_lime_equals_the_library(model: nn.Module) -> None:
                 labels=(int(b.targets[i]),),
                 top_labels=None,
                 num_samples=200,
-                batch_size=MICRO,
                 segmentation_fn=segmenter,
             )
         assert np.array_equal(raw["segments"][i], theirs.segments)
@@ -167,6 +256,7 @@ def test_lime_equals_the_library(model: nn.Module) -> None:
         ours = raw["weights"][i]
         np.testing.assert_allclose(ours[: len(pairs)], [pairs[k] for k in range(len(pairs))], atol=1e-6)
         assert np.isnan(ours[len(pairs) :]).all()
+        assert r2[i] == pytest.approx(theirs.score, abs=1e-4)
         _, mask = theirs.get_image_and_mask(int(b.targets[i]), positive_only=False, num_features=3, hide_rest=False)
         plane = build("lime").render({k: v[i] for k, v in raw.items()}, (64, 64), 0.0)
         assert np.array_equal(plane, np.abs(mask))
@@ -178,24 +268,156 @@ def test_lime_quickshift_defaults_are_the_librarys() -> None:
     assert (o.kernel_size, o.max_dist, o.ratio, o.samples, o.top) == (4, 200, 0.2, 500, 3)
 
 
-def test_ig_of_a_linear_network_is_weight_times_input() -> None:
-    linear = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 3))
+def test_mean_colours_are_limes_to_the_bit() -> None:
+    rng = np.random.default_rng(0)
+    image, segments = rng.random((40, 30, 3)), rng.integers(0, 9, (40, 30))
+    want = image.copy()
+    for k in np.unique(segments):
+        want[segments == k] = [np.mean(image[segments == k][:, c]) for c in range(3)]
+    assert np.array_equal(mean_colours(image, segments), want)
+
+
+def test_nuclei_are_segments_of_their_own() -> None:
+    superpixels = np.zeros((8, 8), int)
+    superpixels[:, 4:] = 1
+    nuclei = np.zeros((2, 8, 8), np.float32)
+    nuclei[0, 1:3, 1:3] = nuclei[0, 5:7, 3:6] = 0.9  # two tumor nuclei, the second across both superpixels
+    nuclei[1, 1:3, 6:8] = 0.8
+    found = with_nuclei(superpixels, nuclei)
+    want = np.zeros((8, 8), int)
+    want[:, 4:] = 1
+    want[1:3, 1:3], want[5:7, 3:6], want[1:3, 6:8] = 2, 3, 4
+    assert np.array_equal(found, want)
+
+
+def test_lime_with_nuclei_and_a_second_seed(net: Network) -> None:
+    b = batch(2)
+    nuclei = np.zeros((2, 2, 64, 64), np.float32)
+    nuclei[:, 0, 10:20, 10:20] = 1
+    b = Batch(b.images, b.targets, b.seeds, nuclei)
+    explainer = build("lime", segments="nuclei", stability="true", samples="300")
+    maps = dict(explainer.explain(net, b))
+    for i in range(2):
+        inside = np.unique(maps[i].raw["segments"][10:20, 10:20])
+        assert len(inside) == 1
+        assert (maps[i].raw["segments"] == inside[0]).sum() == 100
+        assert 0.3 < maps[i].checks["stability"] <= 1
+    with pytest.raises(InputRefused, match="name it with --masks"):
+        collected(build("lime", segments="nuclei"), net, batch(1))
+
+
+# ---- closed forms
+
+
+def test_a_linear_network_gives_weight_times_input() -> None:
+    net, weight = linear()
     x = torch.rand(2, 3, 8, 8)
-    got = build("ig").attribute(linear, Batch(x, torch.tensor([0, 2]), [0, 0]))[""]
-    weight = linear[1].weight.detach().view(3, 3, 8, 8)
-    np.testing.assert_allclose(got, (weight[[0, 2]] * x).numpy(), atol=1e-6)
-    grey = build("ig", baseline="0.5").attribute(linear, Batch(x, torch.tensor([0, 2]), [0, 0]))[""]
-    np.testing.assert_allclose(grey, (weight[[0, 2]] * (x - 0.5)).numpy(), atol=1e-6)
+    b = Batch(x, torch.tensor([0, 2]), [0, 0])
+    w = weight[[0, 2]]
+    for name in ("ig", "ixg", "deeplift", "gradshap", "lrp"):
+        options = {"level": "0"} if name == "gradshap" else {}
+        np.testing.assert_allclose(collected(build(name, **options), net, b)[""], (w * x).numpy(), atol=2e-6)
+    np.testing.assert_allclose(collected(build("saliency"), net, b)[""], w.numpy(), atol=1e-7)
+    np.testing.assert_allclose(collected(build("guided"), net, b)[""], w.numpy(), atol=1e-7)
+    noiseless = collected(build("smoothgrad", level="0", stdev="0"), net, b)[""]
+    np.testing.assert_allclose(noiseless, w.numpy(), atol=1e-6)
+    for name in ("ig", "deeplift", "gradshap"):
+        grey = collected(build(name, baseline="0.5", **({"level": "0"} if name == "gradshap" else {})), net, b)[""]
+        np.testing.assert_allclose(grey, (w * (x - 0.5)).numpy(), atol=2e-6)
+
+
+def test_occlusion_of_a_linear_network_is_what_the_square_held() -> None:
+    net, weight = linear()
+    x = torch.rand(1, 3, 8, 8)
+    got = collected(build("occlusion", window="4", stride="4"), net, Batch(x, torch.tensor([1]), [0]))[""][0, 0]
+    held = (weight[1] * x[0]).sum(dim=0)
+    want = held.view(2, 4, 2, 4).sum(dim=(1, 3)).repeat_interleave(4, 0).repeat_interleave(4, 1)
+    np.testing.assert_allclose(got, want.numpy(), atol=1e-5)
+
+
+def test_shapley_values_of_a_linear_network_are_what_each_superpixel_holds() -> None:
+    net, weight = linear(16)
+    x = torch.zeros(1, 3, 16, 16)
+    colours = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.1, 0.1, 0.9], [0.9, 0.9, 0.1]])
+    for k, (row, column) in enumerate(itertools.product((0, 8), (0, 8))):
+        x[0, :, row : row + 8, column : column + 8] = colours[k][:, None, None]
+    b = Batch(x, torch.tensor([1]), [3])
+    explainer = build("kernelshap", samples="200", max_dist="5", kernel_size="1")
+    segments = explainer._segments(x[0])  # type: ignore[attr-defined]
+    got = collected(explainer, net, b)[""][0, 0]
+    assert 3 < segments.max() + 1 <= 40
+    held = (weight[1] * x[0]).sum(dim=0).numpy()
+    for k in range(segments.max() + 1):
+        assert np.ptp(got[segments == k]) == 0
+        assert got[segments == k][0] == pytest.approx(held[segments == k].sum(), abs=2e-3)
+
+
+def test_rise_finds_the_only_pixel_that_counts() -> None:
+    class Spot(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(4.0))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            spot = x[:, 0, 20, 44] * self.scale
+            return torch.stack([spot, -spot], dim=1)
+
+    b = Batch(torch.ones(1, 3, 64, 64), torch.tensor([0]), [1])
+    got = collected(build("rise", masks="2000"), Network(Spot(), MICRO), b)[""][0, 0]
+    peak = np.unravel_index(got.argmax(), got.shape)
+    assert abs(int(peak[0]) - 20) <= 4
+    assert abs(int(peak[1]) - 44) <= 4
+    # far away a mask says nothing: the mean probability, whatever is seen there
+    assert got[60, 4] < 0.95 * got.max()
+
+
+def test_rise_masks_leave_pixels_visible_as_often_as_asked() -> None:
+    from histoxai.explainers.rise import Grids, Options
+
+    for share in (0.3, 0.5):
+        masks = Grids(0, Options(masks=3000, share=share), (64, 48)).make(0, 3000, torch.device("cpu"))
+        assert masks.shape == (3000, 1, 64, 48)
+        assert float(masks.min()) >= 0
+        assert float(masks.max()) <= 1
+        np.testing.assert_allclose(masks.mean(dim=0)[0].numpy(), share, atol=0.05)
+
+
+def test_null_models() -> None:
+    b, nothing = batch(2), Network(nn.Linear(1, 1), MICRO)
+    x = b.images.permute(0, 2, 3, 1).numpy().astype(np.float64)
+    pixels = collected(build("random"), nothing, b)[""]
+    assert np.corrcoef(pixels[0, 0, :, :-1].ravel(), pixels[0, 0, :, 1:].ravel())[0, 1] < 0.1
+    assert not np.array_equal(pixels[0], pixels[1])
+    assert abs(pixels.mean() - 0.5) < 0.02
+    smooth = collected(build("random", sigma="6"), nothing, b)[""]
+    assert np.corrcoef(smooth[0, 0, :, :-1].ravel(), smooth[0, 0, :, 1:].ravel())[0, 1] > 0.95
+    center = collected(build("center"), nothing, b)[""][0, 0]
+    y, x_ = np.mgrid[:64, :64] + 0.5
+    want = np.exp(-(((y / 64 - 0.5) ** 2 + (x_ / 64 - 0.5) ** 2) / (2 * 0.25**2)))
+    np.testing.assert_allclose(center, want, atol=1e-6)
+    edges = collected(build("edges"), nothing, b)[""][:, 0]
+    step = np.zeros((8, 8, 3))
+    step[:, 4:] = 1
+    of_step = build("edges").plane(step, 0)  # type: ignore[attr-defined]
+    assert of_step[4, 4] == pytest.approx(1 / np.sqrt(2), abs=1e-6)
+    assert of_step[4, 1] == 0
+    assert edges.min() >= 0
+    stain = collected(build("hematoxylin"), nothing, b)[""][:, 0]
+    dark = x.mean(axis=3) < 0.5
+    assert stain[dark].mean() > 2 * stain[~dark].mean()
+
+
+# ---- the contract
 
 
 @pytest.mark.parametrize("name", names("explainer"))
-def test_contract(name: str, model: nn.Module) -> None:
+def test_contract(name: str, net: Network) -> None:
     explainer, b = build(name), batch(5)
     assert "Source: " in (type(explainer).__doc__ or "")
-    flags = [p.requires_grad for p in model.parameters()]
-    state = torch.random.get_rng_state()
-    specs = explainer.raw_specs(model, (64, 64))
-    first, again = explainer.attribute(model, b), explainer.attribute(model, b)
+    weights = {k: v.clone() for k, v in net.exact.state_dict().items()}
+    state, numpy_state = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    specs = explainer.raw_specs(net, (64, 64))
+    first, again = collected(explainer, net, b), collected(explainer, net, b)
     assert first.keys() == specs.keys()
     for part, spec in specs.items():
         assert first[part].shape == (5, *spec.shape)
@@ -204,9 +426,9 @@ def test_contract(name: str, model: nn.Module) -> None:
         values = first[part] if not np.isnan(spec.fill) else first[part][~np.isnan(first[part])]
         assert np.isfinite(values).all()
         assert np.ptp(values) > 0
-    # the same bytes for a patch wherever it stands in a batch
+    # the same bytes for a patch wherever it stands in a batch, and whoever stands beside it
     turned = Batch(b.images[[4, 1]], b.targets[[4, 1]], [b.seeds[4], b.seeds[1]])
-    moved = explainer.attribute(model, turned)
+    moved = collected(explainer, net, turned)
     for part in specs:
         assert moved[part][0].tobytes() == first[part][4].tobytes()
         assert moved[part][1].tobytes() == first[part][1].tobytes()
@@ -214,40 +436,230 @@ def test_contract(name: str, model: nn.Module) -> None:
     assert plane.shape == (64, 64)
     assert plane.min() >= 0
     assert 0 < plane.max() <= 1
-    for module in model.modules():
+    for i, found in explainer.explain(net, b):
+        checks = explainer.checked(found)
+        assert set(checks) <= {*explainer.COMMON, *explainer.checks}
+        assert (checks["constant"], checks["zero"]) == (0, 0), i
+        assert 0 <= checks["negative_share"] <= 1
+    for module in net.exact.modules():
         assert not any((module._forward_hooks, module._backward_hooks, module._forward_pre_hooks))
-    assert [p.requires_grad for p in model.parameters()] == flags
-    assert all(p.grad is None for p in model.parameters())
+    assert all(p.grad is None for p in net.exact.parameters())
+    assert all(torch.equal(v, weights[k]) for k, v in net.exact.state_dict().items())
     assert torch.equal(torch.random.get_rng_state(), state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
 
 
-def test_seeds_change_what_is_random(model: nn.Module) -> None:
+@pytest.mark.parametrize("name", ["nt", "lime", "smoothgrad", "gradshap", "kernelshap", "rise", "random"])
+def test_seeds_change_what_is_random(name: str, net: Network) -> None:
     b = batch(1)
-    other = Batch(b.images, b.targets, [99])
-    for name, part in (("nt", ""), ("lime", "weights")):
-        one, two = build(name).attribute(model, b)[part], build(name).attribute(model, other)[part]
-        assert not np.array_equal(one, two, equal_nan=True)
-    assert np.array_equal(build("ig").attribute(model, b)[""], build("ig").attribute(model, other)[""])
+    one, two = (collected(build(name), net, Batch(b.images, b.targets, [seed])) for seed in (1, 99))
+    part = "weights" if name == "lime" else ""
+    assert not np.array_equal(one[part], two[part], equal_nan=True)
 
 
 class _Breaks(nn.Module):
-    def __init__(self) -> None:
+    """A network that fails behind its convolution, once `left` passes have gone well."""
+
+    def __init__(self, left: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3)
+        self.conv, self.relu, self.head = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Linear(4 * 62 * 62, 3)
+        self.left = left
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.conv(x)
-        raise RuntimeError("in mid-run")
+        x = self.relu(self.conv(x))
+        if self.left == 0:
+            raise RuntimeError("in mid-run")
+        self.left -= 1
+        return self.head(x.flatten(1))
 
 
-@pytest.mark.parametrize("name", names("explainer"))
-def test_hooks_are_gone_after_a_failure(name: str) -> None:
-    broken = _Breaks()
+@pytest.mark.parametrize("name", [n for n in names("explainer") if n not in (*NULLS, "guided", "deeplift", "lrp")])
+@pytest.mark.parametrize("left", [0, 1])
+def test_hooks_are_gone_after_a_failure(name: str, left: int) -> None:
+    broken = Network(_Breaks(left if name not in CAMS or name == "scorecam" else 0), 4)
     with pytest.raises(RuntimeError, match="in mid-run"):
-        build(name).attribute(broken, batch(1))
-    for module in broken.modules():
-        assert not any((module._forward_hooks, module._backward_hooks))
-    assert all(p.requires_grad for p in broken.parameters())
+        collected(build(name), broken, batch(9))
+    for module in broken.exact.modules():
+        assert not any((module._forward_hooks, module._backward_hooks, module._forward_pre_hooks))
+
+
+class _Decides(nn.Module):
+    """A network whose path depends on its inputs, which no tracing can follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu, self.head = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Linear(4 * 62 * 62, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        return self.head((self.relu(x) if x.sum() > 0 else x).flatten(1))
+
+
+@pytest.mark.parametrize("name", ["guided", "deeplift", "lrp"])
+def test_networks_that_cannot_be_unrolled_are_refused_and_left_alone(name: str) -> None:
+    network, explainer = Network(_Decides(), 4), build(name)
+    with pytest.raises(InputRefused, match=f"{name}: the network cannot be unrolled"):
+        explainer.raw_specs(network, (64, 64))
+    for module in network.exact.modules():
+        assert not any((module._forward_hooks, module._backward_hooks, module._forward_pre_hooks))
+
+
+@pytest.mark.parametrize("name", ["guided", "deeplift", "lrp"])
+def test_methods_that_put_hooks_everywhere_only_touch_a_copy(
+    name: str, net: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explainer = build(name)
+    call = explainer.call  # type: ignore[attr-defined]
+    monkeypatch.setattr(explainer, "call", lambda method, x, targets: call(method, x, torch.full_like(targets, 99)))
+    with pytest.raises((IndexError, AssertionError, RuntimeError)):  # in mid-run: there is no class 99
+        collected(explainer, net, batch(1))
+    for module in net.exact.modules():
+        assert not any((module._forward_hooks, module._backward_hooks, module._forward_pre_hooks))
+
+
+def test_the_unrolled_network_computes_the_same(net: Network, resnet: Network) -> None:
+    x = batch(4).images
+    for one in (net, resnet):
+        copied = unrolled(one.exact, "lrp")
+        with torch.no_grad():
+            assert torch.equal(copied(x), one.exact(x))
+        used = [n.target for n in copied.graph.nodes if n.op == "call_module"]
+        assert len(used) == len(set(used))
+        assert not any(getattr(m, "inplace", False) for m in copied.modules())
+
+
+def test_methods_share_one_pass_without_a_bit_of_difference(net: Network) -> None:
+    b = batch(20)
+    methods = {n: build(n) for n in names("explainer") if isinstance(build(n), OnePass)}
+    assert len(methods) >= 7
+    parts = list(one_pass(net, methods, b.images, b.targets))  # type: ignore[arg-type]
+    for name, method in methods.items():
+        shared = np.concatenate([p.raw[name] for p in parts])
+        assert shared.tobytes() == collected(method, net, b)[""].tobytes()
+    logits = np.concatenate([p.logits for p in parts])
+    images = np.round(b.images.permute(0, 2, 3, 1).numpy() * 255).astype(np.uint8)
+    assert logits.tobytes() == predict(net.exact, images, MICRO, net.device)["logits"].tobytes()
+    alone = np.concatenate([p.logits for p in one_pass(net, {}, b.images, None)])
+    assert logits.tobytes() == alone.tobytes()
+    predicted = np.concatenate([p.targets for p in one_pass(net, {}, b.images, None)])
+    assert np.array_equal(predicted, logits.argmax(axis=1))
+
+
+def test_a_layer_that_is_overwritten_in_place_is_read_as_it_was() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
+    plain = nn.Sequential(model[0], nn.ReLU(), *model[2:])
+    b = batch(2)
+    one, two = (collected(build("gradcam"), Network(m, 4), b)[""] for m in (model, plain))
+    assert np.array_equal(one, two)
+    assert (one < 0).any()
+
+
+# ---- steps that suffice
+
+
+def test_ig_steps_auto_stops_at_the_completeness_error_asked_for(net: Network) -> None:
+    b = batch(4)
+    for tolerance in ("0.5", "0.001"):
+        maps = dict(build("ig", steps="auto", tolerance=tolerance).explain(net, b))
+        assert sorted(maps) == [0, 1, 2, 3]
+        for i in range(4):
+            checks = maps[i].checks
+            assert checks["completeness_error"] <= float(tolerance) or checks["steps"] == 512
+            if checks["steps"] > 16:  # half as many did not do
+                half = dict(build("ig", steps=str(int(checks["steps"]) // 2)).explain(net, b))[i]
+                assert half.checks["completeness_error"] > float(tolerance)
+            same = dict(build("ig", steps=str(int(checks["steps"]))).explain(net, b))[i]
+            assert np.array_equal(same.raw[""], maps[i].raw[""])
+    with torch.no_grad():
+        rise = net.exact(b.images) - net.exact(torch.zeros_like(b.images))
+    total = maps[0].raw[""].sum(dtype="f8")
+    want = abs(total - float(rise[0, 0])) / abs(float(rise[0, 0]))
+    assert maps[0].checks["completeness_error"] == pytest.approx(want, abs=1e-4)
+
+
+# ---- bounded memory
+
+
+def test_out_of_memory_halves_the_micro_batch_and_goes_on(net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    small = Network(net.exact, MICRO, tell=told.append)
+    whole, call = {n: collected(build(n), net, batch(5)) for n in ("ig", "lime", "gradcam", "kernelshap")}, small._call
+
+    def tight(x: torch.Tensor) -> torch.Tensor:
+        if len(x) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return call(x)
+
+    monkeypatch.setattr(small, "_call", tight)
+    monkeypatch.setattr(small, "module", tight)
+    for name, want in whole.items():
+        got = collected(build(name), small, batch(5))
+        for part, values in want.items():
+            np.testing.assert_allclose(got[part], values, atol=1e-5 * np.nanmax(np.abs(values)))
+    assert told == [8, 4]
+    assert (small.asked, small.micro_batch) == (MICRO, 4)
+
+
+def test_out_of_memory_with_a_single_patch_is_said(net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    none = Network(net.exact, 2)
+
+    def full(x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(none, "_call", full)
+    with pytest.raises(HistoxaiError, match="out of memory on cpu with a single patch in a pass"):
+        collected(build("ig"), none, batch(1))
+
+
+def test_the_largest_micro_batch_that_fits() -> None:
+    tried: list[int] = []
+
+    def fits(n: int) -> bool:
+        tried.append(n)
+        return n <= 100
+
+    assert largest_that_fits(fits) == 64
+    assert tried == [256, 128, 64]
+    assert largest_that_fits(lambda n: False) == 16
+
+
+# ---- precision, untrained networks
+
+
+def test_bfloat16_is_close_and_keeps_its_statistics(resnet: Network) -> None:
+    from scipy.stats import spearmanr
+
+    low, b = Network(resnet.exact, MICRO, "bf16"), batch(3)
+    kinds = {type(m).__name__: {p.dtype for p in m.parameters(recurse=False)} for m in low.body.modules()}
+    assert kinds["Conv2d"] == kinds["Linear"] == {torch.bfloat16}
+    assert kinds["BatchNorm2d"] == {torch.float32}
+    assert next(resnet.exact.parameters()).dtype == torch.float32
+    for name in ("ig", "gradcam", "occlusion"):
+        one, two = (collected(build(name), n, b)[""] for n in (resnet, low))
+        assert one.dtype == two.dtype == np.float32
+        assert not np.array_equal(one, two)
+        for i in range(3):
+            assert spearmanr(one[i].ravel(), two[i].ravel()).statistic > 0.9, name
+    with low.in_fp32() as exact:
+        assert np.array_equal(collected(build("ig"), exact, b)[""], collected(build("ig"), resnet, b)[""])
+
+
+def test_random_weights_are_those_of_the_seed(net: Network) -> None:
+    one, again, other = (reinitialised(net.exact, s) for s in (1, 1, 2))
+    for (name, a), b, c, old in zip(
+        one.named_parameters(), again.parameters(), other.parameters(), net.exact.parameters(), strict=True
+    ):
+        assert torch.equal(a, b)
+        if a.ndim > 1:
+            assert not torch.equal(a, c), name
+            assert not torch.equal(a, old), name
+    assert torch.equal(one.norm1.running_mean, torch.zeros(16))  # type: ignore[union-attr, arg-type]
+
+
+# ---- what is refused
 
 
 def test_constant_channels_count_as_zero_or_as_the_study_has_them() -> None:
@@ -266,11 +678,14 @@ def test_constant_channels_count_as_zero_or_as_the_study_has_them() -> None:
     ("methods", "options", "message"),
     [
         (("ig",), ("ig.stepz=3",), "no such option; ig has steps, baseline"),
-        (("ig",), ("ig.steps=many",), "expected a value of type int"),
+        (("ig",), ("ig.steps=many",), "many must be at least 1, or auto"),
+        (("ig",), ("ig.steps=-3",), "-3 must be at least 1, or auto"),
         (("ig",), ("nt.steps=3",), "'nt' is not among the methods ig"),
         (("ig",), ("steps=3",), "expected NAME.OPTION=VALUE"),
-        (("ig",), ("ig.steps=0",), "must be at least 1"),
+        (("nt",), ("nt.steps=0",), "must be at least 1"),
+        (("nt",), ("nt.samples=some",), "expected a value of type int"),
         (("nt",), ("nt.kind=other",), "not one of smoothgrad"),
+        (("lime",), ("lime.stability=maybe",), "expected a value of type bool"),
         (("saliency2",), (), "unknown explainer 'saliency2'; known: ig"),
         (("predictions=ig",), (), "cannot be a name"),
         (("a/b=ig",), (), "cannot be a name"),
@@ -278,18 +693,42 @@ def test_constant_channels_count_as_zero_or_as_the_study_has_them() -> None:
 )
 def test_bad_methods_and_options(methods: tuple[str, ...], options: tuple[str, ...], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        make_explainers(Explain(methods=methods, options=options))
+        make_explainers(methods, options)
 
 
 def test_one_method_under_two_names() -> None:
-    made = make_explainers(Explain(methods=("ig", "ig300=ig"), options=("ig300.steps=300",)))
-    assert {n: e.options.steps for n, e in made.items()} == {"ig": 100, "ig300": 300}
+    made = make_explainers(("ig", "ig300=ig"), ("ig300.steps=300",))
+    assert {n: (m, e.options.steps) for n, (m, e) in made.items()} == {"ig": ("ig", 100), "ig300": ("ig", 300)}
 
 
-def test_unsuitable_layers(tmp_path: Path, model: nn.Module) -> None:
+def test_every_method_is_listed_with_paper_and_cost() -> None:
+    rows = {row["method"]: row for row in listed()}
+    assert list(rows) == names("explainer")
+    assert all(row["what"] and row["source"] and row["passes"] for row in rows.values())
+    assert rows["nt"]["passes"] == "250 forward + backward"
+    assert rows["ig"]["options"]["steps"] == 100
+    assert rows["occlusion"]["passes"] == "226 forward at 256 px"
+
+
+def test_gradcam_layer_of_the_study_is_conv3_before_its_relu(net: Network) -> None:
+    assert find_layer(net.exact, "") is net.exact.conv3
+    assert isinstance(find_layer(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), ""), nn.Conv2d)
+
+
+def test_unsuitable_networks_and_layers(net: Network) -> None:
     with pytest.raises(UsageError, match="its convolutions: conv1, conv2, conv3"):
-        build("gradcam", layer="conv9").raw_specs(model, (64, 64))
-    with pytest.raises(InputRefused, match="no convolution"):
-        find_layer(nn.Linear(3, 3), "")
-    with pytest.raises(InputRefused, match="gives no"):
-        build("gradcam", layer="head").raw_specs(model, (64, 64))
+        build("gradcam", layer="conv9").raw_specs(net, (64, 64))
+    with pytest.raises(UsageError, match=r"-O layercam.layer=head: gives no \(n, channels, h, w\) activation"):
+        build("layercam", layer="head").raw_specs(net, (64, 64))
+    flat = linear(64)[0]
+    for name in CAMS:
+        with pytest.raises(InputRefused, match=f"{name}: the network has no convolution"):
+            build(name).raw_specs(flat, (64, 64))
+    odd = Network(nn.Sequential(nn.Conv2d(3, 2, 3), nn.GELU(), nn.Flatten(), nn.Linear(2 * 62 * 62, 3)), 4)
+    with pytest.raises(InputRefused, match="lrp: this network has a layer that it has no rule for"):
+        build("lrp").raw_specs(odd, (64, 64))
+    with pytest.raises(InputRefused, match="squares of 80 px in steps of 16 do not cover patches of 64 x 64"):
+        build("occlusion", window="80", stride="16").raw_specs(net, (64, 64))
+    grey = Batch(torch.full((1, 3, 64, 64), 0.5), torch.tensor([0]), [0])
+    with pytest.raises(InputRefused, match="a patch is one superpixel"):
+        collected(build("kernelshap", max_dist="200", kernel_size="30"), net, grey)

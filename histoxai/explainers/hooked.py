@@ -1,0 +1,133 @@
+"""Methods that captum computes with hooks in every layer: DeepLIFT, guided backpropagation, LRP.
+
+They need each layer to be used once and nothing to be overwritten in place, which neither the study's CNN (one ReLU
+and one pooling for all) nor torchvision's ResNet keeps. `unrolled` makes a network that computes the same and does.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from histoxai.errors import InputRefused
+from histoxai.explainers.base import Attribution, Batch, Map, RawSpec
+from histoxai.explainers.packing import Passes, packed
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from histoxai.explainers.network import Network
+
+
+def unrolled(module: nn.Module, method: str) -> nn.Module:
+    """A copy in which every use of a layer is a layer of its own, out of place, and tensors are added by modules.
+
+    Raises InputRefused where the network decides by its inputs what it does.
+    """
+    import operator
+
+    import torch
+    from captum.attr._utils.custom_modules import Addition_Module
+    from torch import fx
+
+    try:
+        traced = fx.symbolic_trace(copy.deepcopy(module))
+    except Exception as error:  # whatever a network's own code raises when it meets fx's stand-ins
+        raise InputRefused(
+            f"{method}: the network cannot be unrolled into single layers ({str(error).splitlines()[0]}); choose "
+            "other methods with --method"
+        ) from error
+    seen: set[str] = set()
+    for node in list(traced.graph.nodes):
+        if node.op == "call_module":
+            if node.target in seen:
+                fresh = f"{node.target.replace('.', '_')}_again{len(seen)}"
+                traced.add_submodule(fresh, copy.deepcopy(traced.get_submodule(node.target)))
+                node.target = fresh
+            seen.add(node.target)
+        elif node.op == "call_function" and node.target in (operator.add, operator.iadd, torch.add):
+            fresh = f"addition{len(seen)}"
+            traced.add_submodule(fresh, Addition_Module())
+            node.op, node.target, node.kwargs = "call_module", fresh, {}
+            seen.add(fresh)
+        elif node.op == "call_function" and node.target in (torch.relu, torch.nn.functional.relu):
+            fresh = f"relu{len(seen)}"
+            traced.add_submodule(fresh, torch.nn.ReLU())
+            node.op, node.target, node.args, node.kwargs = "call_module", fresh, node.args[:1], {}
+            seen.add(fresh)
+    traced.recompile()
+    for part in traced.modules():
+        if getattr(part, "inplace", False):
+            part.inplace = False
+    return traced.eval().requires_grad_(False)
+
+
+class Hooked(Attribution):
+    """A captum method on an unrolled copy of the float32 network, micro-batches of patches."""
+
+    name: str
+
+    def raw_specs(self, net: Network, size: tuple[int, int]) -> dict[str, RawSpec]:
+        """Signed attributions (3, H, W).
+
+        Raises InputRefused where the network cannot be unrolled.
+        """
+        unrolled(net.exact, self.name)
+        return super().raw_specs(net, size)
+
+    @abstractmethod
+    def method(self, module: nn.Module) -> Any:
+        """captum's object for an unrolled network."""
+
+    @abstractmethod
+    def call(self, method: Any, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Its attributions (n, 3, H, W)."""
+
+    def explain(self, net: Network, batch: Batch) -> Iterator[tuple[int, Map]]:
+        """A patch is one row of a micro-batch."""
+        from histoxai.explainers.network import quiet_library
+
+        module = unrolled(net.exact, self.name)
+        method = self.method(module)
+
+        def step(x: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            with quiet_library():
+                return self.call(method, x.detach().clone(), targets).detach()
+
+        images = net.ready(batch.images)
+        work = ((i, _One(images[i], int(batch.targets[i]))) for i in range(len(batch)))
+        yield from packed(net, step, work, images.shape[1:])
+
+    def library(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> dict[str, np.ndarray]:
+        """captum's, on the same copy, one patch alone."""
+        import torch
+
+        from histoxai.explainers.network import quiet_library
+
+        with quiet_library():
+            method = self.method(unrolled(module, self.name))
+            found = self.call(method, image[None].clone(), torch.tensor([target], device=image.device))
+        return {"": found[0].detach().cpu().numpy()}
+
+
+class _One(Passes):
+    """A patch as it is."""
+
+    def __init__(self, image: torch.Tensor, target: int) -> None:
+        super().__init__(1, target)
+        self._image = image
+        self._found = np.empty(0)
+
+    def fill(self, start: int, stop: int, out: torch.Tensor) -> None:
+        out.copy_(self._image)
+
+    def take(self, start: int, stop: int, found: torch.Tensor) -> None:
+        self._found = found[0].float().cpu().numpy()
+
+    def result(self) -> Map:
+        return Map({"": self._found})
