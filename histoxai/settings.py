@@ -153,8 +153,9 @@ class Masks(_Checked):
 class Explain(_Checked):
     """`target`: predicted, label, or a class name; `per_class`: the first K patches of each class.
 
-    `micro_batch`: None for what an existing store has, else 16 on a CPU and what fits on a GPU. `random_weights`: names
-    of methods that explain the network with weights drawn anew.
+    `micro_batch`: None for what an existing store has, else on a CPU what pays (16 for most networks, 64 for the
+    study's CNN at 256 px) and on a GPU what fits. `random_weights`: names of methods that explain the network with
+    weights drawn anew.
     """
 
     methods: tuple[str, ...] = ("ig", "nt", "lime", "gradcam")

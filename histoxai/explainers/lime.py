@@ -53,7 +53,7 @@ class Options:
 
 @dataclass(frozen=True)
 class _Parts:
-    """A patch cut up: segments (H, W), the image and its mean colours (3, H, W) float32, rows of switches (n, K)."""
+    """A patch cut up: segments (H, W), its mean colours (H, W, 3) float32, rows of switches (n, K) of each seed."""
 
     segments: np.ndarray
     mean: np.ndarray
@@ -93,18 +93,20 @@ class _Perturbed(Passes):
         import torch
 
         super().__init__(sum(len(on) for on in parts.on), target)
-        self._parts, self._image, self._most = parts, image, most
+        self._parts, self._most = parts, most
         device = image.device
-        self._mean = torch.from_numpy(parts.mean).to(device)
-        self._segments = torch.from_numpy(parts.segments.astype(np.int64)).to(device).ravel()
+        # flat, channels last: a switch for each number, so that one pass over memory chooses
+        self._image = image.permute(1, 2, 0).reshape(-1)
+        self._mean = torch.from_numpy(parts.mean).to(device).ravel()
+        self._segments = torch.from_numpy(np.repeat(parts.segments.ravel(), 3).astype(np.int64)).to(device)[None]
         self._on = torch.from_numpy(np.concatenate(parts.on)).to(device)
         self._y = torch.empty(self.rows, device=device)
 
     def fill(self, start: int, stop: int, out: torch.Tensor) -> None:
         import torch
 
-        on = self._on[start:stop].index_select(1, self._segments).view(stop - start, 1, *self._image.shape[1:])
-        torch.where(on, self._image, self._mean, out=out)
+        on = self._on[start:stop].gather(1, self._segments.expand(stop - start, -1))
+        torch.where(on, self._image, self._mean, out=out.permute(0, 2, 3, 1).view(stop - start, -1))
 
     def take(self, start: int, stop: int, found: torch.Tensor) -> None:
         self._y[start:stop] = found
@@ -161,7 +163,7 @@ class Lime(Explainer):
             raise InputRefused(
                 f"lime: {count} superpixels in a patch, at most {most}; ask for larger ones with -O lime.kernel_size=4"
             )
-        mean = np.ascontiguousarray(mean_colours(pixels, segments).astype(np.float32).transpose(2, 0, 1))
+        mean = mean_colours(pixels, segments).astype(np.float32)
         seeds = [seed, (seed + 1) % 2**32] if self.options.stability else [seed]
         return _Parts(segments, mean, [switches(s, self.options.samples, count) for s in seeds])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -65,6 +66,8 @@ def one_pass(
     """Run (n, 3, H, W) patches once for all these methods; targets None: the predicted class of each."""
     import torch
 
+    from histoxai.explainers.network import Overwritten
+
     layers = {name: method.layer(net.body) for name, method in methods.items()}
     for start in range(0, len(images), net.asked):
         x = images[start : start + net.asked]
@@ -74,6 +77,9 @@ def one_pass(
             x, chosen = torch.cat([x, x[-1:].expand(short, -1, -1, -1)]), torch.cat([chosen, chosen[-1:].expand(short)])
 
         def step(x: torch.Tensor, chosen: torch.Tensor) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+            with suppress(Overwritten):
+                return _once(net, methods, layers, x, chosen)
+            net.overwrites = True
             return _once(net, methods, layers, x, chosen)
 
         parts = net.run(step, net.ready(x), chosen.to(net.device))
@@ -96,7 +102,8 @@ def _once(
     whole = any(layers[name] is None and method.gradient for name, method in methods.items())
     with torch.set_grad_enabled(any(method.gradient for method in methods.values())):
         x = x.detach().requires_grad_(whole)
-        with captured([layer for layer in layers.values() if layer is not None], cut=not whole) as values:
+        read = [layer for layer in layers.values() if layer is not None]
+        with captured(read, cut=not whole, clone=net.overwrites) as values:
             logits = net.module(x)
         chosen = torch.where(targets < 0, logits.argmax(dim=1), targets)
         seen = {None: x, **values}

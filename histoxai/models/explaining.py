@@ -15,7 +15,7 @@ from histoxai import provenance
 from histoxai.errors import Incomplete, InputRefused, UsageError
 from histoxai.explainers.base import Batch, Explainer, Map
 from histoxai.explainers.methods import make_explainers
-from histoxai.explainers.network import Network, can_compile, fits_on_gpu, largest_that_fits, reinitialised
+from histoxai.explainers.network import Network, can_compile, fits_on_gpu, largest_that_fits, reinitialised, worthwhile
 from histoxai.explainers.onepass import OnePass, Part, one_pass
 from histoxai.explainers.stored import checks_path, raw_path
 from histoxai.models.batches import pick_device, softmax_of_predicted, to_tensor
@@ -30,7 +30,6 @@ from histoxai.store.state import rows_done
 
 PREDICTIONS = "predictions"
 RANK = "rank_to_fp32"
-MICRO_BATCH = 16  # where the memory is a CPU's; on a GPU as many as fit, found when a store is made
 
 Rows = Iterator[tuple[int, dict[str, np.ndarray]]]
 
@@ -240,7 +239,7 @@ def _micro_batch(
     output: Path | None,
     progress: Progress,
 ) -> int:
-    # as asked for, as the store has it, or as many as fit
+    # as asked for, as the store has it, as many as pay, or on a GPU as many as fit
     if settings.micro_batch is not None:
         return settings.micro_batch
     found = read_json(output / "zarr.json") if output is not None else None
@@ -249,8 +248,8 @@ def _micro_batch(
     except (TypeError, KeyError, ValueError):
         pass
     if device.type != "cuda":
-        return MICRO_BATCH
-    fitting = largest_that_fits(fits_on_gpu(Network(module, MICRO_BATCH, settings.precision), size), least=MICRO_BATCH)
+        return worthwhile(module, size)
+    fitting = largest_that_fits(fits_on_gpu(Network(module, 1, settings.precision), size))
     progress.say(f"{device}: micro-batches of {fitting} patches fit")
     return fitting
 

@@ -13,11 +13,9 @@ from typing import Any
 import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.core.buffer import default_buffer_prototype
-from zarr.core.sync import sync
-from zarr.storage import MemoryStore
 
 from histoxai.errors import InputRefused
+from histoxai.store.encode import encode_chunk, encode_shard
 
 SPLITS = ("none", "train", "validation", "test")
 MASKS = ("tumor", "non_tumor")
@@ -48,9 +46,9 @@ class ArraySpec:
         """The path of a shard's file below the store's root."""
         return "/".join([self.path, "c", str(shard), *["0"] * (len(self.shape) - 1)])
 
-    def create(self, store: Any, *, rows: int | None = None, name: str | None = None) -> zarr.Array[Any]:
-        """Make the array, empty, in a zarr store; `rows` overrides the length, `name` the path."""
-        shape = self.shape if rows is None else (rows, *self.shape[1:])
+    def create(self, store: Any, *, name: str | None = None) -> zarr.Array[Any]:
+        """Make the array, empty, in a zarr store; `name` overrides the path."""
+        shape = self.shape
         common: dict[str, Any] = {
             "name": self.path if name is None else (name or None),
             "shape": shape,
@@ -80,12 +78,10 @@ class ArraySpec:
         rows: (r, ...) with r <= shard. Encoding happens in memory, so that the caller can write the file
         atomically and nothing on disk is ever read first.
         """
-        store = MemoryStore()
-        array = self.create(store, rows=len(rows), name="")
-        array[...] = rows
-        key = "/".join(["c", *["0"] * len(self.shape)])
-        buffer = sync(store.get(key, default_buffer_prototype()))
-        return None if buffer is None else buffer.to_bytes()
+        assert self.shard is not None
+        rows = np.asarray(rows, self.dtype)
+        length = self.shard
+        return encode_chunk(rows, length, self.fill) if self._short() else encode_shard(rows, length, self.fill)
 
 
 def index_specs(arrays: dict[str, np.ndarray]) -> list[tuple[ArraySpec, np.ndarray]]:

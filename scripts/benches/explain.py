@@ -35,7 +35,7 @@ SIZE, CLASSES = 256, 7
 ROUNDS = int(os.environ.get("HISTOXAI_BENCH_ROUNDS", "3"))
 GOALS = {"ig": 1.8, "nt": 1.8, "lime": 3.0, "gradcam": 5.0, "all four": 2.2}
 # patches of a round: so many that micro-batches are full, and few for what takes long
-OURS = {"ig": 4, "nt": 4, "lime": 4, "gradcam": 32}
+OURS = {"ig": 16, "nt": 8, "lime": 8, "gradcam": 256}
 LIBRARY = {"ig": 1, "nt": 1, "lime": 1, "gradcam": 8}
 
 
@@ -182,7 +182,7 @@ def compare(work: Path, arch: str, precision: str = "fp32", against: bool = True
     """Rows of each method, and all four together: to the library, and the share of the bare network's limit."""
     torch.set_num_threads(2)
     pick_device("cpu")
-    patches, model = inputs(work, 64, arch, SIZE, arch, CLASSES)
+    patches, model = inputs(work, max(OURS.values()), arch, SIZE, arch, CLASSES)
     network = load_model(open_run(model), torch.device("cpu"))
     plain = load_model(open_run(model), torch.device("cpu")).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     names = [*OURS, "all four"]
