@@ -239,7 +239,7 @@ def explain(
         str, typer.Option(help="Of --method those that explain the network with weights drawn anew.")
     ] = "",
     precision: Annotated[str, typer.Option(help="fp32, bf16, or tf32 (GPUs).")] = settings.Explain.precision,
-    compile: Annotated[bool, typer.Option("--compile", help="Run the network through torch.compile.")] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="torch.compile for LIME and its kin.")] = False,
     micro_batch: Annotated[
         int | None, typer.Option(help="Patches in one pass [what the output has, else what pays; on a GPU what fits].")
     ] = settings.Explain.micro_batch,

@@ -49,9 +49,13 @@ class KernelSHAP(Attribution):
     channels = 1
 
     def explain(self, net: Network, batch: Batch) -> Iterator[tuple[int, Map]]:
-        """Patch by patch; the next ones are segmented meanwhile."""
+        """Patch by patch; threads segment the next ones."""
+        import torch
+
         images = net.ready(batch.images)
-        for i, segments in enumerate(ahead(lambda k: self._segments(batch.images[k]), len(batch), 1)):
+        overlap, threads = net.device.type == "cuda", torch.get_num_threads()
+        cut = ahead(lambda k: self._segments(batch.images[k]), len(batch), threads, overlap)
+        for i, segments in enumerate(cut):
             _, target, seed = batch.patch(i)
             made = net.in_parts(
                 lambda size, i=i, s=segments, t=target, r=seed: self._values(net.module, images[i], s, t, r, size)  # type: ignore[misc]

@@ -147,10 +147,12 @@ class Lime(Explainer):
         return {"segments": RawSpec(size, np.uint16), "weights": RawSpec((most,), np.float32, float("nan"))}
 
     def explain(self, net: Network, batch: Batch) -> Iterator[tuple[int, Map]]:
-        """Samples of several patches share micro-batches; the next patches are segmented meanwhile."""
+        """Samples of several patches share micro-batches; threads segment the next patches."""
+        import torch
+
         images = net.ready(batch.images)
         most = self.raw_specs(net, (images.shape[2], images.shape[3]))["weights"].shape[0]
-        cut = ahead(lambda i: self._cut(batch, i, most), len(batch), _threads(net))
+        cut = ahead(lambda i: self._cut(batch, i, most), len(batch), torch.get_num_threads(), net.device.type == "cuda")
         work = ((i, _Perturbed(images[i], int(batch.targets[i]), parts, most)) for i, parts in enumerate(cut))
         yield from packed(net, net.probability, work, images.shape[1:])
 
@@ -216,10 +218,3 @@ class Lime(Explainer):
         weights = self.evidence(raw)
         strongest = np.argsort(-np.abs(weights), kind="stable")[: self.options.top]
         return np.isin(raw["segments"], strongest).astype(np.float64)
-
-
-def _threads(net: Network) -> int:
-    # on a CPU the network has the cores, and one thread keeps ahead of it; a GPU waits for all that they can do
-    import torch
-
-    return torch.get_num_threads() if net.device.type == "cuda" else 1

@@ -83,7 +83,7 @@ class Job:
         explainers = {name: explainer for name, (_, explainer) in made.items()}
         nuclei = _nuclei(masks, explainers, patches, rows)
         device = pick_device(settings.device, work.rank, settings.precision)
-        settings = replace(settings, compile=settings.compile and _compiles(progress))
+        settings = replace(settings, compile=settings.compile and _compiles(device, progress))
         facts: dict[str, Any] = {"threads": work.threads}
 
         def tell(micro_batch: int) -> None:
@@ -224,8 +224,8 @@ class Job:
         return float(spearmanr(a, b).statistic)
 
 
-def _compiles(progress: Progress) -> bool:
-    if can_compile():
+def _compiles(device: torch.device, progress: Progress) -> bool:
+    if can_compile(device):
         return True
     progress.warn("--compile: torch.compile does not work here (it needs a C++ compiler); going on without it")
     return False

@@ -25,7 +25,7 @@ from histoxai.explainers.nt import noise_of
 from histoxai.explainers.onepass import OnePass, one_pass
 from histoxai.explainers.parity import compare
 from histoxai.explainers.random import Random
-from histoxai.explainers.segments import mean_colours, with_nuclei
+from histoxai.explainers.segments import ahead, mean_colours, with_nuclei
 from histoxai.models.batches import predict, to_tensor
 from histoxai.models.classifiers import ThesisCNN, resnet18
 from histoxai.registry import names, resolve
@@ -275,6 +275,26 @@ def test_mean_colours_are_limes_to_the_bit() -> None:
     for k in np.unique(segments):
         want[segments == k] = [np.mean(image[segments == k][:, c]) for c in range(3)]
     assert np.array_equal(mean_colours(image, segments), want)
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_threads_make_ahead_comes_in_order_and_no_more_of_it_than_is_needed(threads: int, overlap: bool) -> None:
+    made: list[int] = []
+
+    def make(i: int) -> int:
+        made.append(i)
+        return i * i
+
+    assert list(ahead(make, 7, threads, overlap)) == [i * i for i in range(7)]
+    assert sorted(made) == list(range(7))
+    made.clear()
+    some = ahead(make, 100, threads, overlap)
+    next(some)
+    some.close()  # type: ignore[attr-defined]
+    assert len(made) <= threads + 1
+    with pytest.raises(ZeroDivisionError):
+        list(ahead(lambda i: 1 // (3 - i), 7, threads, overlap))
 
 
 def test_nuclei_are_segments_of_their_own() -> None:
@@ -586,14 +606,14 @@ def test_ig_steps_auto_stops_at_the_completeness_error_asked_for(net: Network) -
 def test_out_of_memory_halves_the_micro_batch_and_goes_on(net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[int] = []
     small = Network(net.exact, MICRO, tell=told.append)
-    whole, call = {n: collected(build(n), net, batch(5)) for n in ("ig", "lime", "gradcam", "kernelshap")}, small._call
+    whole, call = {n: collected(build(n), net, batch(5)) for n in ("ig", "lime", "gradcam", "kernelshap")}, small.module
 
     def tight(x: torch.Tensor) -> torch.Tensor:
         if len(x) > 5:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return call(x)
 
-    monkeypatch.setattr(small, "_call", tight)
+    monkeypatch.setattr(small, "_forward", tight)
     monkeypatch.setattr(small, "module", tight)
     for name, want in whole.items():
         got = collected(build(name), small, batch(5))
@@ -609,7 +629,8 @@ def test_out_of_memory_with_a_single_patch_is_said(net: Network, monkeypatch: py
     def full(x: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(none, "_call", full)
+    monkeypatch.setattr(none, "module", full)
+    monkeypatch.setattr(none, "_forward", full)
     with pytest.raises(HistoxaiError, match="out of memory on cpu with a single patch in a pass"):
         collected(build("ig"), none, batch(1))
 
