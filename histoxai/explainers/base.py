@@ -129,7 +129,7 @@ class Explainer(ABC):
         return {
             "constant": float(values.size == 0 or np.ptp(values) == 0),
             "zero": float(whole == 0),
-            "negative_share": float(-values[values < 0].sum() / whole) if whole else float("nan"),
+            "negative_share": float(np.abs(values[values < 0]).sum() / whole) if whole else float("nan"),
             **found.checks,
         }
 

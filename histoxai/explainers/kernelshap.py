@@ -15,7 +15,7 @@ import numpy as np
 
 from histoxai.errors import InputRefused
 from histoxai.explainers.base import Attribution, Batch, Map
-from histoxai.explainers.segments import ahead, quickshift
+from histoxai.explainers.segments import ahead, quickshift, threads_beside
 from histoxai.settings import bounded, check_bounds
 
 if TYPE_CHECKING:
@@ -50,11 +50,8 @@ class KernelSHAP(Attribution):
 
     def explain(self, net: Network, batch: Batch) -> Iterator[tuple[int, Map]]:
         """Patch by patch; threads segment the next ones."""
-        import torch
-
         images = net.ready(batch.images)
-        overlap, threads = net.device.type == "cuda", torch.get_num_threads()
-        cut = ahead(lambda k: self._segments(batch.images[k]), len(batch), threads, overlap)
+        cut = ahead(lambda k: self._segments(batch.images[k]), len(batch), threads_beside(net))
         for i, segments in enumerate(cut):
             _, target, seed = batch.patch(i)
             made = net.in_parts(

@@ -19,7 +19,7 @@ import numpy as np
 from histoxai.errors import InputRefused
 from histoxai.explainers.base import Batch, Explainer, Map, RawSpec
 from histoxai.explainers.packing import Passes, packed
-from histoxai.explainers.segments import ahead, mean_colours, quickshift, with_nuclei
+from histoxai.explainers.segments import ahead, mean_colours, quickshift, threads_beside, with_nuclei
 from histoxai.settings import bounded, check_bounds
 
 if TYPE_CHECKING:
@@ -148,11 +148,9 @@ class Lime(Explainer):
 
     def explain(self, net: Network, batch: Batch) -> Iterator[tuple[int, Map]]:
         """Samples of several patches share micro-batches; threads segment the next patches."""
-        import torch
-
         images = net.ready(batch.images)
         most = self.raw_specs(net, (images.shape[2], images.shape[3]))["weights"].shape[0]
-        cut = ahead(lambda i: self._cut(batch, i, most), len(batch), torch.get_num_threads(), net.device.type == "cuda")
+        cut = ahead(lambda i: self._cut(batch, i, most), len(batch), threads_beside(net))
         work = ((i, _Perturbed(images[i], int(batch.targets[i]), parts, most)) for i, parts in enumerate(cut))
         yield from packed(net, net.probability, work, images.shape[1:])
 

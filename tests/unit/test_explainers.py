@@ -277,24 +277,23 @@ def test_mean_colours_are_limes_to_the_bit() -> None:
     assert np.array_equal(mean_colours(image, segments), want)
 
 
-@pytest.mark.parametrize("overlap", [True, False])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_what_threads_make_ahead_comes_in_order_and_no_more_of_it_than_is_needed(threads: int, overlap: bool) -> None:
+def test_what_threads_make_ahead_comes_in_order_and_no_more_of_it_than_is_needed(threads: int) -> None:
     made: list[int] = []
 
     def make(i: int) -> int:
         made.append(i)
         return i * i
 
-    assert list(ahead(make, 7, threads, overlap)) == [i * i for i in range(7)]
+    assert list(ahead(make, 7, threads)) == [i * i for i in range(7)]
     assert sorted(made) == list(range(7))
     made.clear()
-    some = ahead(make, 100, threads, overlap)
+    some = ahead(make, 100, threads)
     next(some)
     some.close()  # type: ignore[attr-defined]
     assert len(made) <= threads + 1
     with pytest.raises(ZeroDivisionError):
-        list(ahead(lambda i: 1 // (3 - i), 7, threads, overlap))
+        list(ahead(lambda i: 1 // (3 - i), 7, threads))
 
 
 def test_nuclei_are_segments_of_their_own() -> None:
