@@ -265,13 +265,15 @@ def bench_bf16(work: Path) -> list[dict[str, Any]]:
 
 _BARE = """
 import sys, torch
+from histoxai.explainers.network import worthwhile
 from histoxai.models.batches import pick_device
 from histoxai.models.checkpoint import load_model
 from histoxai.models.runs import open_run
 from pathlib import Path
 pick_device("cpu")
 net = load_model(open_run(Path(sys.argv[1])), torch.device("cpu")).requires_grad_(False)
-x = torch.rand(16, 3, 256, 256).contiguous(memory_format=torch.channels_last).requires_grad_()
+rows = worthwhile(net, (256, 256))
+x = torch.rand(rows, 3, 256, 256).contiguous(memory_format=torch.channels_last).requires_grad_()
 for _ in range(3):
     torch.autograd.grad(net(x)[:, 0].sum(), x)
 print(next(x for x in open("/proc/self/status") if x.startswith("VmHWM")).split()[1])
@@ -279,12 +281,12 @@ print(next(x for x in open("/proc/self/status") if x.startswith("VmHWM")).split(
 
 
 def bench_explain_memory(work: Path) -> list[dict[str, Any]]:
-    """Peak memory of each method against the bare network's, micro-batches of 16, the study's CNN."""
-    patches, model = inputs(work, 16, "m", SIZE, "thesis-cnn", CLASSES)
+    """Peak memory of each method against the bare network's at the same micro-batch, the study's CNN."""
+    patches, model = inputs(work, 64, "m", SIZE, "thesis-cnn", CLASSES)
     made = subprocess.run([sys.executable, "-c", _BARE, model], capture_output=True, text=True, check=True)
     bare = int(made.stdout.split()[-1]) / 1024
     rows = []
-    options = {"ig": "ig.steps=16", "nt": "nt.steps=4", "lime": "lime.samples=48"}
+    options = {"ig": "ig.steps=4", "nt": "nt.steps=1", "lime": "lime.samples=20"}
     for method in (*LIBRARIES, "ig,nt,lime,gradcam"):
         mine = [word for name in method.split(",") if name in options for word in ("-O", options[name])]
         command = ["explain", patches, "--model", model, "-o", work / f"{method}.zarr", "--method", method, *mine]
