@@ -45,6 +45,13 @@ def test_readme_names_every_command() -> None:
         assert name in README.lower()
 
 
+def test_every_method_is_in_the_docs() -> None:
+    methods = registry.names("explainer")
+    assert f"{len(methods)} methods" in README
+    page = (ROOT / "docs" / "explain.md").read_text()
+    assert [name for name in methods if f"`{name}`" not in page] == []
+
+
 def test_jq_recipes_run(mini: Mini) -> None:
     if shutil.which("jq") is None:
         pytest.skip("jq is not installed")
