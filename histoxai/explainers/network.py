@@ -54,14 +54,14 @@ class Network:
         return next((p.device for p in self.exact.parameters()), torch.device("cpu"))
 
     @contextmanager
-    def in_fp32(self) -> Iterator[Network]:
+    def in_fp32(self, micro_batch: int | None = None) -> Iterator[Network]:
         """The same network in float32, TF32 off while inside."""
         backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
         before = [b.allow_tf32 for b in backends]
         try:
             for backend in backends:
                 backend.allow_tf32 = False
-            yield Network(self.exact, self.asked, tell=self.tell)
+            yield Network(self.exact, micro_batch or self.asked, tell=self.tell)
         finally:
             for backend, flag in zip(backends, before, strict=True):
                 backend.allow_tf32 = flag

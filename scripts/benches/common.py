@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -73,6 +77,25 @@ def inputs(
     }
     finish(work / f"{name}-cls", facts, registry.resolve("classifier", arch)(classes, (size, size)))
     return store.path, work / f"{name}-cls"
+
+
+@contextmanager
+def work_loops_timed() -> Iterator[list[float]]:
+    """The seconds that each `explain` inside spends in its work loop; loading and checking are left out."""
+    from histoxai.stages import explain as stage
+
+    spent: list[float] = []
+    do_items = stage.do_items
+
+    def timed(*arguments: Any) -> dict[str, Any]:
+        started = time.perf_counter()
+        try:
+            return do_items(*arguments)
+        finally:
+            spent.append(time.perf_counter() - started)
+
+    with mock.patch.object(stage, "do_items", timed):
+        yield spent
 
 
 def peak_megabytes(*arguments: object) -> float:

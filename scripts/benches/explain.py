@@ -22,7 +22,7 @@ import torch
 import zarr
 from torch import nn
 
-from benches.common import inputs, peak_megabytes, row
+from benches.common import inputs, peak_megabytes, row, work_loops_timed
 from histoxai.explainers.network import captured, find_layer, in_bfloat16
 from histoxai.models.batches import pick_device
 from histoxai.models.checkpoint import load_model
@@ -30,7 +30,6 @@ from histoxai.models.runs import open_run
 from histoxai.progress import Silent
 from histoxai.settings import Explain, Work
 from histoxai.stages import explain as stage
-from histoxai.store.work import do_items
 
 SIZE, CLASSES = 256, 7
 ROUNDS = int(os.environ.get("HISTOXAI_BENCH_ROUNDS", "3"))
@@ -134,21 +133,11 @@ def our_seconds(
     methods: dict[str, int], patches: Path, model: Path, output: Path, precision: str, compiled: bool = False
 ) -> float:
     """Seconds a patch of the work loop: reading, predictions, maps, checks, writing."""
-    spent = 0.0
-
-    def timed(*arguments: Any) -> dict[str, Any]:
-        nonlocal spent
-        started = time.perf_counter()
-        try:
-            return do_items(*arguments)
-        finally:
-            spent += time.perf_counter() - started
-
     n = min(methods.values())
     chosen = Explain(tuple(methods), device="cpu", per_class=-(-n // CLASSES), precision=precision, compile=compiled)
-    with mock.patch.object(stage, "do_items", timed), first_rows(n):
+    with work_loops_timed() as spent, first_rows(n):
         stage.explain(patches, model, output, chosen, Silent(), Work(force=output.exists()))
-    return spent / n
+    return sum(spent) / n
 
 
 def first_rows(n: int) -> Any:

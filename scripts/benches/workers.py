@@ -6,20 +6,17 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 
-from benches.common import inputs, peak_megabytes, row
+from benches.common import inputs, peak_megabytes, row, work_loops_timed
 from histoxai.models.batches import pick_device
 from histoxai.progress import Silent
 from histoxai.settings import Explain, Work
 from histoxai.stages import explain as stage
 from histoxai.store.shards import Store
-from histoxai.store.work import do_items
 
 SIZE = 96
 OPTIONS = ("ig.steps=32",)
@@ -79,22 +76,12 @@ def explain_seconds(patches: Path, model: Path, output: Path, workers: int) -> f
 
 def working_seconds(patches: Path, model: Path, output: Path, shards: int | None) -> float:
     """Seconds inside the work loop, unsharded or one `--shard` after the other; loading and checking left out."""
-    spent = 0.0
-
-    def timed(*arguments: Any) -> dict[str, Any]:
-        nonlocal spent
-        started = time.perf_counter()
-        try:
-            return do_items(*arguments)
-        finally:
-            spent += time.perf_counter() - started
-
     chosen = Explain(("ig",), options=OPTIONS, device="cpu", shard_size=16)
     asked = [None] if shards is None else [str(k) for k in range(shards)]
-    with mock.patch.object(stage, "do_items", timed):
+    with work_loops_timed() as spent:
         for shard in asked:
             stage.explain(patches, model, output, chosen, Silent(), Work(shard=shard))
-    return spent
+    return sum(spent)
 
 
 def bench_workers(work: Path) -> list[dict[str, Any]]:
