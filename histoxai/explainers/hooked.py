@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 def unrolled(module: nn.Module, method: str) -> nn.Module:
     """A copy in which every use of a layer is a layer of its own, out of place, and tensors are added by modules.
 
+    The weights are those of `module`, not copies: 392 MB of the study's CNN for each shard.
     Raises InputRefused where the network decides by its inputs what it does.
     """
     import operator
@@ -35,8 +36,9 @@ def unrolled(module: nn.Module, method: str) -> nn.Module:
     from captum.attr._utils.custom_modules import Addition_Module
     from torch import fx
 
+    weights = {id(t): t for t in (*module.parameters(), *module.buffers())}
     try:
-        traced = fx.symbolic_trace(copy.deepcopy(module))
+        traced = fx.symbolic_trace(copy.deepcopy(module, dict(weights)))
     except Exception as error:  # whatever a network's own code raises when it meets fx's stand-ins
         raise InputRefused(
             f"{method}: the network cannot be unrolled into single layers ({str(error).splitlines()[0]}); choose "
@@ -47,7 +49,7 @@ def unrolled(module: nn.Module, method: str) -> nn.Module:
         if node.op == "call_module":
             if node.target in seen:
                 fresh = f"{node.target.replace('.', '_')}_again{len(seen)}"
-                traced.add_submodule(fresh, copy.deepcopy(traced.get_submodule(node.target)))
+                traced.add_submodule(fresh, copy.deepcopy(traced.get_submodule(node.target), dict(weights)))
                 node.target = fresh
             seen.add(node.target)
         elif node.op == "call_function" and node.target in (operator.add, operator.iadd, torch.add):

@@ -154,10 +154,9 @@ def of_targets(values: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an allocation failed, on a GPU or on the CPU, where torch has no error of its own for it."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    )
+    """Whether an allocation failed; torch has an error of its own only for its GPU allocator."""
+    words = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")  # the CPU's, CUDA's own, cuBLAS' and cuDNN's
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(w in str(error) for w in words)
 
 
 class _Cast(nn.Module):
