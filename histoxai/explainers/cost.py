@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,28 +32,27 @@ def measure(work: Rows, specs: Sequence[ArraySpec], n: int) -> Cost:
     A run over one patch comes first: it loads libraries.
     """
     began = time.perf_counter()
-    first = [made for _, made in work(0, 1)]
+    made = [rows for _, rows in work(0, 1)]
     alone = time.perf_counter() - began
     if n == 1 or alone > 3 * _SECONDS:  # so slow that loading makes no difference, and more would take minutes
-        return Cost(alone, _stored(specs, first[0]), 1)
-    done, sizes = 0, []
+        return Cost(alone, _stored(specs, made), 1)
+    made = []
     seconds = 0.0
     began = time.perf_counter()
-    for _, made in work(0, min(n, PATCHES)):
+    for _, rows in work(0, min(n, PATCHES)):
         seconds = time.perf_counter() - began
-        rows = len(next(iter(made.values())))
-        done += rows
-        sizes.append(_stored(specs, made) / rows)
+        made.append(rows)
         if seconds > _SECONDS:
             break
-    return Cost(seconds / done, statistics.mean(sizes), done)
+    done = sum(len(next(iter(rows.values()))) for rows in made)
+    return Cost(seconds / done, _stored(specs, made) / done, done)
 
 
-def _stored(specs: Sequence[ArraySpec], made: Mapping[str, np.ndarray]) -> int:
+def _stored(specs: Sequence[ArraySpec], made: Sequence[Mapping[str, np.ndarray]]) -> int:
     # bytes of the files that hold these rows; a file never has more than a shard
     total = 0
     for spec in specs:
-        rows = made[spec.path]
+        rows = np.concatenate([part[spec.path] for part in made])
         step = spec.shard or len(rows)
         total += sum(len(spec.encode(rows[a : a + step]) or b"") for a in range(0, len(rows), step))
     return total

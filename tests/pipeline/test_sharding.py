@@ -169,7 +169,8 @@ def interrupted(command: list[object], *delays: float) -> tuple[int, str]:
 
 @pytest.mark.parametrize("gap", [0.002, 0.01, 0.05, 0.15])
 def test_a_second_signal_changes_nothing(mini: Mini, tmp_path: Path, gap: float) -> None:
-    code, err = interrupted(explain(mini, tmp_path / "m", "--quiet"), 6.0, gap, gap)
+    lasting = explain(mini, tmp_path / "m", "--quiet", "-O", "nt.steps=500")  # longer than the signals wait
+    code, err = interrupted(lasting, 6.0, gap, gap)
     assert code == 75, err
     assert err.count("what is finished is kept") == 1
     assert "Traceback" not in err
