@@ -92,7 +92,7 @@ def test_benchmarks_reach_their_goals(name: str) -> None:
 
 
 def test_explaining_is_as_much_faster_than_the_libraries_as_promised() -> None:
-    """Rates with room to spare; LIME's and the shares of the limit are for a quiet machine (`scripts/bench explain`)."""
+    """Rates with room to spare; LIME's, and shares of the limit, are for a quiet machine (`scripts/bench explain`)."""
     promised = ("ig", "nt", "gradcam", "all four")
     for _ in range(2):
         rows = {r["name"]: r for r in bench("explain")}
