@@ -58,11 +58,17 @@ class Interrupted(KeyboardInterrupt):
     exit_code = 75
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed: Python's, or torch's by its words, for it has an own error for GPUs only."""
+    words = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")  # the CPU's, CUDA's, cuBLAS' and cuDNN's
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in str(error) for w in words))
+
+
 def for_users(error: Exception) -> HistoxaiError | None:
     """What the system refused, as an error that users are meant to read; None for a bug of ours."""
     if isinstance(error, HistoxaiError):
         return error
-    if isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return HistoxaiError("out of memory; use a smaller --micro-batch, --batch-size or --shard-size")
     if isinstance(error, OSError):
         return HistoxaiError(f"{error.filename or 'system'}: {error.strerror or error}")

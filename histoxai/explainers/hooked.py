@@ -44,6 +44,8 @@ def unrolled(module: nn.Module, method: str) -> nn.Module:
             f"{method}: the network cannot be unrolled into single layers ({str(error).splitlines()[0]}); choose "
             "other methods with --method"
         ) from error
+    adds = (operator.add, operator.iadd, torch.add, "add", "add_")
+    relus = (torch.relu, torch.relu_, torch.nn.functional.relu, "relu", "relu_")
     seen: set[str] = set()
     for node in list(traced.graph.nodes):
         if node.op == "call_module":
@@ -52,12 +54,12 @@ def unrolled(module: nn.Module, method: str) -> nn.Module:
                 traced.add_submodule(fresh, copy.deepcopy(traced.get_submodule(node.target), dict(weights)))
                 node.target = fresh
             seen.add(node.target)
-        elif node.op == "call_function" and node.target in (operator.add, operator.iadd, torch.add):
+        elif node.target in adds and not node.kwargs:  # with `alpha` it is no plain sum
             fresh = f"addition{len(seen)}"
             traced.add_submodule(fresh, Addition_Module())
-            node.op, node.target, node.kwargs = "call_module", fresh, {}
+            node.op, node.target = "call_module", fresh
             seen.add(fresh)
-        elif node.op == "call_function" and node.target in (torch.relu, torch.nn.functional.relu):
+        elif node.target in relus:
             fresh = f"relu{len(seen)}"
             traced.add_submodule(fresh, torch.nn.ReLU())
             node.op, node.target, node.args, node.kwargs = "call_module", fresh, node.args[:1], {}

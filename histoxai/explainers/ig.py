@@ -122,13 +122,14 @@ class IntegratedGradients(Attribution):
         )
         yield from packed(net, net.gradient, work, images.shape[1:])
 
-    def library(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> dict[str, np.ndarray]:
-        """Captum's, all steps in one pass."""
+    def library(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> dict[str, np.ndarray] | None:
+        """Captum's, all steps in one pass; it does not look for their number."""
         from captum.attr import IntegratedGradients as CaptumIG
 
         o = self.options
-        steps = o.max_steps if o.steps == "auto" else o.steps
-        maps = CaptumIG(module).attribute(image[None], baselines=o.baseline, target=target, n_steps=steps)
+        if o.steps == "auto":
+            return None
+        maps = CaptumIG(module).attribute(image[None], baselines=o.baseline, target=target, n_steps=o.steps)
         return {"": maps[0].detach().cpu().numpy()}
 
     @classmethod

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from histoxai.errors import InputRefused
+from histoxai.errors import InputRefused, is_out_of_memory
 from histoxai.explainers.base import RawSpec
 from histoxai.explainers.hooked import Hooked, unrolled
 
@@ -39,6 +39,8 @@ class LRP(Hooked):
         try:
             self.call(self.method(unrolled(net.exact, self.name)), ready, targets)
         except (TypeError, RuntimeError, AttributeError, AssertionError) as error:
+            if is_out_of_memory(error):
+                raise
             why = str(error).splitlines()[0][:120]
             raise InputRefused(
                 f"lrp: this network has a layer that it has no rule for ({why}); choose other methods with --method"

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from histoxai.errors import HistoxaiError, InputRefused, UsageError
+from histoxai.errors import HistoxaiError, InputRefused, UsageError, is_out_of_memory
 
 Found = TypeVar("Found")
 PRECISIONS = ("fp32", "bf16", "tf32")
@@ -61,7 +61,7 @@ class Network:
         try:
             for backend in backends:
                 backend.allow_tf32 = False
-            yield Network(self.exact, micro_batch or self.asked, tell=self.tell)
+            yield Network(self.exact, micro_batch or self.asked)
         finally:
             for backend, flag in zip(backends, before, strict=True):
                 backend.allow_tf32 = flag
@@ -151,12 +151,6 @@ class Network:
 def of_targets(values: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """The value (n,) of each row's target among (n, classes)."""
     return values.gather(1, targets[:, None])[:, 0]
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an allocation failed; torch has an error of its own only for its GPU allocator."""
-    words = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")  # the CPU's, CUDA's own, cuBLAS' and cuDNN's
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(w in str(error) for w in words)
 
 
 class _Cast(nn.Module):
@@ -257,7 +251,9 @@ def fits_on_gpu(network: Network, size: tuple[int, int], share: float = 0.7) -> 
         x = torch.zeros((n, 3, *size), device=network.device)
         try:
             network.gradient(network.ready(x), torch.zeros(n, dtype=torch.long, device=network.device))
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             return False
         used = torch.cuda.max_memory_reserved(network.device)
         return used <= share * torch.cuda.get_device_properties(network.device).total_memory
@@ -299,6 +295,8 @@ def captured(layers: Sequence[nn.Module], cut: bool, clone: bool = True) -> Iter
     versions: dict[nn.Module, int] = {}
 
     def keep(layer: nn.Module, _: object, output: torch.Tensor) -> torch.Tensor:
+        if layer in found:  # used again: the first use counts, as for pytorch-grad-cam
+            return output
         if not isinstance(output, torch.Tensor):
             raise InputRefused(f"layer {type(layer).__name__}: gives no single tensor; choose another")
         kept = output.detach().requires_grad_() if cut and not found else output

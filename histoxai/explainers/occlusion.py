@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histoxai.errors import InputRefused
+from histoxai.errors import InputRefused, UsageError
 from histoxai.explainers.base import Attribution, Batch, Map, RawSpec
 from histoxai.explainers.packing import Passes, packed
 from histoxai.settings import bounded, check_bounds
@@ -37,6 +37,8 @@ class Options:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        if self.stride > self.window:
+            raise UsageError(f"--stride: {self.stride} must be at most the window, {self.window}: pixels are left out")
 
 
 def starts(length: int, window: int, stride: int) -> list[int]:
@@ -88,13 +90,13 @@ class Occlusion(Attribution):
     def raw_specs(self, net: Network, size: tuple[int, int]) -> dict[str, RawSpec]:
         """The mean fall of the logit (1, H, W).
 
-        Raises InputRefused where the square does not fit, or its steps leave pixels out.
+        Raises InputRefused where the square does not fit.
         """
         o = self.options
-        if o.window > min(size) or o.stride > o.window:
+        if o.window > min(size):
             raise InputRefused(
-                f"occlusion: squares of {o.window} px in steps of {o.stride} do not cover patches of {size[1]} x "
-                f"{size[0]} px; choose -O occlusion.window up to {min(size)} and -O occlusion.stride up to the window"
+                f"occlusion: squares of {o.window} px do not fit patches of {size[1]} x {size[0]} px; choose "
+                f"-O occlusion.window up to {min(size)}"
             )
         return super().raw_specs(net, size)
 

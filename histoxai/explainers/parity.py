@@ -37,6 +37,8 @@ def compare(explainer: Explainer, net: Network, batch: Batch, step: Callable[[],
 
     step: called after each of the library's patches.
     """
+    if type(explainer).library is Explainer.library:
+        return None
     ours = collected(explainer, net, batch)
     found = []
     double = None

@@ -251,6 +251,7 @@ def _micro_batch(
     if device.type != "cuda":
         return worthwhile(module, size)
     fitting = largest_that_fits(fits_on_gpu(Network(module, 1, settings.precision), size))
+    torch.cuda.empty_cache()  # for the processes that share this GPU
     progress.say(f"{device}: micro-batches of {fitting} patches fit")
     return fitting
 
@@ -301,6 +302,11 @@ def _nuclei(
     if path is None:
         raise UsageError(f"-O {wanted[0]}.segments=nuclei: takes nuclei from a masks store; name it with --masks")
     masks = open_store(path, "masks", "masks")
+    if masks.header["parents"]["patches"]["digest"] != patches.digest:
+        raise InputRefused(
+            f"{path}: has the masks of another patch store than {patches.path}; run `histoxai masks` on the one that "
+            "is explained"
+        )
     place = {p: i for i, p in enumerate(masks.read("patch_id").tolist())}
     ids = patches.patch_id[rows].tolist()
     absent = [i for i in ids if i not in place]
@@ -310,6 +316,7 @@ def _nuclei(
             f"{patches.path} with the same --split"
         )
     at = np.array([place[i] for i in ids])
-    if not rows_done(masks.completeness()["masks"])[at].all():
+    state = masks.completeness()["masks"]
+    if state["rows"] != len(place) or not rows_done(state)[at].all():
         masks.require_complete()
     return masks, at

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from histoxai import provenance, resources, slurm
-from histoxai.errors import HistoxaiError
+from histoxai.errors import Damaged, HistoxaiError
 from histoxai.explainers.base import ENGINE
 from histoxai.explainers.checks import summarise
 from histoxai.explainers.cost import PATCHES, measure
@@ -22,7 +22,7 @@ from histoxai.progress import Progress
 from histoxai.settings import Explain, Work
 from histoxai.store.create import create_or_match, match
 from histoxai.store.schema import ArraySpec
-from histoxai.store.shards import Item, Store
+from histoxai.store.shards import Item, Store, identity
 from histoxai.store.work import Stream, Task, do_items
 
 
@@ -73,8 +73,11 @@ def explain(
         job.facts,
     )
     summary |= do_items(task, progress, work)
-    if work.only is None and work.feed is None:
-        summary["checks"] = summarise(opened[0])
+    if work.only is None and work.feed is None and work.shard is None:  # one task of many says nothing for all
+        try:
+            summary["checks"] = summarise(opened[0])
+        except Damaged as damage:  # of what is no business of this run
+            progress.warn(str(damage))
     return summary
 
 
@@ -111,7 +114,7 @@ def _item(job: Job, name: str) -> Item:
     if name in settings.random_weights:
         what["random_weights"] = True
     if job.nuclei is not None and getattr(explainer.options, "segments", "") == "nuclei":
-        what["masks"] = job.nuclei[0].digest()
+        what["masks"] = provenance.fingerprint(identity(job.nuclei[0].header))  # the same while it is being filled
     return Item(name, tuple(specs), what)
 
 

@@ -184,6 +184,38 @@ def test_lime_takes_nuclei_from_the_masks_store(mini: Mini, tmp_path: Path) -> N
     assert other.code == 4
     assert "has no mask of" in other.err
     assert run(*explain(mini, tmp_path / "x", *chosen, "--masks", mini.maps)).code == 3
+    done("masks", mini.patches, "--model", mini.seg, "-o", tmp_path / "others", "--split", "all")
+    others = run(*explain(mini, tmp_path / "x", *chosen, "--masks", tmp_path / "others"))
+    assert others.code == 3
+    assert "has the masks of another patch store" in others.err
+
+
+def test_nuclei_of_a_masks_store_that_is_still_being_filled(mini: Mini, tmp_path: Path) -> None:
+    masks = shutil.copytree(mini.masks, tmp_path / "masks")
+    before = Store(masks).digest()
+    chosen = ["--method", "lime", *FAST[-4:], "-O", "lime.segments=nuclei", "--per-class", 1, "--masks", masks]
+    done(*explain(mini, tmp_path / "m", *chosen))
+    (masks / "_done/masks/item.json").unlink()
+    assert run(*explain(mini, tmp_path / "x", *chosen)).code == 4
+    done("masks", mini.balanced, "--model", mini.seg, "-o", masks)
+    record = masks / "_done/masks/0.json"
+    record.unlink()
+    assert Store(masks).digest() != before
+    done("masks", mini.balanced, "--model", mini.seg, "-o", masks)
+    assert "lime 0" in done(*explain(mini, tmp_path / "m", *chosen))
+
+
+def test_a_damaged_check_is_no_business_of_another_method(mini: Mini, tmp_path: Path) -> None:
+    command = explain(mini, tmp_path / "m", "--method", "center", "--per-class", 2)
+    done(*command)
+    path = tmp_path / "m/checks/center/c/0/0"
+    data = bytearray(path.read_bytes())
+    data[20] ^= 1
+    path.write_bytes(bytes(data))
+    outcome = run(*explain(mini, tmp_path / "m", "--method", "edges", "--per-class", 2))
+    assert outcome.code == 0
+    assert "checks/center, shard 0" in outcome.err
+    assert run("info", tmp_path / "m").code == 1
 
 
 def test_out_of_memory_is_said_recorded_and_survived(

@@ -667,6 +667,30 @@ def test_bfloat16_is_close_and_keeps_its_statistics(resnet: Network) -> None:
         assert np.array_equal(collected(build("ig"), exact, b)[""], collected(build("ig"), resnet, b)[""])
 
 
+def test_a_layer_that_is_used_several_times_is_read_at_its_first_use(net: Network) -> None:
+    for name in ("gradcam", "layercam", "scorecam"):
+        found = compare(build(name, layer="pool"), net, batch(2))
+        assert found is not None
+        assert found.holds
+
+
+def test_unrolling_keeps_sums_that_are_no_plain_sums_and_turns_functions_into_layers() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = torch.add(x, self.conv(x).relu(), alpha=2)
+            return (y.add(x) + torch.relu(y)).mean(dim=(2, 3))
+
+    odd, x = Odd().eval(), batch(2).images
+    copied = unrolled(odd, "guided")
+    with torch.no_grad():
+        assert torch.equal(copied(x), odd(x))
+    assert sum(isinstance(m, nn.ReLU) for m in copied.modules()) == 2
+
+
 def test_random_weights_are_those_of_the_seed(net: Network) -> None:
     one, again, other = (reinitialised(net.exact, s) for s in (1, 1, 2))
     for (name, a), b, c, old in zip(
@@ -747,7 +771,9 @@ def test_unsuitable_networks_and_layers(net: Network) -> None:
     odd = Network(nn.Sequential(nn.Conv2d(3, 2, 3), nn.GELU(), nn.Flatten(), nn.Linear(2 * 62 * 62, 3)), 4)
     with pytest.raises(InputRefused, match="lrp: this network has a layer that it has no rule for"):
         build("lrp").raw_specs(odd, (64, 64))
-    with pytest.raises(InputRefused, match="squares of 80 px in steps of 16 do not cover patches of 64 x 64"):
+    with pytest.raises(UsageError, match="20 must be at most the window, 16"):
+        build("occlusion", window="16", stride="20")
+    with pytest.raises(InputRefused, match="squares of 80 px do not fit patches of 64 x 64"):
         build("occlusion", window="80", stride="16").raw_specs(net, (64, 64))
     grey = Batch(torch.full((1, 3, 64, 64), 0.5), torch.tensor([0]), [0])
     with pytest.raises(InputRefused, match="a patch is one superpixel"):
