@@ -35,7 +35,10 @@ SIZE, CLASSES = 256, 7
 ROUNDS = int(os.environ.get("HISTOXAI_BENCH_ROUNDS", "3"))
 GOALS = {"ig": 1.8, "nt": 1.8, "lime": 3.0, "gradcam": 5.0, "all four": 2.2}
 # patches of a round: so many that micro-batches are full, and few for what takes long
-OURS = {"ig": 16, "nt": 8, "lime": 8, "gradcam": 256}
+OURS = {
+    "thesis-cnn": {"ig": 16, "nt": 8, "lime": 8, "gradcam": 256},
+    "resnet18": {"ig": 4, "nt": 2, "lime": 2, "gradcam": 64},
+}
 LIBRARY = {"ig": 1, "nt": 1, "lime": 1, "gradcam": 8}
 
 
@@ -196,9 +199,9 @@ def compare(work: Path, arch: str, precision: str = "fp32", against: bool = True
     """Rows of each method, and all four together: to the library, and the share of the bare network's limit."""
     torch.set_num_threads(2)
     pick_device("cpu")
-    patches, model = inputs(work, max(OURS.values()), arch, SIZE, arch, CLASSES)
+    patches, model = inputs(work, max(OURS[arch].values()), arch, SIZE, arch, CLASSES)
     network = load_model(open_run(model), torch.device("cpu"))
-    names = [*OURS, "all four"]
+    names = [*OURS[arch], "all four"]
     ours: dict[str, list[float]] = {n: [] for n in names}
     other: dict[str, list[float]] = {n: [] for n in names}
     bare: dict[str, list[float]] = {n: [] for n in names}
@@ -208,13 +211,17 @@ def compare(work: Path, arch: str, precision: str = "fp32", against: bool = True
         for name, seconds in limits(network, precision).items():
             bare[name].append(seconds)
         for name in LIBRARIES:
-            ours[name].append(our_seconds({name: OURS[name]}, patches, model, work / "ours.zarr", precision))
+            ours[name].append(our_seconds({name: OURS[arch][name]}, patches, model, work / "ours.zarr", precision))
         for name, seconds in library_round(model, patches, work).items():
             other[name].append(seconds)
-        four = dict.fromkeys(LIBRARIES, min(OURS.values()))
+        four = dict.fromkeys(LIBRARIES, min(OURS[arch].values()))
         ours["all four"].append(our_seconds(four, patches, model, work / "ours.zarr", precision))
         other["all four"].append(sum(other[n][-1] for n in LIBRARIES))
-    rows = [] if precision != "fp32" else compiled_lime(patches, model, work, statistics.median(other["lime"]))
+    rows = (
+        []
+        if (arch, precision) != ("thesis-cnn", "fp32")
+        else compiled_lime(patches, model, work, statistics.median(other["lime"]))
+    )
     for name in names:
         a, b, c = (statistics.median(x[name]) for x in (ours, other, bare))
         if against:
