@@ -31,13 +31,15 @@ ENGINE = 2
 class Batch:
     """images (n, 3, H, W) float32 in 0..1; targets (n,) int64; seeds: one per patch, below 2**32.
 
-    nuclei (n, 2, H, W): probabilities of tumor and non-tumor nuclei, where a masks store was given.
+    nuclei (n, 2, H, W): probabilities of tumor and non-tumor nuclei, where a masks store was given. ids: what messages
+    call the patches.
     """
 
     images: torch.Tensor
     targets: torch.Tensor
     seeds: Sequence[int]
     nuclei: np.ndarray | None = None
+    ids: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -45,6 +47,10 @@ class Batch:
     def patch(self, i: int) -> tuple[torch.Tensor, int, int]:
         """Image (3, H, W), target and seed of one patch."""
         return self.images[i], int(self.targets[i]), int(self.seeds[i])
+
+    def name(self, i: int) -> str:
+        """What messages call a patch."""
+        return f"patch {self.ids[i]}" if len(self.ids) else f"patch {i}"
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,17 @@ class Explainer(ABC):
 
         constant: what scaling makes of a constant channel: 0, or NaN as the study's code does.
         """
+
+    # Which evidence the method's authors show: of either sign, or for the class alone.
+    own_sign: ClassVar[str] = "absolute"
+
+    def relevance(self, raw: dict[str, np.ndarray], size: tuple[int, int], sign: str) -> np.ndarray:
+        """One patch's evidence (H, W) float32, not negative and not rescaled, that threshold-free measures rank.
+
+        sign: positive (evidence for the class), absolute (of either sign), or own (what the method's authors show).
+        Channels are added up after that.
+        """
+        return one_sign(raw[""], self.own_sign if sign == "own" else sign).sum(axis=0)
 
     def evidence(self, raw: dict[str, np.ndarray]) -> np.ndarray:
         """The signed numbers in which a method puts its evidence: what checks and comparisons look at."""
@@ -194,6 +211,11 @@ def min_max(values: np.ndarray, constant: float, axis: tuple[int, ...] | None = 
     span = values.max(axis=axis, keepdims=True) - low
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(span > 0, (values - low) / span, np.where(np.isfinite(span), constant, np.nan))
+
+
+def one_sign(values: np.ndarray, sign: str) -> np.ndarray:
+    """The positive part of signed values, or their size; float32."""
+    return np.maximum(values, np.float32(0)) if sign == "positive" else np.abs(values)
 
 
 def channels_to_plane(attribution: np.ndarray, constant: float) -> np.ndarray:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from histoxai.errors import InputRefused, UsageError
-from histoxai.explainers.base import Explainer, RawSpec
+from histoxai.explainers.base import Explainer, RawSpec, one_sign
 from histoxai.explainers.onepass import OnePass
 
 if TYPE_CHECKING:
@@ -98,6 +98,12 @@ class CAM(Explainer):
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)
                 parameter.grad = None
+
+    own_sign = "positive"
+
+    def relevance(self, raw: dict[str, np.ndarray], size: tuple[int, int], sign: str) -> np.ndarray:
+        """The layer's map of one sign, bilinear at the patch's size."""
+        return cv2.resize(one_sign(raw[""][0], self.own_sign if sign == "own" else sign), (size[1], size[0]))
 
     def render(self, raw: dict[str, np.ndarray], size: tuple[int, int], constant: float) -> np.ndarray:
         """As the library does: ReLU, min-max (+ 1e-7), bilinear resize, min-max (+ 1e-7); never constant NaN."""

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histoxai.errors import InputRefused
 from histoxai.explainers.base import Attribution, Batch, Map
 from histoxai.explainers.segments import ahead, quickshift, threads_beside
 from histoxai.settings import bounded, check_bounds
@@ -69,10 +68,10 @@ class KernelSHAP(Attribution):
         import torch
         from captum.attr import KernelShap as Library
 
-        if segments.max() < 1:
-            raise InputRefused(
-                "kernelshap: a patch is one superpixel; ask for smaller ones with -O kernelshap.max_dist=20"
-            )
+        if segments.max() < 1:  # a blank patch is one superpixel, which captum refuses; all of the difference is its
+            off = torch.full_like(image, self.options.baseline)
+            on, without = module(torch.stack([image, off]))[:, target].detach()
+            return (on - without).float().expand(1, *image.shape[1:]).cpu().numpy()
         mask = torch.from_numpy(segments.astype(np.int64)).to(image.device)[None, None]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

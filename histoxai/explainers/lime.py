@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histoxai.errors import InputRefused
-from histoxai.explainers.base import Batch, Explainer, Map, RawSpec
+from histoxai.explainers.base import Batch, Explainer, Map, RawSpec, one_sign
 from histoxai.explainers.packing import Passes, packed
 from histoxai.explainers.segments import ahead, mean_colours, quickshift, threads_beside, with_nuclei
 from histoxai.settings import bounded, check_bounds
@@ -160,8 +160,11 @@ class Lime(Explainer):
         segments = self.segments(pixels, None if batch.nuclei is None else batch.nuclei[i])
         count = int(segments.max()) + 1
         if count > most:
+            o = self.options
+            larger = f"kernel_size={2 * o.kernel_size:g}" if o.segments == "quickshift" else "segments=quickshift"
             raise InputRefused(
-                f"lime: {count} superpixels in a patch, at most {most}; ask for larger ones with -O lime.kernel_size=4"
+                f"lime: {batch.name(i)} has {count} superpixels, at most {most}; ask for larger ones with "
+                f"-O lime.{larger}"
             )
         mean = mean_colours(pixels, segments).astype(np.float32)
         seeds = [seed, (seed + 1) % 2**32] if self.options.stability else [seed]
@@ -209,6 +212,10 @@ class Lime(Explainer):
     def evidence(self, raw: dict[str, np.ndarray]) -> np.ndarray:
         """The superpixels' weights."""
         return raw["weights"][np.isfinite(raw["weights"])]
+
+    def relevance(self, raw: dict[str, np.ndarray], size: tuple[int, int], sign: str) -> np.ndarray:
+        """Each superpixel's weight of one sign, on all of its pixels."""
+        return one_sign(raw["weights"], self.own_sign if sign == "own" else sign)[raw["segments"]]
 
     def render(self, raw: dict[str, np.ndarray], size: tuple[int, int], constant: float) -> np.ndarray:
         """1 on the `top` strongest superpixels of either sign, 0 elsewhere."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from histoxai.errors import Damaged
 from histoxai.explainers.base import Explainer
+from histoxai.explainers.prior import Prior
 from histoxai.registry import names, resolve
 from histoxai.store.shards import Store
 
@@ -17,16 +18,24 @@ _NO_METHODS = ("index", "predictions")
 
 @dataclass(frozen=True)
 class StoredMethod:
-    """A method of a maps store: its name there, the registered method, and an explainer with its options."""
+    """A method of a maps store: its name there, the registered method, and an explainer with its options.
+
+    null: whether its maps cannot know what the classifier looks at.
+    """
 
     name: str
     method: str
     explainer: Explainer
     parts: tuple[str, ...]
+    null: bool = False
 
     def take(self, maps: Store, rows: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
         """Raw arrays of some rows, by part ("" is the method's own array)."""
         return {p: maps.take(raw_path(self.name, p), rows) for p in self.parts}
+
+    def relevance(self, raw: dict[str, np.ndarray], i: int, size: tuple[int, int], sign: str) -> np.ndarray:
+        """The evidence (H, W) float32 of one sign of the i-th of the rows read."""
+        return self.explainer.relevance({k: v[i] for k, v in raw.items()}, size, sign)
 
     def plane(self, raw: dict[str, np.ndarray], i: int, size: tuple[int, int], constant: float = 0.0) -> np.ndarray:
         """The rendered plane (H, W) float64 of the i-th of the rows read."""
@@ -60,7 +69,8 @@ def stored_methods(maps: Store) -> list[StoredMethod]:
         explainer = kind(kind.Options(**options))
         root = f"attributions/{name}"
         parts = tuple(p.removeprefix(root).removeprefix("/") for p in maps.arrays(root))
-        found.append(StoredMethod(name, method, explainer, parts))
+        null = issubclass(kind, Prior) or bool(facts["what"].get("random_weights"))
+        found.append(StoredMethod(name, method, explainer, parts, null))
     return sorted(found, key=lambda m: (known.index(m.method), m.name))
 
 

@@ -84,17 +84,18 @@ class Job:
         explainers = {name: explainer for name, (_, explainer) in made.items()}
         nuclei = _nuclei(masks, explainers, patches, rows)
         device = pick_device(settings.device, work.rank, settings.precision)
-        settings = replace(settings, compile=settings.compile and _compiles(device, progress))
+        made_with = {} if work.force else _settings_of(output)
+        settings = replace(settings, compile=settings.compile and _compiles(device, made_with, output, progress))
         facts: dict[str, Any] = {"threads": work.threads}
 
         def tell(micro_batch: int) -> None:
-            facts["micro_batch"] = micro_batch
+            facts["micro_batch"] = min(micro_batch, facts["micro_batch"])  # two networks may share a job
             progress.news(
                 f"out of memory: going on with micro-batches of {micro_batch}; maps agree within the contract"
             )
 
         module = load_model(run, device)
-        size = _micro_batch(settings, module, device, patches.size, None if work.force else output, progress)
+        size = _micro_batch(settings, module, device, patches.size, made_with, progress)
         settings = replace(settings, micro_batch=size)
         facts["micro_batch"] = size
         net = Network(module, size, settings.precision, settings.compile, tell)
@@ -120,17 +121,26 @@ class Job:
         """The network that a method of this name explains."""
         return self.untrained if name in self.settings.random_weights else self.net
 
+    def sharing(self, net: Network) -> dict[str, OnePass]:
+        """The methods that one pass through this network can serve together."""
+        return {
+            name: explainer
+            for name, explainer in self.explainers.items()
+            if isinstance(explainer, OnePass) and (name in self.settings.random_weights) == (net is not self.net)
+        }
+
     def images(self, at: np.ndarray) -> torch.Tensor:
         """Patches (n, 3, H, W) float32 at places among the rows."""
         return to_tensor(self.patches.read(self.rows[at]))
 
     def batch(self, name: str, at: np.ndarray, targets: np.ndarray) -> Batch:
         """The patches at places among the rows as a method of this name gets them."""
-        seeds = [provenance.keyed_seed(self.settings.seed, name, i) for i in self.patches.patch_id[self.rows[at]]]
+        ids = self.patches.patch_id[self.rows[at]].tolist()
+        seeds = [provenance.keyed_seed(self.settings.seed, name, i) for i in ids]
         nuclei = None
         if self.nuclei is not None and getattr(self.explainers[name].options, "segments", "") == "nuclei":
             nuclei = self.nuclei[0].take("probability", self.nuclei[1][at])
-        return Batch(self.images(at), torch.from_numpy(targets.astype(np.int64)), seeds, nuclei)
+        return Batch(self.images(at), torch.from_numpy(targets.astype(np.int64)), seeds, nuclei, ids)
 
     def targets(self, at: np.ndarray) -> np.ndarray:
         """The class that is explained of each patch, computed where it is the predicted one."""
@@ -175,13 +185,7 @@ class Job:
         self, net: Network, start: int, stop: int, targets: np.ndarray | None, asked: str | None = None
     ) -> Iterator[Part]:
         # one pass for the method that asks, and all others of this network whose maps of these rows are missing
-        methods = {
-            name: explainer
-            for name, explainer in self.explainers.items()
-            if isinstance(explainer, OnePass)
-            and (net is not self.net) == (name in self.settings.random_weights)
-            and (name == asked or self.missing(name, start))
-        }
+        methods = {n: e for n, e in self.sharing(net).items() if n == asked or self.missing(n, start)}
         self._shared = {key: raw for key, raw in self._shared.items() if key[1] == start}
         found: dict[str, list[np.ndarray]] = {name: [] for name in methods}
         given = None if targets is None else torch.from_numpy(targets.astype(np.int64))
@@ -225,9 +229,27 @@ class Job:
         return float(spearmanr(a, b).statistic)
 
 
-def _compiles(device: torch.device, progress: Progress) -> bool:
+def _settings_of(output: Path) -> dict[str, Any]:
+    # what an existing maps store was made with
+    found = read_json(output / "zarr.json")
+    try:
+        return dict(found["attributes"]["histoxai"]["settings"])
+    except (TypeError, KeyError, ValueError):
+        return {}
+
+
+def _compiles(device: torch.device, made_with: dict[str, Any], output: Path, progress: Progress) -> bool:
+    # nodes with and without a compiler may share a store: what its first task could do stands
+    if made_with.get("compile") is False:
+        progress.warn(f"--compile: {output} was begun without it; going on without")
+        return False
     if can_compile(device):
         return True
+    if made_with.get("compile"):
+        raise InputRefused(
+            f"{output}: was begun with --compile, and torch.compile does not work here (it needs a C++ compiler); run "
+            "this on a machine like the first"
+        )
     progress.warn("--compile: torch.compile does not work here (it needs a C++ compiler); going on without it")
     return False
 
@@ -237,17 +259,14 @@ def _micro_batch(
     module: torch.nn.Module,
     device: torch.device,
     size: tuple[int, int],
-    output: Path | None,
+    made_with: dict[str, Any],
     progress: Progress,
 ) -> int:
     # as asked for, as the store has it, as many as pay, or on a GPU as many as fit
     if settings.micro_batch is not None:
         return settings.micro_batch
-    found = read_json(output / "zarr.json") if output is not None else None
-    try:
-        return int(found["attributes"]["histoxai"]["settings"]["micro_batch"])  # type: ignore[index]
-    except (TypeError, KeyError, ValueError):
-        pass
+    if isinstance(made_with.get("micro_batch"), int):
+        return int(made_with["micro_batch"])
     if device.type != "cuda":
         return worthwhile(module, size)
     fitting = largest_that_fits(fits_on_gpu(Network(module, 1, settings.precision), size))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from histoxai import provenance, resources, slurm
-from histoxai.errors import Damaged, HistoxaiError
+from histoxai.errors import Damaged, HistoxaiError, SettingsDiffer
 from histoxai.explainers.base import ENGINE
 from histoxai.explainers.checks import summarise
-from histoxai.explainers.cost import PATCHES, measure
+from histoxai.explainers.cost import PATCHES, Cost, measure
+from histoxai.explainers.onepass import one_pass
 from histoxai.explainers.parity import compare
 from histoxai.explainers.stored import checks_path, raw_path
 from histoxai.models.explaining import PREDICTIONS, Job
@@ -41,6 +42,7 @@ def explain(
     belong together, SettingsDiffer where the output was made otherwise.
     """
     provenance.keep_apart(output, source, model, *([masks] if masks else []))
+    there = output.exists()
     job = Job.of(source, model, masks, output, settings, progress, work)
     items = _items(job)
     header = _header(job, output)
@@ -72,7 +74,13 @@ def explain(
         partial(explain, source, model, output, settings, masks=masks),
         job.facts,
     )
-    summary |= do_items(task, progress, work)
+    try:
+        summary |= do_items(task, progress, work)
+    except SettingsDiffer:
+        if there or work.force:
+            raise
+        # Another task made the store while this one chose; what that one found out about its machine stands.
+        return explain(source, model, output, settings, progress, work, masks)
     if work.only is None and work.feed is None and work.shard is None:  # one task of many says nothing for all
         try:
             summary["checks"] = summarise(opened[0])
@@ -179,27 +187,31 @@ def _estimate(job: Job, items: list[Item], work: Work, progress: Progress) -> di
     n, shards = len(job.rows), items[0].count
     targets = job.targets(np.arange(min(n, PATCHES)))
     progress.start("timing", len(job.explainers))
-    rows: list[dict[str, Any]] = []
+    costs: dict[str, Cost] = {}
     for item in items[1:]:
 
         def run(start: int, stop: int, name: str = item.name) -> Any:
             return job.explain(name, np.arange(start, stop), targets[start:stop])
 
-        cost = measure(run, item.specs, n)
-        rows.append(
-            {
-                "method": item.name,
-                "seconds_per_patch": cost.seconds,
-                "hours": cost.seconds * n / 3600,
-                "gb": cost.bytes * n / 1e9,
-                # each shard of each array, its record, the arrays' metadata and the item's own
-                "files": shards * (len(item.specs) + 1) + len(item.specs) + 1,
-                "patches_timed": cost.patches,
-            }
-        )
+        costs[item.name] = measure(run, item.specs, n)
         progress.advance(1, item.name)
     progress.stop()
-    rows.append(_estimate_predictions(job, items[0]))
+    predictions = _cost_of_predictions(job)
+    costs |= {name: replace(costs[name], seconds=s) for name, s in _shared(job, predictions.seconds).items()}
+    # each shard of each array, its record, the arrays' metadata and the item's own
+    files = {item.name: shards * (len(item.specs) + 1) + len(item.specs) + 1 for item in items}
+    files[PREDICTIONS] += 2 * len(job.index()) + 4  # ids: array and metadata; a record, and the groups' metadata
+    rows: list[dict[str, Any]] = [
+        {
+            "method": name,
+            "seconds_per_patch": cost.seconds,
+            "hours": cost.seconds * n / 3600,
+            "gb": cost.bytes * n / 1e9,
+            "files": files[name],
+            "patches_timed": cost.patches,
+        }
+        for name, cost in {**costs, PREDICTIONS: predictions}.items()
+    ]
     hours = sum(r["hours"] for r in rows)
     peak = resources.peak_memory_mb()
     block = slurm.array_block(
@@ -217,20 +229,28 @@ def _estimate(job: Job, items: list[Item], work: Work, progress: Progress) -> di
     }
 
 
-def _estimate_predictions(job: Job, item: Item) -> dict[str, Any]:
-    # the item that every method rests on, with the ids that come with the store
-    n, few = len(job.rows), min(job.net.asked, len(job.rows))
+def _cost_of_predictions(job: Job) -> Cost:
+    # of the item that every method rests on, with the ids that come with the store
+    few = min(job.net.asked, len(job.rows))
     started = time.perf_counter()
     made = [rows for _, rows in job.predict(0, few, np.zeros(few, bool))]
     seconds = (time.perf_counter() - started) / few
     size = sum(a.nbytes for rows in made for a in rows.values()) / few
-    size += sum(a.nbytes for a in job.index().values()) / n
-    ids = 2 * len(job.index()) + 4  # array and metadata of each; the record, the store's own and two groups' metadata
-    return {
-        "method": item.name,
-        "seconds_per_patch": seconds,
-        "hours": seconds * n / 3600,
-        "gb": size * n / 1e9,
-        "files": item.count * (len(item.specs) + 1) + len(item.specs) + 1 + ids,
-        "patches_timed": few,
-    }
+    size += sum(a.nbytes for a in job.index().values()) / len(job.rows)
+    return Cost(seconds, size, few)
+
+
+def _shared(job: Job, predictions: float) -> dict[str, float]:
+    # seconds a patch of the methods that share a pass: an equal part each of what it takes, predictions apart
+    found: dict[str, float] = {}
+    few = min(job.net.asked, len(job.rows))
+    for net in [job.net, *([job.untrained] if job.settings.random_weights else [])]:
+        methods = job.sharing(net)
+        if not methods:
+            continue
+        started = time.perf_counter()
+        for _ in one_pass(net, methods, job.images(np.arange(few)), None):
+            pass
+        seconds = (time.perf_counter() - started) / few - (predictions if net is job.net else 0.0)
+        found |= dict.fromkeys(methods, max(seconds, 0.0) / len(methods))
+    return found

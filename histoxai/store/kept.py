@@ -49,7 +49,7 @@ class Kept:
         self.rows = rows
         self.have = np.zeros(len(next(iter(rows.values()))), bool)
         self.seconds = 0.0
-        self._pending: tuple[int, int] | None = None
+        self._pending: list[tuple[int, int]] = []
         self._since = time.perf_counter()
         for path in sorted(part_folder(root, name, shard).glob("*.part")):
             self._load(path)
@@ -64,9 +64,7 @@ class Kept:
         for path, rows in self.rows.items():
             rows[start:stop] = made[path]
         self.have[start:stop] = True
-        if self._pending is not None and self._pending[1] != start:
-            self.flush()
-        self._pending = (self._pending[0] if self._pending else start, stop)
+        self._pending.append((start, stop))
         if time.perf_counter() - self._since >= KEEP_EVERY and not self.have.all():
             self.flush()
         return new
@@ -76,19 +74,22 @@ class Kept:
 
         Raises HistoxaiError where the system refuses.
         """
-        if self._pending is None:
+        runs, self._pending = _merged(self._pending), []
+        if not runs:
             return
-        (start, stop), self._pending = self._pending, None
         now = time.perf_counter()
         if not (self._root / "zarr.json").is_file():  # removed by another task; it must not come back as a torso
             return
-        body = io.BytesIO()
-        arrays = {f"{i}": rows[start:stop] for i, rows in enumerate(self.rows.values())}
-        np.savez(body, seconds=np.array(now - self._since), **arrays)  # type: ignore[arg-type]
-        data = body.getvalue()
-        path = part_folder(self._root, self._name, self._shard) / f"{start}-{stop}.part"
-        # A torn file shows by its checksum and costs what it holds; a sync would cost more every time.
-        write_atomically(path, self._head(path, data).encode() + data, durable=False)
+        total = sum(stop - start for start, stop in runs)
+        for start, stop in runs:
+            body = io.BytesIO()
+            arrays = {f"{i}": rows[start:stop] for i, rows in enumerate(self.rows.values())}
+            seconds = (now - self._since) * (stop - start) / total
+            np.savez(body, seconds=np.array(seconds), **arrays)  # type: ignore[arg-type]
+            data = body.getvalue()
+            path = part_folder(self._root, self._name, self._shard) / f"{start}-{stop}.part"
+            # A torn file shows by its checksum and costs what it holds; a sync would cost more every time.
+            write_atomically(path, self._head(path, data).encode() + data, durable=False)
         self._since = now
 
     @contextlib.contextmanager
@@ -123,3 +124,14 @@ class Kept:
             place[...] = piece
         self.have[start:stop] = True
         self.seconds += seconds
+
+
+def _merged(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    # rows are finished in any order; what touches becomes one file
+    whole: list[tuple[int, int]] = []
+    for start, stop in sorted(runs):
+        if whole and start <= whole[-1][1]:
+            whole[-1] = (whole[-1][0], max(stop, whole[-1][1]))
+        else:
+            whole.append((start, stop))
+    return whole

@@ -21,7 +21,13 @@ QUICK = [
     *("-O", "ig.steps=4", "-O", "nt.steps=2", "-O", "nt.samples=2"),
     *("-O", "lime.samples=16", "-O", "lime.max_dist=10"),
 ]
-KILLS = {"explain": 30, "ingest": 8, "masks": 8, "score": 8}
+MORE = [
+    *("--method", "saliency,random,layercam,eigencam,ig,rise,occlusion,kernelshap,null=gradcam"),
+    *("--random-weights", "null", "-O", "ig.steps=auto", "-O", "ig.max_steps=32", "-O", "rise.masks=16"),
+    *("-O", "occlusion.window=16", "-O", "occlusion.stride=16", "-O", "kernelshap.samples=8"),
+    *("-O", "kernelshap.max_dist=10", "--per-class", 4, "--shard-size", 4),
+]
+KILLS = {"explain": 30, "explain more": 15, "ingest": 8, "masks": 8, "score": 8}
 
 
 @dataclass
@@ -42,6 +48,7 @@ def commands(mini: Mini) -> dict[str, list[object]]:
         "ingest": ["ingest", mini.diagset, "--classes", ",".join(CLASSES), "--mpp", 0.25, "--shard-size", 8],
         "masks": ["masks", mini.balanced, "--model", mini.seg, "--shard-size", 4],
         "explain": ["explain", mini.balanced, "--model", mini.cls, *QUICK, "--per-class", 4, "--shard-size", 2],
+        "explain more": ["explain", mini.balanced, "--model", mini.cls, *MORE],
         "score": ["score", mini.maps, "--masks", mini.masks, "--shard-size", 4],
     }
 

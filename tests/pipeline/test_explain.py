@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from histoxai.explainers import network
+from histoxai.explainers import lime, network
 from histoxai.explainers.base import Batch, collected
 from histoxai.explainers.network import Network
 from histoxai.models import explaining
@@ -20,6 +21,7 @@ from histoxai.models.checkpoint import load_model
 from histoxai.models.runs import open_run
 from histoxai.provenance import keyed_seed
 from histoxai.registry import names, resolve
+from histoxai.store import kept
 from histoxai.store.patches import Patches
 from histoxai.store.shards import Store
 from tests.conftest import FAST, Mini, array_files, done, run
@@ -242,6 +244,55 @@ def test_out_of_memory_is_said_recorded_and_survived(
     assert np.abs(ours - whole).max() <= 1e-5 * np.abs(whole).max()
 
 
+def test_patches_that_end_out_of_order_are_kept_together(
+    mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # four patches of 16 steps a pass; the first needs 32, and is overtaken
+    command = [
+        "--method",
+        "ig",
+        "-O",
+        "ig.steps=auto",
+        "-O",
+        "ig.tolerance=0.05",
+        "--per-class",
+        4,
+        "--micro-batch",
+        64,
+    ]
+    done(*explain(mini, tmp_path / "whole", *command))
+    assert Store(tmp_path / "whole").read("checks/ig")[:6, -1].tolist() == [32, 16, 16, 16, 16, 16]
+    order: list[int] = []
+    add = kept.Kept.add
+
+    def stops(self: kept.Kept, start: int, made: Mapping[str, np.ndarray]) -> int:
+        if self._name == "ig":
+            if len(order) == 6:
+                raise KeyboardInterrupt
+            order.append(start)
+        return add(self, start, made)
+
+    monkeypatch.setattr(kept.Kept, "add", stops)
+    assert run(*explain(mini, tmp_path / "m", *command)).code == 75
+    assert order == [1, 2, 3, 0, 4, 5]
+    assert [p.name for p in (tmp_path / "m/_part/ig/0").iterdir()] == ["0-6.part"]
+    monkeypatch.setattr(kept.Kept, "add", add)
+    done(*explain(mini, tmp_path / "m", *command))
+    assert array_files(tmp_path / "m") == array_files(tmp_path / "whole")
+
+
+def test_a_patch_that_lime_cannot_take_is_named(mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def speckled(pixels: np.ndarray, *options: float) -> np.ndarray:
+        return np.arange(pixels[..., 0].size).reshape(pixels.shape[:2])
+
+    monkeypatch.setattr(lime, "quickshift", speckled)
+    outcome = run(*explain(mini, tmp_path / "m", "--method", "lime", *FAST[-4:], "--per-class", 1))
+    assert outcome.code == 3
+    first = Store(tmp_path / "m").read("patch_id")[0]
+    assert f"lime: patch {first} has 4096 superpixels, at most 256; ask for larger ones with" in outcome.err
+    assert "-O lime.kernel_size=8" in outcome.err
+
+
 def test_the_micro_batch_is_found_once_and_kept(mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = explain(mini, tmp_path / "m", "--method", "gradcam", "--per-class", 1)
     monkeypatch.setattr(explaining, "worthwhile", lambda module, size: 32)
@@ -287,6 +338,38 @@ def test_compile_falls_back_where_nothing_compiles(mini: Mini, tmp_path: Path, m
     assert outcome.code == 0
     assert "torch.compile does not work here (it needs a C++ compiler); going on without it" in outcome.err
     assert Store(tmp_path / "m").header["settings"]["compile"] is False
+    # nodes with a compiler may help: what the first one could do stands
+    monkeypatch.setattr(explaining, "can_compile", lambda device: True)
+    outcome = run(*command, "--method", "gradcam,saliency")
+    assert outcome.code == 0
+    assert "was begun without it; going on without" in outcome.err
+
+
+def test_compile_is_not_left_out_half_way(mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = explain(mini, tmp_path / "m", "--method", "center", "--per-class", 1, "--compile")
+    monkeypatch.setattr(network, "_compiled", lambda module: module)
+    done(*command)
+    assert Store(tmp_path / "m").header["settings"]["compile"] is True
+    monkeypatch.setattr(explaining, "can_compile", lambda device: False)
+    refused = run(*command, "--method", "edges")
+    assert refused.code == 3
+    assert "was begun with --compile, and torch.compile does not work here" in refused.err
+
+
+def test_a_task_follows_the_one_that_made_the_store(
+    mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two tasks on unlike GPUs begin at once: the slower one takes over the micro-batch of the quicker."""
+    command = explain(mini, tmp_path / "m", "--method", "gradcam", "--per-class", 1)
+
+    def slow(module: torch.nn.Module, size: tuple[int, int]) -> int:
+        monkeypatch.setattr(explaining, "worthwhile", lambda module, size: 8)
+        done(*command)
+        return 32
+
+    monkeypatch.setattr(explaining, "worthwhile", slow)
+    assert "gradcam 0" in done(*command)
+    assert Store(tmp_path / "m").header["settings"]["micro_batch"] == 8
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler, and g++ is not there")

@@ -775,6 +775,11 @@ def test_unsuitable_networks_and_layers(net: Network) -> None:
         build("occlusion", window="16", stride="20")
     with pytest.raises(InputRefused, match="squares of 80 px do not fit patches of 64 x 64"):
         build("occlusion", window="80", stride="16").raw_specs(net, (64, 64))
-    grey = Batch(torch.full((1, 3, 64, 64), 0.5), torch.tensor([0]), [0])
-    with pytest.raises(InputRefused, match="a patch is one superpixel"):
-        collected(build("kernelshap", max_dist="200", kernel_size="30"), net, grey)
+
+
+def test_kernelshap_of_a_blank_patch_is_all_of_the_difference(net: Network) -> None:
+    grey = Batch(torch.full((1, 3, 64, 64), 0.5), torch.tensor([1]), [0])
+    made = collected(build("kernelshap", max_dist="200", kernel_size="30"), net, grey)[""]
+    rise = net.logits(grey.images)[0, 1] - net.logits(torch.zeros_like(grey.images))[0, 1]
+    assert made.shape == (1, 1, 64, 64)
+    np.testing.assert_allclose(made, float(rise), rtol=1e-5)
