@@ -316,9 +316,35 @@ def score(
         settings.Score.mask_threshold
     ),
     sure: Annotated[float, typer.Option(help="Probability that parts cases 1, 3 from 2, 4.")] = settings.Score.sure,
+    sign: Annotated[
+        str, typer.Option(help="Evidence that is ranked: positive, absolute, or own (what a method's authors show).")
+    ] = settings.Score.sign,
+    tolerance: Annotated[float, typer.Option(help="Of the pointing game, in pixels.")] = settings.Score.tolerance,
+    top_k: Annotated[float, typer.Option(help="Share of a map's pixels that `top_k` takes.")] = settings.Score.top_k,
+    measures: Annotated[
+        str, typer.Option(help="all, or study: its seven alone, a fraction of the time.")
+    ] = settings.Score.measures,
+    primary: Annotated[
+        str | None, typer.Option(help="The measure that methods are compared by [auroc; thesis: iou].")
+    ] = settings.Statistics.primary,
+    repetitions: Annotated[int, typer.Option(help="Of the cluster bootstrap.")] = settings.Statistics.repetitions,
+    level: Annotated[float, typer.Option(help="Of intervals.")] = settings.Statistics.level,
+    margin: Annotated[float, typer.Option(help="A difference that means nothing.")] = settings.Statistics.margin,
+    cancer: Annotated[str | None, typer.Option(help="Classes with tumor [all but A, N, BG, T, normal, ...].")] = None,
+    empty: Annotated[str, typer.Option(help="What 0/0 is: exclude, zero or one.")] = settings.Statistics.empty,
+    export: Annotated[
+        list[Path],
+        typer.Option(help="Also write a table: means*.csv or .parquet the means, any other name one row per patch."),
+    ] = [],  # noqa: B006
     shard_size: flags.ShardSize = settings.Score.shard_size,
+    shard: flags.Shard = None,
+    one_indexed: flags.OneIndexed = False,
+    count_shards: flags.CountShards = False,
+    missing: flags.Missing = False,
     allow_partial: flags.AllowPartial = False,
     verify: flags.Verify = False,
+    workers: flags.Workers = settings.Work.workers,
+    seed: flags.Seed = settings.Statistics.seed,
     threads: flags.Threads = None,
     quiet: flags.Quiet = False,
     force: flags.Force = False,
@@ -326,35 +352,35 @@ def score(
     json: flags.Json = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="Print one JSON row per patch.")] = False,
 ) -> None:
-    """Six measures of agreement between maps and masks."""
+    """How well maps and masks agree, beside chance, with intervals and tests."""
     if json and jsonl:
         raise UsageError("score: --json and --jsonl exclude each other")
     registry.resolve_name("profile", profile)
-    chosen = settings.Score(map_threshold, mask_threshold, sure, shard_size)
-    terminal.use_threads(threads)
-    with terminal.progress(quiet) as progress:
+    chosen = settings.Score(map_threshold, mask_threshold, sure, sign, tolerance, top_k, measures, shard_size)
+    named = flags.words(cancer, "--cancer") if cancer is not None else None
+    statistics = settings.Statistics(repetitions, level, seed, primary, margin, named, empty)
+    only = flags.only_one(count=count_shards, missing=missing, check=dry_run)
+    used = terminal.use_threads(threads, workers)
+    work = settings.Work(shard, one_indexed, only, force, verify, workers, used)
+    with terminal.progress(quiet or count_shards or missing) as progress:
         from histoxai.stages import score as stage
 
-        stage.score(
-            *(maps, masks, output, chosen, progress),
-            force=force,
-            dry_run=dry_run,
-            verify=verify,
-            allow_partial=allow_partial,
-        )
-    if dry_run:
-        terminal.show({"schema": "histoxai.score/1", "dry_run": True}, json, None)
-        return
-    if jsonl:
-        for row in stage.patch_rows(output, profile):
+        stage.check(profile, statistics, export)
+        made = stage.score(maps, masks, output, chosen, progress, work, allow_partial)
+        if only is None and shard is None:
+            summary = None if jsonl else stage.summary(output, profile, statistics, progress)
+            for path in export:
+                stage.export(output, profile, statistics, path, summary)
+    if only is not None or shard is not None:
+        terminal.show_work(made, only, json)
+    elif jsonl:
+        for row in stage.patch_rows(output, profile, empty):
             terminal.emit(row)
-        return
-    summary = stage.summary(output, profile)
-    if json:
+    elif json:
         terminal.emit(summary)
-        return
-    for name in ("tumor", "non_tumor"):
-        terminal.out().print(tables.scores(summary, name))
+    elif summary is not None:
+        for table in tables.scored(summary):
+            terminal.out().print(table)
 
 
 @app.command()

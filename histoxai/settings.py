@@ -174,12 +174,40 @@ class Explain(_Checked):
 
 @dataclass(frozen=True)
 class Score(_Checked):
-    """`map_threshold` and `mask_threshold` binarise; `sure` parts the four cases by probability."""
+    """`map_threshold` and `mask_threshold` binarise; `sure` parts the four cases by probability.
+
+    `sign`: the evidence that is ranked: positive, absolute (of either sign), or own (what a method's authors show).
+    `tolerance`: of the pointing game, in pixels. `top_k`: share of the pixels that the measure of that name takes.
+    `measures`: all, or the study's seven alone.
+    """
 
     map_threshold: float = bounded(0.3, gt=0, lt=1)
     mask_threshold: float = bounded(0.5, gt=0, lt=1)
     sure: float = bounded(0.6, gt=0, lt=1)
+    sign: str = bounded("own", choices=("own", "positive", "absolute"))
+    tolerance: float = bounded(0.0, ge=0, le=1000)
+    top_k: float = bounded(0.02, gt=0, le=1)
+    measures: str = bounded("all", choices=("all", "study"))
     shard_size: int = bounded(64, ge=1)
+
+
+@dataclass(frozen=True)
+class Statistics(_Checked):
+    """How scores are summed up; nothing here is stored.
+
+    `repetitions` of the cluster bootstrap, `level` of its intervals. `primary`: the measure that methods are compared
+    by and conclusions rest on; None for auroc, or iou in the profile that has no auroc. `margin`: differences of it
+    that mean nothing. `cancer`: classes with tumor; None for all but those whose names say otherwise. `empty`: what 0/0
+    is: left out, 0, or 1.
+    """
+
+    repetitions: int = bounded(2000, ge=100)
+    level: float = bounded(0.95, gt=0.5, lt=1)
+    seed: int = bounded(0, ge=0)
+    primary: str | None = None
+    margin: float = bounded(0.05, gt=0, lt=1)
+    cancer: tuple[str, ...] | None = None
+    empty: str = bounded("exclude", choices=("exclude", "zero", "one"))
 
 
 @dataclass(frozen=True)

@@ -76,9 +76,76 @@ def segmentation(summary: dict[str, Any]) -> Table:
     return table
 
 
+# What the table of classes shows; the others are in --json.
+SHOWN = ("iou", "precision", "recall", "f1", "spearman", "phi", "pixel_accuracy", "auroc", "average_precision")
+
+
+def scored(summary: dict[str, Any]) -> list[Any]:
+    """What `score` prints for people: means per class, the primary measure beside chance, the study's conclusions."""
+    pages: list[Any] = [scores(summary, mask) for mask in dict.fromkeys(r["mask"] for r in summary["rows"])]
+    return [*pages, beside_chance(summary), conclusions(summary)]
+
+
+def beside_chance(summary: dict[str, Any]) -> Table:
+    """The primary measure of every method over all classes: interval, chance, and the best null model."""
+    facts = summary["statistics"]
+    level = f"{facts['level']:.0%}"
+    table = Table(
+        title=f"{_partial(summary)}{facts['primary'].replace('_', ' ')}, all classes, {level} intervals over "
+        f"{facts['groups']} groups"
+    )
+    table.add_column("mask")
+    table.add_column("method", no_wrap=True)
+    for column in ("mean", "interval", "chance", "above chance", "interval", "above the best null model", "p (Holm)"):
+        table.add_column(column, justify="right")
+    null = {(r["mask"], r["method"]): r for r in summary["best_null"]}
+    rows = [r for r in summary["rows"] if (r["metric"], r["class"], r["case"]) == (facts["primary"], "all", "all")]
+    for row in rows:
+        mine = null.get((row["mask"], row["method"]))
+        beyond = f"{_signed(mine['difference'])} ({mine['null']})" if mine else "-"
+        table.add_row(
+            MASK_WORDS[row["mask"]],
+            row["method"],
+            _number(row["mean"]),
+            _ends(row),
+            _number(row["chance"]),
+            _signed(row["above_chance"]["mean"]),
+            _ends(row["above_chance"]),
+            beyond,
+            _p(mine["p_holm"]) if mine else "-",
+            end_section=row["method"] == rows[-1]["method"],
+        )
+    withheld = {r["withheld"] for r in rows if r["withheld"]}
+    if withheld:
+        table.caption = Text(f"no intervals: {', '.join(sorted(withheld))}", justify="left")
+    return table
+
+
+def conclusions(summary: dict[str, Any]) -> Table:
+    """The study's conclusions, each tested, in words."""
+    table = Table(title="the study's conclusions on these patches (p after Holm)", show_lines=True)
+    table.add_column("claim", ratio=2)
+    table.add_column("answer", ratio=3)
+    for row in summary["conclusions"]:
+        table.add_row(row["claim"], row["words"])
+    return table
+
+
+def _ends(row: dict[str, Any]) -> str:
+    return "-" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.3f}"
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2g}"
+
+
 def scores(summary: dict[str, Any], mask: str) -> Table:
     """Means per class for one mask, the study's table 6."""
-    rows = [r for r in summary["rows"] if r["mask"] == mask and r["case"] == "all"]
+    rows = [r for r in summary["rows"] if r["mask"] == mask and r["case"] == "all" and r["metric"] in SHOWN]
     classes = list(dict.fromkeys(r["class"] for r in rows))
     by = {(r["metric"], r["method"], r["class"]): r for r in rows}
     words = f"{MASK_WORDS[mask]}, {summary['profile']} profile: means (undefined patches in brackets)"

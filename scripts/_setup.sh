@@ -23,5 +23,8 @@ setup() {
     echo "installation failed; see the lines above" >&2
     exit 1
   }
+  # Quantus, which tests and benchmarks compare with, asks for an opencv that would replace the headless one.
+  [ "$extras" != "[dev]" ] || "$python" -m pip install --quiet --no-compile --no-deps --disable-pip-version-check \
+    -c "$root/constraints.txt" quantus >&2 || echo "Quantus could not be installed; what compares with it is skipped" >&2
   echo "$stamp" > "$root/.venv/.histoxai$extras"
 }

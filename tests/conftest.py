@@ -114,7 +114,7 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Mini:
     done("augment", m.patches, "-o", m.balanced)
     done("train-cls", m.balanced, "-o", m.cls, "--epochs", 3, "--batch-size", 8)
     done("ingest", m.pannuke, "-o", m.nuclei)
-    done("train-seg", m.nuclei, "-o", m.seg, "--epochs", 2, "--width", 4, "--lr", 0.01)
+    done("train-seg", m.nuclei, "-o", m.seg, "--epochs", 20, "--width", 4, "--lr", 0.01)
     done("masks", m.balanced, "--model", m.seg, "-o", m.masks)
     done("explain", m.balanced, "--model", m.cls, "-o", m.maps, *FAST, "--shard-size", 4)
     done("score", m.maps, "--masks", m.masks, "-o", m.scores)

@@ -24,19 +24,7 @@ class CorrectedProfile(Profile):
         if not np.isfinite(plane).all():
             return np.full((len(masks), len(METRICS)), np.nan)
         found, ranks = (plane > self.map_threshold).ravel(), centred_ranks(plane)
-        rows = []
-        for mask in masks:
-            four = c.confusion_counts(found, mask.binary.ravel())
-            rank = spearman(ranks, mask.ranks)
-            rows.append(
-                [
-                    c.iou(four),
-                    c.precision(four),
-                    c.recall(four),
-                    c.f1(four),
-                    rank,
-                    c.phi(four),
-                    c.pixel_accuracy(four),
-                ]
-            )
-        return np.array(rows, np.float64)
+        four = np.stack([c.confusion_counts(found, mask.binary.ravel()) for mask in masks])
+        rank = np.array([spearman(ranks, mask.ranks) for mask in masks])
+        columns = [c.iou(four), c.precision(four), c.recall(four), c.f1(four), rank, c.phi(four)]
+        return np.stack([*columns, c.pixel_accuracy(four)], axis=1)

@@ -19,16 +19,29 @@ METRICS = ("iou", "precision", "recall", "f1", "spearman", "phi", "pixel_accurac
 
 @dataclass(frozen=True)
 class Mask:
-    """One mask of one patch: probability (H, W), its binary plane and its ranks, made once for all methods."""
+    """One mask of one patch: probability (H, W), its binary plane and its ranks, made once for all methods.
+
+    stretched: binary after min-max scaling, at or above the same threshold, as the study's IoU has it.
+    """
 
     probability: np.ndarray
     binary: np.ndarray
+    stretched: np.ndarray
     ranks: np.ndarray | None
 
     @classmethod
     def of(cls, probability: np.ndarray, threshold: float) -> Mask:
         """Binarise at probability > threshold."""
-        return cls(probability, probability > threshold, centred_ranks(probability))
+        stretched = stretch(probability) >= threshold
+        return cls(probability, probability > threshold, stretched, centred_ranks(probability))
+
+
+def stretch(plane: np.ndarray) -> np.ndarray:
+    """(v - min) / (max - min) in float64; a constant plane becomes NaN, which is nowhere above a threshold."""
+    plane = np.asarray(plane, np.float64)
+    low, high = plane.min(), plane.max()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (plane - low) / (high - low)
 
 
 class Profile(ABC):

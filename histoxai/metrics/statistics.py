@@ -25,13 +25,3 @@ def strata(label: np.ndarray, case: np.ndarray, classes: list[str]) -> Iterator[
         yield name, "all", chosen
         for number in CASES:
             yield name, number, chosen & (case == int(number))
-
-
-def mean_of(values: np.ndarray) -> dict[str, float | int | None]:
-    """Mean over finite values, their number, and the number of undefined ones; mean None where none is finite."""
-    finite = values[np.isfinite(values)]
-    return {
-        "mean": float(finite.mean()) if len(finite) else None,
-        "n": len(finite),
-        "undefined": len(values) - len(finite),
-    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from histoxai.metrics import counts as c
-from histoxai.metrics.profiles import METRICS, Mask, Profile
+from histoxai.metrics.profiles import Mask, Profile, stretch
 
 # Planes of these methods are min-max scaled again after thresholding, so a constant one becomes NaN.
 RESCALED = ("lime", "gradcam")
@@ -29,16 +29,13 @@ class ThesisProfile(Profile):
         # NaN compares false: a NaN plane is an empty map
         found = plane > self.map_threshold
         lost = method in RESCALED and (not found.any() or found.all())
-        soft = _rescaled(plane) >= self.map_threshold
-        rows = np.empty((len(masks), len(METRICS)))
-        for row, mask in zip(rows, masks, strict=True):
-            truth = _rescaled(mask.probability) >= self.mask_threshold
-            lines = c.confusion_counts(np.zeros_like(found) if lost else found, mask.binary)
-            four = lines.sum(axis=0)
-            phi = np.nan if lost else float(c.phi(four))
-            accuracy = 0.0 if lost else float(c.pixel_accuracy(four))
-            row[:] = [soft_iou(soft, truth), *line_means(lines), phi, phi, accuracy]
-        return rows
+        soft = stretch(plane) >= self.map_threshold
+        lines = np.stack([c.confusion_counts(np.zeros_like(found) if lost else found, m.binary) for m in masks])
+        four = lines.sum(axis=1)
+        phi = np.full(len(masks), np.nan) if lost else c.phi(four)
+        accuracy = np.zeros(len(masks)) if lost else c.pixel_accuracy(four)
+        iou = [soft_iou(soft, m.stretched) for m in masks]
+        return np.stack([iou, *line_means(lines), phi, phi, accuracy], axis=1)
 
 
 def soft_iou(found: np.ndarray, truth: np.ndarray) -> float:
@@ -47,21 +44,18 @@ def soft_iou(found: np.ndarray, truth: np.ndarray) -> float:
     From counts: s is 0.5 on zeros and 0.731 on ones. Of an empty map and a mask with share p of the pixels it
     is p / (1 + p), nearly.
     """
-    tp, fp, fn, tn = c.confusion_counts(found.ravel(), truth.ravel()).tolist()
+    return soft_iou_of(c.confusion_counts(found.ravel(), truth.ravel()))
+
+
+def soft_iou_of(counts: np.ndarray) -> float:
+    """The same from TP, FP, FN, TN (4,)."""
+    tp, fp, fn, tn = counts.tolist()
     both = SIGMOID_ONE * tp + SIGMOID_ZERO * fn
     sigmoids = SIGMOID_ONE * (tp + fp) + SIGMOID_ZERO * (fn + tn)
     return (both + 1) / (sigmoids + tp + fn - both + 1)
 
 
-def line_means(lines: np.ndarray) -> tuple[float, float, float]:
-    """Precision, recall and F1 per image line, 0 where undefined, averaged; lines (H, 4) counts."""
-    p, r, f = (np.nan_to_num(measure(lines)).mean() for measure in (c.precision, c.recall, c.f1))
-    return float(p), float(r), float(f)
-
-
-def _rescaled(plane: np.ndarray) -> np.ndarray:
-    # min-max; a constant plane becomes NaN and is then nowhere above a threshold
-    plane = np.asarray(plane, np.float64)
-    low, high = plane.min(), plane.max()
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (plane - low) / (high - low)
+def line_means(lines: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Precision, recall and F1 per image line, 0 where undefined, averaged; lines (..., H, 4) counts."""
+    p, r, f = (np.nan_to_num(measure(lines)).mean(axis=-1) for measure in (c.precision, c.recall, c.f1))
+    return p, r, f

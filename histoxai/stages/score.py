@@ -1,29 +1,36 @@
-"""score: maps.zarr + masks.zarr -> scores.zarr, the six measures in both profiles."""
+"""score: maps.zarr + masks.zarr -> scores.zarr, every measure of every map, and the chance of each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from histoxai import provenance, resources
+from histoxai.errors import UsageError
 from histoxai.explainers.coverage import coverage
 from histoxai.explainers.stored import StoredMethod, used_items
-from histoxai.metrics.counts import confusion_counts
-from histoxai.metrics.localisation import threshold_histogram
+from histoxai.metrics import summary as sums
+from histoxai.metrics.counts import COUNTS, confusion_counts
+from histoxai.metrics.localisation import levels, threshold_histogram
+from histoxai.metrics.measures import ALL, DEGENERATE, MEASURES, Target, measure
 from histoxai.metrics.profiles import METRICS, Mask, Profile
-from histoxai.metrics.statistics import cases, mean_of, strata
+from histoxai.metrics.statistics import cases
 from histoxai.progress import Progress
 from histoxai.registry import names, resolve
-from histoxai.settings import Score
+from histoxai.settings import Score, Statistics, Work
 from histoxai.store.create import create_or_match, match
-from histoxai.store.schema import MASKS, ArraySpec
+from histoxai.store.schema import MASKS, ArraySpec, schema
 from histoxai.store.shards import Item, Store, open_store
-from histoxai.store.work import fill
+from histoxai.store.tables import check_table, write_table
+from histoxai.store.work import Task, do_items
 
 SCHEMA = "histoxai.score/1"
+PIECE = 16  # patches whose maps are in memory at once
 
 
 def score(
@@ -32,12 +39,9 @@ def score(
     output: Path,
     settings: Score,
     progress: Progress,
-    *,
-    force: bool = False,
-    dry_run: bool = False,
-    verify: bool = False,
+    work: Work,
     allow_partial: bool = False,
-) -> None:
+) -> dict[str, Any]:
     """Score every map of a store against both masks; both profiles are always computed and stored.
 
     Raises InputRefused where maps and masks are not of the same patches, Incomplete where one has gaps. With
@@ -50,13 +54,13 @@ def score(
     found = coverage(maps, masks, allow_partial)
     for name in found.absent:
         progress.warn(f"{maps_path}: '{name}' has no finished shard and is left out")
-    methods, rows, at = found.methods, found.rows, found.masks
+    methods, rows = found.methods, found.rows
     if found.partial:
         progress.warn(f"partial: {len(rows)} of {found.partial['of']} patches have all maps and masks")
-    index = _index(maps, rows, settings)
-    item = _item(len(rows), len(methods), settings.shard_size)
+    classes = maps.group.attrs["classes"]
+    item = _item(len(rows), len(methods), len(classes), settings.shard_size)
     header = provenance.header(
-        "scores/1",
+        schema("scores"),
         settings,
         None,
         {
@@ -68,99 +72,92 @@ def score(
             "mask": list(MASKS),
             "profile": names("profile"),
             "metric": list(METRICS),
-            "count": ["tp", "fp", "fn", "tn"],
+            "measure": list(MEASURES),
+            "chance": list(ALL),
+            "count": list(COUNTS),
         },
-        methods={m.name: {"method": m.method, "options": provenance.plain(m.explainer.options)} for m in methods},
+        methods={
+            m.name: {"method": m.method, "options": provenance.plain(m.explainer.options), "null": m.null}
+            for m in methods
+        },
+        flags=DEGENERATE,
         target=maps.header["settings"]["target"],
         partial=found.partial,
     )
-    if dry_run:
-        if output.exists() and not force:
-            match(output, header, [item])
-        return
-    store = create_or_match(output, header, index, [item], attrs={"classes": maps.group.attrs["classes"]}, force=force)
     profiles = [resolve("profile", n)(settings.map_threshold, settings.mask_threshold) for n in names("profile")]
 
     def compute(start: int, stop: int) -> dict[str, np.ndarray]:
         raw = [m.take(maps, rows[start:stop]) for m in methods]
-        probability = masks.take("probability", at[start:stop])
-        made = _empty(item, stop - start)
-        for i in range(stop - start):
-            truth = [Mask.of(p.astype(np.float64), settings.mask_threshold) for p in probability[i]]
-            for j, method in enumerate(methods):
-                values, four, curves = _score_one(method, raw[j], i, truth, profiles)
-                made["values"][i, j], made["counts"][i, j], made["curves"][i, j] = values, four, curves
+        probability = masks.take("probability", found.masks[start:stop])
+        made = {s.path: np.full((stop - start, *s.shape[1:]), s.fill, s.dtype) for s in item.specs}
+        made["logits"][:] = maps.take("predictions/logits", rows[start:stop])
+
+        def one(i: int) -> None:
+            mine = [{part: array[i : i + 1] for part, array in arrays.items()} for arrays in raw]
+            _score_patch(methods, mine, probability[i], profiles, settings, {k: a[i] for k, a in made.items()})
+
+        with ThreadPoolExecutor(max(1, work.threads)) as pool:
+            list(pool.map(one, range(stop - start)))
         return made
 
+    def make() -> Store:
+        index = _index(maps, rows, settings)
+        return create_or_match(output, header, index, [item], attrs={"classes": classes}, force=work.force)
+
+    task = Task(
+        [item],
+        make,
+        (lambda: match(output, header, [item])) if output.exists() and not work.force else None,
+        lambda: {"scores": compute},
+        partial(score, maps_path, masks_path, output, settings, allow_partial=allow_partial),
+        {"threads": work.threads},
+    )
     resources.keep_freed_memory()
-    fill(store, item, compute, progress, verify=verify)
+    made = do_items(task, progress, work)
+    return {"schema": "histoxai.scored/1", "output": str(output), "patches": len(rows), **made}
 
 
-def summary(path: Path, profile: str) -> dict[str, Any]:
-    """What `score --json` prints: means per method, mask, class, case and metric, with their n.
-
-    Raises UsageError for an unknown profile.
-    """
-    store, values, axes = _read_scores(path, profile)
-    classes = [str(c) for c in store.group.attrs["classes"]]
-    label, case = store.read("label").astype(np.int64), store.read("case").astype(np.int64)
-    chosen = list(strata(label, case, classes))
-    rows = []
-    for i, method in enumerate(axes["method"]):
-        for j, mask in enumerate(axes["mask"]):
-            for k, metric in enumerate(axes["metric"]):
-                for name, number, mine in chosen:
-                    key = {"method": method, "mask": mask, "class": name, "case": number, "metric": metric}
-                    rows.append(key | mean_of(values[mine, i, j, k]))
-    partial = store.header.get("partial")
-    for row in rows:
-        row["partial"] = partial is not None
-    return {"schema": SCHEMA, "profile": profile, "patches": len(label), "partial": partial, "rows": rows}
-
-
-def patch_rows(path: Path, profile: str) -> Iterator[dict[str, Any]]:
-    """What `score --jsonl` prints: one row per patch, method, mask and metric, with the keys of `summary`."""
-    store, values, axes = _read_scores(path, profile)
-    classes = [str(c) for c in store.group.attrs["classes"]]
-    label, case, ids = store.read("label"), store.read("case"), store.read("patch_id")
-    for n, patch_id in enumerate(ids):
-        for i, method in enumerate(axes["method"]):
-            for j, mask in enumerate(axes["mask"]):
-                for k, metric in enumerate(axes["metric"]):
-                    value = float(values[n, i, j, k])
-                    yield {
-                        "schema": SCHEMA,
-                        "profile": profile,
-                        "patch_id": str(patch_id),
-                        "method": method,
-                        "mask": mask,
-                        "class": classes[label[n]],
-                        "case": str(case[n]),
-                        "metric": metric,
-                        "mean": value if np.isfinite(value) else None,
-                        "n": int(np.isfinite(value)),
-                        "undefined": int(not np.isfinite(value)),
-                        "partial": store.header.get("partial") is not None,
-                    }
+def _score_patch(
+    methods: list[StoredMethod],
+    raw: list[dict[str, np.ndarray]],
+    probability: np.ndarray,
+    profiles: list[Profile],
+    settings: Score,
+    made: dict[str, np.ndarray],
+) -> None:
+    # fill one patch's rows of every array; the count arrays are of the first profile, corrected
+    masks = [Mask.of(p.astype(np.float64), settings.mask_threshold) for p in probability]
+    targets = [Target.of(mask, settings.tolerance) for mask in masks]
+    grey = [levels(mask.probability) for mask in masks]
+    size = masks[0].probability.shape
+    for j, method in enumerate(methods):
+        planes = _planes(method, raw[j], size, profiles)
+        for k, profile in enumerate(profiles):
+            made["values"][j, :, k] = profile.score(planes[k], masks, method.method)
+        plane = planes[0]
+        found = plane > profiles[0].map_threshold
+        counts = np.stack([confusion_counts(found.ravel(), mask.binary.ravel()) for mask in masks])
+        steps = levels(plane)
+        made["counts"][j] = counts
+        made["curves"][j] = [threshold_histogram(steps, mask.binary) for mask in masks]
+        made["mask_curves"][j] = [threshold_histogram(one, found) for one in grey]
+        if settings.measures == "study":
+            continue
+        relevance = method.relevance(raw[j], 0, size, settings.sign)
+        made["measures"][j], made["chance"][j], made["flags"][j] = measure(
+            relevance, plane, counts, targets, settings.top_k
+        )
 
 
-def _read_scores(path: Path, profile: str) -> tuple[Store, np.ndarray, dict[str, list[str]]]:
-    resolve("profile", profile)
-    store = open_store(path, "scores", "score")
-    axes = store.header["axes"]
-    return store, store.read("values")[:, :, :, axes["profile"].index(profile)], axes
-
-
-def _score_one(
-    method: StoredMethod, raw: dict[str, np.ndarray], i: int, masks: list[Mask], profiles: list[Profile]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    # values (mask, profile, metric); counts (mask, 4) and curves (mask, 2, 102) of the first profile, corrected
-    height, width = masks[0].probability.shape
-    planes = [method.plane(raw, i, (height, width), p.constant) for p in profiles]
-    values = np.stack([p.score(plane, masks, method.method) for p, plane in zip(profiles, planes, strict=True)], axis=1)
-    found = (planes[0] > profiles[0].map_threshold).ravel()
-    four = np.stack([confusion_counts(found, m.binary.ravel()) for m in masks])
-    return values, four, np.stack([threshold_histogram(planes[0], m.binary) for m in masks])
+def _planes(
+    method: StoredMethod, raw: dict[str, np.ndarray], size: tuple[int, ...], profiles: list[Profile]
+) -> list[np.ndarray]:
+    # profiles differ where a channel is constant, which shows as NaN in the study's rendering
+    height, width = size
+    strict = method.plane(raw, 0, (height, width), float("nan"))
+    if np.isfinite(strict).all():
+        return [strict] * len(profiles)
+    return [strict if np.isnan(p.constant) else method.plane(raw, 0, (height, width), p.constant) for p in profiles]
 
 
 def _index(maps: Store, rows: np.ndarray, settings: Score) -> dict[str, np.ndarray]:
@@ -170,14 +167,89 @@ def _index(maps: Store, rows: np.ndarray, settings: Score) -> dict[str, np.ndarr
     return kept | {"case": case.astype(np.uint8)}
 
 
-def _item(n: int, methods: int, shard: int) -> Item:
-    shapes = {
-        "values": ((methods, len(MASKS), len(names("profile")), len(METRICS)), np.float64, float("nan")),
-        "counts": ((methods, len(MASKS), 4), np.int64, 0),
-        "curves": ((methods, len(MASKS), 2, 102), np.int32, 0),
+def _item(n: int, methods: int, classes: int, shard: int) -> Item:
+    pairs, nothing = (methods, len(MASKS)), float("nan")
+    shapes: dict[str, tuple[tuple[int, ...], Any, Any]] = {
+        "values": ((*pairs, len(names("profile")), len(METRICS)), np.float64, nothing),
+        "measures": ((*pairs, len(MEASURES)), np.float64, nothing),
+        "chance": ((*pairs, len(ALL)), np.float64, nothing),
+        "flags": (pairs, np.uint8, 0),
+        "counts": ((*pairs, len(COUNTS)), np.int64, 0),
+        "curves": ((*pairs, 2, 102), np.int32, 0),
+        "mask_curves": ((*pairs, 2, 102), np.int32, 0),
+        "logits": ((classes,), np.float32, nothing),
     }
-    return Item("scores", tuple(ArraySpec(k, (n, *s), t, shard, f) for k, (s, t, f) in shapes.items()))
+    return Item("scores", tuple(ArraySpec(k, (n, *s), t, shard, f) for k, (s, t, f) in shapes.items()), piece=PIECE)
 
 
-def _empty(item: Item, n: int) -> dict[str, np.ndarray]:
-    return {s.path: np.zeros((n, *s.shape[1:]), s.dtype) for s in item.specs}
+# ---- what is printed of a store
+
+
+def check(profile: str, statistics: Statistics, exports: list[Path]) -> None:
+    """Raise UsageError, before any work, for a primary measure, a profile or a table that cannot be."""
+    resolve("profile", profile)
+    known = ALL if profile == "corrected" else METRICS
+    if statistics.primary not in (None, *known):
+        raise UsageError(f"--primary {statistics.primary}: the {profile} profile has {', '.join(known)}")
+    for path in exports:
+        check_table(path)
+
+
+def export(path: Path, profile: str, statistics: Statistics, table: Path, summary: dict[str, Any] | None) -> None:
+    """Write one table beside a scores store: the means, where its name begins so, or one row per patch."""
+    if not table.name.startswith("means"):
+        write_table(table, sums.patches(read(path, profile, statistics.empty)))
+    elif summary is None:
+        raise UsageError(f"--export {table}: means are not made with --jsonl")
+    else:
+        write_table(table, iter(summary["rows"]))
+
+
+def read(path: Path, profile: str, empty: str = "exclude") -> sums.Scores:
+    """All that summaries need of a scores store.
+
+    Raises UsageError for an unknown profile.
+    """
+    resolve("profile", profile)
+    store = open_store(path, "scores", "score")
+    axes, methods = store.header["axes"], store.header["methods"]
+    values = store.read("values")[:, :, :, axes["profile"].index(profile)]
+    chance, flags = store.read("chance"), store.read("flags")
+    if profile == "corrected":
+        values = np.concatenate([values, store.read("measures")], axis=-1)
+    else:  # the study's computation has no closed form for chance
+        chance = np.full(values.shape, np.nan)
+    kept = {k: store.read(k).astype(np.int64) for k in ("label", "case", "prediction")}
+    return sums.Scores(
+        profile=profile,
+        values=sums.agreed(values, flags, axes["chance"][: values.shape[-1]], empty),
+        chance=chance,
+        flags=flags,
+        counts=store.read("counts"),
+        mask_curves=store.read("mask_curves"),
+        logits=store.read("logits"),
+        group=store.read("group"),
+        patch_id=store.read("patch_id"),
+        classes=[str(c) for c in store.group.attrs["classes"]],
+        methods={name: sums.Method(facts["method"], facts["null"]) for name, facts in methods.items()},
+        masks=axes["mask"],
+        metrics=axes["chance"][: values.shape[-1]],
+        partial=store.header.get("partial"),
+        sure=store.header["settings"]["sure"],
+        **kept,
+    )
+
+
+def summary(path: Path, profile: str, statistics: Statistics, progress: Progress) -> dict[str, Any]:
+    """What `score --json` prints: means with intervals and chance, comparisons, and the study's conclusions tested.
+
+    Raises UsageError for an unknown profile, primary measure or class.
+    """
+    scores = read(path, profile, statistics.empty)
+    return {"schema": SCHEMA, **sums.summarise(scores, statistics, progress.advance)}
+
+
+def patch_rows(path: Path, profile: str, empty: str = "exclude") -> Iterator[dict[str, Any]]:
+    """What `score --jsonl` prints: one row per patch, method, mask and metric, with the keys of `summary`."""
+    for row in sums.patches(read(path, profile, empty)):
+        yield {"schema": SCHEMA, **row}

@@ -71,6 +71,10 @@ def match(path: Path, header: dict[str, Any], items: Iterable[Item]) -> Store:
     """
     store = Store(path)
     if store.schema != header["schema"]:
+        if _kind(store.schema) == _kind(header["schema"]):
+            raise SettingsDiffer(
+                f"{path}: schema {store.schema}, this histoxai makes {header['schema']}; --force to redo"
+            )
         raise InputRefused(
             f"{path}: is a {store.schema} store; it will not become {header['schema']}: choose another output"
         )
@@ -89,11 +93,15 @@ def discard(path: Path, schema: str) -> None:
     path = path.resolve()  # of a link what it points to, and the link stays
     # A store without a header, or with a damaged one, still shows by its records whose it is.
     torso = (path / DONE).is_dir() and not _opens(path)
-    if any(path.iterdir()) and not torso and Store(path).schema != schema:
+    if any(path.iterdir()) and not torso and _kind(Store(path).schema) != _kind(schema):
         raise InputRefused(f"{path}: is a {Store(path).schema} store, not {schema}; it will not be replaced")
     grave = temporary_beside(path, "old")
     os.rename(path, grave)
     shutil.rmtree(grave)
+
+
+def _kind(schema: str) -> str:
+    return schema.split("/")[0]
 
 
 def _opens(path: Path) -> bool:

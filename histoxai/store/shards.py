@@ -24,7 +24,7 @@ from histoxai.provenance import NUMERICS_VERSION, checksum, fingerprint, plain, 
 from histoxai.store.files import cannot, read_json, write_atomically, write_json
 from histoxai.store.records import digest, is_done, item_names, read_item, read_record, record_path, sealed
 from histoxai.store.rows import ChunkDamaged, Rows, open_rows
-from histoxai.store.schema import ArraySpec, open_group
+from histoxai.store.schema import VERSIONS, ArraySpec, open_group
 from histoxai.store.state import completeness, remake_command, require_complete, with_output
 
 
@@ -238,8 +238,11 @@ def open_store(path: Path, schema: str, made_by: str) -> Store:
     kind, version = store.schema.split("/")
     if kind != schema:
         raise InputRefused(f"{path}: is a {kind} store; expected a {schema} store, as `histoxai {made_by}` makes it")
-    if version != "1":
+    known = VERSIONS.get(kind, 1)
+    if int(version) > known:
         raise InputRefused(f"{path}: schema {store.schema} is newer than this histoxai; upgrade it")
+    if int(version) < known:
+        raise InputRefused(f"{path}: schema {store.schema} is of an older histoxai; run `histoxai {made_by}` again")
     return store
 
 

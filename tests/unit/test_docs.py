@@ -52,13 +52,16 @@ def test_every_method_is_in_the_docs() -> None:
     assert [name for name in methods if f"`{name}`" not in page] == []
 
 
-def test_jq_recipes_run(mini: Mini) -> None:
+@pytest.mark.parametrize(
+    ("page", "count"), [(README, 3), ((ROOT / "docs/score.md").read_text(), 8)], ids=["README", "score"]
+)
+def test_jq_recipes_run(mini: Mini, page: str, count: int) -> None:
     if shutil.which("jq") is None:
         pytest.skip("jq is not installed")
-    block = README.split("## jq")[1].split("```sh\n")[1].split("```")[0]
-    lines = [line for line in block.splitlines() if line.startswith("$score")]
-    assert len(lines) == 3
-    score = f"{sys.executable} -m histoxai score {mini.maps} --masks {mini.masks} -o {mini.scores}"
+    page = page.split("## jq")[1].split("```sh\n")[1].split("```")[0]
+    lines = [line for line in page.splitlines() if line.startswith("$score")]
+    assert len(lines) == count
+    score = f"{sys.executable} -m histoxai score {mini.maps} --masks {mini.masks} -o {mini.scores} --repetitions 100"
     for line in lines:
         result = subprocess.run(
             ["bash", "-c", line.replace("$score", score)], capture_output=True, text=True, check=True

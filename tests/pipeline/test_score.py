@@ -1,0 +1,225 @@
+"""`score` as users run it: what is stored, printed and exported, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from pyarrow import parquet
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from histoxai.explainers.center import Center
+from histoxai.explainers.edges import Edges
+from histoxai.explainers.stored import stored_methods
+from histoxai.metrics.measures import ALL, DEGENERATE, FREE, MEASURES
+from histoxai.metrics.summary import AGREED
+from histoxai.store import tables
+from histoxai.store.patches import Patches
+from histoxai.store.shards import Store
+from tests.conftest import ROOT, Mini, array_files, done, run
+
+SCHEMA = json.loads((ROOT / "docs" / "score.schema.json").read_text())
+FEW = ["--repetitions", 200]
+
+
+def score(mini: Mini, output: Path, *more: object) -> list[object]:
+    return ["score", mini.maps, "--masks", mini.masks, "-o", output, *FEW, *more]
+
+
+@pytest.fixture(scope="module")
+def summary(mini: Mini) -> dict[str, Any]:
+    return json.loads(done(*score(mini, mini.scores, "--json")))
+
+
+@pytest.fixture
+def planted(mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A maps store whose `center` is the tumor mask itself and whose `edges` is its opposite."""
+    masks, patches = Store(mini.masks), Patches(mini.balanced)
+    images = patches.read(masks.read("row"))
+    truth = {x.tobytes(): p[0] > 0.5 for x, p in zip(images, masks.read("probability"), strict=True)}
+
+    def plane(image: np.ndarray) -> np.ndarray:
+        return truth[(image * 255).round().astype(np.uint8).tobytes()]
+
+    monkeypatch.setattr(Center, "plane", lambda self, image, seed: plane(image))
+    monkeypatch.setattr(Edges, "plane", lambda self, image, seed: ~plane(image))
+    done("explain", mini.balanced, "--model", mini.cls, "-o", tmp_path / "m", "--method", "center,edges,random")
+    return tmp_path / "m"
+
+
+def test_json_is_what_its_schema_says(mini: Mini, summary: dict[str, Any]) -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    jsonschema.validate(summary, SCHEMA)
+    thesis = json.loads(done(*score(mini, mini.scores, "--json", "--profile", "thesis")))
+    jsonschema.validate(thesis, SCHEMA)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(summary | {"more": 1}, SCHEMA)
+    assert {r["metric"] for r in summary["rows"]} == set(ALL)
+    assert all(r["chance"] is None for r in thesis["rows"])
+
+
+def test_stored_measures_are_those_of_the_libraries(mini: Mini) -> None:
+    """From the stored maps and masks by scikit-learn, for every method, patch and mask."""
+    scores, maps, masks = Store(mini.scores), Store(mini.maps), Store(mini.masks)
+    place = {p: i for i, p in enumerate(masks.read("patch_id").tolist())}
+    rows = np.array([place[p] for p in maps.read("patch_id").tolist()])
+    probability = masks.take("probability", rows)
+    measures, flags = scores.read("measures"), scores.read("flags")
+    names = {m: k for k, m in enumerate(MEASURES)}
+    seen = 0
+    for j, method in enumerate(stored_methods(maps)):
+        raw = method.take(maps, np.arange(len(rows)))
+        for n in range(len(rows)):
+            relevance = method.relevance(raw, n, probability.shape[2:], "own").ravel()
+            for k, truth in enumerate(probability[n].reshape(2, -1) > 0.5):
+                got = measures[n, j, k]
+                if not truth.any():
+                    assert flags[n, j, k] & DEGENERATE["empty_mask"]
+                    assert np.isnan(got[: len(FREE)]).all()
+                    continue
+                seen += 1
+                assert got[names["auroc"]] == pytest.approx(roc_auc_score(truth, relevance), abs=1e-9)
+                expected = average_precision_score(truth, relevance)
+                assert got[names["average_precision"]] == pytest.approx(expected, abs=1e-9)
+                whole = relevance.sum(dtype=np.float64)
+                inside = relevance[truth].sum(dtype=np.float64) / whole if whole else np.nan
+                assert got[names["mass_accuracy"]] == pytest.approx(inside, abs=1e-9, nan_ok=True)
+    assert seen > 20
+
+
+def test_a_perfect_map_is_perfect_and_a_random_one_chance(mini: Mini, tmp_path: Path, planted: Path) -> None:
+    got = json.loads(
+        done("score", planted, "--masks", mini.masks, "-o", tmp_path / "s", "--json", "--top-k", 0.001, *FEW)
+    )
+    rows = {
+        (r["method"], r["metric"]): r
+        for r in got["rows"]
+        if r["mask"] == "tumor" and r["class"] == "all" and r["case"] == "all"
+    }
+    for metric in ALL:
+        perfect, opposite = rows["center", metric], rows["edges", metric]
+        if metric != "spearman":
+            assert perfect["mean"] == pytest.approx(1), metric
+            assert opposite["mean"] is None or opposite["mean"] < opposite["chance"], metric
+        lucky = rows["random", metric]
+        assert lucky["mean"] == pytest.approx(lucky["chance"], abs=0.06), metric
+
+
+def test_any_number_of_workers_and_shards_writes_the_same_bytes(mini: Mini, tmp_path: Path) -> None:
+    done(*score(mini, tmp_path / "a", "--shard-size", 4, "--threads", 1))
+    done(*score(mini, tmp_path / "b", "--shard-size", 4, "--workers", 2, "--threads", 2))
+    for shard in ("2-", "0-1")[::-1]:
+        count = done(*score(mini, tmp_path / "c", "--shard-size", 4, "--count-shards")).strip()
+        last = count.split("-")[1]
+        text = done(*score(mini, tmp_path / "c", "--shard-size", 4, "--shard", f"2-{last}" if shard == "2-" else shard))
+        assert "shards done now: scores" in text
+    assert done(*score(mini, tmp_path / "c", "--shard-size", 4, "--missing")) == ""
+    assert array_files(tmp_path / "a") == array_files(tmp_path / "b") == array_files(tmp_path / "c")
+
+
+def test_exports_hold_the_numbers_of_json(mini: Mini, tmp_path: Path, summary: dict[str, Any]) -> None:
+    files = [tmp_path / n for n in ("means.csv", "means.parquet", "patches.csv", "patches.parquet")]
+    done(*score(mini, mini.scores), *[w for f in files for w in ("--export", f)])
+    means, arrow = list(csv.DictReader(files[0].open(newline=""))), parquet.read_table(files[1]).to_pylist()
+    assert len(means) == len(arrow) == len(summary["rows"])
+    for row, one, two in zip(summary["rows"], means, arrow, strict=True):
+        assert (one["method"], one["metric"], one["class"]) == (row["method"], row["metric"], row["class"])
+        assert (float(one["mean"]) if one["mean"] else None) == row["mean"] == two["mean"]
+        assert two["above_chance.mean"] == row["above_chance"]["mean"]
+        assert two["degenerate.empty_mask"] == row["degenerate"]["empty_mask"]
+    lines = [json.loads(x) for x in done(*score(mini, mini.scores, "--jsonl")).splitlines()]
+    patches, arrow = list(csv.DictReader(files[2].open(newline=""))), parquet.read_table(files[3]).to_pylist()
+    assert len(lines) == len(patches) == len(arrow)
+    for line, one, two in zip(lines, patches, arrow, strict=True):
+        assert (one["patch_id"], one["metric"]) == (line["patch_id"], line["metric"])
+        assert (float(one["mean"]) if one["mean"] else None) == line["mean"] == two["mean"]
+
+
+def test_parquet_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_BATCH", 3)
+    rows = [{"a": i, "b": {"c": None if i < 5 else 0.5}} for i in range(8)]
+    tables.write_table(tmp_path / "t.parquet", iter(rows))
+    assert parquet.read_table(tmp_path / "t.parquet").to_pylist() == [
+        {"a": i, "b.c": None if i < 5 else 0.5} for i in range(8)
+    ]
+
+
+def test_conventions_for_an_empty_mask(mini: Mini, summary: dict[str, Any]) -> None:
+    for empty, value in (("zero", 0.0), ("one", 1.0)):
+        other = json.loads(done(*score(mini, mini.scores, "--json", "--empty", empty)))
+        moved = 0
+        for before, after in zip(summary["rows"], other["rows"], strict=True):
+            if not before["undefined"] or before["metric"].split("_")[0] not in AGREED:
+                continue
+            moved += 1
+            total = before["n"] + before["undefined"]
+            assert (after["n"], after["undefined"]) == (total, 0)
+            expected = (before["n"] * (before["mean"] or 0) + before["undefined"] * value) / total
+            assert after["mean"] == pytest.approx(expected)
+        assert moved
+
+
+def test_tables_for_people(mini: Mini) -> None:
+    text = done(*score(mini, mini.scores))
+    assert "tumor mask, corrected profile: means" in text
+    assert "auroc, all classes, 95% intervals over" in text
+    assert "the study's conclusions on these patches" in text
+    assert "GradCAM agrees best with the tumor mask" in text
+    assert "iou, all classes" in done(*score(mini, mini.scores, "--profile", "thesis"))
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "words"),
+    [
+        (["--primary", "nonsense"], 2, "the corrected profile has iou, precision"),
+        (["--profile", "thesis", "--primary", "auroc"], 2, "--primary auroc: the thesis profile has iou"),
+        (["--cancer", "R9"], 2, "--cancer R9: the classes are A, N, R1"),
+        (["--empty", "maybe"], 2, "'maybe' is not one of exclude, zero, one"),
+        (["--sign", "minus"], 2, "'minus' is not one of own, positive, absolute"),
+        (["--repetitions", "5"], 2, "must be at least 100"),
+        (["--export", "table.xlsx"], 2, "a name that ends in .csv or .parquet"),
+        (["--export", "/no/such/place.csv"], 3, "/no/such: no such folder"),
+        (["--jsonl", "--export", "means.csv"], 2, "means are not made with --jsonl"),
+        (["--sign", "positive"], 3, "sign = own, asked for positive"),
+        (["--tolerance", "3"], 3, "tolerance = 0.0, asked for 3.0"),
+    ],
+)
+def test_what_is_refused(mini: Mini, more: list[object], code: int, words: str) -> None:
+    before = array_files(mini.scores)
+    outcome = run(*score(mini, mini.scores, *more))
+    assert outcome.code == code, outcome.err
+    assert words in outcome.err
+    assert array_files(mini.scores) == before
+
+
+def test_a_store_of_the_first_schema_is_made_again_with_force(mini: Mini, tmp_path: Path) -> None:
+    done(*score(mini, tmp_path / "s"))
+    meta = json.loads((tmp_path / "s/zarr.json").read_text())
+    meta["attributes"]["histoxai"]["schema"] = "scores/1"
+    (tmp_path / "s/zarr.json").write_text(json.dumps(meta))
+    refused = run(*score(mini, tmp_path / "s"))
+    assert refused.code == 3
+    assert "schema scores/1, this histoxai makes scores/2; --force to redo" in refused.err
+    report = run("report", tmp_path / "s", "-o", tmp_path / "r", "--maps", mini.maps, "--masks", mini.masks)
+    assert report.code == 3
+    assert "schema scores/1 is of an older histoxai; run `histoxai score` again" in report.err
+    done(*score(mini, tmp_path / "s", "--force"))
+    assert Store(tmp_path / "s").schema == "scores/2"
+
+
+def test_signs_differ_where_a_map_has_both(mini: Mini, tmp_path: Path) -> None:
+    means = {}
+    for sign in ("positive", "absolute"):
+        got = json.loads(done(*score(mini, tmp_path / sign, "--sign", sign, "--json")))
+        means[sign] = {
+            r["method"]: r["mean"]
+            for r in got["rows"]
+            if (r["metric"], r["mask"], r["class"], r["case"]) == ("auroc", "tumor", "all", "all")
+        }
+    assert means["positive"]["ig"] != means["absolute"]["ig"]
+    assert means["positive"]["nt"] == means["absolute"]["nt"]  # squares

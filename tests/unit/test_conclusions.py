@@ -1,0 +1,199 @@
+"""The study's conclusions on scores in which it is known what is true, and the summary around them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from histoxai.errors import UsageError
+from histoxai.metrics.measures import ALL, DEGENERATE
+from histoxai.metrics.summary import Method, Scores, agreed, counts_at, summarise
+from histoxai.settings import Statistics
+
+CLASSES = ["N", "R1", "R2", "R3"]
+NAMES = ("ig", "nt", "lime", "gradcam", "random")
+QUICK = Statistics(repetitions=400)
+AUROC = ALL.index("auroc")
+
+
+def planted(groups: int = 24, seed: int = 0, **effects: float) -> Scores:
+    """Patches of four classes; AUROC 0.5 + what a method, mask, class or rightness adds, and noise of group and patch.
+
+    outside: share of GradCAM's pixels outside of both masks.
+    """
+    rng = np.random.default_rng(seed)
+    group = np.repeat(np.arange(groups), 16)
+    n = len(group)
+    label = np.tile(np.repeat(np.arange(4), 4), groups)
+    right = rng.random(n) < np.array([0.9, 0.9, 0.6, 0.5])[label]
+    sure = rng.random(n) < 0.5
+    values = np.full((n, len(NAMES), 2, len(ALL)), 0.5)
+    noise = rng.normal(0, 0.02, (groups, 1, 1))[group] + rng.normal(0, 0.05, (n, len(NAMES), 2))
+    values[..., AUROC] += noise
+    for i, name in enumerate(NAMES):
+        values[:, i, :, AUROC] += effects.get(name, 0)
+    values[:, :4, 0, AUROC] += effects.get("tumor", 0)
+    values[label == 1, :4, 0, AUROC] += effects.get("R1", 0)
+    values[right, :4, 0, AUROC] += effects.get("right", 0)
+    counts = np.zeros((n, len(NAMES), 2, 4), np.int64)
+    outside = int(100 * effects.get("outside", 0.8))
+    counts[..., 0] = (100 - outside) // 2
+    counts[..., 1] = 100 - counts[..., 0]
+    counts[..., 2] = 200 - counts[..., 0]
+    counts[..., 3] = 1000 - counts[..., :3].sum(axis=-1)
+    prediction = np.where(right, label, (label + 1) % 4)
+    logits = np.where(np.arange(4) == prediction[:, None], np.where(sure, 3.0, 0.5)[:, None], 0.0)
+    return Scores(
+        profile="corrected",
+        values=values,
+        chance=np.full(values.shape, 0.5),
+        flags=np.zeros(values.shape[:3], np.uint8),
+        counts=counts,
+        mask_curves=np.zeros((n, len(NAMES), 2, 2, 102), np.int32),
+        logits=logits,
+        label=label,
+        prediction=prediction,
+        case=np.where(right, np.where(sure, 1, 2), np.where(sure, 3, 4)),
+        group=group.astype(str),
+        patch_id=np.arange(n).astype(str),
+        classes=CLASSES,
+        methods={name: Method(name, name == "random") for name in NAMES},
+        masks=["tumor", "non_tumor"],
+        metrics=list(ALL),
+        partial=None,
+        sure=0.6,
+    )
+
+
+def answers(scores: Scores, settings: Statistics = QUICK) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in summarise(scores, settings)["conclusions"]}
+
+
+TRUE = {"gradcam": 0.2, "lime": 0.1, "tumor": 0.05, "R1": 0.06, "outside": 0.8}
+
+
+def test_what_is_planted_is_supported() -> None:
+    got = answers(planted(**TRUE))
+    assert {k: r["answer"] for k, r in got.items()} == dict.fromkeys(got, "supported")
+    assert len(got) == 7
+    assert got["gradcam_best"]["parts"]["gradcam - lime"] == pytest.approx(0.1, abs=0.01)
+    assert got["gradcam_outside"]["words"].startswith(
+        "Supported: 80.0% of what it marks lies outside of both masks, where a map that knows nothing has 60.0% (p = "
+    )
+    assert got["best_classified"]["parts"]["R1"] > got["best_classified"]["parts"]["R3"]
+
+
+def test_the_opposite_is_contradicted() -> None:
+    got = answers(planted(gradcam=-0.2, lime=-0.1, tumor=-0.05, R1=-0.08, outside=0.2))
+    wrong = {k for k, r in got.items() if r["answer"] == "contradicted"}
+    assert wrong == set(got) - {"independent_of_prediction"}
+    assert got["independent_of_prediction"]["answer"] == "supported"
+    depends = answers(planted(right=0.2))["independent_of_prediction"]
+    assert depends["answer"] == "not supported"
+    assert depends["parts"]["right from wrong"] == pytest.approx(0.2, abs=0.02)
+    assert depends["parts"]["sure from unsure"] == pytest.approx(0, abs=0.02)
+
+
+def test_noise_supports_nothing_but_that_there_is_no_difference() -> None:
+    for seed in range(3):
+        got = answers(planted(seed=seed, outside=0.5))
+        assert got.pop("independent_of_prediction")["answer"] == "supported"
+        assert {r["answer"] for r in got.values()} == {"not supported"}
+
+
+def test_what_cannot_be_tested_says_why() -> None:
+    few = answers(planted(groups=6, **TRUE))
+    assert {r["answer"] for r in few.values()} == {"not testable"}
+    assert few["gradcam_best"]["words"] == "Not testable: 6 groups have the patches it needs; it takes 10."
+    whole = planted(**TRUE)
+    alone = replace(
+        whole,
+        values=whole.values[:, :2],
+        chance=whole.chance[:, :2],
+        flags=whole.flags[:, :2],
+        counts=whole.counts[:, :2],
+        mask_curves=whole.mask_curves[:, :2],
+        methods={"ig": Method("ig", False), "nt": Method("nt", False)},
+    )
+    got = answers(alone)
+    assert got["gradcam_best"]["words"] == "Not testable: the store has no gradcam."
+    assert got["ig_nt_worst"]["words"] == "Not testable: the store has no other method to compare with."
+    assert got["tumor_over_non_tumor"]["answer"] == "supported"
+    benign = answers(replace(whole, classes=["N", "A", "BG", "normal"]))
+    assert "name them with --cancer" in benign["tumor_over_non_tumor"]["words"]
+    assert "classes with tumor, and patches are of 0" in benign["best_classified"]["words"]
+
+
+def test_names_that_are_not_there() -> None:
+    with pytest.raises(UsageError, match="--primary nonsense: the corrected profile has iou"):
+        summarise(planted(), replace(QUICK, primary="nonsense"))
+    with pytest.raises(UsageError, match="--cancer R9: the classes are N, R1"):
+        summarise(planted(), replace(QUICK, cancer=("R9",)))
+
+
+def test_best_null_model_and_comparisons() -> None:
+    got = summarise(planted(**TRUE), QUICK)
+    beyond = {(r["mask"], r["method"]): r for r in got["best_null"]}
+    assert len(beyond) == 8
+    assert beyond["tumor", "gradcam"]["null"] == "random"
+    assert beyond["tumor", "gradcam"]["p_holm"] < 0.05
+    assert beyond["non_tumor", "ig"]["p_holm"] > 0.05
+    assert len(got["comparisons"]) == 2 * 6
+    assert all(r["p_holm"] >= r["p"] for r in got["comparisons"])
+    ranks = got["friedman"][0]["ranks"]
+    assert min(ranks, key=ranks.get) == "gradcam"
+
+
+def test_rows_have_chance_and_lift_and_are_strict_json() -> None:
+    s = planted(**TRUE)
+    s.values[:5, 0, 0, AUROC] = np.nan
+    s.flags[:5, 0, 0] = DEGENERATE["empty_mask"]
+    got = summarise(s, QUICK)
+    json.dumps(got, allow_nan=False)
+    row = next(
+        r
+        for r in got["rows"]
+        if (r["method"], r["mask"], r["metric"], r["class"], r["case"]) == ("ig", "tumor", "auroc", "all", "all")
+    )
+    mine = s.values[5:, 0, 0, AUROC]
+    assert row["mean"] == pytest.approx(mine.mean())
+    assert (row["n"], row["undefined"], row["degenerate"]["empty_mask"], row["groups"]) == (379, 5, 5, 24)
+    assert row["low"] < row["mean"] < row["high"]
+    assert row["lift"] == pytest.approx(mine.mean() / 0.5)
+    assert row["above_chance"]["mean"] == pytest.approx(mine.mean() - 0.5)
+    assert row["above_chance"]["p"] < 0.05
+
+
+def test_conventions_for_nothing_over_nothing() -> None:
+    values = np.array([[[[np.nan, np.nan, np.nan, 0.3]]]])
+    names = ["iou", "spearman", "precision_otsu", "recall"]
+    flags = np.array([[[DEGENERATE["empty_mask"]]]])
+    assert np.isnan(agreed(values, flags, names, "exclude")[0, 0, 0, :3]).all()
+    np.testing.assert_array_equal(agreed(values, flags, names, "zero").ravel(), [0, np.nan, 0, 0.3])
+    np.testing.assert_array_equal(agreed(values, flags, names, "one").ravel(), [1, np.nan, 1, 0.3])
+    lost = np.array([[[DEGENERATE["not_finite_map"]]]])
+    assert np.isnan(agreed(values, lost, names, "one")[0, 0, 0, :3]).all()
+
+
+def test_counts_at_any_threshold_of_a_curve() -> None:
+    curves = np.zeros((2, 102), int)
+    curves[0, 40], curves[1, 60], curves[0, 101] = 3, 5, 2  # above exactly 40, 60, 101 of the thresholds
+    assert counts_at(curves, 0.39).tolist() == [5, 5, 0, 0]
+    assert counts_at(curves, 0.40).tolist() == [2, 5, 3, 0]
+    assert counts_at(curves, 0.60).tolist() == [2, 0, 3, 5]
+
+
+def test_sizes_are_thirds_of_the_masks() -> None:
+    s = planted()
+    s.counts[:, :, 0, 2] = np.arange(len(s.label))[:, None]  # masks of ever more pixels
+    s.counts[:, :, 0, 0] = 1
+    rows = [
+        r for r in summarise(s, QUICK)["sizes"] if (r["mask"], r["method"], r["metric"]) == ("tumor", "ig", "auroc")
+    ]
+    assert [r["size"] for r in rows] == ["small", "medium", "large"]
+    assert [r["n"] for r in rows] == [128, 128, 128]
+    assert [r["pixels"] for r in rows] == [[1, 128], [129, 256], [257, 384]]
