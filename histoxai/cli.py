@@ -365,7 +365,7 @@ def score(
     with terminal.progress(quiet or count_shards or missing) as progress:
         from histoxai.stages import score as stage
 
-        stage.check(profile, statistics, export)
+        stage.check(chosen, profile, statistics, export)
         made = stage.score(maps, masks, output, chosen, progress, work, allow_partial)
         if only is None and shard is None:
             summary = None if jsonl else stage.summary(output, profile, statistics, progress)

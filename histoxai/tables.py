@@ -100,6 +100,7 @@ def beside_chance(summary: dict[str, Any]) -> Table:
         table.add_column(column, justify="right")
     null = {(r["mask"], r["method"]): r for r in summary["best_null"]}
     rows = [r for r in summary["rows"] if (r["metric"], r["class"], r["case"]) == (facts["primary"], "all", "all")]
+    rows.sort(key=lambda r: list(MASK_WORDS).index(r["mask"]))
     for row in rows:
         mine = null.get((row["mask"], row["method"]))
         beyond = f"{_signed(mine['difference'])} ({mine['null']})" if mine else "-"
@@ -115,9 +116,8 @@ def beside_chance(summary: dict[str, Any]) -> Table:
             _p(mine["p_holm"]) if mine else "-",
             end_section=row["method"] == rows[-1]["method"],
         )
-    withheld = {r["withheld"] for r in rows if r["withheld"]}
-    if withheld:
-        table.caption = Text(f"no intervals: {', '.join(sorted(withheld))}", justify="left")
+    if few := [r["groups"] for r in rows if r["withheld"]]:
+        table.caption = Text(f"no interval with fewer than 10 groups (here {min(few)} to {max(few)})", justify="left")
     return table
 
 

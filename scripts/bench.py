@@ -11,12 +11,14 @@ from benches.explain import bench_bf16, bench_explain, bench_explain_memory, ben
 from benches.ingest import bench_ingest
 from benches.malloc import bench_malloc
 from benches.read import bench_read
+from benches.score import bench_score
 from benches.workers import bench_memory, bench_workers
 
 BENCHES = {
     "ingest": bench_ingest,
     "malloc": bench_malloc,
     "read": bench_read,
+    "score": bench_score,
     "explain": bench_explain,
     "explain-resnet18": bench_resnet18,
     "explain-bf16": bench_bf16,

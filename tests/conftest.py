@@ -114,7 +114,7 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Mini:
     done("augment", m.patches, "-o", m.balanced)
     done("train-cls", m.balanced, "-o", m.cls, "--epochs", 3, "--batch-size", 8)
     done("ingest", m.pannuke, "-o", m.nuclei)
-    done("train-seg", m.nuclei, "-o", m.seg, "--epochs", 20, "--width", 4, "--lr", 0.01)
+    done("train-seg", m.nuclei, "-o", m.seg, *SEG)
     done("masks", m.balanced, "--model", m.seg, "-o", m.masks)
     done("explain", m.balanced, "--model", m.cls, "-o", m.maps, *FAST, "--shard-size", 4)
     done("score", m.maps, "--masks", m.masks, "-o", m.scores)
@@ -122,6 +122,8 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Mini:
     return m
 
 
+# enough for masks that are neither empty nor full
+SEG = ["--epochs", 20, "--width", 4, "--lr", 0.01]
 # few steps, so that the tiny pipeline takes seconds
 FAST = ["-O", "ig.steps=8", "-O", "nt.steps=4", "-O", "nt.samples=2", "-O", "lime.samples=40", "-O", "lime.max_dist=10"]
 

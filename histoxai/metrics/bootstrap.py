@@ -91,7 +91,7 @@ def difference(
     total, n = len(sums), counts.sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = sums.sum(axis=0) / n
-        factor = total / (total - 1)
+        factor = total / max(total - 1, 1)
         s = sums - mean * counts
         influence = s / n @ np.array([1.0, -1.0])
         error = np.sqrt(factor * (influence**2).sum())

@@ -82,6 +82,21 @@ def measure(
     return values, chances, flags
 
 
+def study_only(plane: np.ndarray, targets: list[Target], found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Chance (masks, METRICS) of the study's measures alone, and flags (masks,) uint8, of a plane (H, W) in 0..1."""
+    flags = np.array([t.flags for t in targets], np.uint8)
+    if not np.isfinite(plane).all():
+        return np.full((len(targets), len(METRICS)), np.nan), flags | DEGENERATE["not_finite_map"]
+    if plane.min() == plane.max():
+        flags |= DEGENERATE["constant_map"]
+    return np.column_stack(_of_study(found)), flags
+
+
+def _of_study(found: np.ndarray) -> list[np.ndarray]:
+    fixed = chance.of_counts(found)
+    return [np.zeros(len(found)) if name == "spearman" else fixed[name] for name in METRICS]
+
+
 def _free(relevance: np.ndarray, plane: np.ndarray, hits: Hits, target: Target, top: float) -> list[float]:
     return [
         hits.auroc(),
@@ -96,13 +111,12 @@ def _free(relevance: np.ndarray, plane: np.ndarray, hits: Hits, target: Target, 
 
 def _chances(hits: list[Hits], targets: list[Target], cuts: list[np.ndarray]) -> np.ndarray:
     # (masks, ALL); cuts: counts (masks, 4) at the fixed, the area-matched and Otsu's threshold
-    fixed, area, cut = (chance.of_counts(counts) for counts in cuts)
+    area, cut = (chance.of_counts(counts) for counts in cuts[1:])
     positives, pixels = np.array([h.positives for h in hits]), hits[0].pixels
-    p, half, zero = positives / pixels, np.full(len(hits), 0.5), np.zeros(len(hits))
-    seven = [zero if name == "spearman" else fixed[name] for name in METRICS]
+    p, half = positives / pixels, np.full(len(hits), 0.5)
     near = np.array([target.near.mean() for target in targets])
     free = [half, chance.average_precision(positives, pixels), p, p, p, near, p]
-    return np.column_stack([*seven, *free, *(area[n] for n in COUNTED), *(cut[n] for n in COUNTED)])
+    return np.column_stack([*_of_study(cuts[0]), *free, *(area[n] for n in COUNTED), *(cut[n] for n in COUNTED)])
 
 
 def otsu(relevance: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from histoxai.explainers.stored import StoredMethod, used_items
 from histoxai.metrics import summary as sums
 from histoxai.metrics.counts import COUNTS, confusion_counts
 from histoxai.metrics.localisation import levels, threshold_histogram
-from histoxai.metrics.measures import ALL, DEGENERATE, MEASURES, Target, measure
+from histoxai.metrics.measures import ALL, DEGENERATE, MEASURES, Target, measure, study_only
 from histoxai.metrics.profiles import METRICS, Mask, Profile
 from histoxai.metrics.statistics import cases
 from histoxai.progress import Progress
@@ -142,6 +142,7 @@ def _score_patch(
         made["curves"][j] = [threshold_histogram(steps, mask.binary) for mask in masks]
         made["mask_curves"][j] = [threshold_histogram(one, found) for one in grey]
         if settings.measures == "study":
+            made["chance"][j, :, : len(METRICS)], made["flags"][j] = study_only(plane, targets, counts)
             continue
         relevance = method.relevance(raw[j], 0, size, settings.sign)
         made["measures"][j], made["chance"][j], made["flags"][j] = measure(
@@ -185,10 +186,10 @@ def _item(n: int, methods: int, classes: int, shard: int) -> Item:
 # ---- what is printed of a store
 
 
-def check(profile: str, statistics: Statistics, exports: list[Path]) -> None:
+def check(settings: Score, profile: str, statistics: Statistics, exports: list[Path]) -> None:
     """Raise UsageError, before any work, for a primary measure, a profile or a table that cannot be."""
     resolve("profile", profile)
-    known = ALL if profile == "corrected" else METRICS
+    known = ALL if profile == "corrected" and settings.measures == "all" else METRICS
     if statistics.primary not in (None, *known):
         raise UsageError(f"--primary {statistics.primary}: the {profile} profile has {', '.join(known)}")
     for path in exports:
@@ -215,9 +216,11 @@ def read(path: Path, profile: str, empty: str = "exclude") -> sums.Scores:
     axes, methods = store.header["axes"], store.header["methods"]
     values = store.read("values")[:, :, :, axes["profile"].index(profile)]
     chance, flags = store.read("chance"), store.read("flags")
-    if profile == "corrected":
+    if profile == "corrected" and store.header["settings"]["measures"] == "all":
         values = np.concatenate([values, store.read("measures")], axis=-1)
-    else:  # the study's computation has no closed form for chance
+    else:
+        chance = chance[..., : values.shape[-1]]
+    if profile == "thesis":  # the study's computation has no closed form for chance
         chance = np.full(values.shape, np.nan)
     kept = {k: store.read(k).astype(np.int64) for k in ("label", "case", "prediction")}
     return sums.Scores(

@@ -17,7 +17,7 @@ import pytest
 
 from histoxai.store.patches import Patches
 from histoxai.store.shards import Store
-from tests.conftest import CLASSES, FAST, Mini, array_files, done, run, write_diagset
+from tests.conftest import CLASSES, FAST, SEG, Mini, array_files, done, run, write_diagset
 
 EXPLAIN = [*FAST, "--shard-size", "4"]
 
@@ -68,7 +68,7 @@ def test_a_set_too_large_to_keep_is_read_ahead_by_workers(
     monkeypatch.setattr("histoxai.models.batches.KEEP_BYTES", 0)
     done("train-cls", mini.balanced, "-o", tmp_path / "cls", "--epochs", 3, "--batch-size", 8)
     assert (tmp_path / "cls/weights.safetensors").read_bytes() == (mini.cls / "weights.safetensors").read_bytes()
-    done("train-seg", mini.nuclei, "-o", tmp_path / "seg", "--epochs", 2, "--width", 4, "--lr", 0.01)
+    done("train-seg", mini.nuclei, "-o", tmp_path / "seg", *SEG)
     assert (tmp_path / "seg/weights.safetensors").read_bytes() == (mini.seg / "weights.safetensors").read_bytes()
     patches = shutil.copytree(mini.balanced, tmp_path / "balanced.zarr")
     path = patches / "images/c/0/0/0/0"
@@ -97,7 +97,7 @@ def test_a_second_run_of_everything_does_nothing(mini: Mini) -> None:
     done("ingest", mini.diagset, "-o", mini.patches, "--classes", ",".join(CLASSES), "--mpp", 0.25)
     done("augment", mini.patches, "-o", mini.balanced)
     done("train-cls", mini.balanced, "-o", mini.cls, "--epochs", 3, "--batch-size", 8)
-    done("train-seg", mini.nuclei, "-o", mini.seg, "--epochs", 2, "--width", 4, "--lr", 0.01)
+    done("train-seg", mini.nuclei, "-o", mini.seg, *SEG)
     done("masks", mini.balanced, "--model", mini.seg, "-o", mini.masks)
     assert "ig 0, nt 0" in done(*explain(mini, mini.maps))
     done("score", mini.maps, "--masks", mini.masks, "-o", mini.scores)

@@ -17,6 +17,7 @@ from histoxai.explainers.center import Center
 from histoxai.explainers.edges import Edges
 from histoxai.explainers.stored import stored_methods
 from histoxai.metrics.measures import ALL, DEGENERATE, FREE, MEASURES
+from histoxai.metrics.profiles import METRICS
 from histoxai.metrics.summary import AGREED
 from histoxai.store import tables
 from histoxai.store.patches import Patches
@@ -210,6 +211,15 @@ def test_a_store_of_the_first_schema_is_made_again_with_force(mini: Mini, tmp_pa
     assert "schema scores/1 is of an older histoxai; run `histoxai score` again" in report.err
     done(*score(mini, tmp_path / "s", "--force"))
     assert Store(tmp_path / "s").schema == "scores/2"
+
+
+def test_the_studys_measures_alone(mini: Mini, tmp_path: Path, summary: dict[str, Any]) -> None:
+    few = json.loads(done(*score(mini, tmp_path / "s", "--measures", "study", "--json")))
+    jsonschema.validate(few, SCHEMA)
+    assert few["statistics"]["primary"] == "iou"
+    assert few["rows"] == [r for r in summary["rows"] if r["metric"] in METRICS]
+    refused = run(*score(mini, tmp_path / "x", "--measures", "study", "--primary", "auroc"))
+    assert refused.code == 2
 
 
 def test_signs_differ_where_a_map_has_both(mini: Mini, tmp_path: Path) -> None:

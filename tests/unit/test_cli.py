@@ -55,12 +55,12 @@ def test_score_json_is_one_object_and_nothing_else(mini: Mini) -> None:
         data = json.loads(out, parse_constant=lambda c: pytest.fail(f"not strict JSON: {c}"))
         assert data["schema"] == "histoxai.score/1"
         assert data["profile"] == profile
-        assert set(data["rows"][0]) == KEYS
+        assert set(data["rows"][0]) >= KEYS
         assert {r["method"] for r in data["rows"]} == {"ig", "nt", "lime", "gradcam"}
         assert {r["case"] for r in data["rows"]} == {"all", "1", "2", "3", "4"}
         assert {r["mask"] for r in data["rows"]} == {"tumor", "non_tumor"}
         metrics = {"iou", "precision", "recall", "f1", "spearman", "phi", "pixel_accuracy"}
-        assert {r["metric"] for r in data["rows"]} == metrics
+        assert {r["metric"] for r in data["rows"]} >= metrics
         for r in data["rows"]:
             assert (r["mean"] is None) == (r["n"] == 0)
 

@@ -104,6 +104,13 @@ def test_difference_of_two_sets_that_share_groups() -> None:
     assert inside / 300 == pytest.approx(0.95, abs=0.03)
 
 
+def test_difference_within_one_group_has_no_interval() -> None:
+    first = np.arange(6) < 3
+    found = difference(np.arange(6.0), np.zeros(6), first, ~first, 100, 0, 0.95)
+    assert found.mean[0] == -3
+    assert np.isnan([found.low[0], found.high[0], found.p[0]]).all()
+
+
 # ---- comparisons
 
 
