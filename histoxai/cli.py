@@ -322,7 +322,7 @@ def score(
     tolerance: Annotated[float, typer.Option(help="Of the pointing game, in pixels.")] = settings.Score.tolerance,
     top_k: Annotated[float, typer.Option(help="Share of a map's pixels that `top_k` takes.")] = settings.Score.top_k,
     measures: Annotated[
-        str, typer.Option(help="all, or study: its seven alone, a fraction of the time.")
+        str, typer.Option(help="all, or counts: IoU and its kin at the fixed threshold, in a fraction of the time.")
     ] = settings.Score.measures,
     primary: Annotated[
         str | None, typer.Option(help="The measure that methods are compared by [auroc; thesis: iou].")
@@ -360,12 +360,14 @@ def score(
     named = flags.words(cancer, "--cancer") if cancer is not None else None
     statistics = settings.Statistics(repetitions, level, seed, primary, margin, named, empty)
     only = flags.only_one(count=count_shards, missing=missing, check=dry_run)
+    if export and (shard is not None or only in ("count", "missing")):
+        raise UsageError("--export: tables are of all shards; leave out --shard, --count-shards and --missing")
     used = terminal.use_threads(threads, workers)
     work = settings.Work(shard, one_indexed, only, force, verify, workers, used)
     with terminal.progress(quiet or count_shards or missing) as progress:
         from histoxai.stages import score as stage
 
-        stage.check(chosen, profile, statistics, export)
+        stage.check(maps, output, chosen, profile, statistics, export, with_means=not jsonl)
         made = stage.score(maps, masks, output, chosen, progress, work, allow_partial)
         if only is None and shard is None:
             summary = None if jsonl else stage.summary(output, profile, statistics, progress)

@@ -178,7 +178,7 @@ class Score(_Checked):
 
     `sign`: the evidence that is ranked: positive, absolute (of either sign), or own (what a method's authors show).
     `tolerance`: of the pointing game, in pixels. `top_k`: share of the pixels that the measure of that name takes.
-    `measures`: all, or the study's seven alone.
+    `measures`: all, or those that follow from pixel counts.
     """
 
     map_threshold: float = bounded(0.3, gt=0, lt=1)
@@ -187,7 +187,7 @@ class Score(_Checked):
     sign: str = bounded("own", choices=("own", "positive", "absolute"))
     tolerance: float = bounded(0.0, ge=0, le=1000)
     top_k: float = bounded(0.02, gt=0, le=1)
-    measures: str = bounded("all", choices=("all", "study"))
+    measures: str = bounded("all", choices=("all", "counts"))
     shard_size: int = bounded(64, ge=1)
 
 

@@ -106,7 +106,7 @@ def beside_chance(summary: dict[str, Any]) -> Table:
         beyond = f"{_signed(mine['difference'])} ({mine['null']})" if mine else "-"
         table.add_row(
             MASK_WORDS[row["mask"]],
-            row["method"],
+            _named(row["method"], summary),
             _number(row["mean"]),
             _ends(row),
             _number(row["chance"]),
@@ -114,7 +114,7 @@ def beside_chance(summary: dict[str, Any]) -> Table:
             _ends(row["above_chance"]),
             beyond,
             _p(mine["p_holm"]) if mine else "-",
-            end_section=row["method"] == rows[-1]["method"],
+            end_section=row is not rows[-1] and row["method"] == rows[-1]["method"],
         )
     if few := [r["groups"] for r in rows if r["withheld"]]:
         table.caption = Text(f"no interval with fewer than 10 groups (here {min(few)} to {max(few)})", justify="left")
@@ -129,6 +129,10 @@ def conclusions(summary: dict[str, Any]) -> Table:
     for row in summary["conclusions"]:
         table.add_row(row["claim"], row["words"])
     return table
+
+
+def _named(method: str, summary: dict[str, Any]) -> str:
+    return f"{method} (null)" if summary["methods"][method]["null"] else method
 
 
 def _ends(row: dict[str, Any]) -> str:
@@ -159,7 +163,8 @@ def scores(summary: dict[str, Any], mask: str) -> Table:
         for method in methods:
             cells = [_cell(by[metric, method, c]) for c in classes]
             last = method == methods[-1]
-            table.add_row(metric if method == methods[0] else "", method, *cells, end_section=last)
+            name = _named(method, summary)
+            table.add_row(metric if method == methods[0] else "", name, *cells, end_section=last)
     return table
 
 

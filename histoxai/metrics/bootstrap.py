@@ -14,22 +14,37 @@ import numpy as np
 
 FEWEST = 10  # groups; with fewer no interval is given
 ROUNDING = 1e-13  # a spread that is no more than this share of the mean is none
+CANCELLED = 1e-10  # a sum of squares that is no more than this share of its terms is 0
 _CHUNK = 1 << 24  # numbers of a block of draws
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Means (K,) with lower and upper ends, two-sided p of "the mean is 0", n and groups behind each.
+    """Means (K,) with lower and upper ends, n and groups behind each.
 
-    Ends and p are NaN where fewer than FEWEST groups are behind a mean.
+    above, below: one-sided p of "not above 0" and "not below 0"; p: two-sided, so that it agrees with the interval. All
+    are NaN where fewer than FEWEST groups are behind a mean, the ends also where so many groups agree that draws
+    without any spread reach the quantile.
     """
 
     mean: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    p: np.ndarray
+    above: np.ndarray
+    below: np.ndarray
     n: np.ndarray
     groups: np.ndarray
+
+    @property
+    def p(self) -> np.ndarray:
+        """Two-sided p of "the mean is 0"."""
+        return np.minimum(1.0, 2 * np.minimum(self.above, self.below))
+
+    def withheld(self, k: int) -> str | None:
+        """Why a mean has no interval; None where it has one."""
+        if self.groups[k] < FEWEST:
+            return f"{int(self.groups[k])} groups; an interval needs {FEWEST}"
+        return None if np.isfinite(self.low[k]) else "nearly all groups have the same value"
 
 
 def means(values: np.ndarray, group: np.ndarray, repetitions: int, seed: int, level: float = 0.95) -> Estimate:
@@ -66,8 +81,10 @@ def of_ratio(sums: np.ndarray, counts: np.ndarray, repetitions: int, seed: int, 
         for draws in _draws(total, repetitions, seed, s.shape[1]):
             ds, dc = draws @ s, draws @ c
             shift = ds / dc  # the draw's mean less the mean
-            squares = draws @ s**2 - 2 * shift * (draws @ (s * c)) + shift**2 * (draws @ c**2)
-            parts.append(shift / (np.sqrt(factor * np.maximum(squares, 0.0)) / dc))
+            terms = draws @ s**2, shift**2 * (draws @ c**2)
+            squares = terms[0] - 2 * shift * (draws @ (s * c)) + terms[1]
+            squares[squares <= CANCELLED * (terms[0] + terms[1])] = 0.0  # the groups of this draw agree
+            parts.append(shift / (np.sqrt(factor * squares) / dc))
         t = np.concatenate(parts)
         return _finish(t, mean, error, n, groups, level)
 
@@ -104,6 +121,7 @@ def difference(
                 :, 1:
             ]
             spread = np.sqrt(factor * (draws * each**2).sum(axis=1))
+            spread[spread <= ROUNDING * np.abs(each).max(axis=1) * total] = 0.0
             parts_t.append((shift[:, 0] - shift[:, 1]) / spread)
         t = np.concatenate(parts_t)[:, None]
         found = np.array([mean[0] - mean[1]])
@@ -115,21 +133,34 @@ def difference(
 def _finish(
     t: np.ndarray, mean: np.ndarray, error: np.ndarray, n: np.ndarray, groups: np.ndarray, level: float
 ) -> Estimate:
+    # t (B, K). Draws whose groups all agree have an infinite t: they count on their side. NaN: a draw with no value.
     tail = (1 - level) / 2
-    # Draws in which all groups agree have no spread of their own and no t.
-    t = np.where(np.isfinite(t), t, np.nan)
-    known = np.isfinite(t).sum(axis=0)
+    t = np.sort(t, axis=0)  # NaN last
+    known = len(t) - np.isnan(t).sum(axis=0)
     enough = (groups >= FEWEST) & (known > 0)
-    quantiles = np.full((2, len(mean)), np.nan)
-    if enough.any():
-        quantiles[:, enough] = np.nanquantile(t[:, enough], [1 - tail, tail], axis=0)
-    low, high = mean - quantiles[0] * error, mean - quantiles[1] * error
-    still = (groups >= FEWEST) & (error == 0)  # every group has the same mean: the interval is a point
-    low, high = np.where(still, mean, low), np.where(still, mean, high)
     with np.errstate(invalid="ignore", divide="ignore"):
-        p = (1 + (np.abs(t) >= np.abs(mean / error)).sum(axis=0)) / (1 + known)
-    p = np.where(still, np.where(mean == 0, 1.0, 1 / (1 + len(t))), np.where(enough, p, np.nan))
-    return Estimate(mean, low, high, p, n.astype(np.int64), groups)
+        low, high = mean - _quantile(t, known, 1 - tail) * error, mean - _quantile(t, known, tail) * error
+        observed = mean / error
+    shown = enough & np.isfinite(low) & np.isfinite(high)
+    low, high = np.where(shown, low, np.nan), np.where(shown, high, np.nan)
+    above, below = (1 + (t >= observed).sum(axis=0)) / (1 + known), (1 + (t <= observed).sum(axis=0)) / (1 + known)
+    # every group has the same mean: the interval is a point, and there is nothing to draw
+    point = (groups >= FEWEST) & (error == 0)
+    least = 1 / (1 + len(t))
+    above = np.where(point, np.where(mean > 0, least, 1.0), np.where(enough, above, np.nan))
+    below = np.where(point, np.where(mean < 0, least, 1.0), np.where(enough, below, np.nan))
+    low, high = np.where(point, mean, low), np.where(point, mean, high)
+    return Estimate(mean, low, high, above, below, n.astype(np.int64), groups)
+
+
+def _quantile(t: np.ndarray, known: np.ndarray, q: float) -> np.ndarray:
+    # of each column of sorted t (B, K), of which the first `known` are numbers; between neighbours by a straight line
+    at = np.maximum(known - 1, 0) * q
+    first = np.floor(at).astype(np.int64)
+    second = np.minimum(first + 1, np.maximum(known - 1, 0))
+    columns = np.arange(t.shape[1])
+    a, b, share = t[first, columns], t[second, columns], at - first
+    return np.where(share > 0, (1 - share) * a + share * b, a)
 
 
 def _draws(total: int, repetitions: int, seed: int, columns: int) -> Iterator[np.ndarray]:

@@ -65,7 +65,7 @@ def classifier_scores(
     found = means(columns, group, statistics.repetitions, statistics.seed, statistics.level)
 
     def row(k: int) -> dict[str, Any]:
-        ends = {end: number(getattr(found, end)[k]) for end in ("mean", "low", "high")}
+        ends = {end: number(np.clip(getattr(found, end)[k], 0, 1)) for end in ("mean", "low", "high")}
         return {**ends, "n": int(found.n[k]), "groups": int(found.groups[k])}
 
     per_class = [float(found.mean[1 + c]) for c in range(len(classes)) if found.n[1 + c]]

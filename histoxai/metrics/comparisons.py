@@ -96,21 +96,21 @@ class Ranks:
     cliques: list[list[int]]
 
 
-def friedman(values: np.ndarray, group: np.ndarray, level: float = 0.95) -> Ranks | None:
-    """Compare the columns of values (n, methods), higher is better; None for fewer than 3 methods or 10 groups.
+def friedman(values: np.ndarray, group: np.ndarray, level: float = 0.95) -> Ranks | str:
+    """Compare the columns of values (n, methods), higher is better; text: why they cannot be compared.
 
     A group counts with its means over the patches that have all methods (Demsar 2006).
     """
     from scipy.stats import friedmanchisquare, rankdata, studentized_range
 
     whole = np.isfinite(values).all(axis=1)
-    if values.shape[1] < 3 or not whole.any():
-        return None
+    if values.shape[1] < 3:
+        return f"{values.shape[1]} methods; it takes 3"
+    if (n := len(np.unique(group[whole]))) < FEWEST:
+        return f"{n} groups have a patch with a value of every method; it takes {FEWEST}"
     sums, counts = by_group(values[whole], group[whole])
     blocks = sums / counts
     n, k = blocks.shape
-    if n < FEWEST:
-        return None
     each = np.apply_along_axis(rankdata, 1, -blocks)
     ranks = each.mean(axis=0)
     critical = float(studentized_range.ppf(level, k, np.inf)) / np.sqrt(2) * np.sqrt(k * (k + 1) / (6 * n))

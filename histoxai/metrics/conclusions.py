@@ -3,7 +3,7 @@
 One-sided tests from the studentised cluster bootstrap; where a claim has several parts (a method above each other one)
 the largest p counts (intersection-union). The seventh claims the absence of a difference, which no test of a
 difference can show: it is a test of equivalence (two one-sided tests, Schuirmann 1987). Holm's correction is over all
-that can be tested.
+that can be tested, in both directions.
 """
 
 from __future__ import annotations
@@ -52,10 +52,13 @@ class _Data:
         return self.scores.masks.index(name)
 
     def named(self, method: str) -> int:
-        for i, found in enumerate(self.scores.methods.values()):
-            if found.method == method and not found.null:
-                return i
-        raise _CannotTest(f"the store has no {method}")
+        """The first of the methods of this kind that is no null model."""
+        kinds = [(m.method, m.null) for m in self.scores.methods.values()]
+        if (method, False) in kinds:
+            return kinds.index((method, False))
+        raise _CannotTest(
+            f"the store has no {method}" + (" but under random weights" if (method, True) in kinds else "")
+        )
 
     def mean(self, values: np.ndarray, against: float = 0.0) -> Estimate:
         s = self.settings
@@ -80,10 +83,8 @@ def conclude(s: Scores, primary: np.ndarray, cancer: list[int], settings: Statis
         except _CannotTest as reason:
             conclusion.untested = str(reason)
         made.append(conclusion)
-    adjusted = holm(np.array([c.p for c in made]))
-    opposite = holm(np.array([c.opposite for c in made]))
-    alpha = 1 - settings.level
-    return [_row(c, float(p), float(q), alpha) for c, p, q in zip(made, adjusted, opposite, strict=True)]
+    adjusted = holm(np.array([[c.p, c.opposite] for c in made]).ravel()).reshape(-1, 2)
+    return [_row(c, float(p), float(q), 1 - settings.level) for c, (p, q) in zip(made, adjusted, strict=True)]
 
 
 def _words(settings: Statistics) -> dict[str, Any]:
@@ -103,12 +104,6 @@ def _row(c: Conclusion, p: float, opposite: float, alpha: float) -> dict[str, An
     return {"name": c.name, "claim": c.claim, "answer": answer, "words": words, **number, "parts": c.parts}
 
 
-def _one_sided(found: Estimate) -> float:
-    """P of "not above 0" from a two-sided p and the side on which the mean lies."""
-    p = float(found.p[0])
-    return p / 2 if found.mean[0] > 0 else 1 - p / 2
-
-
 def _mean_of_methods(values: np.ndarray) -> np.ndarray:
     # mean over the methods that are defined; NaN where none is
     n = np.isfinite(values).sum(axis=1)
@@ -125,7 +120,7 @@ def _tumor_over_non_tumor(d: _Data, c: Conclusion) -> None:
     gap = d.primary[:, real, d.mask("tumor")] - d.primary[:, real, d.mask("non_tumor")]
     gap = np.where(np.isin(s.label, d.cancer)[:, None], gap, np.nan)
     found = d.mean(_mean_of_methods(gap))
-    c.p, c.opposite = _one_sided(found), 1 - _one_sided(found)
+    c.p, c.opposite = float(found.above[0]), float(found.below[0])
     c.parts = {
         list(s.methods)[i]: float(np.nanmean(gap[:, k])) for k, i in enumerate(real) if np.isfinite(gap[:, k]).any()
     }
@@ -144,8 +139,8 @@ def _above_all(d: _Data, c: Conclusion, above: list[int], below: list[int]) -> N
     for a in above:
         for b in below:
             found = d.mean(d.primary[:, a, j] - d.primary[:, b, j])
-            ps.append(_one_sided(found))
-            others.append(1 - ps[-1])
+            ps.append(float(found.above[0]))
+            others.append(float(found.below[0]))
             c.parts[f"{names[a]} - {names[b]}"] = float(found.mean[0])
             words.append(f"{names[a]} is {_signed(found.mean[0])} from {names[b]}")
     c.p = max(ps)
@@ -159,13 +154,11 @@ def _gradcam_best(d: _Data, c: Conclusion) -> None:
 
 
 def _gradcam_outside(d: _Data, c: Conclusion) -> None:
-    counts = d.scores.counts[:, d.named("gradcam")].astype(np.float64)
-    found_pixels, pixels = counts[:, 0, 0] + counts[:, 0, 1], counts[:, 0].sum(axis=-1)
-    inside = counts[:, :, 0].sum(axis=1)
-    outside = np.where(found_pixels > 0, 1 - inside / np.maximum(found_pixels, 1), np.nan)
-    tissue = 1 - (counts[:, :, 0] + counts[:, :, 2]).sum(axis=1) / pixels
+    tp, fp, fn, tn = d.scores.union[:, d.named("gradcam")].T.astype(np.float64)
+    outside = np.where(tp + fp > 0, fp / np.maximum(tp + fp, 1), np.nan)
+    tissue = (fp + tn) / (tp + fp + fn + tn)
     share = d.mean(outside, against=0.5)
-    c.p, c.opposite = _one_sided(share), 1 - _one_sided(share)
+    c.p, c.opposite = float(share.above[0]), float(share.below[0])
     mean, base = float(share.mean[0]) + 0.5, float(np.mean(tissue[np.isfinite(outside)]))
     c.parts = {"outside": mean, "chance": base}
     c.found = f"{mean:.1%} of what it marks lies outside of both masks, where a map that knows nothing has {base:.1%}"
@@ -192,9 +185,10 @@ def _best_classified(d: _Data, c: Conclusion) -> None:
         raise _CannotTest(f"it takes three classes with tumor, and patches are of {len(there)}")
     right = {k: float((s.prediction[s.label == k] == k).mean()) for k in there}
     best = sorted(there, key=lambda k: -right[k])[:2]
-    first = np.isin(s.label, best)
-    found = _gap(d, d.tumor(), first, np.isin(s.label, there) & ~first)
-    c.p, c.opposite = _one_sided(found), 1 - _one_sided(found)
+    others = [k for k in there if k not in best]
+    sides = {"/".join(s.classes[k] for k in some): np.isin(s.label, some) for some in (best, others)}
+    found = _gap(d, d.tumor(), sides)
+    c.p, c.opposite = float(found.above[0]), float(found.below[0])
     c.parts = {s.classes[k]: right[k] for k in there}
     c.found = (
         f"maps of {' and '.join(s.classes[k] for k in best)}, the cancer classes classified best, agree with the tumor "
@@ -204,30 +198,30 @@ def _best_classified(d: _Data, c: Conclusion) -> None:
 
 def _independent(d: _Data, c: Conclusion) -> None:
     s, values = d.scores, d.tumor()
-    right, sure = s.prediction == s.label, np.isin(s.case, (1, 3))
+    known = s.label >= 0
     ps, words = [], []
     margin = d.settings.margin
-    for name, mine in (("right from wrong", right), ("sure from unsure", sure)):
-        low = _gap(d, values, mine, ~mine, -margin)
-        high = _gap(d, values, mine, ~mine, margin)
-        ps += [_one_sided(low), 1 - _one_sided(high)]
+    for one, other, mine in (("right", "wrong", s.prediction == s.label), ("sure", "unsure", np.isin(s.case, (1, 3)))):
+        sides = {f"{one} patches": known & mine, f"{other} patches": known & ~mine}
+        low, high = _gap(d, values, sides, -margin), _gap(d, values, sides, margin)
+        ps += [float(low.above[0]), float(high.below[0])]
+        name = f"{one} from {other}"
         c.parts[name] = float(low.mean[0]) - margin
         words.append(f"{_signed(c.parts[name])} sets {name}")
     c.p = max(ps)
     c.found = f"{', '.join(words)}, against a margin of {margin:g} that would mean nothing"
 
 
-def _gap(d: _Data, values: np.ndarray, first: np.ndarray, second: np.ndarray, against: float = 0.0) -> Estimate:
-    # mean of `first` less mean of `second` less `against`
-    known = np.isfinite(values)
-    if not (first & known).any() or not (second & known).any():
-        raise _CannotTest("one side of the comparison has no patch")
+def _gap(d: _Data, values: np.ndarray, sides: dict[str, np.ndarray], against: float = 0.0) -> Estimate:
+    # mean of the first of two named sets of patches less mean of the second less `against`
+    for name, mine in sides.items():
+        groups = len(np.unique(d.scores.group[mine & np.isfinite(values)]))
+        if groups < FEWEST:
+            raise _CannotTest(f"{groups} groups have {name} with a value; it takes {FEWEST}")
+    first, second = sides.values()
     s = d.settings
     shifted = np.where(first, values - against, values)
-    found = difference(shifted, d.scores.group, first, second, s.repetitions, s.seed, s.level)
-    if found.groups[0] < FEWEST:
-        raise _CannotTest(f"one side of the comparison has {int(found.groups[0])} groups; it takes {FEWEST}")
-    return found
+    return difference(shifted, d.scores.group, first, second, s.repetitions, s.seed, s.level)
 
 
 def _signed(value: float) -> str:

@@ -18,13 +18,12 @@ class CorrectedProfile(Profile):
 
     constant = 0.0
 
-    def score(self, plane: np.ndarray, masks: list[Mask], method: str) -> np.ndarray:
+    def score(self, plane: np.ndarray, masks: list[Mask], method: str, counts: np.ndarray) -> np.ndarray:
         """float64 (masks, metrics)."""
         del method  # all methods alike
         if not np.isfinite(plane).all():
             return np.full((len(masks), len(METRICS)), np.nan)
-        found, ranks = (plane > self.map_threshold).ravel(), centred_ranks(plane)
-        four = np.stack([c.confusion_counts(found, mask.binary.ravel()) for mask in masks])
+        ranks = centred_ranks(plane) if any(mask.ranks is not None for mask in masks) else None
         rank = np.array([spearman(ranks, mask.ranks) for mask in masks])
-        columns = [c.iou(four), c.precision(four), c.recall(four), c.f1(four), rank, c.phi(four)]
-        return np.stack([*columns, c.pixel_accuracy(four)], axis=1)
+        columns = [c.iou(counts), c.precision(counts), c.recall(counts), c.f1(counts), rank, c.phi(counts)]
+        return np.stack([*columns, c.pixel_accuracy(counts)], axis=1)

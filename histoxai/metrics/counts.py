@@ -22,7 +22,9 @@ def confusion_counts(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def _ones(planes: np.ndarray) -> np.ndarray:
     # np.count_nonzero along an axis takes 60 us for 256 lines of 256; eight pixels at a time, as lanes of a word, 12
     pixels = planes.shape[-1]
-    if planes.ndim == 1 or pixels % 8 or pixels > 255 * 8:
+    if pixels > 255 * 8:
+        return np.array([np.count_nonzero(p) for p in planes.reshape(-1, pixels)]).reshape(planes.shape[:-1])
+    if pixels % 8:
         return np.count_nonzero(planes, axis=-1)
     words = np.ascontiguousarray(planes).view(np.uint64).sum(axis=-1)
     return words[..., None].view(np.uint8).sum(axis=-1, dtype=np.int64)

@@ -76,14 +76,16 @@ def measure(
     area = np.stack([h.counts_among(h.positives) for h in hits])
     cut = np.stack([c.confusion_counts(bright, target.truth.ravel()) for target in targets])
     free = [_free(relevance, plane, h, target, top) for h, target in zip(hits, targets, strict=True)]
-    values = np.column_stack([free, *(one(area) for one in COUNTED.values()), *(one(cut) for one in COUNTED.values())])
+    at_area = {name: one(area) for name, one in COUNTED.items()}
+    at_area["iou"] = np.array([h.iou_among(h.positives) for h in hits])  # of expected counts it would be another
+    values = np.column_stack([free, *at_area.values(), *(one(cut) for one in COUNTED.values())])
     chances = _chances(hits, targets, [found, area, cut])
     chances[:, len(METRICS) :][~np.isfinite(values)] = np.nan
     return values, chances, flags
 
 
-def study_only(plane: np.ndarray, targets: list[Target], found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Chance (masks, METRICS) of the study's measures alone, and flags (masks,) uint8, of a plane (H, W) in 0..1."""
+def counts_only(plane: np.ndarray, targets: list[Target], found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Chance (masks, METRICS) where nothing is ranked, and flags (masks,) uint8, of a plane (H, W) in 0..1."""
     flags = np.array([t.flags for t in targets], np.uint8)
     if not np.isfinite(plane).all():
         return np.full((len(targets), len(METRICS)), np.nan), flags | DEGENERATE["not_finite_map"]
@@ -115,15 +117,17 @@ def _chances(hits: list[Hits], targets: list[Target], cuts: list[np.ndarray]) ->
     positives, pixels = np.array([h.positives for h in hits]), hits[0].pixels
     p, half = positives / pixels, np.full(len(hits), 0.5)
     near = np.array([target.near.mean() for target in targets])
-    free = [half, chance.average_precision(positives, pixels), p, p, p, near, p]
+    precision = np.array([chance.average_precision(h.positives, h.ends) for h in hits])
+    free = [half, precision, p, p, p, near, p]
     return np.column_stack([*_of_study(cuts[0]), *free, *(area[n] for n in COUNTED), *(cut[n] for n in COUNTED)])
 
 
 def otsu(relevance: np.ndarray) -> np.ndarray:
-    """Pixels (H, W) bool above Otsu's threshold (scikit-image's, 256 bins); none of a constant map."""
+    """Pixels (H, W) bool above Otsu's threshold of the scaled map (scikit-image's); none of a constant one."""
     from skimage.filters import threshold_otsu
 
-    if relevance.min() == relevance.max():
+    low, high = float(relevance.min()), float(relevance.max())
+    if low == high:
         return np.zeros(relevance.shape, bool)
-    with np.errstate(over="ignore"):  # squares of huge values; the largest variance stays the largest
-        return relevance > threshold_otsu(relevance)
+    scaled = (relevance.astype(np.float64) - low) / (high - low)  # bins of a few last bits would be none
+    return scaled > threshold_otsu(scaled)

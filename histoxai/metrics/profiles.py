@@ -30,10 +30,11 @@ class Mask:
     ranks: np.ndarray | None
 
     @classmethod
-    def of(cls, probability: np.ndarray, threshold: float) -> Mask:
-        """Binarise at probability > threshold."""
+    def of(cls, probability: np.ndarray, threshold: float, ranked: bool = True) -> Mask:
+        """Binarise at probability > threshold. ranked: whether intensities will be compared."""
         stretched = stretch(probability) >= threshold
-        return cls(probability, probability > threshold, stretched, centred_ranks(probability))
+        ranks = centred_ranks(probability) if ranked else None
+        return cls(probability, probability > threshold, stretched, ranks)
 
 
 def stretch(plane: np.ndarray) -> np.ndarray:
@@ -56,8 +57,9 @@ class Profile(ABC):
         self.map_threshold, self.mask_threshold = map_threshold, mask_threshold
 
     @abstractmethod
-    def score(self, plane: np.ndarray, masks: list[Mask], method: str) -> np.ndarray:
+    def score(self, plane: np.ndarray, masks: list[Mask], method: str, counts: np.ndarray) -> np.ndarray:
         """All METRICS of one rendered map (H, W) against each mask; float64 (masks, metrics), NaN undefined.
 
-        method: the explainer's registered name, since the study treats its four methods differently.
+        method: the explainer's registered name, since the study treats its four methods differently. counts (masks,
+        4): TP, FP, FN, TN of the plane at `map_threshold`.
         """

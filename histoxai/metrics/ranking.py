@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from histoxai.metrics.chance import expected_iou
+
 
 def ascending(values: np.ndarray) -> np.ndarray:
     """Places of values (N,) float32 or float64 from the smallest, ties in any order.
@@ -96,14 +98,25 @@ class Hits:
         gain = np.diff(self.hits, prepend=0)
         return float(np.einsum("i,i", gain, self.hits / self.ends)) / self.positives
 
+    def _cut(self, k: int) -> tuple[int, int, int, int]:
+        # hits above the value of the k-th pixel; of the pixels that have it: how many are taken, all, and hits
+        at = int(np.searchsorted(self.ends, k))
+        start, before = (int(self.ends[at - 1]), int(self.hits[at - 1])) if at else (0, 0)
+        return before, k - start, int(self.ends[at]) - start, int(self.hits[at]) - before
+
     def among(self, k: int) -> float:
         """Expected number of mask pixels among the k strongest, ties broken at random."""
         if k <= 0:
             return 0.0
-        at = int(np.searchsorted(self.ends, k))
-        end, hits = int(self.ends[at]), int(self.hits[at])
-        start, before = (int(self.ends[at - 1]), int(self.hits[at - 1])) if at else (0, 0)
-        return before + (k - start) * (hits - before) / (end - start)
+        before, taken, tied, hits = self._cut(k)
+        return before + taken * hits / tied
+
+    def iou_among(self, k: int) -> float:
+        """Expected IoU of the k strongest pixels, ties broken at random; NaN for an empty mask."""
+        if k <= 0 or not self.positives:
+            return float("nan")
+        before, taken, tied, hits = self._cut(k)
+        return expected_iou(before, taken, hits, tied, k + self.positives)
 
     def share_among(self, k: int) -> float:
         """Share of mask pixels among the k strongest; NaN for an empty mask."""

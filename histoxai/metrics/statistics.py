@@ -12,10 +12,11 @@ CASES = ("1", "2", "3", "4")
 def cases(label: np.ndarray, prediction: np.ndarray, probability: np.ndarray, sure: float) -> np.ndarray:
     """The study's four cases, as 1 to 4 (n,) int64.
 
-    1: right, probability >= sure; 2: right, below; 3: wrong, probability >= sure; 4: wrong, below.
+    1: right, probability >= sure; 2: right, below; 3: wrong, probability >= sure; 4: wrong, below; 0: no label (-1).
     """
     right, certain = prediction == label, probability >= sure
-    return np.where(right, np.where(certain, 1, 2), np.where(certain, 3, 4)).astype(np.int64)
+    found = np.where(right, np.where(certain, 1, 2), np.where(certain, 3, 4))
+    return np.where(label < 0, 0, found).astype(np.int64)
 
 
 def strata(label: np.ndarray, case: np.ndarray, classes: list[str]) -> Iterator[tuple[str, str, np.ndarray]]:

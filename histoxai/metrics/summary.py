@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from histoxai.errors import UsageError
-from histoxai.metrics.bootstrap import FEWEST, Estimate, means
+from histoxai.metrics import chance
+from histoxai.metrics.bootstrap import Estimate, means
 from histoxai.metrics.classification import classifier_scores
 from histoxai.metrics.comparisons import friedman, holm, paired
 from histoxai.metrics.conclusions import conclude
@@ -50,8 +51,9 @@ class Method:
 class Scores:
     """A scores store in one profile, n patches, M methods, K masks, Q metrics.
 
-    values, chance (n, M, K, Q) float64, NaN undefined; flags (n, M, K); counts (n, M, K, 4); mask_curves (n, M, K, 2,
-    102); logits (n, classes); label, prediction, case, group, patch_id (n,). sure: the probability that parts cases.
+    values, chance (n, M, K, Q) float64, NaN undefined; flags (n, M, K); counts (n, M, K, 4); union (n, M, 4): counts
+    against both masks together; mask_curves (n, M, K, 2, 102); logits (n, classes); label, prediction, case, group,
+    patch_id (n,). sure: the probability that parts cases.
     """
 
     profile: str
@@ -59,6 +61,7 @@ class Scores:
     chance: np.ndarray
     flags: np.ndarray
     counts: np.ndarray
+    union: np.ndarray
     mask_curves: np.ndarray
     logits: np.ndarray
     label: np.ndarray
@@ -122,6 +125,7 @@ def summarise(s: Scores, statistics: Statistics, step: Callable[[], None] = lamb
     for name, number, mine in strata(s.label, s.case, s.classes):
         rows += _rows(s, statistics, {"class": name, "case": number}, mine)
         step()
+    _correct(rows)
     facts = asdict(statistics) | {"cancer": [s.classes[c] for c in cancer], "groups": len(set(s.group.tolist()))}
     return {
         "profile": s.profile,
@@ -131,7 +135,7 @@ def summarise(s: Scores, statistics: Statistics, step: Callable[[], None] = lamb
         "methods": {name: asdict(m) for name, m in s.methods.items()},
         "rows": rows,
         "sizes": _by_size(s, statistics),
-        "mask_thresholds": _mask_thresholds(s),
+        "mask_thresholds": _mask_thresholds(s, statistics.empty),
         "comparisons": _comparisons(s, primary, statistics),
         "best_null": _against_null(s, primary, statistics),
         "friedman": _friedman(s, primary, statistics),
@@ -143,7 +147,8 @@ def summarise(s: Scores, statistics: Statistics, step: Callable[[], None] = lamb
 def patches(s: Scores) -> Iterator[dict[str, Any]]:
     """One row per patch, method, mask and metric, with the keys of the rows of `summarise`."""
     for n, patch_id in enumerate(s.patch_id):
-        about = {"patch_id": str(patch_id), "group": str(s.group[n]), "class": s.classes[s.label[n]]}
+        name = s.classes[s.label[n]] if s.label[n] >= 0 else None
+        about = {"patch_id": str(patch_id), "group": str(s.group[n]), "class": name}
         for i, method in enumerate(s.methods):
             for j, mask in enumerate(s.masks):
                 for k, metric in enumerate(s.metrics):
@@ -168,19 +173,18 @@ def patches(s: Scores) -> Iterator[dict[str, Any]]:
 
 
 def _rows(s: Scores, statistics: Statistics, about: dict[str, str], mine: np.ndarray) -> list[dict[str, Any]]:
-    values, chance = s.values[mine], s.chance[mine]
+    values, by_chance = s.values[mine], s.chance[mine]
     shape = values.shape[1:]
-    found = _means(values, s.group[mine], statistics)
-    above = _means(values - chance, s.group[mine], statistics)
-    defined = np.isfinite(values) & np.isfinite(chance)
+    both = np.isfinite(values) & np.isfinite(by_chance)
+    columns = np.stack([values, np.where(both, values - by_chance, np.nan)], axis=1)
+    found = _means(columns, s.group[mine], statistics)
+    low, high = _clipped(found, s.metrics, 2 * int(np.prod(shape[:-1])))
     with np.errstate(invalid="ignore"):
-        expected = np.where(defined, chance, 0).sum(axis=0) / defined.sum(axis=0)
+        expected = np.where(both, by_chance, 0).sum(axis=0) / both.sum(axis=0)
     flagged = {name: ((s.flags[mine] & bit) > 0).sum(axis=0) for name, bit in DEGENERATE.items()}
     rows = []
-    for at in np.ndindex(shape):
-        i, j, k = at
-        flat = int(np.ravel_multi_index(at, shape))
-        base = float(expected[at])
+    for flat, (i, j, k) in enumerate(np.ndindex(shape)):
+        above, base = flat + int(np.prod(shape)), float(expected[i, j, k])
         rows.append(
             {
                 "method": list(s.methods)[i],
@@ -191,13 +195,19 @@ def _rows(s: Scores, statistics: Statistics, about: dict[str, str], mine: np.nda
                 "n": int(found.n[flat]),
                 "undefined": len(values) - int(found.n[flat]),
                 "partial": s.partial is not None,
-                **_interval(found, flat),
+                "low": _or_none(low[flat]),
+                "high": _or_none(high[flat]),
+                "groups": int(found.groups[flat]),
+                "withheld": found.withheld(flat),
                 "chance": _or_none(base),
-                "lift": _or_none(float(found.mean[flat]) / base) if base else None,
+                # of the patches that have both, which under --empty are not all
+                "lift": _or_none((float(found.mean[above]) + base) / base) if base else None,
                 "above_chance": {
-                    "mean": _or_none(above.mean[flat]),
-                    **_ends(above, flat),
-                    "p": _or_none(above.p[flat]),
+                    "mean": _or_none(found.mean[above]),
+                    "low": _or_none(found.low[above]),
+                    "high": _or_none(found.high[above]),
+                    "p": _or_none(found.p[above]),
+                    "p_holm": None,
                 },
                 "degenerate": {name: int(count[i, j]) for name, count in flagged.items()},
             }
@@ -205,23 +215,26 @@ def _rows(s: Scores, statistics: Statistics, about: dict[str, str], mine: np.nda
     return rows
 
 
+def _correct(rows: list[dict[str, Any]]) -> None:
+    # one family: every method, mask and measure over all classes and cases
+    family = [r["above_chance"] for r in rows if r["class"] == "all" and r["case"] == "all"]
+    for row, value in zip(family, holm(np.array([_nan(r["p"]) for r in family])), strict=True):
+        row["p_holm"] = _or_none(value)
+
+
+def _clipped(found: Estimate, metrics: list[str], times: int) -> tuple[np.ndarray, np.ndarray]:
+    # an interval of a measure ends where the measure does
+    least = [-1.0 if m.startswith(("phi", "spearman")) else 0.0 for m in metrics] * times
+    return np.clip(found.low, least, 1.0), np.clip(found.high, least, 1.0)
+
+
 def _means(values: np.ndarray, group: np.ndarray, statistics: Statistics) -> Estimate:
     flat = values.reshape(len(values), int(np.prod(values.shape[1:])))
     if not len(flat):
         nothing = np.full(flat.shape[1], np.nan)
         none = np.zeros(flat.shape[1], np.int64)
-        return Estimate(nothing, nothing, nothing, nothing, none, none)
+        return Estimate(nothing, nothing, nothing, nothing, nothing, none, none)
     return means(flat, group, statistics.repetitions, statistics.seed, statistics.level)
-
-
-def _ends(found: Estimate, k: int) -> dict[str, float | None]:
-    return {"low": _or_none(found.low[k]), "high": _or_none(found.high[k])}
-
-
-def _interval(found: Estimate, k: int) -> dict[str, Any]:
-    groups = int(found.groups[k])
-    withheld = None if groups >= FEWEST else f"{groups} groups; an interval needs {FEWEST}"
-    return {**_ends(found, k), "groups": groups, "withheld": withheld}
 
 
 def _by_size(s: Scores, statistics: Statistics) -> list[dict[str, Any]]:
@@ -237,6 +250,10 @@ def _by_size(s: Scores, statistics: Statistics) -> list[dict[str, Any]]:
         for k, size in enumerate(SIZES):
             mine = third == k
             found = _means(s.values[mine][:, :, j], s.group[mine], statistics)
+            low, high = _clipped(found, s.metrics, len(s.methods))
+            both = np.isfinite(s.values[mine][:, :, j]) & np.isfinite(s.chance[mine][:, :, j])
+            with np.errstate(invalid="ignore"):
+                expected = np.where(both, s.chance[mine][:, :, j], 0).sum(axis=0) / both.sum(axis=0)
             for flat, (i, q) in enumerate(np.ndindex(len(s.methods), len(s.metrics))):
                 rows.append(
                     {
@@ -247,29 +264,39 @@ def _by_size(s: Scores, statistics: Statistics) -> list[dict[str, Any]]:
                         "metric": s.metrics[q],
                         "mean": _or_none(found.mean[flat]),
                         "n": int(found.n[flat]),
-                        **_interval(found, flat),
+                        "low": _or_none(low[flat]),
+                        "high": _or_none(high[flat]),
+                        "groups": int(found.groups[flat]),
+                        "withheld": found.withheld(flat),
+                        "chance": _or_none(expected[i, q]),
                     }
                 )
     return rows
 
 
-def _mask_thresholds(s: Scores) -> list[dict[str, Any]]:
-    # the six measures where masks are cut elsewhere, all from one histogram
+def _mask_thresholds(s: Scores, empty: str) -> list[dict[str, Any]]:
+    # the six measures where masks are cut elsewhere, all from one histogram of each map, cut where it always is
+    if s.profile != "corrected" or not s.mask_curves.any():  # curves come with all measures
+        return []
     rows = []
     for threshold in MASK_THRESHOLDS:
         counts = counts_at(s.mask_curves, threshold)[..., [0, 2, 1, 3]]  # there the map is the truth
+        expected = chance.of_counts(counts, exact=False)
         for name, measure in COUNTED.items():
-            values = measure(counts)
+            values = np.where(s.flags & DEGENERATE["not_finite_map"], np.nan, measure(counts))
+            values = agreed(values[..., None], s.flags, [name], empty)[..., 0]
             for i, j in np.ndindex(len(s.methods), len(s.masks)):
-                known = values[:, i, j][np.isfinite(values[:, i, j])]
+                known = np.isfinite(values[:, i, j])
+                both = known & np.isfinite(expected[name][:, i, j])
                 rows.append(
                     {
                         "method": list(s.methods)[i],
                         "mask": s.masks[j],
                         "mask_threshold": threshold,
                         "metric": name,
-                        "mean": float(known.mean()) if len(known) else None,
-                        "n": len(known),
+                        "mean": float(values[known, i, j].mean()) if known.any() else None,
+                        "n": int(known.sum()),
+                        "chance": float(expected[name][both, i, j].mean()) if both.any() else None,
                     }
                 )
     return rows
@@ -324,7 +351,7 @@ def _pair(
 
 def _corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for key in ("p", "wilcoxon"):
-        adjusted = holm(np.array([np.nan if r[key] is None else r[key] for r in rows], np.float64))
+        adjusted = holm(np.array([_nan(r[key]) for r in rows]))
         for row, value in zip(rows, adjusted, strict=True):
             row[f"{key}_holm"] = _or_none(value)
     return rows
@@ -335,19 +362,33 @@ def _friedman(s: Scores, primary: np.ndarray, statistics: Statistics) -> list[di
     rows = []
     for j, mask in enumerate(s.masks):
         found = friedman(primary[:, :, j], s.group, statistics.level)
-        if found is not None:
-            rows.append(
-                {
-                    "mask": mask,
-                    "metric": statistics.primary,
-                    "p": found.p,
-                    "ranks": {n: float(r) for n, r in zip(names, found.ranks, strict=True)},
-                    "critical_difference": found.critical,
-                    "groups": found.blocks,
-                    "cliques": [[names[i] for i in clique] for clique in found.cliques],
-                }
-            )
+        about: dict[str, Any] = {"mask": mask, "metric": statistics.primary}
+        if isinstance(found, str):
+            nothing: dict[str, Any] = {
+                "p": None,
+                "ranks": {},
+                "critical_difference": None,
+                "groups": None,
+                "cliques": [],
+            }
+            rows.append({**about, **nothing, "withheld": found})
+            continue
+        rows.append(
+            {
+                **about,
+                "p": found.p,
+                "ranks": {n: float(r) for n, r in zip(names, found.ranks, strict=True)},
+                "critical_difference": found.critical,
+                "groups": found.blocks,
+                "cliques": [[names[i] for i in clique] for clique in found.cliques],
+                "withheld": None,
+            }
+        )
     return rows
+
+
+def _nan(value: float | None) -> float:
+    return float("nan") if value is None else value
 
 
 def _or_none(value: float) -> float | None:

@@ -24,16 +24,15 @@ class ThesisProfile(Profile):
 
     constant = float("nan")
 
-    def score(self, plane: np.ndarray, masks: list[Mask], method: str) -> np.ndarray:
+    def score(self, plane: np.ndarray, masks: list[Mask], method: str, counts: np.ndarray) -> np.ndarray:
         """float64 (masks, metrics)."""
         # NaN compares false: a NaN plane is an empty map
         found = plane > self.map_threshold
         lost = method in RESCALED and (not found.any() or found.all())
         soft = stretch(plane) >= self.map_threshold
         lines = np.stack([c.confusion_counts(np.zeros_like(found) if lost else found, m.binary) for m in masks])
-        four = lines.sum(axis=1)
-        phi = np.full(len(masks), np.nan) if lost else c.phi(four)
-        accuracy = np.zeros(len(masks)) if lost else c.pixel_accuracy(four)
+        phi = np.full(len(masks), np.nan) if lost else c.phi(counts)
+        accuracy = np.zeros(len(masks)) if lost else c.pixel_accuracy(counts)
         iou = [soft_iou(soft, m.stretched) for m in masks]
         return np.stack([iou, *line_means(lines), phi, phi, accuracy], axis=1)
 
@@ -57,5 +56,10 @@ def soft_iou_of(counts: np.ndarray) -> float:
 
 def line_means(lines: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Precision, recall and F1 per image line, 0 where undefined, averaged; lines (..., H, 4) counts."""
-    p, r, f = (np.nan_to_num(measure(lines)).mean(axis=-1) for measure in (c.precision, c.recall, c.f1))
+    tp, fp, fn = (lines[..., k].astype(np.float64) for k in range(3))
+    found, truth = tp + fp, tp + fn
+    p, r, f = (
+        (above / np.maximum(below, 1)).mean(axis=-1)
+        for above, below in ((tp, found), (tp, truth), (2 * tp, found + truth))
+    )
     return p, r, f

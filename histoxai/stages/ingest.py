@@ -62,6 +62,8 @@ def _write(
     source: Path, output: Path, settings: Ingest, name: str, reader: Reader, progress: Progress, work: Work
 ) -> dict[str, Any]:
     index = reader.index
+    if "all" in index.classes:
+        raise InputRefused(f"{source}: a class named 'all' would be taken for the total in every table; rename it")
     item = image_item(len(index), index.size, settings.shard_size, index.has_targets)
     header = provenance.header(
         "patches/1",

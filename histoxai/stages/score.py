@@ -17,7 +17,7 @@ from histoxai.explainers.stored import StoredMethod, used_items
 from histoxai.metrics import summary as sums
 from histoxai.metrics.counts import COUNTS, confusion_counts
 from histoxai.metrics.localisation import levels, threshold_histogram
-from histoxai.metrics.measures import ALL, DEGENERATE, MEASURES, Target, measure, study_only
+from histoxai.metrics.measures import ALL, DEGENERATE, MEASURES, Target, counts_only, measure
 from histoxai.metrics.profiles import METRICS, Mask, Profile
 from histoxai.metrics.statistics import cases
 from histoxai.progress import Progress
@@ -126,24 +126,28 @@ def _score_patch(
     made: dict[str, np.ndarray],
 ) -> None:
     # fill one patch's rows of every array; the count arrays are of the first profile, corrected
-    masks = [Mask.of(p.astype(np.float64), settings.mask_threshold) for p in probability]
+    whole = settings.measures == "all"
+    masks = [Mask.of(p.astype(np.float64), settings.mask_threshold, whole) for p in probability]
     targets = [Target.of(mask, settings.tolerance) for mask in masks]
-    grey = [levels(mask.probability) for mask in masks]
+    grey = [levels(mask.probability) for mask in masks] if whole else []
     size = masks[0].probability.shape
+    truth = np.stack([mask.binary.ravel() for mask in masks])
+    truth = np.concatenate([truth, truth.any(axis=0, keepdims=True)])  # both masks together come last
     for j, method in enumerate(methods):
         planes = _planes(method, raw[j], size, profiles)
-        for k, profile in enumerate(profiles):
-            made["values"][j, :, k] = profile.score(planes[k], masks, method.method)
         plane = planes[0]
         found = plane > profiles[0].map_threshold
-        counts = np.stack([confusion_counts(found.ravel(), mask.binary.ravel()) for mask in masks])
+        cells = confusion_counts(found.ravel(), truth)
+        counts = made["counts"][j] = cells[:-1]
+        made["union"][j] = cells[-1]
+        for k, profile in enumerate(profiles):
+            made["values"][j, :, k] = profile.score(planes[k], masks, method.method, counts)
+        if not whole:
+            made["chance"][j, :, : len(METRICS)], made["flags"][j] = counts_only(plane, targets, counts)
+            continue
         steps = levels(plane)
-        made["counts"][j] = counts
         made["curves"][j] = [threshold_histogram(steps, mask.binary) for mask in masks]
         made["mask_curves"][j] = [threshold_histogram(one, found) for one in grey]
-        if settings.measures == "study":
-            made["chance"][j, :, : len(METRICS)], made["flags"][j] = study_only(plane, targets, counts)
-            continue
         relevance = method.relevance(raw[j], 0, size, settings.sign)
         made["measures"][j], made["chance"][j], made["flags"][j] = measure(
             relevance, plane, counts, targets, settings.top_k
@@ -176,6 +180,7 @@ def _item(n: int, methods: int, classes: int, shard: int) -> Item:
         "chance": ((*pairs, len(ALL)), np.float64, nothing),
         "flags": (pairs, np.uint8, 0),
         "counts": ((*pairs, len(COUNTS)), np.int64, 0),
+        "union": ((methods, len(COUNTS)), np.int64, 0),
         "curves": ((*pairs, 2, 102), np.int32, 0),
         "mask_curves": ((*pairs, 2, 102), np.int32, 0),
         "logits": ((classes,), np.float32, nothing),
@@ -186,24 +191,46 @@ def _item(n: int, methods: int, classes: int, shard: int) -> Item:
 # ---- what is printed of a store
 
 
-def check(settings: Score, profile: str, statistics: Statistics, exports: list[Path]) -> None:
-    """Raise UsageError, before any work, for a primary measure, a profile or a table that cannot be."""
+def check(
+    maps: Path,
+    output: Path,
+    settings: Score,
+    profile: str,
+    statistics: Statistics,
+    exports: list[Path],
+    with_means: bool,
+) -> None:
+    """Raise UsageError or InputRefused, before any work, for what cannot be summed up or exported.
+
+    That is an unknown profile, primary measure or class, or a table that cannot be written.
+    """
     resolve("profile", profile)
-    known = ALL if profile == "corrected" and settings.measures == "all" else METRICS
+    known = _metrics(profile, settings.measures)
     if statistics.primary not in (None, *known):
         raise UsageError(f"--primary {statistics.primary}: the {profile} profile has {', '.join(known)}")
+    classes = [str(c) for c in open_store(maps, "maps", "explain").group.attrs["classes"]]
+    if unknown := [c for c in statistics.cancer or () if c not in classes]:
+        raise UsageError(f"--cancer {unknown[0]}: the classes are {', '.join(classes)}")
     for path in exports:
         check_table(path)
+        provenance.keep_apart(output, path)
+        if path.name.startswith("means") and not with_means:
+            raise UsageError(f"--export {path}: means are not made with --jsonl")
+
+
+def _metrics(profile: str, measures: str) -> list[str]:
+    # those that a scores store has in a profile
+    if profile == "thesis":
+        return list(METRICS)
+    return list(ALL) if measures == "all" else [m for m in METRICS if m != "spearman"]
 
 
 def export(path: Path, profile: str, statistics: Statistics, table: Path, summary: dict[str, Any] | None) -> None:
     """Write one table beside a scores store: the means, where its name begins so, or one row per patch."""
-    if not table.name.startswith("means"):
-        write_table(table, sums.patches(read(path, profile, statistics.empty)))
-    elif summary is None:
-        raise UsageError(f"--export {table}: means are not made with --jsonl")
-    else:
+    if summary is not None and table.name.startswith("means"):
         write_table(table, iter(summary["rows"]))
+    else:
+        write_table(table, sums.patches(read(path, profile, statistics.empty)))
 
 
 def read(path: Path, profile: str, empty: str = "exclude") -> sums.Scores:
@@ -215,20 +242,20 @@ def read(path: Path, profile: str, empty: str = "exclude") -> sums.Scores:
     store = open_store(path, "scores", "score")
     axes, methods = store.header["axes"], store.header["methods"]
     values = store.read("values")[:, :, :, axes["profile"].index(profile)]
-    chance, flags = store.read("chance"), store.read("flags")
-    if profile == "corrected" and store.header["settings"]["measures"] == "all":
-        values = np.concatenate([values, store.read("measures")], axis=-1)
-    else:
-        chance = chance[..., : values.shape[-1]]
+    values = np.concatenate([values, store.read("measures")], axis=-1)
+    metrics = _metrics(profile, store.header["settings"]["measures"])
+    columns = [axes["chance"].index(m) for m in metrics]
+    values, chance, flags = values[..., columns], store.read("chance")[..., columns], store.read("flags")
     if profile == "thesis":  # the study's computation has no closed form for chance
         chance = np.full(values.shape, np.nan)
     kept = {k: store.read(k).astype(np.int64) for k in ("label", "case", "prediction")}
     return sums.Scores(
         profile=profile,
-        values=sums.agreed(values, flags, axes["chance"][: values.shape[-1]], empty),
+        values=sums.agreed(values, flags, metrics, empty),
         chance=chance,
         flags=flags,
         counts=store.read("counts"),
+        union=store.read("union"),
         mask_curves=store.read("mask_curves"),
         logits=store.read("logits"),
         group=store.read("group"),
@@ -236,7 +263,7 @@ def read(path: Path, profile: str, empty: str = "exclude") -> sums.Scores:
         classes=[str(c) for c in store.group.attrs["classes"]],
         methods={name: sums.Method(facts["method"], facts["null"]) for name, facts in methods.items()},
         masks=axes["mask"],
-        metrics=axes["chance"][: values.shape[-1]],
+        metrics=metrics,
         partial=store.header.get("partial"),
         sure=store.header["settings"]["sure"],
         **kept,

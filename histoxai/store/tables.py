@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import io
+import os
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from histoxai.errors import InputRefused, UsageError
-from histoxai.store.files import write_atomically
+from histoxai.store.files import cannot, temporary_beside
 
 _BATCH = 50_000  # rows
+_TEXT = ("withheld", "class")  # columns of words that may all be None
 
 
 def check_table(path: Path) -> None:
-    """Raise UsageError where a table of this name cannot be written: its suffix says how."""
+    """Raise UsageError or InputRefused where a table of this name cannot be written: its suffix says how."""
     if path.suffix not in (".csv", ".parquet"):
         raise UsageError(f"--export {path}: expected a name that ends in .csv or .parquet")
+    if path.is_dir():
+        raise InputRefused(f"{path}: is a folder; name a file")
     if not path.parent.is_dir():
         raise InputRefused(f"{path.parent}: no such folder")
     if path.suffix == ".parquet":
@@ -25,40 +30,51 @@ def check_table(path: Path) -> None:
 
 
 def write_table(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write rows, all with the keys of the first; keys of inner objects are joined by a dot, None is empty."""
+    """Write rows, all with the keys of the first; keys of inner objects are joined by a dot, None is empty.
+
+    An older table of that name is replaced. Raises HistoxaiError where the system refuses.
+    """
     flat = (dict(_flat(row)) for row in rows)
-    if path.suffix == ".csv":
-        text = io.StringIO(newline="")
+    temporary = temporary_beside(path)
+    try:
+        (_csv if path.suffix == ".csv" else _parquet)(temporary, flat)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise cannot(path, "written", error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _csv(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         writer: csv.DictWriter[str] | None = None
-        for row in flat:
+        for row in rows:
             if writer is None:
-                writer = csv.DictWriter(text, list(row))
+                writer = csv.DictWriter(file, list(row))
                 writer.writeheader()
             writer.writerow(row)
-        write_atomically(path, text.getvalue().encode())
-        return
+
+
+def _parquet(path: Path, rows: Iterator[dict[str, Any]]) -> None:
     arrow, parquet = _pyarrow(path)
-    out, sink, batch = io.BytesIO(), None, []
-    for row in flat:
-        batch.append(row)
-        if len(batch) == _BATCH:
-            sink = _put(arrow, parquet, out, sink, batch)
-            batch = []
-    if batch:
-        sink = _put(arrow, parquet, out, sink, batch)
-    if sink is not None:
-        sink.close()
-    write_atomically(path, out.getvalue())
+    sink: Any = None
+    try:
+        while batch := list(islice(rows, _BATCH)):
+            table = arrow.Table.from_pylist(batch, None if sink is None else sink.schema)
+            if sink is None:
+                table = table.cast(_schema(arrow, table.schema))
+                sink = parquet.ParquetWriter(path, table.schema)
+            sink.write_table(table)
+    finally:
+        if sink is not None:
+            sink.close()
 
 
-def _put(arrow: Any, parquet: Any, out: io.BytesIO, sink: Any, batch: list[dict[str, Any]]) -> Any:
-    table = arrow.Table.from_pylist(batch, None if sink is None else sink.schema)
-    if sink is None:  # a column of nothing but None would have no type
-        schema = arrow.schema([f if f.type != arrow.null() else f.with_type(arrow.float64()) for f in table.schema])
-        table = table.cast(schema)
-        sink = parquet.ParquetWriter(out, schema)
-    sink.write_table(table)
-    return sink
+def _schema(arrow: Any, found: Any) -> Any:
+    # a column of which the first batch has nothing but None has no type of its own
+    kind = {True: arrow.string(), False: arrow.float64()}
+    return arrow.schema([f.with_type(kind[f.name in _TEXT]) if f.type == arrow.null() else f for f in found])
 
 
 def _flat(row: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

@@ -22,7 +22,7 @@ from histoxai.metrics.summary import AGREED
 from histoxai.store import tables
 from histoxai.store.patches import Patches
 from histoxai.store.shards import Store
-from tests.conftest import ROOT, Mini, array_files, done, run
+from tests.conftest import CLASSES, ROOT, Mini, array_files, done, run, write_diagset
 
 SCHEMA = json.loads((ROOT / "docs" / "score.schema.json").read_text())
 FEW = ["--repetitions", 200]
@@ -143,11 +143,11 @@ def test_exports_hold_the_numbers_of_json(mini: Mini, tmp_path: Path, summary: d
 
 def test_parquet_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "_BATCH", 3)
-    rows = [{"a": i, "b": {"c": None if i < 5 else 0.5}} for i in range(8)]
+    late = [(None, None) if i < 5 else (0.5, "few") for i in range(8)]  # nothing in the first batch tells the type
+    rows = [{"a": i, "b": {"c": number}, "withheld": words} for i, (number, words) in enumerate(late)]
     tables.write_table(tmp_path / "t.parquet", iter(rows))
-    assert parquet.read_table(tmp_path / "t.parquet").to_pylist() == [
-        {"a": i, "b.c": None if i < 5 else 0.5} for i in range(8)
-    ]
+    expected = [{"a": i, "b.c": number, "withheld": words} for i, (number, words) in enumerate(late)]
+    assert parquet.read_table(tmp_path / "t.parquet").to_pylist() == expected
 
 
 def test_conventions_for_an_empty_mask(mini: Mini, summary: dict[str, Any]) -> None:
@@ -155,7 +155,7 @@ def test_conventions_for_an_empty_mask(mini: Mini, summary: dict[str, Any]) -> N
         other = json.loads(done(*score(mini, mini.scores, "--json", "--empty", empty)))
         moved = 0
         for before, after in zip(summary["rows"], other["rows"], strict=True):
-            if not before["undefined"] or before["metric"].split("_")[0] not in AGREED:
+            if not before["undefined"] or before["metric"].removesuffix("_area").removesuffix("_otsu") not in AGREED:
                 continue
             moved += 1
             total = before["n"] + before["undefined"]
@@ -186,6 +186,7 @@ def test_tables_for_people(mini: Mini) -> None:
         (["--export", "table.xlsx"], 2, "a name that ends in .csv or .parquet"),
         (["--export", "/no/such/place.csv"], 3, "/no/such: no such folder"),
         (["--jsonl", "--export", "means.csv"], 2, "means are not made with --jsonl"),
+        (["--shard", "0", "--export", "means.csv"], 2, "tables are of all shards"),
         (["--sign", "positive"], 3, "sign = own, asked for positive"),
         (["--tolerance", "3"], 3, "tolerance = 0.0, asked for 3.0"),
     ],
@@ -196,6 +197,23 @@ def test_what_is_refused(mini: Mini, more: list[object], code: int, words: str) 
     assert outcome.code == code, outcome.err
     assert words in outcome.err
     assert array_files(mini.scores) == before
+
+
+def test_tables_that_cannot_be_written(mini: Mini, tmp_path: Path) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    for path, words in (
+        (tmp_path / "folder.csv", "is a folder; name a file"),
+        (mini.scores / "x.csv", "overlaps the input"),
+    ):
+        outcome = run(*score(mini, mini.scores, "--export", path))
+        assert outcome.code == 3
+        assert words in outcome.err
+
+
+def test_nothing_is_done_before_all_is_known_to_be_possible(mini: Mini, tmp_path: Path) -> None:
+    for more in (["--cancer", "nope"], ["--dry-run", "--cancer", "nope"], ["--jsonl", "--export", "means.csv"]):
+        assert run(*score(mini, tmp_path / "s", *more)).code == 2
+        assert not (tmp_path / "s").exists()
 
 
 def test_a_store_of_the_first_schema_is_made_again_with_force(mini: Mini, tmp_path: Path) -> None:
@@ -213,13 +231,88 @@ def test_a_store_of_the_first_schema_is_made_again_with_force(mini: Mini, tmp_pa
     assert Store(tmp_path / "s").schema == "scores/2"
 
 
-def test_the_studys_measures_alone(mini: Mini, tmp_path: Path, summary: dict[str, Any]) -> None:
-    few = json.loads(done(*score(mini, tmp_path / "s", "--measures", "study", "--json")))
-    jsonschema.validate(few, SCHEMA)
-    assert few["statistics"]["primary"] == "iou"
-    assert few["rows"] == [r for r in summary["rows"] if r["metric"] in METRICS]
-    refused = run(*score(mini, tmp_path / "x", "--measures", "study", "--primary", "auroc"))
+def test_measures_of_counts_alone(mini: Mini, tmp_path: Path, summary: dict[str, Any]) -> None:
+    counted = [m for m in METRICS if m != "spearman"]
+    for more in ([], ["--empty", "one"]):
+        few = json.loads(done(*score(mini, tmp_path / "s", "--measures", "counts", "--json", *more)))
+        jsonschema.validate(few, SCHEMA)
+        assert few["statistics"]["primary"] == "iou"
+        assert {r["metric"] for r in few["rows"]} == set(counted)
+        if not more:
+            kept = [r for r in summary["rows"] if r["metric"] in counted]
+            for row in (*few["rows"], *kept):
+                row["above_chance"].pop("p_holm")  # of another family
+            assert few["rows"] == kept
+            assert any(r["degenerate"]["empty_mask"] for r in few["rows"])
+    refused = run(*score(mini, tmp_path / "x", "--measures", "counts", "--primary", "auroc"))
     assert refused.code == 2
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.fixture(scope="module")
+def many(mini: Mini, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Maps and masks of 24 scans, enough for intervals; two null models, one of them by random weights."""
+    root = tmp_path_factory.mktemp("many")
+    write_diagset(root / "d", scans=24, per_class=1)
+    done("ingest", root / "d", "-o", root / "p", "--classes", ",".join(CLASSES), "--mpp", 0.25)
+    done("masks", root / "p", "--model", mini.seg, "-o", root / "masks", "--split", "all")
+    methods = ["--method", "ig,gradcam,hematoxylin,null=gradcam", "--random-weights", "null", "-O", "ig.steps=4"]
+    done("explain", root / "p", "--model", mini.cls, "-o", root / "maps", "--split", "all", *methods)
+    return root / "maps", root / "masks"
+
+
+def test_intervals_and_tests_end_to_end(many: tuple[Path, Path], tmp_path: Path) -> None:
+    maps, masks = many
+    command = ["score", maps, "--masks", masks, "-o", tmp_path / "s"]
+    got = json.loads(done(*command, "--json", "--export", tmp_path / "means.parquet"))
+    jsonschema.validate(got, SCHEMA)
+    assert got["statistics"]["groups"] == 24
+    assert got["methods"]["null"] == {"method": "gradcam", "null": True}
+    rows = {(r["method"], r["mask"], r["class"], r["case"], r["metric"]): r for r in got["rows"]}
+    ig = rows["ig", "tumor", "all", "all", "auroc"]
+    store = Store(tmp_path / "s")
+    values = store.read("measures")[:, 0, 0, MEASURES.index("auroc")]
+    assert ig["mean"] == pytest.approx(np.nanmean(values))
+    assert ig["groups"] == 24
+    assert 0 <= ig["low"] < ig["mean"] < ig["high"] <= 1
+    assert ig["above_chance"]["p"] <= ig["above_chance"]["p_holm"]
+    lonely = rows["ig", "tumor", "all", "1", "auroc"]
+    assert lonely["above_chance"]["p_holm"] is None
+    assert (lonely["withheld"] is None) == (lonely["low"] is not None)
+    stained = next(r for r in got["best_null"] if r["method"] == "ig" and r["mask"] == "tumor")
+    assert stained["null"] == "hematoxylin"  # dark discs are the tumor: the stain finds them, this network does not
+    assert stained["difference"] < 0
+    assert stained["p_holm"] < 0.05
+    ranks = next(r for r in got["friedman"] if r["mask"] == "tumor")
+    assert min(ranks["ranks"], key=ranks["ranks"].get) == "hematoxylin"
+    assert got["friedman"][1]["withheld"].startswith("0 groups have a patch")  # the other mask is empty
+    texts = {r["name"]: r["words"] for r in got["conclusions"]}
+    assert texts["lime_second"] == "Not testable: the store has no lime."
+    table = parquet.read_table(tmp_path / "means.parquet").to_pylist()
+    assert [r["low"] for r in table] == [r["low"] for r in got["rows"]]
+    text = done(*command)
+    assert "null (null)" in text
+    assert "hematoxylin (null)" in text
+
+
+def test_a_map_that_is_nearly_constant_or_not_a_number(
+    mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plane(self: Center, image: np.ndarray, seed: int) -> np.ndarray:
+        made = np.full(image.shape[:2], 0.5)
+        made[:5] += 1e-6
+        return made if seed % 2 else np.full(image.shape[:2], np.nan)
+
+    monkeypatch.setattr(Center, "plane", plane)
+    done("explain", mini.balanced, "--model", mini.cls, "-o", tmp_path / "m", "--method", "center")
+    got = json.loads(done("score", tmp_path / "m", "--masks", mini.masks, "-o", tmp_path / "s", "--json", *FEW))
+    maps = Store(tmp_path / "m").read("attributions/center")
+    lost = int(np.isnan(maps).any(axis=(1, 2, 3)).sum())
+    assert 0 < lost < len(maps)
+    row = next(r for r in got["rows"] if r["metric"] == "pixel_accuracy" and r["class"] == r["case"] == "all")
+    assert (row["undefined"], row["degenerate"]["not_finite_map"]) == (lost, lost)
+    for other in got["mask_thresholds"]:
+        assert other["n"] <= len(maps) - lost
 
 
 def test_signs_differ_where_a_map_has_both(mini: Mini, tmp_path: Path) -> None:

@@ -39,6 +39,9 @@ def planes() -> dict[str, np.ndarray]:
         "constant": np.full((40, 30), 0.25, np.float32),
         "zero": np.zeros((40, 30), np.float32),
         "huge and tiny": (10.0 ** rng.integers(-40, 38, (40, 30))).astype(np.float32),
+        "nearly constant": np.where(rng.random((40, 30)) > 0.5, 1000, np.nextafter(np.float32(1000), 1e4)).astype(
+            np.float32
+        ),
     }
 
 
@@ -143,8 +146,13 @@ def test_mass_accuracy_drawn_by_hand() -> None:
 @pytest.mark.parametrize("name", list(planes()))
 def test_otsu_is_scikit_images(name: str) -> None:
     plane = planes()[name]
-    expected = plane > threshold_otsu(plane) if np.ptp(plane) else np.zeros(plane.shape, bool)
-    assert np.array_equal(otsu(plane), expected)
+    if np.ptp(plane) == 0:
+        assert not otsu(plane).any()
+        return
+    scaled = (plane.astype(float) - plane.min()) / (float(plane.max()) - float(plane.min()))
+    assert np.array_equal(otsu(plane), scaled > threshold_otsu(scaled))
+    if name in ("random", "tied", "sparse"):  # where scikit-image takes the plane as it is
+        assert np.array_equal(otsu(plane), plane > threshold_otsu(plane))
 
 
 # ---- chance
@@ -177,7 +185,32 @@ def test_chance_of_iou_on_whole_patches(k: int, p: int, n: int) -> None:
 @pytest.mark.parametrize(("n", "p"), [(6, 2), (7, 1), (5, 5), (8, 4)])
 def test_chance_of_average_precision_is_the_mean_over_every_order(n: int, p: int) -> None:
     scores = [average_precision_score(found, np.arange(n)[::-1]) for found in every_map(n, p)]
-    assert float(chance.average_precision(p, n)) == pytest.approx(np.mean(scores), abs=1e-9)
+    assert chance.average_precision(p, np.arange(1, n + 1)) == pytest.approx(np.mean(scores), abs=1e-9)
+    tied = [average_precision_score(found, np.minimum(np.arange(n), 2)) for found in every_map(n, p)]
+    assert chance.average_precision(p, np.array([n - 2, n - 1, n])) == pytest.approx(np.mean(tied), abs=1e-9)
+    first = sum(1 / k for k in range(1, n + 1)) / n
+    closed = (p - 1) / (n - 1) * (1 - first) + first
+    assert chance.average_precision(p, np.arange(1, n + 1)) == pytest.approx(closed, abs=1e-9)
+
+
+def test_chance_of_iou_by_its_curvature_is_close() -> None:
+    counts = np.array([[2000, 18000, 6000, 39536], [5, 95, 200, 65236], [0, 0, 3, 97], [4, 0, 0, 12]])
+    exact, nearly = (chance.of_counts(counts, exact)["iou"] for exact in (True, False))
+    assert_allclose(nearly[:3], exact[:3], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("plane", "mask"), PAIRS)
+def test_iou_of_the_strongest_pixels_is_the_mean_over_ties(plane: np.ndarray, mask: np.ndarray) -> None:
+    hits, k = Ranking.of(plane).against(mask), int(mask.sum())
+    rng = np.random.default_rng(5)
+    found = []
+    for _ in range(300):
+        noise = rng.permutation(plane.size)
+        strongest = np.lexsort((noise, -plane.ravel().astype(float)))[:k]
+        tp = mask.ravel()[strongest].sum()
+        found.append(tp / (2 * k - tp))
+    spread = (np.std(found) or 0.03) / np.sqrt(300)  # a pixel that was never hit says little
+    assert hits.iou_among(k) == pytest.approx(np.mean(found), abs=4.5 * spread + 1e-9)
 
 
 def test_chance_is_what_random_maps_give() -> None:
@@ -254,8 +287,9 @@ def test_degenerate_maps_and_masks_are_flagged_and_defined_as_documented() -> No
     values, chances, flags = measure(flat, flat.astype(float) * 0, np.array([[0, 0, 645, 555]]), [half], 0.02)
     got, by_chance = (dict(zip(names, row, strict=True)) for names, row in ((MEASURES, values[0]), (ALL, chances[0])))
     assert flags[0] == DEGENERATE["constant_map"]
-    for name in ("auroc", "mass_accuracy", "rank_accuracy", "top_k", "pointing_game"):
-        assert got[name] == pytest.approx(by_chance[name]), name
+    same = ("auroc", "average_precision", "mass_accuracy", "rank_accuracy", "top_k", "pointing_game")
+    for name in (*same, *(f"{m}_area" for m in COUNTED)):
+        assert got[name] == pytest.approx(by_chance[name], abs=1e-12), name
     assert np.isnan(got["precision_otsu"])
 
 

@@ -13,7 +13,7 @@ from histoxai.metrics import counts as c
 from histoxai.metrics.classification import accuracy_table
 from histoxai.metrics.corrected import CorrectedProfile
 from histoxai.metrics.localisation import THRESHOLDS, levels, threshold_histogram
-from histoxai.metrics.profiles import METRICS, Mask
+from histoxai.metrics.profiles import METRICS, Mask, Profile
 from histoxai.metrics.statistics import cases
 from histoxai.metrics.thesis import ThesisProfile
 
@@ -37,12 +37,18 @@ PAIRS = pairs()
 IDS = [name for name, _, _ in PAIRS]
 
 
+def scored(profile: Profile, plane: np.ndarray, mask: np.ndarray, method: str) -> dict[str, float]:
+    masks = [Mask.of(mask, 0.5)]
+    counts = c.confusion_counts((plane > 0.3).ravel(), masks[0].binary.ravel())[None]
+    return dict(zip(METRICS, profile.score(plane, masks, method, counts)[0], strict=True))
+
+
 def corrected(plane: np.ndarray, mask: np.ndarray) -> dict[str, float]:
-    return dict(zip(METRICS, CorrectedProfile(0.3, 0.5).score(plane, [Mask.of(mask, 0.5)], "ig")[0], strict=True))
+    return scored(CorrectedProfile(0.3, 0.5), plane, mask, "ig")
 
 
 def thesis(plane: np.ndarray, mask: np.ndarray, method: str) -> dict[str, float]:
-    return dict(zip(METRICS, ThesisProfile(0.3, 0.5).score(plane, [Mask.of(mask, 0.5)], method)[0], strict=True))
+    return scored(ThesisProfile(0.3, 0.5), plane, mask, method)
 
 
 @pytest.mark.parametrize(("name", "plane", "mask"), PAIRS, ids=IDS)

@@ -84,6 +84,43 @@ def test_values_that_all_agree_have_a_point_for_an_interval() -> None:
     assert found.p[1] == 1
 
 
+def test_zeros_and_ones_have_an_interval_or_a_reason() -> None:
+    """Draws whose groups all agree have no spread: they must neither blow the interval up nor be dropped."""
+    rng = np.random.default_rng(9)
+    shown = 0
+    for trial in range(100):
+        group = np.repeat(np.arange(12), rng.integers(2, 20, 12))
+        values = (rng.random((len(group), 1)) < 0.95).astype(float)
+        found = means(values, group, 400, trial)
+        if np.isfinite(found.low[0]):
+            shown += 1
+            assert -0.5 < found.low[0] <= found.mean[0] <= found.high[0] < 1.5
+        else:
+            assert found.withheld(0) == "nearly all groups have the same value"
+    assert 10 < shown < 100
+    one = np.full(96, 0.3)
+    group = np.repeat(np.arange(12), 8)
+    one[group == 4] = 1
+    found = means(one[:, None], group, 2000, 0)
+    assert found.withheld(0) == "nearly all groups have the same value"
+    assert np.isnan(found.low[0])
+    assert found.withheld(0) is not None
+
+
+@pytest.mark.parametrize("side", [1, -1])
+def test_one_sided_p_of_skewed_groups(side: int) -> None:
+    """Group means from a lognormal: the tail that skew helps is far too rare if two sides are taken as alike."""
+    rng = np.random.default_rng(10)
+    alarms = 0
+    for trial in range(400):
+        effect = side * (rng.lognormal(0, 1, 20) - np.exp(0.5))
+        group = np.repeat(np.arange(20), 4)
+        found = means((effect[group] + rng.normal(0, 0.1, 80))[:, None], group, 400, trial)
+        alarms += bool(found.above[0] <= 0.05)
+        assert (found.p[0] <= 0.045) <= bool(found.low[0] > 0 or found.high[0] < 0)
+    assert alarms / 400 <= (0.08 if side > 0 else 0.15)
+
+
 def test_p_is_uniform_where_nothing_is_there() -> None:
     rng = np.random.default_rng(3)
     ps = [means(*clustered(rng, 20), 400, k).p[0] for k in range(400)]
@@ -161,15 +198,16 @@ def test_friedman_equals_scipy() -> None:
     values, group = clustered(rng, 12, 4)
     values[:, 2] += 1
     got = friedman(values, group)
-    assert got is not None
+    assert not isinstance(got, str)
     sums, counts = by_group(values, group)
     assert got.p == pytest.approx(friedmanchisquare(*(sums / counts).T).pvalue)
     assert got.ranks[2] == 1
     assert got.ranks.sum() == pytest.approx(10)
     assert got.critical == pytest.approx(2.569 * np.sqrt(4 * 5 / (6 * 12)), abs=2e-3)  # Demsar 2006, table 5
     assert all(2 not in clique for clique in got.cliques)
-    assert friedman(values[:, :2], group) is None
-    assert friedman(values[group < 5], group[group < 5]) is None
+    assert friedman(values[:, :2], group) == "2 methods; it takes 3"
+    few = friedman(values[group < 5], group[group < 5])
+    assert few == "5 groups have a patch with a value of every method; it takes 10"
 
 
 # ---- the classifier
