@@ -117,7 +117,8 @@ def beside_chance(summary: dict[str, Any]) -> Table:
             end_section=row is not rows[-1] and row["method"] == rows[-1]["method"],
         )
     if few := [r["groups"] for r in rows if r["withheld"]]:
-        table.caption = Text(f"no interval with fewer than 10 groups (here {min(few)} to {max(few)})", justify="left")
+        here = " to ".join(str(n) for n in sorted({min(few), max(few)}))
+        table.caption = Text(f"no interval with fewer than 10 groups (here {here})", justify="left")
     return table
 
 
