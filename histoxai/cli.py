@@ -336,6 +336,25 @@ def score(
         list[Path],
         typer.Option(help="Also write a table: means*.csv or .parquet the means, any other name one row per patch."),
     ] = [],  # noqa: B006
+    faithfulness: Annotated[
+        bool, typer.Option("--faithfulness", help="Test the maps on the model too (--model): --probes.")
+    ] = False,
+    model: Annotated[Path | None, typer.Option(help="Run folder of the classifier that was explained.")] = None,
+    patches: Annotated[Path | None, typer.Option(help="Its patches, if they were moved.")] = None,
+    probes: Annotated[str, typer.Option(help=", ".join(settings.PROBES) + ".")] = ",".join(
+        settings.Faithfulness.probes
+    ),
+    steps: Annotated[int, typer.Option(help="Of deletion and insertion.")] = settings.Faithfulness.steps,
+    infill: Annotated[
+        str, typer.Option(help="In place of deleted pixels: " + ", ".join(settings.INFILLS) + ".")
+    ] = settings.Faithfulness.infill,
+    perturbations: Annotated[
+        int, typer.Option(help="Of infidelity and sensitivity.")
+    ] = settings.Faithfulness.perturbations,
+    sanity: Annotated[
+        int, typer.Option(help="Patches on which layers are drawn anew, one after the other (--model).")
+    ] = settings.Faithfulness.sanity,
+    device: flags.Device = "auto",
     shard_size: flags.ShardSize = settings.Score.shard_size,
     shard: flags.Shard = None,
     one_indexed: flags.OneIndexed = False,
@@ -362,13 +381,19 @@ def score(
     only = flags.only_one(count=count_shards, missing=missing, check=dry_run)
     if export and (shard is not None or only in ("count", "missing")):
         raise UsageError("--export: tables are of all shards; leave out --shard, --count-shards and --missing")
+    if (faithfulness or sanity) and model is None:
+        raise UsageError("--faithfulness and --sanity test maps on their model; name its run folder with --model")
+    chosen_probes = flags.words(probes, "--probes") if faithfulness else ()
+    tested = settings.Faithfulness(chosen_probes, steps, infill, perturbations, sanity=sanity, device=device)
     used = terminal.use_threads(threads, workers)
     work = settings.Work(shard, one_indexed, only, force, verify, workers, used)
     with terminal.progress(quiet or count_shards or missing) as progress:
         from histoxai.stages import score as stage
 
+        probe = stage.Probe(tested, model, patches) if model is not None and (faithfulness or sanity) else None
+
         stage.check(maps, output, chosen, profile, statistics, export, with_means=not jsonl)
-        made = stage.score(maps, masks, output, chosen, progress, work, allow_partial)
+        made = stage.score(maps, masks, output, chosen, progress, work, allow_partial, probe)
         if only is None and shard is None:
             summary = None if jsonl else stage.summary(output, profile, statistics, progress)
             for path in export:

@@ -191,6 +191,35 @@ class Score(_Checked):
     shard_size: int = bounded(64, ge=1)
 
 
+FAITHFULNESS, SANITY = "faithfulness", "sanity"  # items of a scores store
+PROBES = ("deletion", "insertion", "road", "infidelity", "sensitivity")
+INFILLS = ("mean", "blur", "noisy_linear", "background")
+
+
+@dataclass(frozen=True)
+class Faithfulness(_Checked):
+    """How maps are tested on the model.
+
+    `probes`: some of PROBES. `steps` of deletion and insertion, `infill` of what is gone. `perturbations` of infidelity
+    and sensitivity, with `noise` (standard deviation) and `radius` in the input's 0..1. `sanity`: patches on which
+    layers are drawn anew one after the other; 0 for none.
+    """
+
+    probes: tuple[str, ...] = ("deletion", "insertion")
+    steps: int = bounded(20, ge=1)
+    infill: str = bounded("mean", choices=INFILLS)
+    perturbations: int = bounded(10, ge=1)
+    noise: float = bounded(0.03, gt=0)
+    radius: float = bounded(0.02, gt=0)
+    sanity: int = bounded(0, ge=0)
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if unknown := [p for p in self.probes if p not in PROBES]:
+            raise UsageError(f"--probes {unknown[0]}: expected some of {', '.join(PROBES)}")
+
+
 @dataclass(frozen=True)
 class Statistics(_Checked):
     """How scores are summed up; nothing here is stored.

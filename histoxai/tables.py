@@ -83,7 +83,12 @@ SHOWN = ("iou", "precision", "recall", "f1", "spearman", "phi", "pixel_accuracy"
 def scored(summary: dict[str, Any]) -> list[Any]:
     """What `score` prints for people: means per class, the primary measure beside chance, the study's conclusions."""
     pages: list[Any] = [scores(summary, mask) for mask in dict.fromkeys(r["mask"] for r in summary["rows"])]
-    return [*pages, beside_chance(summary), conclusions(summary)]
+    pages += [beside_chance(summary), conclusions(summary)]
+    if summary["faithfulness"]:
+        pages.append(faithfulness(summary))
+    if summary["sanity"]:
+        pages.append(sanity(summary))
+    return pages
 
 
 def beside_chance(summary: dict[str, Any]) -> Table:
@@ -119,6 +124,42 @@ def beside_chance(summary: dict[str, Any]) -> Table:
     if few := [r["groups"] for r in rows if r["withheld"]]:
         here = " to ".join(str(n) for n in sorted({min(few), max(few)}))
         table.caption = Text(f"no interval with fewer than 10 groups (here {here})", justify="left")
+    return table
+
+
+def faithfulness(summary: dict[str, Any]) -> Table:
+    """What the model says when pixels go: means over all classes, with intervals."""
+    rows = [r for r in summary["faithfulness"]["rows"] if r["class"] == "all"]
+    probes = list(dict.fromkeys(r["probe"] for r in rows))
+    table = Table(title="faithfulness, all classes: means and intervals (higher or lower is better)")
+    table.add_column("method", no_wrap=True)
+    better = {r["probe"]: "higher" if r["higher_is_better"] else "lower" for r in rows}
+    for probe in probes:
+        table.add_column(f"{probe} ({better[probe]})", justify="right")
+    by = {(r["method"], r["probe"]): r for r in rows}
+    for method in dict.fromkeys(r["method"] for r in rows):
+        cells = [by[method, p] for p in probes]
+        words = [_number(c["mean"]) + (f" ({_ends(c)})" if c["low"] is not None else "") for c in cells]
+        table.add_row(_named(method, summary), *words)
+    return table
+
+
+def sanity(summary: dict[str, Any]) -> Table:
+    """How much of each map is left when layers are drawn anew, from the output down to the one that is named."""
+    rows = summary["sanity"]["rows"]
+    layers = list(dict.fromkeys(r["down_to"] for r in rows))
+    shown = [layers[round(k * (len(layers) - 1) / 4)] for k in range(5)] if len(layers) > 5 else layers
+    title = "rank correlation with the trained network's map, layers drawn anew from the output down to"
+    table = Table(title=f"{title} ({len(layers)} in all)")
+    table.add_column("method", no_wrap=True)
+    for layer in dict.fromkeys(shown):
+        table.add_column(layer, justify="right")
+    table.add_column("so it")
+    by = {(r["method"], r["down_to"]): r["rank_correlation"] for r in rows}
+    for method in dict.fromkeys(r["method"] for r in rows):
+        last = by[method, layers[-1]]
+        words = "-" if last is None else "hardly changes" if last > 0.9 else "changes"
+        table.add_row(_named(method, summary), *[_number(by[method, x]) for x in dict.fromkeys(shown)], words)
     return table
 
 

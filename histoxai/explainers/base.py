@@ -124,6 +124,11 @@ class Explainer(ABC):
         constant: what scaling makes of a constant channel: 0, or NaN as the study's code does.
         """
 
+    def signed(self, raw: dict[str, np.ndarray], size: tuple[int, int]) -> np.ndarray:
+        """One patch's signed evidence (C, H, W) float32, C 1 or 3, pixel by pixel."""
+        del size
+        return raw[""]
+
     # Which evidence the method's authors show: of either sign, or for the class alone.
     own_sign: ClassVar[str] = "absolute"
 

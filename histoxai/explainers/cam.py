@@ -101,6 +101,10 @@ class CAM(Explainer):
 
     own_sign = "positive"
 
+    def signed(self, raw: dict[str, np.ndarray], size: tuple[int, int]) -> np.ndarray:
+        """The layer's map, bilinear at the patch's size."""
+        return cv2.resize(raw[""][0], (size[1], size[0]))[None]
+
     def relevance(self, raw: dict[str, np.ndarray], size: tuple[int, int], sign: str) -> np.ndarray:
         """The layer's map of one sign, bilinear at the patch's size."""
         return cv2.resize(one_sign(raw[""][0], self.own_sign if sign == "own" else sign), (size[1], size[0]))

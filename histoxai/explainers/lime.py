@@ -213,6 +213,12 @@ class Lime(Explainer):
         """The superpixels' weights."""
         return raw["weights"][np.isfinite(raw["weights"])]
 
+    def signed(self, raw: dict[str, np.ndarray], size: tuple[int, int]) -> np.ndarray:
+        """Each superpixel's weight, shared out among its pixels."""
+        del size
+        pixels = np.bincount(raw["segments"].ravel())
+        return (raw["weights"][: len(pixels)] / np.maximum(pixels, 1)).astype(np.float32)[raw["segments"]][None]
+
     def relevance(self, raw: dict[str, np.ndarray], size: tuple[int, int], sign: str) -> np.ndarray:
         """Each superpixel's weight of one sign, on all of its pixels."""
         return one_sign(raw["weights"], self.own_sign if sign == "own" else sign)[raw["segments"]]

@@ -34,10 +34,13 @@ class LRP(Hooked):
         """
         import torch
 
+        from histoxai.explainers.network import quiet_library
+
         ready = net.ready(torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)))
         targets = torch.zeros(1, dtype=torch.long, device=net.device)
         try:
-            self.call(self.method(unrolled(net.exact, self.name)), ready, targets)
+            with quiet_library():
+                self.call(self.method(unrolled(net.exact, self.name)), ready, targets)
         except (TypeError, RuntimeError, AttributeError, AssertionError) as error:
             if is_out_of_memory(error):
                 raise

@@ -10,7 +10,6 @@ import numpy as np
 
 from histoxai.metrics.ranking import ascending
 
-INFILLS = ("mean", "blur", "noisy_linear", "background")
 CURVES = ("deletion", "insertion")
 # Glass without tissue in a bright-field scan: nearly white.
 BACKGROUND = 243 / 255

@@ -31,6 +31,7 @@ STYLE = {
     "figure.facecolor": "white",
     "svg.hashsalt": "histoxai",
 }
+ACROSS = 6  # methods side by side, as many as a page can show
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
 CASE_STYLE = {
     "1": ("o", GREEN, "1 right, sure"),
@@ -112,18 +113,23 @@ def violins(
 ) -> bytes:
     """One measure: a violin per class in a panel per mask (row) and method (column), case means marked.
 
-    values (n, methods, masks), NaN undefined; label (n,), case (n,) 1 to 4.
+    values (n, methods, masks), NaN undefined; label (n,), case (n,) 1 to 4. More than ACROSS methods go on below.
     """
     with rc_context(STYLE):
         top = 0.55 if _mark.get() else 0.3
-        width, height = 2.6 * len(methods) + 0.8, 2.3 * len(masks) + 0.3 + top
+        columns, lines = min(ACROSS, len(methods)), -(-len(methods) // ACROSS) * len(masks)
+        width, height = 2.6 * columns + 0.8, 2.3 * lines + 0.3 + top
         figure = Figure(figsize=(width, height))
-        grid = figure.subplots(len(masks), len(methods), sharey=True, squeeze=False)
+        grid = figure.subplots(lines, columns, sharey=True, squeeze=False)
         # Margins in inches: an automatic layout would draw every panel twice.
         figure.subplots_adjust(0.6 / width, 0.65 / height, 1 - 0.1 / width, 1 - top / height, 0.1, 0.38)
-        for (row, column), axes in np.ndenumerate(grid):
-            _violin_panel(axes, values[:, column, row], label, case, classes)
-            axes.set_title(f"{methods[column]}, {masks[row].replace('_', '-')}")
+        for (line, column), axes in np.ndenumerate(grid):
+            row, method = line % len(masks), line // len(masks) * ACROSS + column
+            if method >= len(methods):
+                axes.set_visible(False)
+                continue
+            _violin_panel(axes, values[:, method, row], label, case, classes)
+            axes.set_title(f"{methods[method]}, {masks[row].replace('_', '-')}")
             if column == 0:
                 axes.set_ylabel(metric)
         marks = [Line2D([], [], marker=m, color=c, ls="", ms=5, label=words) for m, c, words in CASE_STYLE.values()]

@@ -288,15 +288,20 @@ def _cases(
     made = []
     for row, name in zip(examples, words, strict=True):
         found = [i for i in row if i is not None]
-        picture = None
-        if found:
-            planes = {m: dict(zip(found, lineage.planes(m, found), strict=True)) for m in methods}
-            pictures = dict(zip(found, zip(*lineage.pictures(found), strict=True), strict=True))
-            rows = [
-                (lineage.title(i, label), *pictures[i], [planes[m][i] for m in methods]) if i is not None else (label,)
-                for i, label in zip(row, names, strict=True)
-            ]
-            picture = figures.case_sheet(rows, methods, threshold)
-        made.append({"name": name, "png": picture})
+        for first in range(0, len(methods), figures.ACROSS):
+            some = methods[first : first + figures.ACROSS]
+            picture = None
+            if found:
+                planes = {m: dict(zip(found, lineage.planes(m, found), strict=True)) for m in some}
+                pictures = dict(zip(found, zip(*lineage.pictures(found), strict=True), strict=True))
+                rows = [
+                    (lineage.title(i, label), *pictures[i], [planes[m][i] for m in some]) if i is not None else (label,)
+                    for i, label in zip(row, names, strict=True)
+                ]
+                picture = figures.case_sheet(rows, some, threshold)
+            elif first:
+                continue
+            several = found and len(methods) > len(some)
+            made.append({"name": f"{name}: {', '.join(some)}" if several else name, "png": picture})
         progress.advance()
     return made

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from histoxai import provenance, resources
 from histoxai.errors import UsageError
 from histoxai.explainers.coverage import coverage
 from histoxai.explainers.stored import StoredMethod, used_items
+from histoxai.metrics import probed
 from histoxai.metrics import summary as sums
 from histoxai.metrics.counts import COUNTS, confusion_counts
 from histoxai.metrics.localisation import levels, threshold_histogram
@@ -22,15 +24,35 @@ from histoxai.metrics.profiles import METRICS, Mask, Profile
 from histoxai.metrics.statistics import cases
 from histoxai.progress import Progress
 from histoxai.registry import names, resolve
-from histoxai.settings import Score, Statistics, Work
+from histoxai.settings import FAITHFULNESS, SANITY, Faithfulness, Score, Statistics, Work
 from histoxai.store.create import create_or_match, match
 from histoxai.store.schema import MASKS, ArraySpec, schema
 from histoxai.store.shards import Item, Store, open_store
 from histoxai.store.tables import check_table, write_table
-from histoxai.store.work import Task, do_items
+from histoxai.store.work import Stream, Task, do_items
+
+if TYPE_CHECKING:
+    from histoxai.models.probing import Probing
 
 SCHEMA = "histoxai.score/1"
 PIECE = 16  # patches whose maps are in memory at once
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Maps are to be tested on their model: which one, and where its patches are, if not where they were."""
+
+    settings: Faithfulness
+    model: Path
+    patches: Path | None = None
+
+    def open(
+        self, maps: Store, methods: list[StoredMethod], rows: np.ndarray, progress: Progress, work: Work
+    ) -> Probing:
+        """Raises ParentChanged where one of them is not the one that was explained."""
+        from histoxai.models.probing import Probing  # torch, which scores alone do without
+
+        return Probing.of(maps, methods, rows, self.model, self.patches, self.settings, progress, work)
 
 
 def score(
@@ -41,12 +63,13 @@ def score(
     progress: Progress,
     work: Work,
     allow_partial: bool = False,
+    probe: Probe | None = None,
 ) -> dict[str, Any]:
     """Score every map of a store against both masks; both profiles are always computed and stored.
 
-    Raises InputRefused where maps and masks are not of the same patches, Incomplete where one has gaps. With
-    `allow_partial` those patches are scored that have every map and mask, and the store says so; a method that
-    has not begun is left out.
+    probe: test the maps on the model too. allow_partial: score those patches that have every map and mask, which the
+    store says; a method that has not begun is left out. Raises InputRefused where maps and masks are not of the same
+    patches, Incomplete where one has gaps, ParentChanged where the model is not the one that was explained.
     """
     provenance.keep_apart(output, maps_path, masks_path)
     maps = open_store(maps_path, "maps", "explain")
@@ -85,6 +108,8 @@ def score(
         partial=found.partial,
     )
     profiles = [resolve("profile", n)(settings.map_threshold, settings.mask_threshold) for n in names("profile")]
+    probing = probe.open(maps, methods, rows, progress, work) if probe else None
+    items = [item, *(probing.items(settings.shard_size) if probing else [])]
 
     def compute(start: int, stop: int) -> dict[str, np.ndarray]:
         raw = [m.take(maps, rows[start:stop]) for m in methods]
@@ -102,14 +127,19 @@ def score(
 
     def make() -> Store:
         index = _index(maps, rows, settings)
-        return create_or_match(output, header, index, [item], attrs={"classes": classes}, force=work.force)
+        return create_or_match(output, header, index, items, attrs={"classes": classes}, force=work.force)
+
+    def prepare() -> dict[str, Any]:
+        if probing is None:
+            return {"scores": compute}
+        return {"scores": compute, FAITHFULNESS: Stream(probing.faithfulness), SANITY: probing.sanity}
 
     task = Task(
-        [item],
+        items,
         make,
-        (lambda: match(output, header, [item])) if output.exists() and not work.force else None,
-        lambda: {"scores": compute},
-        partial(score, maps_path, masks_path, output, settings, allow_partial=allow_partial),
+        (lambda: match(output, header, items)) if output.exists() and not work.force else None,
+        prepare,
+        partial(score, maps_path, masks_path, output, settings, allow_partial=allow_partial, probe=probe),
         {"threads": work.threads},
     )
     resources.keep_freed_memory()
@@ -276,7 +306,25 @@ def summary(path: Path, profile: str, statistics: Statistics, progress: Progress
     Raises UsageError for an unknown profile, primary measure or class.
     """
     scores = read(path, profile, statistics.empty)
-    return {"schema": SCHEMA, **sums.summarise(scores, statistics, progress.advance)}
+    made = sums.summarise(scores, statistics, progress.advance)
+    return {"schema": SCHEMA, **made, **_probed(path, scores, statistics)}
+
+
+def _probed(path: Path, scores: sums.Scores, statistics: Statistics) -> dict[str, Any]:
+    # what the tests on the model gave, as far as they are done
+    store = open_store(path, "scores", "score")
+    states = store.completeness()
+    made: dict[str, Any] = {"faithfulness": None, "sanity": None}
+    if FAITHFULNESS in states:
+        facts = states[FAITHFULNESS]["what"]
+        values, curves = (store.read(f"{FAITHFULNESS}/{k}") for k in ("values", "curves"))
+        found = probed.faithfulness(scores, values, curves, facts["probes"], statistics)
+        made["faithfulness"] = {"settings": facts, **found}
+    if SANITY in states:
+        facts = states[SANITY]["what"]
+        rows = probed.sanity(scores, store.read(f"{SANITY}/similarity"), facts["layers"], statistics)
+        made["sanity"] = {"settings": facts, "rows": rows}
+    return made
 
 
 def patch_rows(path: Path, profile: str, empty: str = "exclude") -> Iterator[dict[str, Any]]:

@@ -1,0 +1,253 @@
+"""`score --faithfulness` and `--sanity`: against the libraries and brute force, in shards, resumed, and refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+from captum.metrics import infidelity, sensitivity_max
+from pytorch_grad_cam.metrics.road import ROADCombined
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
+
+from histoxai.explainers.base import Batch
+from histoxai.explainers.network import Network, reinitialised
+from histoxai.explainers.stored import stored_methods
+from histoxai.metrics.faithfulness import area, infill, removal_order, removed, similarity
+from histoxai.models.batches import to_tensor
+from histoxai.models.checkpoint import load_model
+from histoxai.models.runs import open_run
+from histoxai.provenance import keyed_seed
+from histoxai.settings import PROBES
+from histoxai.store.patches import Patches
+from histoxai.store.shards import Store
+from tests.conftest import ROOT, Mini, array_files, done, run
+
+METHODS = ("ig", "lime", "gradcam", "center", "null")
+ALL = ["--faithfulness", "--probes", ",".join(PROBES), "--steps", 4, "--perturbations", 3, "--sanity", 2]
+
+
+@pytest.fixture(scope="module")
+def maps(mini: Mini, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three patches, five methods, one a prior and one under random weights."""
+    output = tmp_path_factory.mktemp("few") / "maps"
+    chosen = ["--method", "ig,lime,gradcam,center,null=ig", "--random-weights", "null", "-O", "null.steps=4"]
+    fast = ["-O", "ig.steps=8", "-O", "lime.samples=40", "-O", "lime.max_dist=10"]
+    done("explain", mini.balanced, "--model", mini.cls, "-o", output, *chosen, *fast, "--per-class", 1)
+    return output
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As many as the workers of a test have: captum adds up noise in an order that follows from their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def scored(mini: Mini, maps: Path) -> tuple[Path, dict[str, Any]]:
+    output = maps.parent / "scores"
+    return output, json.loads(done(*score(mini, maps, output, *ALL, "--model", mini.cls), "--json"))
+
+
+def score(mini: Mini, maps: Path, output: Path, *more: object) -> list[object]:
+    return ["score", maps, "--masks", mini.masks, "-o", output, "--repetitions", 100, *more]
+
+
+class Given:
+    """What every oracle needs: network, patches, targets, seeds and maps in the order of the stores."""
+
+    def __init__(self, mini: Mini, maps: Path, scores: Path) -> None:
+        self.maps, self.scores = Store(maps), Store(scores)
+        self.net = load_model(open_run(mini.cls), torch.device("cpu")).eval()
+        self.images = to_tensor(Patches(mini.balanced).read(self.maps.read("row")))
+        self.targets = self.maps.read("targets").tolist()
+        self.ids = self.maps.read("patch_id").tolist()
+        self.seeds = [keyed_seed(0, "faithfulness", i) for i in self.ids]
+        self.methods = {m.name: m for m in stored_methods(self.maps)}
+        self.names = list(self.scores.header["axes"]["method"])
+
+    def relevance(self, name: str, i: int) -> np.ndarray:
+        method = self.methods[name]
+        return method.relevance(method.take(self.maps, np.arange(len(self.ids))), i, (64, 64), "own")
+
+    def signed(self, name: str, i: int) -> np.ndarray:
+        method = self.methods[name]
+        return method.explainer.signed({k: v[i] for k, v in method.take(self.maps, [0, 1, 2]).items()}, (64, 64))
+
+    def value(self, probe: str) -> np.ndarray:
+        return self.scores.read("faithfulness/values")[:, :, PROBES.index(probe)]
+
+
+@pytest.fixture(scope="module")
+def given(mini: Mini, maps: Path, scored: tuple[Path, dict[str, Any]]) -> Given:
+    return Given(mini, maps, scored[0])
+
+
+def test_deletion_and_insertion_pixel_by_pixel(given: Given) -> None:
+    curves = given.scores.read("faithfulness/curves")
+    for i, image in enumerate(given.images):
+        pixels = image.permute(1, 2, 0).numpy()
+        blank = infill(pixels, "mean")
+        for j, name in enumerate(given.names):
+            order = removal_order(given.relevance(name, i), given.seeds[i])
+            for curve, (start, end) in enumerate(((pixels, blank), (blank, pixels))):
+                for step, k in enumerate(removed(64 * 64, 4)):
+                    made = start.reshape(-1, 3).copy()
+                    made[order[:k]] = end.reshape(-1, 3)[order[:k]]
+                    x = torch.from_numpy(made.reshape(64, 64, 3)).permute(2, 0, 1)[None]
+                    with torch.no_grad():
+                        p = torch.softmax(given.net(x), dim=1)[0, given.targets[i]].item()
+                    assert curves[i, j, curve, step] == pytest.approx(p, abs=1e-5), (name, i, curve, step)
+    np.testing.assert_allclose(given.value("deletion"), area(curves[:, :, 0].astype(float)), atol=1e-6)
+    np.testing.assert_allclose(given.value("insertion"), area(curves[:, :, 1].astype(float)), atol=1e-6)
+    assert np.array_equal(curves[:, 0, 0, 0], curves[:, 1, 0, 0])  # nothing is gone yet
+    np.testing.assert_allclose(curves[:, :, 0, 0], curves[:, :, 1, -1], atol=1e-6)
+
+
+def test_road_is_pytorch_grad_cams(given: Given) -> None:
+    metric = ROADCombined(percentiles=[20, 40, 60, 80])
+    for i, image in enumerate(given.images):
+        for j, name in enumerate(given.names):
+            plane = given.relevance(name, i)
+            if np.ptp(plane) == 0:
+                assert np.isnan(given.value("road")[i, j])
+                continue
+            cam = (plane - plane.min()) / np.ptp(plane)
+            torch.manual_seed(given.seeds[i])
+            expected = metric(image[None], cam[None], [ClassifierOutputSoftmaxTarget(given.targets[i])], given.net)
+            assert given.value("road")[i, j] == pytest.approx(float(expected[0]), abs=1e-4), name
+
+
+def test_infidelity_is_captums(given: Given) -> None:
+    def perturb(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        noise = torch.randn(x.shape) * 0.03
+        return noise, x - noise
+
+    for i, image in enumerate(given.images):
+        for j, name in enumerate(given.names):
+            signed = torch.from_numpy(given.signed(name, i).copy())
+            signed = signed if len(signed) == 3 else signed.expand(3, -1, -1) / 3
+            if not signed.abs().sum() > 0:
+                assert np.isnan(given.value("infidelity")[i, j])
+                continue
+            torch.manual_seed(given.seeds[i])
+            expected = infidelity(
+                given.net,
+                perturb,
+                image[None],
+                signed[None],
+                target=given.targets[i],
+                n_perturb_samples=3,
+                normalize=True,
+            )
+            assert given.value("infidelity")[i, j] == pytest.approx(expected.item(), rel=2e-3, abs=1e-9), name
+
+
+def test_sensitivity_is_captums(given: Given) -> None:
+    untrained = reinitialised(given.net, keyed_seed(0, "random weights"))
+    for name in ("ig", "gradcam", "null"):
+        method, j = given.methods[name], given.names.index(name)
+        net = Network(untrained if name == "null" else given.net)
+        for i, image in enumerate(given.images):
+            own = keyed_seed(0, name, given.ids[i])
+
+            def maps(x: Any, method: Any = method, net: Network = net, own: int = own, i: int = i) -> Any:
+                inner = x[0] if isinstance(x, tuple) else x
+                made = []
+                for one in inner:
+                    with torch.enable_grad():
+                        batch = Batch(one[None], torch.tensor([given.targets[i]]), [own])
+                        found = next(method.explainer.explain(net, batch))[1]
+                    made.append(torch.from_numpy(method.explainer.signed(found.raw, (64, 64)).copy()))
+                stacked = torch.stack(made).contiguous()
+                return (stacked,) if isinstance(x, tuple) else stacked
+
+            torch.manual_seed(given.seeds[i])
+            expected = sensitivity_max(maps, image[None], perturb_radius=0.02, n_perturb_samples=3)
+            assert given.value("sensitivity")[i, j] == pytest.approx(expected.item(), rel=1e-3), (name, i)
+    center = given.value("sensitivity")[:, given.names.index("center")]
+    assert (center == 0).all()
+
+
+def test_the_cascade_ends_at_a_network_drawn_anew(given: Given) -> None:
+    found = given.scores.read("sanity/similarity")
+    done_rows = np.isfinite(found).any(axis=(1, 2, 3))
+    assert done_rows.tolist() == [True, False, True]  # two of three, spread
+    assert found[done_rows, given.names.index("center"), :, 0] == pytest.approx(1)  # a prior ignores the weights
+    assert np.isnan(found[:, given.names.index("null")]).all()
+    fresh = Network(reinitialised(given.net, keyed_seed(0, "sanity")))
+    method, j = given.methods["ig"], given.names.index("ig")
+    for i in np.flatnonzero(done_rows):
+        batch = Batch(given.images[i : i + 1], torch.tensor([given.targets[i]]), [0])
+        again = next(method.explainer.explain(fresh, batch))[1].raw
+        expected = similarity(given.relevance("ig", i), method.explainer.relevance(again, (64, 64), "own"))
+        assert found[i, j, -1].tolist() == pytest.approx(expected, abs=1e-4)
+        assert found[i, j, -1, 0] < 0.999
+
+
+def test_what_json_and_people_see(mini: Mini, maps: Path, scored: tuple[Path, dict[str, Any]], given: Given) -> None:
+    output, summary = scored
+    jsonschema.validate(summary, json.loads((ROOT / "docs" / "score.schema.json").read_text()))
+    rows = {(r["method"], r["class"], r["probe"]): r for r in summary["faithfulness"]["rows"]}
+    assert rows["ig", "all", "deletion"]["mean"] == pytest.approx(given.value("deletion")[:, 0].mean(), abs=1e-6)
+    assert rows["ig", "R1", "deletion"]["n"] == 1
+    assert not rows["ig", "all", "deletion"]["higher_is_better"]
+    curve = next(c for c in summary["faithfulness"]["curves"] if c["method"] == "ig" and c["probe"] == "deletion")
+    assert curve["share"] == [0, 0.25, 0.5, 0.75, 1]
+    text = done(*score(mini, maps, output))
+    assert "deletion (lower)" in text
+    assert "hardly changes" in next(line for line in text.splitlines() if "center (null)" in line and "1.000" in line)
+    assert json.loads(done(*score(mini, maps, maps.parent / "plain"), "--json"))["faithfulness"] is None
+
+
+def test_shards_workers_and_a_later_start_give_the_same_bytes(
+    mini: Mini, maps: Path, tmp_path: Path, one_thread: None
+) -> None:
+    probes = ["--faithfulness", "--probes", "deletion,infidelity", "--steps", 3, "--sanity", 2, "--model", mini.cls]
+    common = ["--shard-size", 1, "--threads", 1]
+    done(*score(mini, maps, tmp_path / "whole", *common, *probes))
+    done(*score(mini, maps, tmp_path / "later", *common))  # scores first, probes when somebody has the time
+    for shard in (2, 0, 1):
+        done(*score(mini, maps, tmp_path / "later", *common, *probes, "--shard", shard))
+    done(*score(mini, maps, tmp_path / "crew", *common, *probes, "--workers", 2))
+    assert array_files(tmp_path / "whole") == array_files(tmp_path / "later") == array_files(tmp_path / "crew")
+    refused = run(*score(mini, maps, tmp_path / "whole", *common, *probes, "--infill", "blur"))
+    assert refused.code == 3
+    assert "infill = mean, asked for blur" in refused.err
+
+
+@pytest.mark.parametrize("infill", ["blur", "background", "noisy_linear"])
+def test_other_infills_differ(mini: Mini, maps: Path, tmp_path: Path, infill: str, given: Given) -> None:
+    probes = ["--faithfulness", "--steps", 4, "--model", mini.cls, "--infill", infill]
+    done(*score(mini, maps, tmp_path / "s", *probes))
+    curves, mean = Store(tmp_path / "s").read("faithfulness/curves"), given.scores.read("faithfulness/curves")
+    assert np.isfinite(curves).all()
+    np.testing.assert_allclose(curves[:, :, 0, 0], mean[:, :, 0, 0], atol=1e-6)
+    assert not np.allclose(curves[:, :, 0, 2], mean[:, :, 0, 2], atol=1e-6)
+
+
+def test_what_is_refused(mini: Mini, maps: Path, tmp_path: Path) -> None:
+    output = tmp_path / "s"
+    other = tmp_path / "cls"
+    done("train-cls", mini.balanced, "-o", other, "--epochs", 1, "--seed", 5)
+    for more, code, words in (
+        (["--faithfulness"], 2, "name its run folder with --model"),
+        (["--sanity", 3], 2, "name its run folder with --model"),
+        (["--faithfulness", "--probes", "nonsense", "--model", mini.cls], 2, "expected some of deletion, insertion"),
+        (["--faithfulness", "--model", other], 3, "is not the model that"),
+        (["--faithfulness", "--model", mini.seg], 3, "expected a classifier"),
+        (["--faithfulness", "--model", mini.cls, "--patches", mini.patches], 3, "is not the patches that"),
+        (["--faithfulness", "--model", mini.cls, "--infill", "black"], 2, "'black' is not one of mean, blur"),
+    ):
+        outcome = run(*score(mini, maps, output, *more))
+        assert outcome.code == code, outcome.err
+        assert words in outcome.err
+        assert not output.exists()
