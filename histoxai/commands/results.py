@@ -1,0 +1,174 @@
+"""What comes of it: `score`, `report`, `info`.
+
+Stages are imported inside the bodies, so that `--help` and `--version` load none of torch, zarr and numpy.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from histoxai import flags, registry, settings, tables, terminal
+from histoxai.errors import UsageError
+
+
+def score(
+    maps: Annotated[Path, typer.Argument(help="Store made by `explain`.")],
+    masks: Annotated[Path, typer.Option(help="Store made by `masks`.")],
+    output: flags.Output,
+    profile: Annotated[str, typer.Option(help="corrected, or thesis (the study's computation).")] = "corrected",
+    map_threshold: Annotated[
+        float, typer.Option(help="A map's pixels above it are ones.")
+    ] = settings.Score.map_threshold,
+    mask_threshold: Annotated[float, typer.Option(help="A mask's pixels above it are ones.")] = (
+        settings.Score.mask_threshold
+    ),
+    sure: Annotated[float, typer.Option(help="Probability that parts cases 1, 3 from 2, 4.")] = settings.Score.sure,
+    sign: Annotated[
+        str, typer.Option(help="Evidence that is ranked: positive, absolute, or own (what a method's authors show).")
+    ] = settings.Score.sign,
+    tolerance: Annotated[float, typer.Option(help="Of the pointing game, in pixels.")] = settings.Score.tolerance,
+    top_k: Annotated[float, typer.Option(help="Share of a map's pixels that `top_k` takes.")] = settings.Score.top_k,
+    measures: Annotated[
+        str, typer.Option(help="all, or counts: IoU and its kin at the fixed threshold, in a fraction of the time.")
+    ] = settings.Score.measures,
+    primary: Annotated[
+        str | None, typer.Option(help="The measure that methods are compared by [auroc; thesis: iou].")
+    ] = settings.Statistics.primary,
+    repetitions: Annotated[int, typer.Option(help="Of the cluster bootstrap.")] = settings.Statistics.repetitions,
+    level: Annotated[float, typer.Option(help="Of intervals.")] = settings.Statistics.level,
+    margin: Annotated[float, typer.Option(help="A difference that means nothing.")] = settings.Statistics.margin,
+    cancer: Annotated[str | None, typer.Option(help="Classes with tumor [all but A, N, BG, T, normal, ...].")] = None,
+    empty: Annotated[str, typer.Option(help="What 0/0 is: exclude, zero or one.")] = settings.Statistics.empty,
+    export: Annotated[
+        list[Path],
+        typer.Option(help="Also write a table: means*.csv or .parquet the means, any other name one row per patch."),
+    ] = [],  # noqa: B006
+    faithfulness: Annotated[
+        bool, typer.Option("--faithfulness", help="Test the maps on the model too (--model): --probes.")
+    ] = False,
+    model: Annotated[Path | None, typer.Option(help="Run folder of the classifier that was explained.")] = None,
+    patches: Annotated[Path | None, typer.Option(help="Its patches, if they were moved.")] = None,
+    probes: Annotated[str, typer.Option(help=", ".join(settings.PROBES) + ".")] = ",".join(
+        settings.Faithfulness.probes
+    ),
+    steps: Annotated[int, typer.Option(help="Of deletion and insertion.")] = settings.Faithfulness.steps,
+    infill: Annotated[
+        str, typer.Option(help="In place of deleted pixels: " + ", ".join(settings.INFILLS) + ".")
+    ] = settings.Faithfulness.infill,
+    perturbations: Annotated[
+        int, typer.Option(help="Of infidelity and sensitivity.")
+    ] = settings.Faithfulness.perturbations,
+    sanity: Annotated[
+        int, typer.Option(help="Patches on which layers are drawn anew, one after the other (--model).")
+    ] = settings.Faithfulness.sanity,
+    device: flags.Device = "auto",
+    shard_size: flags.ShardSize = settings.Score.shard_size,
+    shard: flags.Shard = None,
+    one_indexed: flags.OneIndexed = False,
+    count_shards: flags.CountShards = False,
+    missing: flags.Missing = False,
+    allow_partial: flags.AllowPartial = False,
+    verify: flags.Verify = False,
+    workers: flags.Workers = settings.Work.workers,
+    seed: flags.Seed = settings.Statistics.seed,
+    threads: flags.Threads = None,
+    quiet: flags.Quiet = False,
+    force: flags.Force = False,
+    dry_run: flags.DryRun = False,
+    json: flags.Json = False,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="Print one JSON row per patch.")] = False,
+) -> None:
+    """How well maps and masks agree, beside chance, with intervals and tests."""
+    if json and jsonl:
+        raise UsageError("score: --json and --jsonl exclude each other")
+    registry.resolve_name("profile", profile)
+    chosen = settings.Score(map_threshold, mask_threshold, sure, sign, tolerance, top_k, measures, shard_size)
+    named = flags.words(cancer, "--cancer") if cancer is not None else None
+    statistics = settings.Statistics(repetitions, level, seed, primary, margin, named, empty)
+    only = flags.only_one(count=count_shards, missing=missing, check=dry_run)
+    if export and (shard is not None or only in ("count", "missing")):
+        raise UsageError("--export: tables are of all shards; leave out --shard, --count-shards and --missing")
+    if (faithfulness or sanity) and model is None:
+        raise UsageError("--faithfulness and --sanity test maps on their model; name its run folder with --model")
+    chosen_probes = flags.words(probes, "--probes") if faithfulness else ()
+    tested = settings.Faithfulness(chosen_probes, steps, infill, perturbations, sanity=sanity, device=device)
+    used = terminal.use_threads(threads, workers)
+    work = settings.Work(shard, one_indexed, only, force, verify, workers, used)
+    with terminal.progress(quiet or count_shards or missing) as progress:
+        from histoxai.stages import score as stage
+
+        probe = stage.Probe(tested, model, patches) if model is not None and (faithfulness or sanity) else None
+
+        stage.check(maps, output, chosen, profile, statistics, export, with_means=not jsonl)
+        made = stage.score(maps, masks, output, chosen, progress, work, allow_partial, probe)
+        if only is None and shard is None:
+            summary = None if jsonl else stage.summary(output, profile, statistics, progress)
+            for path in export:
+                stage.export(output, profile, statistics, path, summary)
+    if only is not None or shard is not None:
+        terminal.show_work(made, only, json)
+    elif jsonl:
+        for row in stage.patch_rows(output, profile, empty):
+            terminal.emit(row)
+    elif json:
+        terminal.emit(summary)
+    elif summary is not None:
+        for table in tables.scored(summary):
+            terminal.out().print(table)
+
+
+def report(
+    scores: Annotated[Path, typer.Argument(help="Store made by `score`.")],
+    output: flags.Output,
+    patches: Annotated[Path | None, typer.Option(help="The patch store, if it was moved.")] = None,
+    maps: Annotated[Path | None, typer.Option(help="The maps store, if it was moved.")] = None,
+    masks: Annotated[Path | None, typer.Option(help="The masks store, if it was moved.")] = None,
+    model: Annotated[Path | None, typer.Option(help="The classifier's run folder, if it was moved.")] = None,
+    segmenter: Annotated[Path | None, typer.Option(help="The segmenter's run folder, if it was moved.")] = None,
+    title: Annotated[str, typer.Option(help="Heads the page.")] = settings.Report.title,
+    allow_partial: flags.AllowPartial = False,
+    threads: flags.Threads = None,
+    quiet: flags.Quiet = False,
+    force: flags.Force = False,
+    dry_run: flags.DryRun = False,
+    json: flags.Json = False,
+) -> None:
+    """One self-contained HTML page with all tables and figures."""
+    moved = {"patches": patches, "maps": maps, "masks": masks, "model": model, "segmenter": segmenter}
+    terminal.use_threads(threads)
+    with terminal.progress(quiet) as progress:
+        from histoxai.stages.report import report as stage
+
+        summary = stage(
+            *(scores, output, settings.Report(title), progress),
+            moved=moved,
+            force=force,
+            dry_run=dry_run,
+            allow_partial=allow_partial,
+        )
+    if json:
+        terminal.emit(summary)
+    else:
+        sys.stdout.write("checked; nothing written\n" if dry_run else f"{summary['page']}\n")
+
+
+def info(
+    path: Annotated[Path, typer.Argument(help="Any store or run folder.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Recompute all checksums; exit 1 where one fails.")] = False,
+    json: flags.Json = False,
+) -> None:
+    """Contents, lineage and completeness of any store or run folder."""
+    from histoxai.stages import info as stage
+
+    summary = stage.info(path, verify)
+    if json:
+        terminal.emit(summary)
+    else:
+        for table in tables.store(summary):
+            terminal.out().print(table)
+    sys.stdout.flush()
+    stage.complain(summary)

@@ -1,0 +1,66 @@
+"""Networks: `train-cls`, `train-seg`.
+
+Stages are imported inside the bodies, so that `--help` and `--version` load none of torch, zarr and numpy.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from histoxai import flags, registry, settings, tables, terminal
+
+
+def train_cls(
+    patches: Annotated[Path, typer.Argument(help="Store made by `augment`.")],
+    output: flags.Output,
+    arch: Annotated[str, typer.Option(help=", ".join(registry.names("classifier")) + ".")] = settings.TrainCls.arch,
+    epochs: Annotated[int, typer.Option(help="At most this many.")] = settings.TrainCls.epochs,
+    batch_size: int = settings.TrainCls.batch_size,
+    lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = settings.TrainCls.lr,
+    patience: Annotated[int, typer.Option(help="Epochs without a lower validation loss.")] = settings.TrainCls.patience,
+    seed: flags.Seed = 0,
+    device: flags.Device = "auto",
+    threads: flags.Threads = None,
+    quiet: flags.Quiet = False,
+    force: flags.Force = False,
+    dry_run: flags.DryRun = False,
+    json: flags.Json = False,
+) -> None:
+    """Train a classifier; keep the weights with the lowest validation loss."""
+    chosen = settings.TrainCls(epochs, batch_size, lr, patience, seed, device, arch)
+    terminal.use_threads(threads)
+    with terminal.progress(quiet) as progress:
+        from histoxai.stages.train_cls import train_cls as stage
+
+        summary = stage(patches, output, chosen, progress, force=force, dry_run=dry_run)
+    terminal.show(summary, json, tables.accuracy)
+
+
+def train_seg(
+    patches: Annotated[Path, typer.Argument(help="Store with masks, made by `ingest` (PanNuke).")],
+    output: flags.Output,
+    width: Annotated[int, typer.Option(help="Channels of the first U-Net block.")] = settings.TrainSeg.width,
+    dice: Annotated[str, typer.Option(help="plain (the study's code) or squared (its text).")] = settings.TrainSeg.dice,
+    epochs: Annotated[int, typer.Option(help="At most this many.")] = settings.TrainSeg.epochs,
+    batch_size: int = settings.TrainSeg.batch_size,
+    lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = settings.TrainSeg.lr,
+    patience: Annotated[int, typer.Option(help="Epochs without a lower validation loss.")] = settings.TrainSeg.patience,
+    seed: flags.Seed = 0,
+    device: flags.Device = "auto",
+    threads: flags.Threads = None,
+    quiet: flags.Quiet = False,
+    force: flags.Force = False,
+    dry_run: flags.DryRun = False,
+    json: flags.Json = False,
+) -> None:
+    """Train the U-Net that marks tumor and non-tumor nuclei."""
+    chosen = settings.TrainSeg(epochs, batch_size, lr, patience, seed, device, width=width, dice=dice)
+    terminal.use_threads(threads)
+    with terminal.progress(quiet) as progress:
+        from histoxai.stages.train_seg import train_seg as stage
+
+        summary = stage(patches, output, chosen, progress, force=force, dry_run=dry_run)
+    terminal.show(summary, json, tables.segmentation)
