@@ -52,8 +52,8 @@ class Scores:
     """A scores store in one profile, n patches, M methods, K masks, Q metrics.
 
     values, chance (n, M, K, Q) float64, NaN undefined; flags (n, M, K); counts (n, M, K, 4); union (n, M, 4): counts
-    against both masks together; mask_curves (n, M, K, 2, 102); logits (n, classes); label, prediction, case, group,
-    patch_id (n,). sure: the probability that parts cases.
+    against both masks together; curves, mask_curves (n, M, K, 2, 102); logits (n, classes); label, prediction, case,
+    group, patch_id (n,). sure: the probability that parts cases.
     """
 
     profile: str
@@ -62,6 +62,7 @@ class Scores:
     flags: np.ndarray
     counts: np.ndarray
     union: np.ndarray
+    curves: np.ndarray
     mask_curves: np.ndarray
     logits: np.ndarray
     label: np.ndarray
@@ -135,6 +136,7 @@ def summarise(s: Scores, statistics: Statistics, step: Callable[[], None] = lamb
         "methods": {name: asdict(m) for name, m in s.methods.items()},
         "rows": rows,
         "sizes": _by_size(s, statistics),
+        "map_thresholds": _map_thresholds(s, statistics.empty),
         "mask_thresholds": _mask_thresholds(s, statistics.empty),
         "comparisons": _comparisons(s, primary, statistics),
         "best_null": _against_null(s, primary, statistics),
@@ -271,6 +273,27 @@ def _by_size(s: Scores, statistics: Statistics) -> list[dict[str, Any]]:
                         "chance": _or_none(expected[i, q]),
                     }
                 )
+    return rows
+
+
+def _map_thresholds(s: Scores, empty: str) -> list[dict[str, Any]]:
+    # the six measures of maps that are cut at every one of 101 thresholds, from one histogram of each
+    if s.profile != "corrected" or not s.curves.any():
+        return []
+    rows = []
+    for i, j in np.ndindex(len(s.methods), len(s.masks)):
+        above = s.curves[:, i, j, :, ::-1].cumsum(axis=-1, dtype=np.int64)[..., ::-1]  # (n, 2, 102), from j up
+        tp, fp = above[:, 0, 1:], above[:, 1, 1:]
+        counts = np.stack([tp, fp, above[:, 0, :1] - tp, above[:, 1, :1] - fp], axis=-1)
+        lost = (s.flags[:, i, j] & DEGENERATE["not_finite_map"]) > 0
+        row: dict[str, Any] = {"method": list(s.methods)[i], "mask": s.masks[j], "threshold": THRESHOLDS.tolist()}
+        for name, measure in COUNTED.items():
+            values = np.where(lost[:, None], np.nan, measure(counts))
+            values = agreed(values[..., None], s.flags[:, i, j, None], [name], empty)[..., 0]
+            n = np.isfinite(values).sum(axis=0)
+            means_ = np.nansum(values, axis=0) / np.maximum(n, 1)
+            row[name] = [float(m) if k else None for m, k in zip(means_, n, strict=True)]
+        rows.append(row)
     return rows
 
 

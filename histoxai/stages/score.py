@@ -286,6 +286,7 @@ def read(path: Path, profile: str, empty: str = "exclude") -> sums.Scores:
         flags=flags,
         counts=store.read("counts"),
         union=store.read("union"),
+        curves=store.read("curves"),
         mask_curves=store.read("mask_curves"),
         logits=store.read("logits"),
         group=store.read("group"),

@@ -93,6 +93,28 @@ def test_stored_measures_are_those_of_the_libraries(mini: Mini) -> None:
     assert seen > 20
 
 
+def test_thresholds_of_maps_and_masks_meet_at_the_fixed_ones(summary: dict[str, Any]) -> None:
+    """Means from histograms are those of the rows where both cut at the same place: a map at 0.3, a mask at 0.5."""
+    rows = {
+        (r["method"], r["mask"], r["metric"]): r["mean"]
+        for r in summary["rows"]
+        if r["class"] == "all" and r["case"] == "all"
+    }
+    seen = 0
+    for curve in summary["map_thresholds"]:
+        at = curve["threshold"].index(0.3)
+        for metric in ("iou", "precision", "recall", "f1", "phi", "pixel_accuracy"):
+            expected = rows[curve["method"], curve["mask"], metric]
+            assert curve[metric][at] == (None if expected is None else pytest.approx(expected, abs=1e-12))
+            seen += expected is not None
+        assert curve["recall"][100] in (0, None)
+    for row in summary["mask_thresholds"]:
+        if row["mask_threshold"] == 0.5:
+            expected = rows[row["method"], row["mask"], row["metric"]]
+            assert row["mean"] == (None if expected is None else pytest.approx(expected, abs=1e-12))
+    assert seen > 20
+
+
 def test_a_perfect_map_is_perfect_and_a_random_one_chance(mini: Mini, tmp_path: Path, planted: Path) -> None:
     got = json.loads(
         done("score", planted, "--masks", mini.masks, "-o", tmp_path / "s", "--json", "--top-k", 0.001, *FEW)

@@ -60,6 +60,7 @@ def planted(groups: int = 24, seed: int = 0, **effects: float) -> Scores:
         flags=np.zeros(values.shape[:3], np.uint8),
         counts=counts,
         union=union,
+        curves=np.ones((n, len(NAMES), 2, 2, 102), np.int32),
         mask_curves=np.ones((n, len(NAMES), 2, 2, 102), np.int32),
         logits=logits,
         label=label,
@@ -129,6 +130,7 @@ def test_what_cannot_be_tested_says_why() -> None:
         flags=whole.flags[:, :2],
         counts=whole.counts[:, :2],
         union=whole.union[:, :2],
+        curves=whole.curves[:, :2],
         mask_curves=whole.mask_curves[:, :2],
         methods={"ig": Method("ig", False), "nt": Method("nt", False)},
     )
