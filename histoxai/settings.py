@@ -191,7 +191,7 @@ class Score(_Checked):
     shard_size: int = bounded(64, ge=1)
 
 
-FAITHFULNESS, SANITY = "faithfulness", "sanity"  # items of a scores store
+SANITY = "sanity"  # an item of a scores store, as each of PROBES is
 PROBES = ("deletion", "insertion", "road", "infidelity", "sensitivity")
 INFILLS = ("mean", "blur", "noisy_linear", "background")
 
@@ -200,16 +200,16 @@ INFILLS = ("mean", "blur", "noisy_linear", "background")
 class Faithfulness(_Checked):
     """How maps are tested on the model.
 
-    `probes`: some of PROBES. `steps` of deletion and insertion, `infill` of what is gone. `perturbations` of infidelity
-    and sensitivity, with `noise` (standard deviation) and `radius` in the input's 0..1. `sanity`: patches on which
-    layers are drawn anew one after the other; 0 for none.
+    `probes`: some of PROBES. `steps` of deletion and insertion, `squares` of infidelity, `infill` of what is gone.
+    `perturbations` of sensitivity, by at most `radius` of the input's 0..1. `sanity`: patches on which layers are drawn
+    anew one after the other; 0 for none.
     """
 
     probes: tuple[str, ...] = ("deletion", "insertion")
     steps: int = bounded(20, ge=1)
     infill: str = bounded("mean", choices=INFILLS)
+    squares: int = bounded(50, ge=10)
     perturbations: int = bounded(10, ge=1)
-    noise: float = bounded(0.03, gt=0)
     radius: float = bounded(0.02, gt=0)
     sanity: int = bounded(0, ge=0)
     device: str = "auto"

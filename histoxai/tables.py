@@ -131,7 +131,10 @@ def faithfulness(summary: dict[str, Any]) -> Table:
     """What the model says when pixels go: means over all classes, with intervals."""
     rows = [r for r in summary["faithfulness"]["rows"] if r["class"] == "all"]
     probes = list(dict.fromkeys(r["probe"] for r in rows))
-    table = Table(title="faithfulness, all classes: means and intervals (higher or lower is better)")
+    states = summary["faithfulness"]["probes"]
+    gaps = [f"{p} {f['shards']} of {f['of']} shards" for p, f in states.items() if f["shards"] < f["of"]]
+    part = f"PARTIAL, {', '.join(gaps)}: " if gaps else ""
+    table = Table(title=f"{part}faithfulness, all classes: means and intervals (higher or lower is better)")
     table.add_column("method", no_wrap=True)
     better = {r["probe"]: "higher" if r["higher_is_better"] else "lower" for r in rows}
     for probe in probes:
@@ -146,20 +149,21 @@ def faithfulness(summary: dict[str, Any]) -> Table:
 
 def sanity(summary: dict[str, Any]) -> Table:
     """How much of each map is left when layers are drawn anew, from the output down to the one that is named."""
-    rows = summary["sanity"]["rows"]
-    layers = list(dict.fromkeys(r["down_to"] for r in rows))
+    rows, of = summary["sanity"]["rows"], summary["sanity"]
+    layers = list(dict.fromkeys(r["down_to"] for r in rows if r["down_to"]))
     shown = [layers[round(k * (len(layers) - 1) / 4)] for k in range(5)] if len(layers) > 5 else layers
-    title = "rank correlation with the trained network's map, layers drawn anew from the output down to"
-    table = Table(title=f"{title} ({len(layers)} in all)")
-    table.add_column("method", no_wrap=True)
-    for layer in dict.fromkeys(shown):
-        table.add_column(layer, justify="right")
-    table.add_column("so it")
-    by = {(r["method"], r["down_to"]): r["rank_correlation"] for r in rows}
+    part = "" if of["shards"] == of["of"] else f"PARTIAL, {of['shards']} of {of['of']} shards: "
+    title = "rank correlation with the trained network's map, parts drawn anew from the output down to"
+    table = Table(title=f"{part}{title} ({len(layers)} in all)")
+    for column in ("method", "patches", "nothing but seeds", *dict.fromkeys(shown), "SSIM", "the map"):
+        table.add_column(column, no_wrap=column == "method")
+    by = {(r["method"], r["down_to"]): r for r in rows}
     for method in dict.fromkeys(r["method"] for r in rows):
-        last = by[method, layers[-1]]
-        words = "-" if last is None else "hardly changes" if last > 0.9 else "changes"
-        table.add_row(_named(method, summary), *[_number(by[method, x]) for x in dict.fromkeys(shown)], words)
+        first, last = by[method, None], by[method, layers[-1]]
+        a, b = first["rank_correlation"], last["rank_correlation"]
+        words = "-" if a is None or b is None else "hardly changes" if b > a - 0.05 else "changes"
+        numbers = [_number(by[method, x]["rank_correlation"]) for x in (None, *dict.fromkeys(shown))]
+        table.add_row(_named(method, summary), str(first["n"]), *numbers, _number(last["ssim"]), words)
     return table
 
 

@@ -59,9 +59,8 @@ def score(
     infill: Annotated[
         str, typer.Option(help="In place of deleted pixels: " + ", ".join(settings.INFILLS) + ".")
     ] = settings.Faithfulness.infill,
-    perturbations: Annotated[
-        int, typer.Option(help="Of infidelity and sensitivity.")
-    ] = settings.Faithfulness.perturbations,
+    squares: Annotated[int, typer.Option(help="Of infidelity.")] = settings.Faithfulness.squares,
+    perturbations: Annotated[int, typer.Option(help="Of sensitivity.")] = settings.Faithfulness.perturbations,
     sanity: Annotated[
         int, typer.Option(help="Patches on which layers are drawn anew, one after the other (--model).")
     ] = settings.Faithfulness.sanity,
@@ -94,8 +93,10 @@ def score(
         raise UsageError("--export: tables are of all shards; leave out --shard, --count-shards and --missing")
     if (faithfulness or sanity) and model is None:
         raise UsageError("--faithfulness and --sanity test maps on their model; name its run folder with --model")
+    if model is not None and not (faithfulness or sanity):
+        raise UsageError("--model: is what maps are tested on; ask for --faithfulness or --sanity")
     chosen_probes = flags.words(probes, "--probes") if faithfulness else ()
-    tested = settings.Faithfulness(chosen_probes, steps, infill, perturbations, sanity=sanity, device=device)
+    tested = settings.Faithfulness(chosen_probes, steps, infill, squares, perturbations, sanity=sanity, device=device)
     used = terminal.use_threads(threads, workers)
     work = settings.Work(shard, one_indexed, only, force, verify, workers, used)
     with terminal.progress(quiet or count_shards or missing) as progress:

@@ -124,6 +124,9 @@ class Explainer(ABC):
         constant: what scaling makes of a constant channel: 0, or NaN as the study's code does.
         """
 
+    # Whether evidence is a slope, that has yet to be multiplied by a change of the input, and not what a pixel adds.
+    local: ClassVar[bool] = False
+
     def signed(self, raw: dict[str, np.ndarray], size: tuple[int, int]) -> np.ndarray:
         """One patch's signed evidence (C, H, W) float32, C 1 or 3, pixel by pixel."""
         del size

@@ -20,6 +20,8 @@ class GuidedBackprop(Hooked):
     Source: arXiv 1412.6806.
     """
 
+    local = True
+
     name = "guided"
 
     def method(self, module: nn.Module) -> Any:

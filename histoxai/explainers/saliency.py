@@ -23,6 +23,8 @@ class Saliency(OnePass, Attribution):
     Source: arXiv 1312.6034.
     """
 
+    local = True
+
     def read(self, value: torch.Tensor, gradient: torch.Tensor | None) -> np.ndarray:
         """The gradient of the input, which other methods share; captum would take it once more."""
         assert gradient is not None

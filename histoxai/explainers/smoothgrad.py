@@ -32,4 +32,6 @@ class SmoothGrad(NoiseTunnel):
     Source: arXiv 1706.03825.
     """
 
+    local = True
+
     Options: ClassVar[type] = Options

@@ -41,6 +41,39 @@ def area(curve: np.ndarray) -> np.ndarray:
     return ((curve[..., 1:] + curve[..., :-1]) / 2).mean(axis=-1)
 
 
+def rank_plane(relevance: np.ndarray, seed: int) -> np.ndarray:
+    """Ranks (H, W) float32 in 0..1 of a relevance, ties in the order of the seed: the strongest has 1."""
+    ranks = np.empty(relevance.size, np.float32)
+    ranks[removal_order(relevance, seed)] = np.linspace(1, 0, relevance.size, dtype=np.float32)
+    return ranks.reshape(relevance.shape)
+
+
+def squares(seed: int, count: int, size: tuple[int, int]) -> np.ndarray:
+    """Random squares (count, H, W) bool, of an eighth to a half of the shorter side."""
+    rng = np.random.default_rng(seed)
+    height, width = size
+    made = np.zeros((count, height, width), bool)
+    for plane in made:
+        side = int(rng.integers(max(1, min(size) // 8), max(2, min(size) // 2 + 1)))
+        y, x = rng.integers(0, height - side + 1), rng.integers(0, width - side + 1)
+        plane[y : y + side, x : x + side] = True
+    return made
+
+
+def infidelity(evidence: np.ndarray, gone: np.ndarray, drop: np.ndarray) -> float:
+    """Share of what the model loses that a map does not tell: 0 tells all, 1 nothing.
+
+    Yeh et al. 2019, arXiv 1901.09392. evidence (H, W): what the map says that each pixel adds; gone (n, H, W) bool:
+    pixels that were replaced; drop (n,): by how much the logit fell. min over b >= 0 of sum (b told - drop)^2 / sum
+    drop^2: the scale of a map is no fault of it. NaN where the model loses nothing.
+    """
+    told = np.array([evidence[plane].sum() for plane in gone])
+    whole, size, both = float(np.sum(drop**2)), float(np.sum(told**2)), float(np.sum(told * drop))
+    if not whole > 0:
+        return float("nan")
+    return 1 - both**2 / (size * whole) if both > 0 and size > 0 else 1.0
+
+
 def infill(image: np.ndarray, kind: str) -> np.ndarray:
     """What stands in place of removed pixels of an image (H, W, 3) float32 in 0..1: its mean colour, blur, or glass."""
     if kind == "mean":
@@ -69,15 +102,18 @@ def imputed(image: np.ndarray, kept: np.ndarray, seed: int) -> np.ndarray:
 
 
 def similarity(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
-    """Spearman's rank correlation and SSIM of two relevances (H, W); NaN where one is constant or not finite.
+    """Spearman's rank correlation and SSIM of two relevances (H, W).
 
-    SSIM (Wang et al. 2004) over planes that are each scaled to 0..1, as Adebayo et al. 2018 compare maps.
+    SSIM (Wang et al. 2004) over planes that are each scaled to 0..1, as Adebayo et al. 2018 compare maps. NaN where the
+    first is constant or not finite; 0 where only the second is: nothing is left of the map.
     """
     from scipy.stats import spearmanr
     from skimage.metrics import structural_similarity
 
-    if not (np.isfinite(first).all() and np.isfinite(second).all()) or np.ptp(first) == 0 or np.ptp(second) == 0:
+    if not np.isfinite(first).all() or np.ptp(first) == 0:
         return float("nan"), float("nan")
+    if not np.isfinite(second).all() or np.ptp(second) == 0:
+        return 0.0, 0.0
     rank = float(spearmanr(first.ravel(), second.ravel()).statistic)
     a, b = ((x.astype(np.float64) - x.min()) / np.ptp(x) for x in (first, second))
     return rank, float(structural_similarity(a, b, data_range=1.0))

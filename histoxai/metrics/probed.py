@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histoxai.metrics.bootstrap import means
-from histoxai.metrics.faithfulness import CURVES
-from histoxai.settings import PROBES, Statistics
+from histoxai.settings import Statistics
 
 if TYPE_CHECKING:
     from histoxai.metrics.summary import Scores
@@ -17,19 +16,13 @@ if TYPE_CHECKING:
 HIGHER_IS_BETTER = {"deletion": False, "insertion": True, "road": True, "infidelity": False, "sensitivity": False}
 
 
-def faithfulness(
-    s: Scores, values: np.ndarray, curves: np.ndarray, probes: list[str], statistics: Statistics
-) -> dict[str, Any]:
-    """Rows for each method, class and probe, and mean curves over all patches.
-
-    values (n, M, PROBES), curves (n, M, CURVES, steps + 1), NaN where not done.
-    """
+def faithfulness(s: Scores, values: np.ndarray, probes: list[str], statistics: Statistics) -> list[dict[str, Any]]:
+    """Rows for each method, class and probe; values (n, M, probes), NaN where not done or undefined."""
     strata = [("all", np.ones(len(s.label), bool))]
     strata += [(name, s.label == k) for k, name in enumerate(s.classes) if (s.label == k).any()]
-    columns = [PROBES.index(p) for p in probes]
     rows = []
     for name, mine in strata:
-        flat = values[mine][:, :, columns].astype(np.float64).reshape(int(mine.sum()), -1)
+        flat = values[mine].astype(np.float64).reshape(int(mine.sum()), -1)
         found = means(flat, s.group[mine], statistics.repetitions, statistics.seed, statistics.level)
         for k, (i, q) in enumerate(np.ndindex(len(s.methods), len(probes))):
             rows.append(
@@ -46,37 +39,42 @@ def faithfulness(
                     "withheld": found.withheld(k),
                 }
             )
-    steps = curves.shape[-1]
-    drawn = [
+    return rows
+
+
+def mean_curves(s: Scores, curves: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Means over patches of each method's curves; curves: probe -> (n, M, steps + 1)."""
+    return [
         {
             "method": method,
-            "probe": curve,
-            "share": np.linspace(0, 1, steps).tolist(),
-            "probability": [_or_none(v) for v in _mean(curves[:, i, CURVES.index(curve)])],
+            "probe": probe,
+            "share": np.linspace(0, 1, values.shape[-1]).tolist(),
+            "probability": [_or_none(v) for v in _mean(values[:, i])],
         }
         for i, method in enumerate(s.methods)
-        for curve in CURVES
-        if curve in probes
+        for probe, values in curves.items()
     ]
-    return {"rows": rows, "curves": drawn}
 
 
 def sanity(s: Scores, similarity: np.ndarray, layers: list[str], statistics: Statistics) -> list[dict[str, Any]]:
-    """Rank correlation and SSIM to the trained network's map, for each method and number of layers drawn anew.
+    """Rank correlation and SSIM to the trained network's map, for each method and part drawn anew.
 
-    similarity (n, M, layers, 2), NaN for patches that were not looked at.
+    similarity (n, M, 1 + layers, 2), NaN for patches that were not looked at. `down_to` None: nothing is drawn anew but
+    the method's own random numbers, which is as similar as a map can be.
     """
     flat = similarity.astype(np.float64).reshape(len(similarity), -1)
     found = means(flat, s.group, statistics.repetitions, statistics.seed, statistics.level)
     rows = []
     for i, method in enumerate(s.methods):
-        for k, layer in enumerate(layers):
+        for k, layer in enumerate([None, *layers]):
             at = [int(np.ravel_multi_index((i, k, q), similarity.shape[1:])) for q in (0, 1)]
             rows.append(
                 {
                     "method": method,
                     "down_to": layer,
                     "rank_correlation": _or_none(found.mean[at[0]]),
+                    "low": _or_none(found.low[at[0]]),
+                    "high": _or_none(found.high[at[0]]),
                     "ssim": _or_none(found.mean[at[1]]),
                     "n": int(found.n[at[0]]),
                 }

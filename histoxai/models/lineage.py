@@ -18,6 +18,9 @@ from histoxai.store.patches import Patches
 from histoxai.store.shards import Store, open_store
 from histoxai.store.state import rows_done
 
+# What is read of a scores store: tests on the model may come later, or be under way.
+SCORES = ("index", "scores")
+
 
 @dataclass
 class Lineage:
@@ -93,7 +96,7 @@ class Lineage:
             ("segmenter", self.segmenter.path, self.segmenter.digest, self.segmenter.facts),
             ("masks", self.masks.path, self.masks.digest(), self.masks.header),
             ("maps", self.maps.path, self.maps.digest(), self.maps.header),
-            ("scores", self.scores.path, self.scores.digest(), self.scores.header),
+            ("scores", self.scores.path, self.scores.digest(SCORES), self.scores.header),
         ]
         return [{"name": n, "path": str(p), "digest": d, "command": h["run"]["command"]} for n, p, d, h in stores]
 
@@ -147,7 +150,7 @@ def resolve_lineage(path: Path, moved: Mapping[str, Path | None], allow_partial:
 def _scored(scores: Store, allow_partial: bool) -> np.ndarray:
     partial = scores.header.get("partial")
     if not allow_partial:
-        scores.require_complete()
+        scores.require_complete(SCORES)
         if partial:
             again = re.sub(r" --allow-partial\b", "", scores.header["run"]["command"])
             raise Incomplete(
@@ -156,7 +159,7 @@ def _scored(scores: Store, allow_partial: bool) -> np.ndarray:
             )
     rows = np.flatnonzero(rows_done(scores.completeness()["scores"]))
     if not len(rows):
-        scores.require_complete()
+        scores.require_complete(SCORES)
     return rows
 
 

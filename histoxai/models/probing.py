@@ -1,16 +1,17 @@
 """Maps put to the test on the model that they explain: faithfulness, and sanity under weights drawn anew.
 
-Every number comes from passes in the micro-batches that the maps were made with, so it does not depend on the shard or
-its neighbours; what is random is keyed by patch.
+Every number comes from passes in the micro-batches that the maps were made with, in float32, so it does not depend on
+the shard or its neighbours; what is random is keyed by patch. Each probe is a work item of its own.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,17 +20,27 @@ from torch import nn
 from histoxai import provenance
 from histoxai.errors import InputRefused, ParentChanged
 from histoxai.explainers.base import Batch, Map
-from histoxai.explainers.network import Network, of_targets, quiet_library, reinitialised
+from histoxai.explainers.network import Network, quiet_library, reinitialised
 from histoxai.explainers.packing import Passes, packed
 from histoxai.explainers.prior import Prior
 from histoxai.explainers.stored import StoredMethod
-from histoxai.metrics.faithfulness import CURVES, area, imputed, infill, removal_order, removed, similarity
+from histoxai.metrics.faithfulness import (
+    CURVES,
+    area,
+    imputed,
+    infidelity,
+    infill,
+    rank_plane,
+    removal_order,
+    removed,
+    similarity,
+    squares,
+)
 from histoxai.models.batches import pick_device, to_tensor
 from histoxai.models.checkpoint import load_model
 from histoxai.models.runs import Run, open_run
 from histoxai.progress import Progress
-from histoxai.settings import FAITHFULNESS as ITEM
-from histoxai.settings import PROBES, SANITY, Faithfulness, Work
+from histoxai.settings import SANITY, Faithfulness, Work
 from histoxai.store.patches import Patches
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item, Store
@@ -38,49 +49,53 @@ ROAD_PERCENTILES = (20, 40, 60, 80)
 Rows = Iterator[tuple[int, dict[str, np.ndarray]]]
 
 
-class _Curves(Passes):
-    """A patch with ever more pixels gone (deletion) and ever more of them there (insertion)."""
+class _Replaced(Passes):
+    """A patch with parts of it replaced by an infill, one row for each of `kept` (rows, H, W) bool."""
 
-    def __init__(self, image: torch.Tensor, target: int, order: np.ndarray, settings: Faithfulness, seed: int) -> None:
-        self._kinds = [c for c in CURVES if c in settings.probes]
-        self._gone = removed(len(order), settings.steps)
-        super().__init__(len(self._kinds) * len(self._gone), target)
-        self._image, self._settings, self._seed = image, settings, seed
-        rank = np.empty(len(order), np.int64)
-        rank[order] = np.arange(len(order))
-        self._rank = torch.from_numpy(rank).view(image.shape[1:]).to(image.device)
+    def __init__(self, image: torch.Tensor, target: int, kept: np.ndarray, kind: str, seed: int) -> None:
+        super().__init__(len(kept), target)
+        self._image, self._kept, self._kind, self._seed = image, kept, kind, seed
         self._pixels = image.permute(1, 2, 0).cpu().numpy()
-        kind = "mean" if settings.infill == "noisy_linear" else settings.infill
-        self._blank = torch.from_numpy(infill(self._pixels, kind).transpose(2, 0, 1).copy()).to(image.device)
+        self._blank = self._on_device(infill(self._pixels, "mean" if kind == "noisy_linear" else kind))
         self._y = torch.empty(self.rows, device=image.device)
 
     def fill(self, start: int, stop: int, out: torch.Tensor) -> None:
         for row in range(start, stop):
-            kind, step = divmod(row, len(self._gone))
-            strongest = self._rank < int(self._gone[step])
-            kept = strongest if self._kinds[kind] == "insertion" else ~strongest
-            torch.where(kept, self._image, self._filling(kept, row), out=out[row - start])
+            kept = torch.from_numpy(self._kept[row]).to(out.device)
+            torch.where(kept, self._image, self._filling(row), out=out[row - start])
 
-    def _filling(self, kept: torch.Tensor, row: int) -> torch.Tensor:
+    def _filling(self, row: int) -> torch.Tensor:
         # neighbours tell nothing where there are none
-        if self._settings.infill != "noisy_linear" or not kept.any():
+        if self._kind != "noisy_linear" or not self._kept[row].any():
             return self._blank
-        made = imputed(self._pixels, kept.cpu().numpy(), (self._seed + row) % 2**32)
-        return torch.from_numpy(made.transpose(2, 0, 1).copy()).to(self._image.device)
+        return self._on_device(imputed(self._pixels, self._kept[row], (self._seed + row) % 2**32))
+
+    def _on_device(self, image: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(image.transpose(2, 0, 1).copy()).to(self._image.device)
 
     def take(self, start: int, stop: int, found: torch.Tensor) -> None:
         self._y[start:stop] = found
 
     def result(self) -> Map:
-        curves = self._y.cpu().numpy().reshape(len(self._kinds), len(self._gone))
-        return Map(dict(zip(self._kinds, curves, strict=True)))
+        return Map({"": self._y.cpu().numpy()})
+
+
+@dataclass(frozen=True)
+class _Patch:
+    """One patch as probes get it: image (1, 3, H, W), target, id, seed of its own, raw arrays of each method."""
+
+    image: torch.Tensor
+    target: int
+    name: str
+    seed: int
+    raw: list[dict[str, np.ndarray]]
 
 
 @dataclass
 class Probing:
     """What is tested: maps of some methods, their patches and classifier, each checked to be the ones that belong.
 
-    rows: of the maps store, one for each row of the scores store.
+    rows: of the maps store, one for each row of the scores store. facts: go into each record.
     """
 
     maps: Store
@@ -90,6 +105,8 @@ class Probing:
     run: Run
     settings: Faithfulness
     device: torch.device
+    progress: Progress
+    facts: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -118,198 +135,214 @@ class Probing:
                     f"{path}: is not the {name} that {maps.path} explains (digest {found}, then "
                     f"{recorded[name]['digest']}); name the right one with --{name}"
                 )
-        if settings.sanity and not _layers(load_model(run, torch.device("cpu"))):
-            raise InputRefused(f"{model}: the network has no layer whose weights could be drawn anew")
-        return cls(maps, methods, rows, opened, run, settings, pick_device(settings.device, work.rank))
+        return cls(maps, methods, rows, opened, run, settings, pick_device(settings.device, work.rank), progress)
 
     # ---- the work items
 
     def items(self, shard: int) -> list[Item]:
-        """One for the probes, one for the cascade where it is asked for."""
+        """One for each probe, and one for the cascade where it is asked for."""
         n, m, s = len(self.rows), len(self.methods), self.settings
         nothing = float("nan")
-        what = {
-            "probes": list(s.probes),
-            "steps": s.steps,
-            "infill": s.infill,
-            "perturbations": s.perturbations,
-            "noise": s.noise,
-            "radius": s.radius,
-            "device": self.device.type,
-            "model": self.run.digest,
+        common = {"device": self.device.type, "model": self.run.digest}
+        own: dict[str, dict[str, Any]] = {
+            "deletion": {"steps": s.steps, "infill": s.infill},
+            "insertion": {"steps": s.steps, "infill": s.infill},
+            "road": {"percentiles": list(ROAD_PERCENTILES)},
+            "infidelity": {"squares": s.squares, "infill": s.infill},
+            "sensitivity": {"perturbations": s.perturbations, "radius": s.radius},
         }
-        specs = (
-            ArraySpec(f"{ITEM}/curves", (n, m, len(CURVES), s.steps + 1), np.float32, shard, nothing),
-            ArraySpec(f"{ITEM}/values", (n, m, len(PROBES)), np.float32, shard, nothing, PROBES),
-        )
-        made = [Item(ITEM, specs, what)] if s.probes else []
+        made = []
+        for probe in s.probes:
+            specs = [ArraySpec(f"faithfulness/{probe}", (n, m), np.float32, shard, nothing)]
+            if probe in CURVES:
+                specs.append(ArraySpec(f"curves_of/{probe}", (n, m, s.steps + 1), np.float32, shard, nothing))
+            made.append(Item(probe, tuple(specs), {**own[probe], **common}))
         if s.sanity:
-            layers = tuple(_layers(self._net.exact))
-            shape = (n, m, len(layers), 2)
-            what = {"patches": s.sanity, "layers": list(layers), "device": self.device.type, "model": self.run.digest}
-            made.append(Item(SANITY, (ArraySpec(f"{SANITY}/similarity", shape, np.float32, shard, nothing),), what))
+            layers = self._layers
+            what = {"patches": s.sanity, "layers": layers, **common}
+            spec = ArraySpec(f"{SANITY}/similarity", (n, m, len(layers) + 1, 2), np.float32, shard, nothing)
+            made.append(Item(SANITY, (spec,), what))
         return made
+
+    def work(self) -> dict[str, Callable[[int, int, np.ndarray], Rows]]:
+        """What does the rows of each item: (start, stop, have) -> finished rows, patch by patch."""
+        made: dict[str, Callable[[int, int, np.ndarray], Rows]] = {}
+        for probe in self.settings.probes:
+            made[probe] = partial(self._probe, probe)
+        return made | {SANITY: self._sanity}
+
+    @cached_property
+    def _layers(self) -> list[str]:
+        module = load_model(self.run, torch.device("cpu"))
+        if not (found := _layers(module)):
+            raise InputRefused(f"{self.run.path}: the network has no layer whose weights could be drawn anew")
+        return found
 
     @cached_property
     def _net(self) -> Network:
         size = int(self.maps.header["settings"]["micro_batch"])
-        return Network(load_model(self.run, self.device), size)
+        self.facts["micro_batch"] = size
+        return Network(load_model(self.run, self.device), size, tell=self._tell)
+
+    def _tell(self, micro_batch: int) -> None:
+        self.facts["micro_batch"] = micro_batch
+        self.progress.news(f"out of memory: going on with micro-batches of {micro_batch}")
 
     @cached_property
     def _untrained(self) -> Network:
         seed = provenance.keyed_seed(self.maps.header["seed"], "random weights")
-        return Network(reinitialised(self._net.exact, seed), self._net.asked)
+        return Network(reinitialised(self._net.exact, seed), self._net.asked, tell=self._tell)
 
-    def faithfulness(self, start: int, stop: int, have: np.ndarray) -> Rows:
-        """Curves and values of rows [start, stop) that are not there yet, patch by patch."""
-        for i in start + np.flatnonzero(~have):
-            yield int(i), self._patch(int(i))
-
-    def _patch(self, i: int) -> dict[str, np.ndarray]:
-        s = self.settings
+    def _patch(self, i: int) -> _Patch:
         at = self.rows[[i]]
         image = self._net.ready(to_tensor(self.patches.read(self.maps.take("row", at))))
-        target, name = int(self.maps.take("targets", at)[0]), str(self.maps.take("patch_id", at)[0])
-        seed = provenance.keyed_seed(0, ITEM, name)
-        raw = [m.take(self.maps, at) for m in self.methods]
-        size = self.patches.size
-        relevance = [m.relevance(r, 0, size, "own") for m, r in zip(self.methods, raw, strict=True)]
-        known = [j for j, plane in enumerate(relevance) if np.isfinite(plane).all()]
-        curves = np.full((1, len(raw), len(CURVES), s.steps + 1), np.nan, np.float32)
-        values = np.full((1, len(raw), len(PROBES)), np.nan, np.float32)
-        if any(c in s.probes for c in CURVES):
-            work = ((j, _Curves(image[0], target, removal_order(relevance[j], seed), s, seed)) for j in known)
-            for j, found in packed(self._net, self._net.probability, work, image.shape[1:]):
-                for name, curve in found.raw.items():
-                    curves[0, j, CURVES.index(name)] = curve
-                    values[0, j, PROBES.index(name)] = area(curve.astype(np.float64))
+        name = str(self.maps.take("patch_id", at)[0])
+        raw = [{k: v[0] for k, v in method.take(self.maps, at).items()} for method in self.methods]
+        seed = provenance.keyed_seed(0, "faithfulness", name)
+        return _Patch(image, int(self.maps.take("targets", at)[0]), name, seed, raw)
+
+    def _probe(self, probe: str, start: int, stop: int, have: np.ndarray) -> Rows:
+        for i in start + np.flatnonzero(~have):
+            patch = self._patch(int(i))
+            made = {f"faithfulness/{probe}": np.full((1, len(self.methods)), np.nan, np.float32)}
+            if probe in CURVES:
+                made[f"curves_of/{probe}"] = np.full(
+                    (1, len(self.methods), self.settings.steps + 1), np.nan, np.float32
+                )
+            planes = [
+                m.explainer.relevance(r, self.patches.size, "own") for m, r in zip(self.methods, patch.raw, strict=True)
+            ]
+            known = [j for j, plane in enumerate(planes) if np.isfinite(plane).all()]
+            for j, found in self._values(probe, patch, planes, known):
+                value, curve = found if isinstance(found, tuple) else (found, None)
+                made[f"faithfulness/{probe}"][0, j] = value
+                if curve is not None:
+                    made[f"curves_of/{probe}"][0, j] = curve
+            yield int(i), made
+
+    def _values(self, probe: str, patch: _Patch, planes: list[np.ndarray], known: list[int]) -> Iterator[Any]:
+        if probe in CURVES:
+            yield from self._curves(probe, patch, planes, known)
+        elif probe == "infidelity":
+            yield from self._infidelity(patch, known)
+        elif probe == "road":
+            yield from ((j, self._road(patch, planes[j])) for j in known)
+        else:
+            yield from ((j, self._sensitivity(patch, self.methods[j])) for j in known)
+
+    # ---- the probes
+
+    def _curves(self, probe: str, patch: _Patch, planes: list[np.ndarray], known: list[int]) -> Iterator[Any]:
+        """Deletion: ever more of the strongest pixels gone; insertion: ever more of them there."""
+        steps = removed(planes[0].size, self.settings.steps)
+
+        def passes(j: int) -> _Replaced:
+            rank = np.empty(planes[j].size, np.int64)
+            rank[removal_order(planes[j], patch.seed)] = np.arange(planes[j].size)
+            strongest = rank.reshape(1, *planes[j].shape) < steps[:, None, None]
+            kept = strongest if probe == "insertion" else ~strongest
+            return _Replaced(patch.image[0], patch.target, kept, self.settings.infill, patch.seed)
+
+        work = ((j, passes(j)) for j in known)
+        for j, found in packed(self._net, self._net.probability, work, patch.image.shape[1:]):
+            curve = found.raw[""]
+            yield j, (area(curve.astype(np.float64)), curve)
+
+    def _infidelity(self, patch: _Patch, known: list[int]) -> Iterator[Any]:
+        """How far a map is from telling what the logit loses when squares of the patch are replaced."""
+        gone = squares(patch.seed, self.settings.squares, self.patches.size)
+        kept = np.concatenate([np.ones((1, *self.patches.size), bool), ~gone])
+        kind = "mean" if self.settings.infill == "noisy_linear" else self.settings.infill
+        work = [(0, _Replaced(patch.image[0], patch.target, kept, kind, patch.seed))]
+        ((_, found),) = packed(self._net, self._net.logit, work, patch.image.shape[1:])
+        logits = found.raw[""].astype(np.float64)
+        pixels = patch.image[0].permute(1, 2, 0).cpu().numpy()
+        change = (pixels - infill(pixels, kind)).transpose(2, 0, 1).astype(np.float64)
         for j in known:
-            method = self.methods[j]
-            if "road" in s.probes:
-                values[0, j, PROBES.index("road")] = self._road(image, relevance[j], target, seed)
-            if "infidelity" in s.probes:
-                signed = method.explainer.signed({k: v[0] for k, v in raw[j].items()}, size)
-                values[0, j, PROBES.index("infidelity")] = self._infidelity(image, signed, target, seed)
-            if "sensitivity" in s.probes:
-                values[0, j, PROBES.index("sensitivity")] = self._sensitivity(image, method, target, seed, name)
-        return {f"{ITEM}/curves": curves, f"{ITEM}/values": values}
+            explainer = self.methods[j].explainer
+            evidence = explainer.signed(patch.raw[j], self.patches.size).astype(np.float64)
+            if explainer.local:  # a slope tells of a change what it is times the change
+                evidence = evidence * change
+            yield j, infidelity(evidence.sum(axis=0), gone, logits[0] - logits[1:])
 
-    # ---- probes that are libraries' own, one patch at a time
-
-    def _road(self, image: torch.Tensor, relevance: np.ndarray, target: int, seed: int) -> float:
-        # (confidence without the least relevant - without the most relevant) / 2, over four shares
+    def _road(self, patch: _Patch, plane: np.ndarray) -> float:
+        # pytorch-grad-cam's: (confidence without the least relevant - without the most relevant) / 2, over four shares.
+        # It cuts at percentiles of the map, which remove other shares where pixels tie: it gets ranks without ties.
         from pytorch_grad_cam.metrics.road import ROADCombined
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 
-        span = float(np.ptp(relevance))
-        if not span:
-            return float("nan")
-        scaled = ((relevance - relevance.min()) / span).astype(np.float32)
+        ranks = rank_plane(plane, patch.seed)
         metric = ROADCombined(percentiles=list(ROAD_PERCENTILES))
         with torch.random.fork_rng(devices=[]), quiet_library():
-            torch.manual_seed(seed)
-            made = metric(image, scaled[None], [ClassifierOutputSoftmaxTarget(target)], self._net.exact)
+            torch.manual_seed(patch.seed)
+            target = [ClassifierOutputSoftmaxTarget(patch.target)]
+            made = self._net.in_parts(lambda _: metric(patch.image, ranks[None], target, self._net.exact))
         return float(made[0])
 
-    def _infidelity(self, image: torch.Tensor, signed: np.ndarray, target: int, seed: int) -> float:
-        # captum's, normalised: the scale of a map is no fault of it
-        from captum.metrics import infidelity
-
-        attribution = torch.from_numpy(_three_channels(signed))[None].to(image)
-        if not attribution.abs().sum() > 0:
-            return float("nan")
-        goal = torch.tensor([target], device=image.device)
-
-        def logit(x: torch.Tensor) -> torch.Tensor:
-            return of_targets(self._net.module(x), goal.expand(len(x)))
-
-        def perturb(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            noise = (torch.randn(x.shape) * self.settings.noise).to(x)
-            return noise, x - noise
-
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), quiet_library():
-            torch.manual_seed(seed)
-            n = self.settings.perturbations
-            made = infidelity(
-                logit, perturb, image, attribution, n_perturb_samples=n, max_examples_per_batch=n, normalize=True
-            )
-        return float(made[0])
-
-    def _sensitivity(self, image: torch.Tensor, method: StoredMethod, target: int, seed: int, patch: str) -> float:
+    def _sensitivity(self, patch: _Patch, method: StoredMethod) -> float:
         # captum's: the largest change of the map, as a share of it, when the patch changes by at most the radius
         from captum.metrics import sensitivity_max
 
         if getattr(method.explainer.options, "segments", "") == "nuclei":
             return float("nan")  # a perturbed patch has no masks
         net = self._untrained if _of_random_weights(method) else self._net
-        own = provenance.keyed_seed(self.maps.header["seed"], method.name, patch)
+        own = provenance.keyed_seed(self.maps.header["seed"], method.name, patch.name)
 
         def maps(given: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor | tuple[torch.Tensor, ...]:
             # captum wants back what it gave, a tensor or a tuple of one
             x = given[0] if isinstance(given, tuple) else given
-            batch = Batch(x, torch.full((len(x),), target), [own] * len(x))
+            batch = Batch(x, torch.full((len(x),), patch.target), [own] * len(x))
             with torch.enable_grad():  # captum has it off
                 found = dict(method.explainer.explain(net, batch))
             planes = [method.explainer.signed(found[k].raw, self.patches.size) for k in range(len(x))]
             made = torch.from_numpy(np.stack(planes)).contiguous()
+            if len(x) == 1 and not made.abs().sum() > 0:
+                raise InputRefused("a map of zeros has no share")
             return (made,) if isinstance(given, tuple) else made
 
         with torch.random.fork_rng(devices=[]), quiet_library():
-            torch.manual_seed(seed)
-            n = self.settings.perturbations
-            made = sensitivity_max(maps, image.cpu(), perturb_radius=self.settings.radius, n_perturb_samples=n)
+            torch.manual_seed(patch.seed)
+            n, radius = self.settings.perturbations, self.settings.radius
+            try:
+                made = sensitivity_max(maps, patch.image.cpu(), perturb_radius=radius, n_perturb_samples=n)
+            except InputRefused:  # nothing there, or a perturbed patch that this method cannot take
+                return float("nan")
         return float(made[0])
 
     # ---- sanity
 
-    def sanity(self, start: int, stop: int) -> dict[str, np.ndarray]:
-        """Similarity of maps to those of networks whose layers, from the last to the first, are drawn anew.
+    def _sanity(self, start: int, stop: int, have: np.ndarray) -> Rows:
+        """Similarity of maps to those of networks whose parts, from the last to the first, are drawn anew.
 
-        Adebayo et al. 2018, arXiv 1810.03292: a method whose maps do not change does not look at the weights.
+        Adebayo et al. 2018, arXiv 1810.03292: a method whose maps do not change does not look at the weights. The
+        first entry is the trained network again: what another seed of the method alone changes.
         """
-        n, s = len(self.rows), self.settings
-        chosen = np.unique(np.linspace(0, n - 1, min(s.sanity, n)).round().astype(int))
-        mine = chosen[(chosen >= start) & (chosen < stop)]
-        layers = _layers(self._net.exact)
-        found = np.full((stop - start, len(self.methods), len(layers), 2), np.nan, np.float32)
-        if len(mine):
-            at = self.rows[mine]
-            images = to_tensor(self.patches.read(self.maps.take("row", at)))
-            targets = torch.from_numpy(self.maps.take("targets", at).astype(np.int64))
-            ids = self.maps.take("patch_id", at).tolist()
-            for k, net in enumerate(self._cascade(layers)):
-                for j, method in enumerate(self.methods):
-                    found[mine - start, j, k] = self._compare(method, net, images, targets, ids, at)
-        return {f"{SANITY}/similarity": found}
-
-    def _compare(
-        self,
-        method: StoredMethod,
-        net: Network,
-        images: torch.Tensor,
-        targets: torch.Tensor,
-        ids: list[str],
-        at: np.ndarray,
-    ) -> np.ndarray:
-        if getattr(method.explainer.options, "segments", "") == "nuclei" or _of_random_weights(method):
-            return np.full((len(at), 2), np.nan)  # no masks of such networks, or nothing left to randomise
-        seeds = [provenance.keyed_seed(self.maps.header["seed"], method.name, i) for i in ids]
-        again = dict(method.explainer.explain(net, Batch(images, targets, seeds)))
-        raw, size = method.take(self.maps, at), self.patches.size
-        return np.array(
-            [
-                similarity(method.relevance(raw, i, size, "own"), method.explainer.relevance(again[i].raw, size, "own"))
-                for i in range(len(at))
-            ]
-        )
-
-    def _cascade(self, layers: list[str]) -> Iterator[Network]:
-        # one network for each number of layers drawn anew, from the output on
+        n, layers = len(self.rows), self._layers
+        chosen = set(np.linspace(0, n - 1, min(self.settings.sanity, n)).round().astype(int).tolist())
         module = copy.deepcopy(self._net.exact)
         fresh = reinitialised(self._net.exact, provenance.keyed_seed(self.maps.header["seed"], SANITY))
-        for name in layers:
-            getattr(module, name).load_state_dict(getattr(fresh, name).state_dict())
-            yield Network(module, self._net.asked)
+        net = Network(module, self._net.asked, tell=self._tell)
+        for i in (start + np.flatnonzero(~have)).tolist():
+            found = np.full((1, len(self.methods), len(layers) + 1, 2), np.nan, np.float32)
+            if i in chosen:
+                patch = self._patch(i)
+                first = [self._again(m, net, patch, "") for m in self.methods]
+                for k, layer in enumerate(["", *layers]):
+                    if layer:
+                        getattr(module, layer).load_state_dict(getattr(fresh, layer).state_dict())
+                    for j, method in enumerate(self.methods):
+                        found[0, j, k] = similarity(first[j], self._again(method, net, patch, "again"))
+                module.load_state_dict(self._net.exact.state_dict())
+            yield i, {f"{SANITY}/similarity": found}
+
+    def _again(self, method: StoredMethod, net: Network, patch: _Patch, seed: str) -> np.ndarray:
+        # the relevance under this network; of no use where there are no masks, or no weights left to draw
+        size = self.patches.size
+        if getattr(method.explainer.options, "segments", "") == "nuclei" or _of_random_weights(method):
+            return np.full(size, np.nan, np.float32)
+        key = provenance.keyed_seed(self.maps.header["seed"], method.name + seed, patch.name)
+        batch = Batch(patch.image.cpu(), torch.tensor([patch.target]), [key])
+        return method.explainer.relevance(next(method.explainer.explain(net, batch))[1].raw, size, "own")
 
 
 def _layers(module: nn.Module) -> list[str]:
@@ -317,17 +350,10 @@ def _layers(module: nn.Module) -> list[str]:
     names = [
         name
         for name, child in module.named_children()
-        if any(
-            callable(getattr(part, "reset_parameters", None)) and list(part.parameters()) for part in child.modules()
-        )
+        if any(callable(getattr(p, "reset_parameters", None)) and list(p.parameters()) for p in child.modules())
     ]
     return names[::-1]
 
 
 def _of_random_weights(method: StoredMethod) -> bool:
     return method.null and not isinstance(method.explainer, Prior)
-
-
-def _three_channels(signed: np.ndarray) -> np.ndarray:
-    # evidence of a pixel, spread over its channels
-    return signed if len(signed) == 3 else np.repeat(signed / np.float32(3), 3, axis=0)

@@ -10,7 +10,7 @@ import numpy as np
 
 from histoxai import __version__, provenance
 from histoxai.errors import InputRefused
-from histoxai.models.lineage import Lineage, resolve_lineage
+from histoxai.models.lineage import SCORES, Lineage, resolve_lineage
 from histoxai.plots import figures, page
 from histoxai.plots.content import (
     METRIC_WORDS,
@@ -48,7 +48,7 @@ def report(
     """
     provenance.keep_apart(output, scores_path, *[p for p in moved.values() if p is not None])
     lineage = resolve_lineage(scores_path, moved, allow_partial)
-    parents = {"scores": provenance.parent(scores_path, output / "data.zarr", lineage.scores.digest())}
+    parents = {"scores": provenance.parent(scores_path, output / "data.zarr", lineage.scores.digest(SCORES))}
     header = provenance.header(SCHEMA, settings, None, parents, partial=lineage.partial)
     summary = {
         "schema": "histoxai.report/1",

@@ -24,7 +24,7 @@ from histoxai.metrics.profiles import METRICS, Mask, Profile
 from histoxai.metrics.statistics import cases
 from histoxai.progress import Progress
 from histoxai.registry import names, resolve
-from histoxai.settings import FAITHFULNESS, SANITY, Faithfulness, Score, Statistics, Work
+from histoxai.settings import PROBES, SANITY, Faithfulness, Score, Statistics, Work
 from histoxai.store.create import create_or_match, match
 from histoxai.store.schema import MASKS, ArraySpec, schema
 from histoxai.store.shards import Item, Store, open_store
@@ -110,6 +110,9 @@ def score(
     profiles = [resolve("profile", n)(settings.map_threshold, settings.mask_threshold) for n in names("profile")]
     probing = probe.open(maps, methods, rows, progress, work) if probe else None
     items = [item, *(probing.items(settings.shard_size) if probing else [])]
+    facts: dict[str, Any] = {"threads": work.threads}
+    if probing:
+        probing.facts = facts
 
     def compute(start: int, stop: int) -> dict[str, np.ndarray]:
         raw = [m.take(maps, rows[start:stop]) for m in methods]
@@ -130,9 +133,8 @@ def score(
         return create_or_match(output, header, index, items, attrs={"classes": classes}, force=work.force)
 
     def prepare() -> dict[str, Any]:
-        if probing is None:
-            return {"scores": compute}
-        return {"scores": compute, FAITHFULNESS: Stream(probing.faithfulness), SANITY: probing.sanity}
+        tests = probing.work() if probing else {}
+        return {"scores": compute, **{name: Stream(rows) for name, rows in tests.items()}}
 
     task = Task(
         items,
@@ -140,7 +142,7 @@ def score(
         (lambda: match(output, header, items)) if output.exists() and not work.force else None,
         prepare,
         partial(score, maps_path, masks_path, output, settings, allow_partial=allow_partial, probe=probe),
-        {"threads": work.threads},
+        facts,
     )
     resources.keep_freed_memory()
     made = do_items(task, progress, work)
@@ -308,24 +310,33 @@ def summary(path: Path, profile: str, statistics: Statistics, progress: Progress
     """
     scores = read(path, profile, statistics.empty)
     made = sums.summarise(scores, statistics, progress.advance)
-    return {"schema": SCHEMA, **made, **_probed(path, scores, statistics)}
+    return {"schema": SCHEMA, **made, **_probed(path, scores, statistics, progress)}
 
 
-def _probed(path: Path, scores: sums.Scores, statistics: Statistics) -> dict[str, Any]:
+def _probed(path: Path, scores: sums.Scores, statistics: Statistics, progress: Progress) -> dict[str, Any]:
     # what the tests on the model gave, as far as they are done
     store = open_store(path, "scores", "score")
-    states = store.completeness()
-    made: dict[str, Any] = {"faithfulness": None, "sanity": None}
-    if FAITHFULNESS in states:
-        facts = states[FAITHFULNESS]["what"]
-        values, curves = (store.read(f"{FAITHFULNESS}/{k}") for k in ("values", "curves"))
-        found = probed.faithfulness(scores, values, curves, facts["probes"], statistics)
-        made["faithfulness"] = {"settings": facts, **found}
+    states = {name: state for name, state in store.completeness().items() if name in (*PROBES, SANITY)}
+    finished = {name: state["shards"] - len(state["missing"]) for name, state in states.items()}
+    for name, state in states.items():
+        if state["missing"]:
+            progress.warn(f"{path}: '{name}' has {finished[name]} of {state['shards']} shards; run its command again")
+    found: dict[str, Any] = {"faithfulness": None, "sanity": None}
+
+    def about(name: str) -> dict[str, Any]:
+        return {"settings": states[name]["what"], "shards": finished[name], "of": states[name]["shards"]}
+
+    if probes := [p for p in PROBES if p in states]:
+        values = np.stack([store.read(f"faithfulness/{p}") for p in probes], axis=-1)
+        curves = {p: store.read(f"curves_of/{p}") for p in probes if f"curves_of/{p}" in store.arrays("curves_of")}
+        rows = probed.faithfulness(scores, values, probes, statistics)
+        drawn = probed.mean_curves(scores, curves)
+        found["faithfulness"] = {"probes": {p: about(p) for p in probes}, "rows": rows, "curves": drawn}
     if SANITY in states:
-        facts = states[SANITY]["what"]
-        rows = probed.sanity(scores, store.read(f"{SANITY}/similarity"), facts["layers"], statistics)
-        made["sanity"] = {"settings": facts, "rows": rows}
-    return made
+        layers = states[SANITY]["what"]["layers"]
+        rows = probed.sanity(scores, store.read(f"{SANITY}/similarity"), layers, statistics)
+        found["sanity"] = {**about(SANITY), "rows": rows}
+    return found
 
 
 def patch_rows(path: Path, profile: str, empty: str = "exclude") -> Iterator[dict[str, Any]]:

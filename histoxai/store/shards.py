@@ -142,9 +142,9 @@ class Store:
         """Per item name its state (`store.state.item_state`)."""
         return completeness(self.path, self.header, verify)
 
-    def require_complete(self) -> None:
-        """Raise Incomplete for the first item with gaps, naming them and the command that fills them."""
-        require_complete(self.path, self.header)
+    def require_complete(self, names: Sequence[str] | None = None) -> None:
+        """Raise Incomplete for the first item, of these names, with gaps; says which command fills them."""
+        require_complete(self.path, self.header, names)
 
     def arrays(self, folder: str = "") -> list[str]:
         """Paths of all arrays below a folder of the store.

@@ -74,10 +74,10 @@ def gaps_text(root: Path, name: str, missing: Sequence[int], command: str) -> st
     return f"{root}: '{name}' lacks {noun} {ranges(missing)}; run `{run}`"
 
 
-def require_complete(root: Path, header: Mapping[str, Any]) -> None:
-    """Raise Incomplete for the first item with gaps, naming them and the command that fills them."""
+def require_complete(root: Path, header: Mapping[str, Any], names: Sequence[str] | None = None) -> None:
+    """Raise Incomplete for the first item, of these names, with gaps; says which command fills them."""
     for name, state in completeness(root, header).items():
-        if state["missing"]:
+        if state["missing"] and (names is None or name in names):
             raise Incomplete(gaps_text(root, name, state["missing"], state["command"]))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 from histoxai.explainers.base import Batch
 from histoxai.explainers.network import Network, reinitialised
 from histoxai.explainers.stored import stored_methods
-from histoxai.metrics.faithfulness import area, infill, removal_order, removed, similarity
+from histoxai.metrics.faithfulness import area, infill, rank_plane, removal_order, removed, similarity, squares
+from histoxai.metrics.faithfulness import infidelity as infidelity_of
 from histoxai.models.batches import to_tensor
 from histoxai.models.checkpoint import load_model
 from histoxai.models.runs import open_run
@@ -28,7 +28,6 @@ from histoxai.store.patches import Patches
 from histoxai.store.shards import Store
 from tests.conftest import ROOT, Mini, array_files, done, run
 
-METHODS = ("ig", "lime", "gradcam", "center", "null")
 ALL = ["--faithfulness", "--probes", ",".join(PROBES), "--steps", 4, "--perturbations", 3, "--sanity", 2]
 
 
@@ -36,19 +35,10 @@ ALL = ["--faithfulness", "--probes", ",".join(PROBES), "--steps", 4, "--perturba
 def maps(mini: Mini, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three patches, five methods, one a prior and one under random weights."""
     output = tmp_path_factory.mktemp("few") / "maps"
-    chosen = ["--method", "ig,lime,gradcam,center,null=ig", "--random-weights", "null", "-O", "null.steps=4"]
+    chosen = ["--method", "ig,lime,gradcam,saliency,center,null=ig", "--random-weights", "null", "-O", "null.steps=4"]
     fast = ["-O", "ig.steps=8", "-O", "lime.samples=40", "-O", "lime.max_dist=10"]
     done("explain", mini.balanced, "--model", mini.cls, "-o", output, *chosen, *fast, "--per-class", 1)
     return output
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As many as the workers of a test have: captum adds up noise in an order that follows from their number."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +73,10 @@ class Given:
         return method.explainer.signed({k: v[i] for k, v in method.take(self.maps, [0, 1, 2]).items()}, (64, 64))
 
     def value(self, probe: str) -> np.ndarray:
-        return self.scores.read("faithfulness/values")[:, :, PROBES.index(probe)]
+        return self.scores.read(f"faithfulness/{probe}")
+
+    def curves(self) -> np.ndarray:
+        return np.stack([self.scores.read(f"curves_of/{c}") for c in ("deletion", "insertion")], axis=2)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +85,7 @@ def given(mini: Mini, maps: Path, scored: tuple[Path, dict[str, Any]]) -> Given:
 
 
 def test_deletion_and_insertion_pixel_by_pixel(given: Given) -> None:
-    curves = given.scores.read("faithfulness/curves")
+    curves = given.curves()
     for i, image in enumerate(given.images):
         pixels = image.permute(1, 2, 0).numpy()
         blank = infill(pixels, "mean")
@@ -112,48 +105,66 @@ def test_deletion_and_insertion_pixel_by_pixel(given: Given) -> None:
     np.testing.assert_allclose(curves[:, :, 0, 0], curves[:, :, 1, -1], atol=1e-6)
 
 
-def test_road_is_pytorch_grad_cams(given: Given) -> None:
+def test_road_is_pytorch_grad_cams_on_ranks_without_ties(given: Given) -> None:
     metric = ROADCombined(percentiles=[20, 40, 60, 80])
     for i, image in enumerate(given.images):
         for j, name in enumerate(given.names):
-            plane = given.relevance(name, i)
-            if np.ptp(plane) == 0:
-                assert np.isnan(given.value("road")[i, j])
-                continue
-            cam = (plane - plane.min()) / np.ptp(plane)
+            cam = rank_plane(given.relevance(name, i), given.seeds[i])
+            assert len(np.unique(cam)) == cam.size  # so that every share is the one that was asked for
             torch.manual_seed(given.seeds[i])
             expected = metric(image[None], cam[None], [ClassifierOutputSoftmaxTarget(given.targets[i])], given.net)
             assert given.value("road")[i, j] == pytest.approx(float(expected[0]), abs=1e-4), name
 
 
-def test_infidelity_is_captums(given: Given) -> None:
-    def perturb(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        noise = torch.randn(x.shape) * 0.03
-        return noise, x - noise
-
+def test_infidelity_is_captums_on_squares(given: Given) -> None:
+    """captum's normalised infidelity, as a share of that of a map that tells nothing."""
     for i, image in enumerate(given.images):
+        gone = torch.from_numpy(squares(given.seeds[i], 50, (64, 64)))
+        blank = torch.from_numpy(infill(image.permute(1, 2, 0).numpy(), "mean")).permute(2, 0, 1)
+        with torch.no_grad():
+            replaced = torch.where(gone[:, None], blank, image)
+            drop = (given.net(image[None]) - given.net(replaced))[:, given.targets[i]]
         for j, name in enumerate(given.names):
             signed = torch.from_numpy(given.signed(name, i).copy())
             signed = signed if len(signed) == 3 else signed.expand(3, -1, -1) / 3
-            if not signed.abs().sum() > 0:
-                assert np.isnan(given.value("infidelity")[i, j])
+            change = (image - blank) if name == "saliency" else torch.ones_like(image)
+
+            def perturb(x: torch.Tensor, change: torch.Tensor = change) -> Any:
+                return gone[:, None] * change, replaced  # noqa: B023
+
+            told = (gone[:, None] * change * signed).sum(dim=(1, 2, 3))
+            if not (told * drop).sum() > 0:
+                assert given.value("infidelity")[i, j] == 1, name
                 continue
-            torch.manual_seed(given.seeds[i])
-            expected = infidelity(
+            theirs = infidelity(
                 given.net,
                 perturb,
                 image[None],
                 signed[None],
                 target=given.targets[i],
-                n_perturb_samples=3,
+                n_perturb_samples=50,
                 normalize=True,
             )
-            assert given.value("infidelity")[i, j] == pytest.approx(expected.item(), rel=2e-3, abs=1e-9), name
+            expected = theirs.item() / (drop**2).mean().item()
+            assert given.value("infidelity")[i, j] == pytest.approx(expected, abs=1e-3), name
+
+
+def test_infidelity_of_linear_models_is_nothing_for_exact_maps() -> None:
+    rng = np.random.default_rng(0)
+    weights, x = rng.normal(size=(2, 16, 16))
+    gone = squares(3, 40, (16, 16))
+    drop = np.array([(weights * x)[plane].sum() for plane in gone])
+    assert infidelity_of(weights * x, gone, drop) == pytest.approx(0, abs=1e-12)
+    assert infidelity_of(7 * weights * x, gone, drop) == pytest.approx(0, abs=1e-12)
+    assert infidelity_of(-weights * x, gone, drop) == 1
+    assert infidelity_of(weights * 0, gone, drop) == 1
+    assert 0.2 < infidelity_of(rng.normal(size=(16, 16)), gone, drop) <= 1
+    assert np.isnan(infidelity_of(weights, gone, drop * 0))
 
 
 def test_sensitivity_is_captums(given: Given) -> None:
     untrained = reinitialised(given.net, keyed_seed(0, "random weights"))
-    for name in ("ig", "gradcam", "null"):
+    for name in ("ig", "lime", "gradcam", "null"):
         method, j = given.methods[name], given.names.index(name)
         net = Network(untrained if name == "null" else given.net)
         for i, image in enumerate(given.images):
@@ -170,6 +181,9 @@ def test_sensitivity_is_captums(given: Given) -> None:
                 stacked = torch.stack(made).contiguous()
                 return (stacked,) if isinstance(x, tuple) else stacked
 
+            if np.abs(given.signed(name, i)).sum() == 0:
+                assert np.isnan(given.value("sensitivity")[i, j])
+                continue
             torch.manual_seed(given.seeds[i])
             expected = sensitivity_max(maps, image[None], perturb_radius=0.02, n_perturb_samples=3)
             assert given.value("sensitivity")[i, j] == pytest.approx(expected.item(), rel=1e-3), (name, i)
@@ -181,16 +195,24 @@ def test_the_cascade_ends_at_a_network_drawn_anew(given: Given) -> None:
     found = given.scores.read("sanity/similarity")
     done_rows = np.isfinite(found).any(axis=(1, 2, 3))
     assert done_rows.tolist() == [True, False, True]  # two of three, spread
-    assert found[done_rows, given.names.index("center"), :, 0] == pytest.approx(1)  # a prior ignores the weights
+    np.testing.assert_allclose(found[done_rows, given.names.index("center"), :, 0], 1, atol=1e-6)  # ignores the weights
     assert np.isnan(found[:, given.names.index("null")]).all()
     fresh = Network(reinitialised(given.net, keyed_seed(0, "sanity")))
-    method, j = given.methods["ig"], given.names.index("ig")
-    for i in np.flatnonzero(done_rows):
-        batch = Batch(given.images[i : i + 1], torch.tensor([given.targets[i]]), [0])
-        again = next(method.explainer.explain(fresh, batch))[1].raw
-        expected = similarity(given.relevance("ig", i), method.explainer.relevance(again, (64, 64), "own"))
-        assert found[i, j, -1].tolist() == pytest.approx(expected, abs=1e-4)
-        assert found[i, j, -1, 0] < 0.999
+    for name in ("ig", "lime"):
+        method, j = given.methods[name], given.names.index(name)
+
+        def again(net: Network, seed: str, i: int, method: Any = method, name: str = name) -> np.ndarray:
+            key = keyed_seed(0, name + seed, given.ids[i])
+            batch = Batch(given.images[i : i + 1], torch.tensor([given.targets[i]]), [key])
+            return method.explainer.relevance(next(method.explainer.explain(net, batch))[1].raw, (64, 64), "own")
+
+        for i in np.flatnonzero(done_rows):
+            first = again(Network(given.net), "", i)
+            for k, net in ((0, Network(given.net)), (-1, fresh)):
+                assert found[i, j, k].tolist() == pytest.approx(similarity(first, again(net, "again", i)), abs=1e-4)
+            assert found[i, j, -1, 0] < 0.999
+    assert (found[done_rows, given.names.index("ig"), 0, 0] > 0.9999).all()
+    assert (found[done_rows, given.names.index("lime"), 0, 0] < 0.9999).all()  # another seed, another map
 
 
 def test_what_json_and_people_see(mini: Mini, maps: Path, scored: tuple[Path, dict[str, Any]], given: Given) -> None:
@@ -204,31 +226,56 @@ def test_what_json_and_people_see(mini: Mini, maps: Path, scored: tuple[Path, di
     assert curve["share"] == [0, 0.25, 0.5, 0.75, 1]
     text = done(*score(mini, maps, output))
     assert "deletion (lower)" in text
-    assert "hardly changes" in next(line for line in text.splitlines() if "center (null)" in line and "1.000" in line)
+    lines = [line for line in text.splitlines() if "changes" in line]
+    assert "hardly changes" in next(line for line in lines if "center (null)" in line)
+    assert "hardly" not in next(line for line in lines if " ig " in line)
     assert json.loads(done(*score(mini, maps, maps.parent / "plain"), "--json"))["faithfulness"] is None
 
 
-def test_shards_workers_and_a_later_start_give_the_same_bytes(
-    mini: Mini, maps: Path, tmp_path: Path, one_thread: None
-) -> None:
-    probes = ["--faithfulness", "--probes", "deletion,infidelity", "--steps", 3, "--sanity", 2, "--model", mini.cls]
+def test_shards_workers_and_a_later_start_give_the_same_bytes(mini: Mini, maps: Path, tmp_path: Path) -> None:
+    probes = ["--probes", "deletion,infidelity", "--steps", 3, "--squares", 10, "--sanity", 2, "--model", mini.cls]
+    tested = ["--faithfulness", *probes]
     common = ["--shard-size", 1, "--threads", 1]
-    done(*score(mini, maps, tmp_path / "whole", *common, *probes))
+    done(*score(mini, maps, tmp_path / "whole", *common, *tested))
     done(*score(mini, maps, tmp_path / "later", *common))  # scores first, probes when somebody has the time
+    done("report", tmp_path / "later", "-o", tmp_path / "r")
     for shard in (2, 0, 1):
-        done(*score(mini, maps, tmp_path / "later", *common, *probes, "--shard", shard))
-    done(*score(mini, maps, tmp_path / "crew", *common, *probes, "--workers", 2))
+        done(*score(mini, maps, tmp_path / "later", *common, *tested, "--shard", shard))
+        if shard == 2:
+            outcome = run(*score(mini, maps, tmp_path / "later", *common))
+            assert "'deletion' has 1 of 3 shards" in outcome.err
+            assert "PARTIAL, deletion 1 of 3 shards, infidelity 1 of 3 shards" in " ".join(outcome.out.split())
+            done("report", tmp_path / "later", "-o", tmp_path / "r")  # which rests on the scores alone
+    done(*score(mini, maps, tmp_path / "crew", *common, *tested, "--workers", 2))
     assert array_files(tmp_path / "whole") == array_files(tmp_path / "later") == array_files(tmp_path / "crew")
-    refused = run(*score(mini, maps, tmp_path / "whole", *common, *probes, "--infill", "blur"))
+    record = json.loads((tmp_path / "whole/_done/deletion/0.json").read_text())
+    assert record["micro_batch"] == 16
+
+
+def test_probes_are_added_one_by_one_and_do_not_touch_each_other(
+    mini: Mini, maps: Path, tmp_path: Path, given: Given
+) -> None:
+    model = ["--faithfulness", "--model", mini.cls]
+    done(*score(mini, maps, tmp_path / "s", *model, "--probes", "sensitivity", "--perturbations", 3))
+    done(
+        *score(
+            mini, maps, tmp_path / "s", *model, "--probes", "insertion,sensitivity", "--perturbations", 3, "--steps", 4
+        )
+    )
+    done(*score(mini, maps, tmp_path / "s", *model, "--probes", "deletion", "--infill", "blur"))
+    store = Store(tmp_path / "s")
+    for probe in ("sensitivity", "insertion"):
+        np.testing.assert_array_equal(store.read(f"faithfulness/{probe}"), given.value(probe))
+    refused = run(*score(mini, maps, tmp_path / "s", *model, "--probes", "deletion"))
     assert refused.code == 3
-    assert "infill = mean, asked for blur" in refused.err
+    assert "infill = blur, asked for mean" in refused.err
 
 
 @pytest.mark.parametrize("infill", ["blur", "background", "noisy_linear"])
 def test_other_infills_differ(mini: Mini, maps: Path, tmp_path: Path, infill: str, given: Given) -> None:
     probes = ["--faithfulness", "--steps", 4, "--model", mini.cls, "--infill", infill]
     done(*score(mini, maps, tmp_path / "s", *probes))
-    curves, mean = Store(tmp_path / "s").read("faithfulness/curves"), given.scores.read("faithfulness/curves")
+    curves, mean = Given(mini, maps, tmp_path / "s").curves(), given.curves()
     assert np.isfinite(curves).all()
     np.testing.assert_allclose(curves[:, :, 0, 0], mean[:, :, 0, 0], atol=1e-6)
     assert not np.allclose(curves[:, :, 0, 2], mean[:, :, 0, 2], atol=1e-6)
@@ -241,6 +288,8 @@ def test_what_is_refused(mini: Mini, maps: Path, tmp_path: Path) -> None:
     for more, code, words in (
         (["--faithfulness"], 2, "name its run folder with --model"),
         (["--sanity", 3], 2, "name its run folder with --model"),
+        (["--model", mini.cls], 2, "ask for --faithfulness or --sanity"),
+        (["--faithfulness", "--squares", 3, "--model", mini.cls], 2, "--squares: 3 must be at least 10"),
         (["--faithfulness", "--probes", "nonsense", "--model", mini.cls], 2, "expected some of deletion, insertion"),
         (["--faithfulness", "--model", other], 3, "is not the model that"),
         (["--faithfulness", "--model", mini.seg], 3, "expected a classifier"),

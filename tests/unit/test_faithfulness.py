@@ -10,7 +10,17 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity
 
-from histoxai.metrics.faithfulness import BACKGROUND, area, imputed, infill, removal_order, removed, similarity
+from histoxai.metrics.faithfulness import (
+    BACKGROUND,
+    area,
+    imputed,
+    infill,
+    rank_plane,
+    removal_order,
+    removed,
+    similarity,
+    squares,
+)
 
 
 def test_the_strongest_go_first_and_ties_in_an_order_of_the_seed() -> None:
@@ -62,5 +72,24 @@ def test_similarity_is_spearmans_and_ssim_of_scaled_planes() -> None:
     scaled = [(x.astype(float) - x.min()) / np.ptp(x) for x in (a, b)]
     assert ssim == pytest.approx(structural_similarity(*scaled, data_range=1.0), abs=1e-6)
     assert similarity(a, a * 3 + 1) == pytest.approx((1, 1), abs=1e-5)
-    assert np.isnan(similarity(a, a * 0)).all()
-    assert np.isnan(similarity(a, a * np.nan)).all()
+    assert similarity(a, a * 0) == similarity(a, a * np.nan) == (0, 0)  # nothing is left of the map
+    assert np.isnan(similarity(a * 0, a)).all()
+
+
+def test_ranks_without_ties_cut_at_exact_shares() -> None:
+    plane = np.zeros((20, 20), np.float32)
+    plane[:2] = 3  # nine tenths are one tie
+    ranks = rank_plane(plane, 0)
+    assert (ranks[:2] > ranks[2:].max()).all()
+    for share in (20, 40, 60, 80):
+        assert (ranks < np.percentile(ranks, share)).mean() == share / 100
+
+
+def test_squares_lie_inside_and_have_the_sizes_promised() -> None:
+    gone = squares(0, 300, (32, 48))
+    sides = np.sqrt(gone.sum(axis=(1, 2)))
+    assert np.array_equal(sides, sides.round())
+    assert sides.min() == 4
+    assert sides.max() == 16
+    assert (gone.any(axis=2).sum(axis=1) == sides).all()
+    assert gone.any(axis=0).mean() > 0.95
