@@ -31,7 +31,7 @@ from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item, Store
 from histoxai.store.work import fill
 
-PATCHES, SIZE = 64, 256
+PATCHES, SIZE = 128, 256
 METHODS = ("ig", "nt", "lime", "gradcam")
 OPTIONS = ("ig.steps=2", "nt.steps=1", "nt.samples=1", "lime.samples=16")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -14,6 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from histoxai.metrics.counts import confusion_counts
+from histoxai.metrics.profiles import METRICS, Mask
+from histoxai.metrics.thesis import ThesisProfile
 from histoxai.models.runs import open_run
 from histoxai.store.patches import Patches
 from histoxai.store.shards import Store
@@ -166,3 +170,33 @@ def test_real_tissue_end_to_end(real_data: Path, tmp_path: Path) -> None:
         name, stem = patches.patch_id[i].split("#")[0].split("/")
         want = np.asarray(Image.open(real_data / "crc5" / "training" / name / f"{stem}.jpg").convert("RGB"))
         assert np.array_equal(patches.images[i], want)
+
+
+@pytest.mark.real
+def test_the_published_iou_is_the_share_of_the_mask(real_data: Path) -> None:
+    """The study's tumor rows follow p / (1 + p), and so does our thesis profile of maps that are nearly empty."""
+    table = real_data.parent / "reference" / "table6_published.csv"
+    if not table.is_file():
+        pytest.skip(f"the study's published table is not at {table}")
+    rows = {
+        (r["metric"], r["method"], r["class"]): float(r["mean"])
+        for r in csv.DictReader(table.open())
+        if r["mask"] == "tumor"
+    }
+    classes = [c for metric, method, c in rows if (metric, method) == ("iou", "nt")]
+    # nt marks next to nothing, so its pixel accuracy is what the mask leaves
+    share = np.array([1 - rows["pixel_accuracy", "nt", c] for c in classes])
+    published = np.array([rows["iou", "nt", c] for c in classes])
+    assert np.corrcoef(published, share / (1 + share))[0, 1] > 0.9999
+    ours = []
+    for p in share:
+        mask = (np.arange(256 * 256).reshape(256, 256) < p * 256 * 256).astype(float)
+        plane = np.zeros((256, 256))
+        plane[0, :3] = 1
+        masks = [Mask.of(mask, 0.5)]
+        counts = confusion_counts((plane > 0.3).ravel(), masks[0].binary.ravel())[None]
+        ours.append(ThesisProfile(0.3, 0.5).score(plane, masks, "nt", counts)[0, METRICS.index("iou")])
+    np.testing.assert_allclose(ours, share / (1 + share), atol=1e-4)
+    # the mean of p / (1 + p) over patches lies below that of the mean p: by no more than 0.003
+    assert (np.array(ours) > published).all()
+    np.testing.assert_allclose(ours, published, atol=0.003)

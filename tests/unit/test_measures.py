@@ -301,7 +301,7 @@ def test_names_are_told_apart() -> None:
 
 
 def test_quantus_where_it_is_right_and_where_it_is_not() -> None:
-    """Quantus' localisation metrics on the same maps; the last two lines are faults of its that ours does not have."""
+    """Quantus' localisation metrics on the same maps; then three faults of its that ours does not have."""
     quantus = pytest.importorskip("quantus", reason="Quantus is not installed (scripts/test installs it)")
     rng = np.random.default_rng(4)
     maps = rng.random((6, 24, 24)).astype(np.float32)
@@ -344,3 +344,15 @@ def test_quantus_where_it_is_right_and_where_it_is_not() -> None:
     corner[0, 0, 12:14] = True
     assert theirs(quantus.PointingGame(**quiet), tied, corner)[0] == 1
     assert pointing_game(tied[0], corner[0]) == pytest.approx(2 / 288)
+    # an empty mask is a hit
+    nothing = np.zeros((1, 24, 24), bool)
+    assert theirs(quantus.PointingGame(**quiet), maps[:1], nothing)[0] == 1
+    assert np.isnan(pointing_game(maps[0], nothing[0]))
+    # a map with a NaN has a value, and takes the whole batch with it
+    lost = maps.copy()
+    lost[0, 0, 0] = np.nan
+    assert np.isfinite(theirs(quantus.RelevanceRankAccuracy(**quiet), lost)[0])
+    with pytest.raises(ValueError, match="contains NaN"):
+        theirs(quantus.AUC(**quiet), lost)
+    half = Target.of(Mask.of(truth[0].astype(float), 0.5), 0)
+    assert np.isnan(measure(lost[0], lost[0].astype(float), np.array([[0, 0, 1, 1]]), [half], 0.02)[0]).all()
