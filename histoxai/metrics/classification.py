@@ -8,6 +8,7 @@ import numpy as np
 
 from histoxai.metrics.bootstrap import means
 from histoxai.metrics.ranking import Ranking
+from histoxai.metrics.statistics import or_none
 from histoxai.settings import Statistics
 
 BINS = 15  # of the reliability curve (Guo et al. 2017, arXiv 1706.04599)
@@ -65,7 +66,7 @@ def classifier_scores(
     found = means(columns, group, statistics.repetitions, statistics.seed, statistics.level)
 
     def row(k: int) -> dict[str, Any]:
-        ends = {end: number(np.clip(getattr(found, end)[k], 0, 1)) for end in ("mean", "low", "high")}
+        ends = {end: or_none(np.clip(getattr(found, end)[k], 0, 1)) for end in ("mean", "low", "high")}
         return {**ends, "n": int(found.n[k]), "groups": int(found.groups[k])}
 
     per_class = [float(found.mean[1 + c]) for c in range(len(classes)) if found.n[1 + c]]
@@ -82,11 +83,6 @@ def classifier_scores(
         "calibration_error": calibration_error(confidence, right),
         "reliability": reliability(confidence, right),
     }
-
-
-def number(value: float) -> float | None:
-    """A float, or None where it is not finite."""
-    return float(value) if np.isfinite(value) else None
 
 
 def macro_auroc(probability: np.ndarray, label: np.ndarray) -> float | None:

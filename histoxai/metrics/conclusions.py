@@ -16,10 +16,11 @@ import numpy as np
 
 from histoxai.metrics.bootstrap import FEWEST, Estimate, difference, means
 from histoxai.metrics.comparisons import holm
+from histoxai.metrics.statistics import or_none
 from histoxai.settings import Statistics
 
 if TYPE_CHECKING:
-    from histoxai.metrics.summary import Scores
+    from histoxai.metrics.scores import Scores
 
 
 @dataclass
@@ -100,7 +101,7 @@ def _row(c: Conclusion, p: float, opposite: float, alpha: float) -> dict[str, An
         answer, words = "contradicted", f"Contradicted: {c.found} (p = {opposite:.2g} for the opposite)."
     else:
         answer, words = "not supported", f"Not supported: {c.found} (p = {p:.2g})."
-    number = {k: float(v) if np.isfinite(v) else None for k, v in (("p", c.p), ("p_holm", p))}
+    number = {"p": or_none(c.p), "p_holm": or_none(p)}
     return {"name": c.name, "claim": c.claim, "answer": answer, "words": words, **number, "parts": c.parts}
 
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histoxai.metrics.bootstrap import means
+from histoxai.metrics.statistics import or_none
 from histoxai.settings import Statistics
 
 if TYPE_CHECKING:
-    from histoxai.metrics.summary import Scores
+    from histoxai.metrics.scores import Scores
 
 # Whether a larger value speaks for a map.
 HIGHER_IS_BETTER = {"deletion": False, "insertion": True, "road": True, "infidelity": False, "sensitivity": False}
@@ -31,9 +32,9 @@ def faithfulness(s: Scores, values: np.ndarray, probes: list[str], statistics: S
                     "class": name,
                     "probe": probes[q],
                     "higher_is_better": HIGHER_IS_BETTER[probes[q]],
-                    "mean": _or_none(found.mean[k]),
-                    "low": _or_none(found.low[k]),
-                    "high": _or_none(found.high[k]),
+                    "mean": or_none(found.mean[k]),
+                    "low": or_none(found.low[k]),
+                    "high": or_none(found.high[k]),
                     "n": int(found.n[k]),
                     "groups": int(found.groups[k]),
                     "withheld": found.withheld(k),
@@ -49,7 +50,7 @@ def mean_curves(s: Scores, curves: dict[str, np.ndarray]) -> list[dict[str, Any]
             "method": method,
             "probe": probe,
             "share": np.linspace(0, 1, values.shape[-1]).tolist(),
-            "probability": [_or_none(v) for v in _mean(values[:, i])],
+            "probability": [or_none(v) for v in _mean(values[:, i])],
         }
         for i, method in enumerate(s.methods)
         for probe, values in curves.items()
@@ -72,10 +73,10 @@ def sanity(s: Scores, similarity: np.ndarray, layers: list[str], statistics: Sta
                 {
                     "method": method,
                     "down_to": layer,
-                    "rank_correlation": _or_none(found.mean[at[0]]),
-                    "low": _or_none(found.low[at[0]]),
-                    "high": _or_none(found.high[at[0]]),
-                    "ssim": _or_none(found.mean[at[1]]),
+                    "rank_correlation": or_none(found.mean[at[0]]),
+                    "low": or_none(found.low[at[0]]),
+                    "high": or_none(found.high[at[0]]),
+                    "ssim": or_none(found.mean[at[1]]),
                     "n": int(found.n[at[0]]),
                 }
             )
@@ -85,7 +86,3 @@ def sanity(s: Scores, similarity: np.ndarray, layers: list[str], statistics: Sta
 def _mean(values: np.ndarray) -> np.ndarray:
     known = np.isfinite(values).all(axis=1)
     return values[known].mean(axis=0, dtype=np.float64) if known.any() else np.full(values.shape[1], np.nan)
-
-
-def _or_none(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

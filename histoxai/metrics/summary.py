@@ -6,112 +6,22 @@ Arrays in, plain rows out; the CLI prints them and the report draws them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
-from histoxai.errors import UsageError
-from histoxai.metrics import chance
 from histoxai.metrics.bootstrap import Estimate, means
 from histoxai.metrics.classification import classifier_scores
 from histoxai.metrics.comparisons import friedman, holm, paired
 from histoxai.metrics.conclusions import conclude
-from histoxai.metrics.localisation import THRESHOLDS
-from histoxai.metrics.measures import COUNTED, DEGENERATE
-from histoxai.metrics.statistics import strata
+from histoxai.metrics.measures import DEGENERATE
+from histoxai.metrics.scores import Scores, cancer_of, primary_of
+from histoxai.metrics.statistics import or_none, strata
+from histoxai.metrics.thresholds import map_thresholds, mask_thresholds
 from histoxai.settings import Statistics
 
-# 0/0 of these may be given a value; a correlation or an area under a curve cannot.
-AGREED = (
-    "iou",
-    "precision",
-    "recall",
-    "f1",
-    "mass_accuracy",
-    "rank_accuracy",
-    "top_k",
-    "pointing_game",
-    "energy_pointing",
-)
-NO_TUMOR = ("a", "n", "bg", "t", "artifact", "artefact", "normal", "benign", "background", "tissue", "stroma")
 SIZES = ("small", "medium", "large")
-MASK_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
-
-
-@dataclass(frozen=True)
-class Method:
-    """The registered method behind a name, and whether it is a null model: one that cannot know the classifier."""
-
-    method: str
-    null: bool
-
-
-@dataclass(frozen=True)
-class Scores:
-    """A scores store in one profile, n patches, M methods, K masks, Q metrics.
-
-    values, chance (n, M, K, Q) float64, NaN undefined; flags (n, M, K); counts (n, M, K, 4); union (n, M, 4): counts
-    against both masks together; curves, mask_curves (n, M, K, 2, 102); logits (n, classes); label, prediction, case,
-    group, patch_id (n,). sure: the probability that parts cases.
-    """
-
-    profile: str
-    values: np.ndarray
-    chance: np.ndarray
-    flags: np.ndarray
-    counts: np.ndarray
-    union: np.ndarray
-    curves: np.ndarray
-    mask_curves: np.ndarray
-    logits: np.ndarray
-    label: np.ndarray
-    prediction: np.ndarray
-    case: np.ndarray
-    group: np.ndarray
-    patch_id: np.ndarray
-    classes: list[str]
-    methods: dict[str, Method]
-    masks: list[str]
-    metrics: list[str]
-    partial: dict[str, Any] | None
-    sure: float
-
-    def of(self, metric: str) -> np.ndarray:
-        """Values (n, M, K) of one metric.
-
-        Raises UsageError where this profile does not have it.
-        """
-        if metric not in self.metrics:
-            raise UsageError(f"--primary {metric}: the {self.profile} profile has {', '.join(self.metrics)}")
-        return self.values[..., self.metrics.index(metric)]
-
-    def real(self) -> list[int]:
-        """Places of the methods that are no null models."""
-        return [i for i, m in enumerate(self.methods.values()) if not m.null]
-
-    def cancer(self, named: tuple[str, ...] | None) -> list[int]:
-        """Numbers of the classes with tumor.
-
-        Raises UsageError for a class that is not there.
-        """
-        if named is None:
-            return [i for i, c in enumerate(self.classes) if c.lower() not in NO_TUMOR]
-        if unknown := [c for c in named if c not in self.classes]:
-            raise UsageError(f"--cancer {unknown[0]}: the classes are {', '.join(self.classes)}")
-        return [self.classes.index(c) for c in named]
-
-
-def agreed(values: np.ndarray, flags: np.ndarray, metrics: list[str], empty: str) -> np.ndarray:
-    """Values with 0/0 as a convention has it: left out (NaN), 0 (scikit-learn's default) or 1 (Dice challenges').
-
-    Maps that are not finite stay undefined, and so do correlations and areas under curves.
-    """
-    if empty == "exclude":
-        return values
-    those = np.array([m.removesuffix("_area").removesuffix("_otsu") in AGREED for m in metrics])
-    finite_map = (flags & DEGENERATE["not_finite_map"]) == 0
-    return np.where(np.isnan(values) & those & finite_map[..., None], {"zero": 0.0, "one": 1.0}[empty], values)
 
 
 def summarise(s: Scores, statistics: Statistics, step: Callable[[], None] = lambda: None) -> dict[str, Any]:
@@ -119,9 +29,9 @@ def summarise(s: Scores, statistics: Statistics, step: Callable[[], None] = lamb
 
     Raises UsageError for a primary measure or class that is not there.
     """
-    chosen = statistics.primary or ("auroc" if "auroc" in s.metrics else "iou")
+    chosen = primary_of(statistics.primary, s.metrics, s.profile)
     statistics = replace(statistics, primary=chosen)
-    primary, cancer = s.of(chosen), s.cancer(statistics.cancer)
+    primary, cancer = s.of(chosen), cancer_of(statistics.cancer, s.classes)
     rows = []
     for name, number, mine in strata(s.label, s.case, s.classes):
         rows += _rows(s, statistics, {"class": name, "case": number}, mine)
@@ -136,8 +46,8 @@ def summarise(s: Scores, statistics: Statistics, step: Callable[[], None] = lamb
         "methods": {name: asdict(m) for name, m in s.methods.items()},
         "rows": rows,
         "sizes": _by_size(s, statistics),
-        "map_thresholds": _map_thresholds(s, statistics.empty),
-        "mask_thresholds": _mask_thresholds(s, statistics.empty),
+        "map_thresholds": map_thresholds(s, statistics.empty),
+        "mask_thresholds": mask_thresholds(s, statistics.empty),
         "comparisons": _comparisons(s, primary, statistics),
         "best_null": _against_null(s, primary, statistics),
         "friedman": _friedman(s, primary, statistics),
@@ -162,10 +72,10 @@ def patches(s: Scores) -> Iterator[dict[str, Any]]:
                         "mask": mask,
                         "case": str(s.case[n]),
                         "metric": metric,
-                        "mean": _or_none(value),
+                        "mean": or_none(value),
                         "n": int(np.isfinite(value)),
                         "undefined": int(not np.isfinite(value)),
-                        "chance": _or_none(s.chance[n, i, j, k]),
+                        "chance": or_none(s.chance[n, i, j, k]),
                         "degenerate": {flag: int(bool(s.flags[n, i, j] & bit)) for flag, bit in DEGENERATE.items()},
                         "partial": s.partial is not None,
                     }
@@ -193,22 +103,22 @@ def _rows(s: Scores, statistics: Statistics, about: dict[str, str], mine: np.nda
                 "mask": s.masks[j],
                 **about,
                 "metric": s.metrics[k],
-                "mean": _or_none(found.mean[flat]),
+                "mean": or_none(found.mean[flat]),
                 "n": int(found.n[flat]),
                 "undefined": len(values) - int(found.n[flat]),
                 "partial": s.partial is not None,
-                "low": _or_none(low[flat]),
-                "high": _or_none(high[flat]),
+                "low": or_none(low[flat]),
+                "high": or_none(high[flat]),
                 "groups": int(found.groups[flat]),
                 "withheld": found.withheld(flat),
-                "chance": _or_none(base),
+                "chance": or_none(base),
                 # of the patches that have both, which under --empty are not all
-                "lift": _or_none((float(found.mean[above]) + base) / base) if base else None,
+                "lift": or_none((float(found.mean[above]) + base) / base) if base else None,
                 "above_chance": {
-                    "mean": _or_none(found.mean[above]),
-                    "low": _or_none(found.low[above]),
-                    "high": _or_none(found.high[above]),
-                    "p": _or_none(found.p[above]),
+                    "mean": or_none(found.mean[above]),
+                    "low": or_none(found.low[above]),
+                    "high": or_none(found.high[above]),
+                    "p": or_none(found.p[above]),
                     "p_holm": None,
                 },
                 "degenerate": {name: int(count[i, j]) for name, count in flagged.items()},
@@ -221,7 +131,7 @@ def _correct(rows: list[dict[str, Any]]) -> None:
     # one family: every method, mask and measure over all classes and cases
     family = [r["above_chance"] for r in rows if r["class"] == "all" and r["case"] == "all"]
     for row, value in zip(family, holm(np.array([_nan(r["p"]) for r in family])), strict=True):
-        row["p_holm"] = _or_none(value)
+        row["p_holm"] = or_none(value)
 
 
 def _clipped(found: Estimate, metrics: list[str], times: int) -> tuple[np.ndarray, np.ndarray]:
@@ -264,73 +174,16 @@ def _by_size(s: Scores, statistics: Statistics) -> list[dict[str, Any]]:
                         "size": size,
                         "pixels": [int(area[mine, j].min()), int(area[mine, j].max())] if mine.any() else None,
                         "metric": s.metrics[q],
-                        "mean": _or_none(found.mean[flat]),
+                        "mean": or_none(found.mean[flat]),
                         "n": int(found.n[flat]),
-                        "low": _or_none(low[flat]),
-                        "high": _or_none(high[flat]),
+                        "low": or_none(low[flat]),
+                        "high": or_none(high[flat]),
                         "groups": int(found.groups[flat]),
                         "withheld": found.withheld(flat),
-                        "chance": _or_none(expected[i, q]),
+                        "chance": or_none(expected[i, q]),
                     }
                 )
     return rows
-
-
-def _map_thresholds(s: Scores, empty: str) -> list[dict[str, Any]]:
-    # the six measures of maps that are cut at every one of 101 thresholds, from one histogram of each
-    if s.profile != "corrected" or not s.curves.any():
-        return []
-    rows = []
-    for i, j in np.ndindex(len(s.methods), len(s.masks)):
-        above = s.curves[:, i, j, :, ::-1].cumsum(axis=-1, dtype=np.int64)[..., ::-1]  # (n, 2, 102), from j up
-        tp, fp = above[:, 0, 1:], above[:, 1, 1:]
-        counts = np.stack([tp, fp, above[:, 0, :1] - tp, above[:, 1, :1] - fp], axis=-1)
-        lost = (s.flags[:, i, j] & DEGENERATE["not_finite_map"]) > 0
-        row: dict[str, Any] = {"method": list(s.methods)[i], "mask": s.masks[j], "threshold": THRESHOLDS.tolist()}
-        for name, measure in COUNTED.items():
-            values = np.where(lost[:, None], np.nan, measure(counts))
-            values = agreed(values[..., None], s.flags[:, i, j, None], [name], empty)[..., 0]
-            n = np.isfinite(values).sum(axis=0)
-            means_ = np.nansum(values, axis=0) / np.maximum(n, 1)
-            row[name] = [float(m) if k else None for m, k in zip(means_, n, strict=True)]
-        rows.append(row)
-    return rows
-
-
-def _mask_thresholds(s: Scores, empty: str) -> list[dict[str, Any]]:
-    # the six measures where masks are cut elsewhere, all from one histogram of each map, cut where it always is
-    if s.profile != "corrected" or not s.mask_curves.any():  # curves come with all measures
-        return []
-    rows = []
-    for threshold in MASK_THRESHOLDS:
-        counts = counts_at(s.mask_curves, threshold)[..., [0, 2, 1, 3]]  # there the map is the truth
-        expected = chance.of_counts(counts, exact=False)
-        for name, measure in COUNTED.items():
-            values = np.where(s.flags & DEGENERATE["not_finite_map"], np.nan, measure(counts))
-            values = agreed(values[..., None], s.flags, [name], empty)[..., 0]
-            for i, j in np.ndindex(len(s.methods), len(s.masks)):
-                known = np.isfinite(values[:, i, j])
-                both = known & np.isfinite(expected[name][:, i, j])
-                rows.append(
-                    {
-                        "method": list(s.methods)[i],
-                        "mask": s.masks[j],
-                        "mask_threshold": threshold,
-                        "metric": name,
-                        "mean": float(values[known, i, j].mean()) if known.any() else None,
-                        "n": int(known.sum()),
-                        "chance": float(expected[name][both, i, j].mean()) if both.any() else None,
-                    }
-                )
-    return rows
-
-
-def counts_at(curves: np.ndarray, threshold: float) -> np.ndarray:
-    """TP, FP, FN, TN (..., 4) at one of the thresholds 0, 0.01, ..., 1 from `curves` (..., 2, 102)."""
-    at = int(np.argmin(np.abs(THRESHOLDS - threshold))) + 1
-    above, whole = curves[..., at:].sum(axis=-1), curves.sum(axis=-1)
-    tp, fp = above[..., 0], above[..., 1]
-    return np.stack([tp, fp, whole[..., 0] - tp, whole[..., 1] - fp], axis=-1)
 
 
 # ---- differences between methods
@@ -368,7 +221,7 @@ def _pair(
     found = paired(
         primary[:, a, mask], primary[:, b, mask], s.group, statistics.repetitions, statistics.seed, statistics.level
     )
-    numbers = {k: v if isinstance(v, int) else _or_none(v) for k, v in asdict(found).items()}
+    numbers = {k: v if isinstance(v, int) else or_none(v) for k, v in asdict(found).items()}
     return a, b, {"mask": s.masks[mask], "metric": statistics.primary, "difference": numbers.pop("mean"), **numbers}
 
 
@@ -376,7 +229,7 @@ def _corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for key in ("p", "wilcoxon"):
         adjusted = holm(np.array([_nan(r[key]) for r in rows]))
         for row, value in zip(rows, adjusted, strict=True):
-            row[f"{key}_holm"] = _or_none(value)
+            row[f"{key}_holm"] = or_none(value)
     return rows
 
 
@@ -412,7 +265,3 @@ def _friedman(s: Scores, primary: np.ndarray, statistics: Statistics) -> list[di
 
 def _nan(value: float | None) -> float:
     return float("nan") if value is None else value
-
-
-def _or_none(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -21,6 +21,7 @@ from histoxai.metrics.counts import COUNTS, confusion_counts
 from histoxai.metrics.localisation import levels, threshold_histogram
 from histoxai.metrics.measures import ALL, DEGENERATE, MEASURES, Target, counts_only, measure
 from histoxai.metrics.profiles import METRICS, Mask, Profile
+from histoxai.metrics.scores import Method, Scores, agreed, cancer_of, primary_of
 from histoxai.metrics.statistics import cases
 from histoxai.progress import Progress
 from histoxai.registry import names, resolve
@@ -237,12 +238,8 @@ def check(
     That is an unknown profile, primary measure or class, or a table that cannot be written.
     """
     resolve("profile", profile)
-    known = _metrics(profile, settings.measures)
-    if statistics.primary not in (None, *known):
-        raise UsageError(f"--primary {statistics.primary}: the {profile} profile has {', '.join(known)}")
-    classes = [str(c) for c in open_store(maps, "maps", "explain").group.attrs["classes"]]
-    if unknown := [c for c in statistics.cancer or () if c not in classes]:
-        raise UsageError(f"--cancer {unknown[0]}: the classes are {', '.join(classes)}")
+    primary_of(statistics.primary, _metrics(profile, settings.measures), profile)
+    cancer_of(statistics.cancer, [str(c) for c in open_store(maps, "maps", "explain").group.attrs["classes"]])
     for path in exports:
         check_table(path)
         provenance.keep_apart(output, path)
@@ -265,7 +262,7 @@ def export(path: Path, profile: str, statistics: Statistics, table: Path, summar
         write_table(table, sums.patches(read(path, profile, statistics.empty)))
 
 
-def read(path: Path, profile: str, empty: str = "exclude") -> sums.Scores:
+def read(path: Path, profile: str, empty: str = "exclude") -> Scores:
     """All that summaries need of a scores store.
 
     Raises UsageError for an unknown profile.
@@ -281,9 +278,9 @@ def read(path: Path, profile: str, empty: str = "exclude") -> sums.Scores:
     if profile == "thesis":  # the study's computation has no closed form for chance
         chance = np.full(values.shape, np.nan)
     kept = {k: store.read(k).astype(np.int64) for k in ("label", "case", "prediction")}
-    return sums.Scores(
+    return Scores(
         profile=profile,
-        values=sums.agreed(values, flags, metrics, empty),
+        values=agreed(values, flags, metrics, empty),
         chance=chance,
         flags=flags,
         counts=store.read("counts"),
@@ -294,11 +291,10 @@ def read(path: Path, profile: str, empty: str = "exclude") -> sums.Scores:
         group=store.read("group"),
         patch_id=store.read("patch_id"),
         classes=[str(c) for c in store.group.attrs["classes"]],
-        methods={name: sums.Method(facts["method"], facts["null"]) for name, facts in methods.items()},
+        methods={name: Method(facts["method"], facts["null"]) for name, facts in methods.items()},
         masks=axes["mask"],
         metrics=metrics,
         partial=store.header.get("partial"),
-        sure=store.header["settings"]["sure"],
         **kept,
     )
 
@@ -313,7 +309,7 @@ def summary(path: Path, profile: str, statistics: Statistics, progress: Progress
     return {"schema": SCHEMA, **made, **_probed(path, scores, statistics, progress)}
 
 
-def _probed(path: Path, scores: sums.Scores, statistics: Statistics, progress: Progress) -> dict[str, Any]:
+def _probed(path: Path, scores: Scores, statistics: Statistics, progress: Progress) -> dict[str, Any]:
     # what the tests on the model gave, as far as they are done
     store = open_store(path, "scores", "score")
     states = {name: state for name, state in store.completeness().items() if name in (*PROBES, SANITY)}

@@ -27,7 +27,11 @@ MORE = [
     *("-O", "occlusion.window=16", "-O", "occlusion.stride=16", "-O", "kernelshap.samples=8"),
     *("-O", "kernelshap.max_dist=10", "--per-class", 4, "--shard-size", 4),
 ]
-KILLS = {"explain": 30, "explain more": 15, "ingest": 8, "masks": 8, "score": 8}
+PROBES = [
+    *("--faithfulness", "--probes", "deletion,infidelity,sensitivity", "--steps", 2, "--squares", 10),
+    *("--perturbations", 1, "--sanity", 4),
+]
+KILLS = {"explain": 30, "explain more": 15, "ingest": 8, "masks": 8, "score": 8, "score more": 8}
 
 
 @dataclass
@@ -50,6 +54,7 @@ def commands(mini: Mini) -> dict[str, list[object]]:
         "explain": ["explain", mini.balanced, "--model", mini.cls, *QUICK, "--per-class", 4, "--shard-size", 2],
         "explain more": ["explain", mini.balanced, "--model", mini.cls, *MORE],
         "score": ["score", mini.maps, "--masks", mini.masks, "--shard-size", 4],
+        "score more": ["score", mini.maps, "--masks", mini.masks, "--shard-size", 8, "--model", mini.cls, *PROBES],
     }
 
 

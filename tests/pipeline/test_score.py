@@ -18,7 +18,7 @@ from histoxai.explainers.edges import Edges
 from histoxai.explainers.stored import stored_methods
 from histoxai.metrics.measures import ALL, DEGENERATE, FREE, MEASURES
 from histoxai.metrics.profiles import METRICS
-from histoxai.metrics.summary import AGREED
+from histoxai.metrics.scores import AGREED
 from histoxai.store import tables
 from histoxai.store.patches import Patches
 from histoxai.store.shards import Store

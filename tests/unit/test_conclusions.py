@@ -12,7 +12,9 @@ import pytest
 from histoxai.errors import UsageError
 from histoxai.metrics.conclusions import conclude
 from histoxai.metrics.measures import ALL, DEGENERATE
-from histoxai.metrics.summary import Method, Scores, agreed, counts_at, summarise
+from histoxai.metrics.scores import Method, Scores, agreed
+from histoxai.metrics.summary import summarise
+from histoxai.metrics.thresholds import counts_above
 from histoxai.settings import Statistics
 
 CLASSES = ["N", "R1", "R2", "R3"]
@@ -73,7 +75,6 @@ def planted(groups: int = 24, seed: int = 0, **effects: float) -> Scores:
         masks=["tumor", "non_tumor"],
         metrics=list(ALL),
         partial=None,
-        sure=0.6,
     )
 
 
@@ -197,9 +198,10 @@ def test_conventions_for_nothing_over_nothing() -> None:
 def test_counts_at_any_threshold_of_a_curve() -> None:
     curves = np.zeros((2, 102), int)
     curves[0, 40], curves[1, 60], curves[0, 101] = 3, 5, 2  # above exactly 40, 60, 101 of the thresholds
-    assert counts_at(curves, 0.39).tolist() == [5, 5, 0, 0]
-    assert counts_at(curves, 0.40).tolist() == [2, 5, 3, 0]
-    assert counts_at(curves, 0.60).tolist() == [2, 0, 3, 5]
+    counts = counts_above(curves)
+    assert counts[39].tolist() == [5, 5, 0, 0]
+    assert counts[40].tolist() == [2, 5, 3, 0]
+    assert counts[60].tolist() == [2, 0, 3, 5]
 
 
 def test_sizes_are_thirds_of_the_masks() -> None:
