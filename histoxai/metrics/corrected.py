@@ -18,9 +18,11 @@ class CorrectedProfile(Profile):
 
     constant = 0.0
 
-    def score(self, plane: np.ndarray, masks: list[Mask], method: str, counts: np.ndarray) -> np.ndarray:
+    def score(
+        self, plane: np.ndarray, masks: list[Mask], method: str, counts: np.ndarray, stretched: np.ndarray
+    ) -> np.ndarray:
         """float64 (masks, metrics)."""
-        del method  # all methods alike
+        del method, stretched  # all methods alike
         if not np.isfinite(plane).all():
             return np.full((len(masks), len(METRICS)), np.nan)
         ranks = centred_ranks(plane) if any(mask.ranks is not None for mask in masks) else None

@@ -57,9 +57,12 @@ class Profile(ABC):
         self.map_threshold, self.mask_threshold = map_threshold, mask_threshold
 
     @abstractmethod
-    def score(self, plane: np.ndarray, masks: list[Mask], method: str, counts: np.ndarray) -> np.ndarray:
+    def score(
+        self, plane: np.ndarray, masks: list[Mask], method: str, counts: np.ndarray, stretched: np.ndarray
+    ) -> np.ndarray:
         """All METRICS of one rendered map (H, W) against each mask; float64 (masks, metrics), NaN undefined.
 
         method: the explainer's registered name, since the study treats its four methods differently. counts (masks,
-        4): TP, FP, FN, TN of the plane at `map_threshold`.
+        4): TP, FP, FN, TN of the plane above `map_threshold`; stretched (masks, 4): of the plane after min-max scaling,
+        at or above it, against the mask as the study's IoU has it.
         """

@@ -15,12 +15,12 @@ from histoxai import provenance, resources
 from histoxai.errors import UsageError
 from histoxai.explainers.coverage import coverage
 from histoxai.explainers.stored import StoredMethod, used_items
-from histoxai.metrics import probed
+from histoxai.metrics import probed, thesis
 from histoxai.metrics import summary as sums
 from histoxai.metrics.counts import COUNTS, confusion_counts
 from histoxai.metrics.localisation import levels, threshold_histogram
 from histoxai.metrics.measures import ALL, DEGENERATE, MEASURES, Target, counts_only, measure
-from histoxai.metrics.profiles import METRICS, Mask, Profile
+from histoxai.metrics.profiles import METRICS, Mask, Profile, stretch
 from histoxai.metrics.scores import Method, Scores, agreed, cancer_of, primary_of
 from histoxai.metrics.statistics import cases
 from histoxai.progress import Progress
@@ -82,7 +82,8 @@ def score(
     if found.partial:
         progress.warn(f"partial: {len(rows)} of {found.partial['of']} patches have all maps and masks")
     classes = maps.group.attrs["classes"]
-    item = _item(len(rows), len(methods), len(classes), settings.shard_size)
+    height = masks.array("probability").shape[-2]
+    item = _item(len(rows), len(methods), len(classes), height, settings.shard_size)
     header = provenance.header(
         schema("scores"),
         settings,
@@ -164,8 +165,11 @@ def _score_patch(
     targets = [Target.of(mask, settings.tolerance) for mask in masks]
     grey = [levels(mask.probability) for mask in masks] if whole else []
     size = masks[0].probability.shape
-    truth = np.stack([mask.binary.ravel() for mask in masks])
+    truth, soft_truth = (
+        np.stack(m) for m in zip(*((m.binary.ravel(), m.stretched.ravel()) for m in masks), strict=True)
+    )
     truth = np.concatenate([truth, truth.any(axis=0, keepdims=True)])  # both masks together come last
+    made["lines"][:] = np.count_nonzero([mask.binary for mask in masks], axis=-1)
     for j, method in enumerate(methods):
         planes = _planes(method, raw[j], size, profiles)
         plane = planes[0]
@@ -173,8 +177,10 @@ def _score_patch(
         cells = confusion_counts(found.ravel(), truth)
         counts = made["counts"][j] = cells[:-1]
         made["union"][j] = cells[-1]
+        soft = (stretch(planes[-1]) >= settings.map_threshold).ravel()
+        stretched = made["stretched"][j] = confusion_counts(soft, soft_truth)
         for k, profile in enumerate(profiles):
-            made["values"][j, :, k] = profile.score(planes[k], masks, method.method, counts)
+            made["values"][j, :, k] = profile.score(planes[k], masks, method.method, counts, stretched)
         if not whole:
             made["chance"][j, :, : len(METRICS)], made["flags"][j] = counts_only(plane, targets, counts)
             continue
@@ -205,7 +211,7 @@ def _index(maps: Store, rows: np.ndarray, settings: Score) -> dict[str, np.ndarr
     return kept | {"case": case.astype(np.uint8)}
 
 
-def _item(n: int, methods: int, classes: int, shard: int) -> Item:
+def _item(n: int, methods: int, classes: int, height: int, shard: int) -> Item:
     pairs, nothing = (methods, len(MASKS)), float("nan")
     shapes: dict[str, tuple[tuple[int, ...], Any, Any]] = {
         "values": ((*pairs, len(names("profile")), len(METRICS)), np.float64, nothing),
@@ -213,9 +219,11 @@ def _item(n: int, methods: int, classes: int, shard: int) -> Item:
         "chance": ((*pairs, len(ALL)), np.float64, nothing),
         "flags": (pairs, np.uint8, 0),
         "counts": ((*pairs, len(COUNTS)), np.int64, 0),
+        "stretched": ((*pairs, len(COUNTS)), np.int64, 0),
         "union": ((methods, len(COUNTS)), np.int64, 0),
         "curves": ((*pairs, 2, 102), np.int32, 0),
         "mask_curves": ((*pairs, 2, 102), np.int32, 0),
+        "lines": ((len(MASKS), height), np.uint16, 0),
         "logits": ((classes,), np.float32, nothing),
     }
     return Item("scores", tuple(ArraySpec(k, (n, *s), t, shard, f) for k, (s, t, f) in shapes.items()), piece=PIECE)
@@ -274,16 +282,19 @@ def read(path: Path, profile: str, empty: str = "exclude") -> Scores:
     values = np.concatenate([values, store.read("measures")], axis=-1)
     metrics = _metrics(profile, store.header["settings"]["measures"])
     columns = [axes["chance"].index(m) for m in metrics]
-    values, chance, flags = values[..., columns], store.read("chance")[..., columns], store.read("flags")
-    if profile == "thesis":  # the study's computation has no closed form for chance
-        chance = np.full(values.shape, np.nan)
+    values, counts, flags = values[..., columns], store.read("counts"), store.read("flags")
+    if profile == "thesis":
+        rescaled = np.array([m["method"] in thesis.RESCALED for m in methods.values()])
+        chance = thesis.chance(counts, store.read("stretched"), store.read("lines"), rescaled)
+    else:
+        chance = store.read("chance")[..., columns]
     kept = {k: store.read(k).astype(np.int64) for k in ("label", "case", "prediction")}
     return Scores(
         profile=profile,
         values=agreed(values, flags, metrics, empty),
         chance=chance,
         flags=flags,
-        counts=store.read("counts"),
+        counts=counts,
         union=store.read("union"),
         curves=store.read("curves"),
         mask_curves=store.read("mask_curves"),

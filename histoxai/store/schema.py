@@ -20,11 +20,11 @@ from histoxai.store.encode import encode_chunk, encode_shard
 SPLITS = ("none", "train", "validation", "test")
 MASKS = ("tumor", "non_tumor")
 # Schema numbers of the kinds of store that are past their first.
-VERSIONS = {"scores": 2}
+VERSIONS = {"scores": 3}
 
 
 def schema(kind: str) -> str:
-    """The schema that this version writes for a kind of store: `scores/2`."""
+    """The schema that this version writes for a kind of store: `scores/3`."""
     return f"{kind}/{VERSIONS.get(kind, 1)}"
 
 

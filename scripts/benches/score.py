@@ -22,7 +22,7 @@ from benches.common import inputs, peak_megabytes, row
 from histoxai import provenance, resources
 from histoxai.explainers.base import channels_to_plane
 from histoxai.metrics import counts as c
-from histoxai.metrics.thesis import line_means, soft_iou_of
+from histoxai.metrics.thesis import line_means, soft_iou
 from histoxai.progress import Silent
 from histoxai.settings import Explain, Score, Statistics, Work
 from histoxai.stages import explain, score
@@ -96,7 +96,7 @@ def our_six(found: np.ndarray, masks: np.ndarray) -> None:
     four = lines.sum(axis=1)
     c.phi(four), c.pixel_accuracy(four)
     for counts in four:
-        soft_iou_of(counts)
+        soft_iou(counts)
 
 
 def ready_planes(maps: Store, masks: Store) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -190,10 +190,10 @@ def test_a_command_stuck_in_native_code_still_ends_in_time(tmp_path: Path) -> No
         "import ctypes, sys\n"
         "from histoxai import signals\n"
         "signals.catch()\n"
-        "print('ready', flush=True)\n"
         "libc = ctypes.CDLL(None)\n"
         "while True:\n"
         "    try:\n"
+        "        print('ready', flush=True)\n"  # here, so that the signal finds the loop whenever it comes
         "        libc.usleep(60_000_000)\n"
         "    except KeyboardInterrupt:\n"
         "        pass\n"  # what a destructor does

@@ -195,7 +195,7 @@ def test_the_published_iou_is_the_share_of_the_mask(real_data: Path) -> None:
         plane[0, :3] = 1
         masks = [Mask.of(mask, 0.5)]
         counts = confusion_counts((plane > 0.3).ravel(), masks[0].binary.ravel())[None]
-        ours.append(ThesisProfile(0.3, 0.5).score(plane, masks, "nt", counts)[0, METRICS.index("iou")])
+        ours.append(ThesisProfile(0.3, 0.5).score(plane, masks, "nt", counts, counts)[0, METRICS.index("iou")])
     np.testing.assert_allclose(ours, share / (1 + share), atol=1e-4)
     # the mean of p / (1 + p) over patches lies below that of the mean p: by no more than 0.003
     assert (np.array(ours) > published).all()

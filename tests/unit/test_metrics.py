@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -13,9 +14,9 @@ from histoxai.metrics import counts as c
 from histoxai.metrics.classification import accuracy_table
 from histoxai.metrics.corrected import CorrectedProfile
 from histoxai.metrics.localisation import THRESHOLDS, levels, threshold_histogram
-from histoxai.metrics.profiles import METRICS, Mask, Profile
+from histoxai.metrics.profiles import METRICS, Mask, Profile, stretch
 from histoxai.metrics.statistics import cases
-from histoxai.metrics.thesis import ThesisProfile
+from histoxai.metrics.thesis import ThesisProfile, chance
 
 EXACT = {"rtol": 0, "atol": 1e-9}
 
@@ -39,8 +40,14 @@ IDS = [name for name, _, _ in PAIRS]
 
 def scored(profile: Profile, plane: np.ndarray, mask: np.ndarray, method: str) -> dict[str, float]:
     masks = [Mask.of(mask, 0.5)]
-    counts = c.confusion_counts((plane > 0.3).ravel(), masks[0].binary.ravel())[None]
-    return dict(zip(METRICS, profile.score(plane, masks, method, counts)[0], strict=True))
+    counts, stretched = both_counts(plane, masks[0])
+    return dict(zip(METRICS, profile.score(plane, masks, method, counts, stretched)[0], strict=True))
+
+
+def both_counts(plane: np.ndarray, mask: Mask) -> tuple[np.ndarray, np.ndarray]:
+    cut = ((plane > 0.3, mask.binary), (stretch(plane) >= 0.3, mask.stretched))
+    counts, stretched = (c.confusion_counts(found.ravel(), truth.ravel())[None] for found, truth in cut)
+    return counts, stretched
 
 
 def corrected(plane: np.ndarray, mask: np.ndarray) -> dict[str, float]:
@@ -105,6 +112,26 @@ def study(plane: np.ndarray, mask: np.ndarray, method: str) -> dict[str, float]:
 def test_thesis_equals_the_studys_computation(name: str, plane: np.ndarray, mask: np.ndarray, method: str) -> None:
     got, want = thesis(plane, mask, method), study(plane, mask, method)
     np.testing.assert_allclose([got[m] for m in METRICS], [want[m] for m in METRICS], **EXACT)
+
+
+@pytest.mark.parametrize("method", ["ig", "gradcam"])
+@pytest.mark.parametrize(("n", "k", "p"), [(12, 5, 4), (12, 1, 7), (12, 0, 4), (12, 12, 4), (12, 6, 0), (12, 5, 12)])
+def test_chance_of_the_thesis_is_the_mean_over_every_map_of_that_area(n: int, k: int, p: int, method: str) -> None:
+    truth = np.zeros(n)
+    truth[np.random.default_rng(p).permutation(n)[:p]] = 1
+    mask = Mask.of(truth.reshape(3, 4), 0.5)
+    values, first = [], None
+    for ones in combinations(range(n), k):
+        plane = np.zeros(n)
+        plane[list(ones)] = 1
+        counts, stretched = both_counts(plane.reshape(3, 4), mask)
+        first = first or (counts, stretched)
+        values.append(ThesisProfile(0.3, 0.5).score(plane.reshape(3, 4), [mask], method, counts, stretched)[0])
+    assert first is not None
+    counts, stretched = first
+    lines = mask.binary.sum(axis=1)[None, None]
+    got = chance(counts[None, None], stretched[None, None], lines, np.array([method == "gradcam"]))[0, 0, 0]
+    np.testing.assert_allclose(got, np.mean(values, axis=0), **EXACT)
 
 
 def test_thesis_reads_a_map_that_is_all_nan_as_empty() -> None:
