@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from histoxai.errors import UsageError
@@ -72,14 +73,46 @@ class Work(_Checked):
 
 @dataclass(frozen=True)
 class Ingest(_Checked):
-    """`mpp` in micrometres per pixel; `tumor`, `non_tumor` name PanNuke's nucleus types."""
+    """What to read and how; a reader takes what means something to its format and refuses what does not.
+
+    `mpp`: micrometres per pixel: of slides what tiles are made at, elsewhere what the images have. `size`, `overlap`:
+    side of a tile in px (None: images as they are), and px that neighbours share. `tumor`, `non_tumor`: mask types of
+    the two target planes; None for the format's own default. `class_map`: `3=epithelial`, what mask values mean.
+    `images`, `masks`, `labels`: names of the parts of a source: folders or endings of `pairs`, datasets of `hdf5` and
+    `zarr`, files of `npy`. `magnification`, `partition`: DiagSet's folders. `annotations`: GeoJSON or mask TIFF beside
+    slides; `min_overlap`: share of a tile that an annotation has to cover. `min_tissue`: share of tissue below which a
+    patch is left out. `metadata`: a CSV with scan, patient, site, label or coordinates. `stain`: normalisation to
+    `stain_reference`, an image or a patch store. `skip_bad`: leave out what cannot be read, and list it.
+    """
 
     format: str = "auto"
     classes: tuple[str, ...] | None = None
     mpp: float | None = bounded(None, gt=0.01, lt=100)
-    tumor: tuple[str, ...] = ("neoplastic",)
-    non_tumor: tuple[str, ...] = ("connective",)
+    tumor: tuple[str, ...] | None = None
+    non_tumor: tuple[str, ...] | None = None
     shard_size: int = bounded(512, ge=1)
+    size: int | None = bounded(None, ge=8, le=8192)
+    overlap: int = bounded(0, ge=0)
+    class_map: tuple[str, ...] = ()
+    images: str | None = None
+    masks: str | None = None
+    labels: str | None = None
+    magnification: str = bounded("20x", choices=("5x", "10x", "20x", "40x"))
+    partition: str | None = None
+    annotations: Path | None = None
+    min_overlap: float = bounded(0.75, gt=0, le=1)
+    min_tissue: float | None = bounded(None, ge=0, le=1)
+    metadata: Path | None = None
+    stain: str = bounded("none", choices=("none", "macenko", "reinhard"))
+    stain_reference: Path | None = None
+    skip_bad: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.overlap and (self.size is None or self.overlap >= self.size):
+            raise UsageError(f"--overlap {self.overlap}: must be less than --size, which says how large tiles are")
+        if (self.stain == "none") != (self.stain_reference is None):
+            raise UsageError("--stain and --stain-reference go together: a method, and the image that it matches")
 
 
 @dataclass(frozen=True)

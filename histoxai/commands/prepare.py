@@ -15,17 +15,38 @@ from histoxai.errors import UsageError
 
 
 def ingest(
-    source: Annotated[Path, typer.Argument(help="Folder to read.")],
+    source: Annotated[Path, typer.Argument(help="File or folder to read.")],
     output: flags.Output,
     format: Annotated[
         str, typer.Option(help="auto, " + ", ".join(registry.names("reader")) + ".")
     ] = settings.Ingest.format,
     classes: Annotated[str | None, typer.Option(help="Classes in order: A,N,R1.")] = None,
     mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel.")] = None,
-    tumor: Annotated[str, typer.Option(help="PanNuke types in the tumor mask.")] = ",".join(settings.Ingest.tumor),
-    non_tumor: Annotated[str, typer.Option(help="PanNuke types in the non-tumor mask.")] = ",".join(
-        settings.Ingest.non_tumor
-    ),
+    size: Annotated[int | None, typer.Option(help="Side of tiles, px [slides: 256; else images as they are].")] = None,
+    overlap: Annotated[int, typer.Option(help="Pixels that neighbouring tiles share.")] = settings.Ingest.overlap,
+    tumor: Annotated[str | None, typer.Option(help="Mask types in the tumor plane [PanNuke: neoplastic].")] = None,
+    non_tumor: Annotated[
+        str | None, typer.Option(help="Mask types in the non-tumor plane [PanNuke: connective].")
+    ] = None,
+    class_map: Annotated[str | None, typer.Option(help="What mask values mean: 3=epithelial,4=spindle.")] = None,
+    images: Annotated[str | None, typer.Option(help="Folder, ending, dataset or file of the images.")] = None,
+    masks: Annotated[str | None, typer.Option(help="The same of the masks.")] = None,
+    labels: Annotated[str | None, typer.Option(help="The same of the labels.")] = None,
+    magnification: Annotated[str, typer.Option(help="DiagSet's: 5x, 10x, 20x, 40x.")] = settings.Ingest.magnification,
+    partition: Annotated[
+        str | None, typer.Option(help="DiagSet's folder of partitions, where there are several.")
+    ] = None,
+    annotations: Annotated[
+        Path | None, typer.Option(help="GeoJSON (QuPath) or mask TIFF of slides, or a folder of them.")
+    ] = None,
+    min_overlap: Annotated[
+        float, typer.Option(help="Share of a tile that an annotation has to cover.")
+    ] = settings.Ingest.min_overlap,
+    min_tissue: Annotated[float | None, typer.Option(help="Leave out patches with less tissue (0..1).")] = None,
+    metadata: Annotated[Path | None, typer.Option(help="CSV: scan to patient, site, label.")] = None,
+    stain: Annotated[str, typer.Option(help="Normalise stains: none, macenko, reinhard.")] = settings.Ingest.stain,
+    stain_reference: Annotated[Path | None, typer.Option(help="Image or patch store whose stains to match.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out what cannot be read, and list it.")] = False,
     shard_size: flags.ShardSize = settings.Ingest.shard_size,
     shard: flags.Shard = None,
     one_indexed: flags.OneIndexed = False,
@@ -44,9 +65,24 @@ def ingest(
         format=format,
         classes=flags.words(classes, "--classes") if classes is not None else None,
         mpp=mpp,
-        tumor=flags.words(tumor, "--tumor"),
-        non_tumor=flags.words(non_tumor, "--non-tumor"),
+        tumor=flags.words(tumor, "--tumor") if tumor is not None else None,
+        non_tumor=flags.words(non_tumor, "--non-tumor") if non_tumor is not None else None,
         shard_size=shard_size,
+        size=size,
+        overlap=overlap,
+        class_map=flags.words(class_map, "--class-map") if class_map is not None else (),
+        images=images,
+        masks=masks,
+        labels=labels,
+        magnification=magnification,
+        partition=partition,
+        annotations=annotations,
+        min_overlap=min_overlap,
+        min_tissue=min_tissue,
+        metadata=metadata,
+        stain=stain,
+        stain_reference=stain_reference,
+        skip_bad=skip_bad,
     )
     only = flags.only_one(count=count_shards, missing=missing, check=dry_run)
     work = settings.Work(shard, one_indexed, only, force, verify, workers, terminal.use_threads(threads, workers))

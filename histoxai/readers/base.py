@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,7 +21,10 @@ class Index:
     """All patches of a source, in order.
 
     label: index into `classes`, -1 none. split: 0 none, 1 train, 2 validation, 3 test. mpp: micrometres
-    per pixel or None. size: height, width. files: (path below the root, bytes) of everything read.
+    per pixel or None. size: height, width. files: (path below the root, bytes) of everything read. extra: more arrays
+    of a value each (int, float or str), stored beside these: `patient`, `site`, `tissue`; `frame` (name of a coordinate
+    system, a slide), `x`, `y` (upper-left corner in it, px) and `extent` (a tile's side in it, px), which tell tiles
+    that overlap. facts: what else the store's settings should say. left_out: what `skip_bad` passed over, and why.
     """
 
     classes: list[str]
@@ -34,6 +37,15 @@ class Index:
     files: list[tuple[str, int]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     has_targets: bool = False
+    extra: dict[str, list[Any]] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+
+    def leave_out(self, what: str, error: InputRefused, settings: Ingest) -> None:
+        """Note a file (path below the root) that cannot be used; raises the error unless bad ones are skipped."""
+        if not settings.skip_bad:
+            raise error
+        self.left_out.append((what, str(error)))
 
     def __len__(self) -> int:
         return len(self.label)

@@ -42,11 +42,13 @@ class PanNukeReader:
         require_folder(root)
         if settings.classes:
             raise InputRefused(f"{root}: PanNuke patches have no classes; leave out --classes")
-        self._channels = [_channels(settings.tumor, "--tumor"), _channels(settings.non_tumor, "--non-tumor")]
+        tumor, non_tumor = settings.tumor or ("neoplastic",), settings.non_tumor or ("connective",)
+        self._channels = [_channels(tumor, "--tumor"), _channels(non_tumor, "--non-tumor")]
         folds = _folds(root)
         if not folds:
             raise InputRefused(f"{root}: has no fold with images.npy and masks.npy (`fold1/images.npy`)")
         self.index = Index([], settings.mpp or MPP_40X, (0, 0), has_targets=True)
+        self.index.facts = {"tumor": list(tumor), "non_tumor": list(non_tumor)}
         images: list[NpyFile] = []
         masks: list[NpyFile] = []
         for fold, (image, mask) in sorted(folds.items()):
