@@ -1,0 +1,1 @@
+"""A package, so that no other `tests` that is installed takes its place."""
