@@ -41,6 +41,7 @@ def _root(
 
 app.command()(prepare.ingest)
 app.command()(prepare.augment)
+app.command()(prepare.audit)
 app.command("train-cls")(train.train_cls)
 app.command("train-seg")(train.train_seg)
 app.command()(maps.masks)

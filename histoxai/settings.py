@@ -117,15 +117,30 @@ class Ingest(_Checked):
 
 @dataclass(frozen=True)
 class Augment(_Checked):
-    """`fractions`: train, validation, test; they add up to 1."""
+    """`fractions`: train, validation, test; they add up to 1.
+
+    `split_by`: what stays on one side with all its relatives (group: the patient where known, else the scan); patch is
+    the study's rule, source keeps the source's own split. `folds`, `fold`: of so many equal parts this one is test, the
+    next validation. `hold_out`: sites that are test. `near`: bits in which perceptual hashes of relatives may differ.
+    """
 
     fractions: tuple[float, float, float] = (0.5, 0.2, 0.3)
-    split_by: str = bounded("group", choices=("group", "patch", "source"))
+    split_by: str = bounded("group", choices=("group", "scan", "patient", "site", "patch", "source"))
     seed: int = bounded(0, ge=0)
     shard_size: int = bounded(512, ge=1)
+    folds: int | None = bounded(None, ge=3, le=1000)
+    fold: int | None = bounded(None, ge=0)
+    hold_out: tuple[str, ...] | None = None
+    near: int | None = bounded(None, ge=0, le=8)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if (self.folds is None) != (self.fold is None) or (self.folds and (self.fold or 0) >= self.folds):
+            raise UsageError("--folds K --fold I: go together, with I from 0 to K - 1")
+        if self.split_by in ("patch", "source") and (self.folds or self.hold_out or self.near is not None):
+            raise UsageError(f"--split-by {self.split_by}: goes with none of --folds, --hold-out and --near")
+        if self.folds and self.hold_out:
+            raise UsageError("--folds and --hold-out: one at a time")
         if (
             len(self.fractions) != 3
             or not all(0 <= f <= 1 for f in self.fractions)
@@ -134,6 +149,13 @@ class Augment(_Checked):
             raise UsageError(f"--fractions: {self.fractions} must be three shares that add up to 1")
         if self.fractions[0] == 0:
             raise UsageError("--fractions: the first share, train, cannot be 0")
+
+
+@dataclass(frozen=True)
+class Audit(_Checked):
+    """`near`: bits in which the perceptual hashes of near duplicates may differ; None: they are not looked for."""
+
+    near: int | None = bounded(None, ge=0, le=8)
 
 
 @dataclass(frozen=True)
@@ -150,9 +172,13 @@ class Training(_Checked):
 
 @dataclass(frozen=True)
 class TrainCls(Training):
-    """The study's classifier training: Adam 1e-3, batch 64, at most 50 epochs, patience 5."""
+    """The study's classifier training: Adam 1e-3, batch 64, at most 50 epochs, patience 5.
+
+    `allow_leakage`: train although the splits share relatives; it goes on record.
+    """
 
     arch: str = "thesis-cnn"
+    allow_leakage: bool = False
 
 
 @dataclass(frozen=True)

@@ -96,15 +96,42 @@ def ingest(
         terminal.show(summary, json, tables.counts)
 
 
+def audit(
+    patches: Annotated[Path, typer.Argument(help="Store made by `augment` or `ingest`.")],
+    near: Annotated[
+        int | None, typer.Option(help="Look for near duplicates too: perceptual hashes differ in at most so many bits.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="A classifier's run folder: what was leakage worth to it?")] = None,
+    seed: flags.Seed = 0,
+    json: flags.Json = False,
+) -> None:
+    """Relatives on both sides of a split: scans, rotated copies, duplicates, overlapping tiles."""
+    from histoxai.stages.audit import audit as stage
+
+    summary = stage(patches, settings.Audit(near).near, run, settings.Statistics(seed=seed))
+    if json:
+        terminal.emit(summary)
+    else:
+        for table in tables.audit(summary):
+            terminal.out().print(table)
+
+
 def augment(
     source: Annotated[Path, typer.Argument(metavar="PATCHES", help="Store made by `ingest`.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="What to write.")] = None,
     fractions: Annotated[str, typer.Option(help="Train, validation, test.")] = ",".join(
         map(str, settings.Augment.fractions)
     ),
-    split_by: Annotated[str, typer.Option(help="group (no leakage), patch (the study's rule), or source.")] = (
-        settings.Augment.split_by
-    ),
+    split_by: Annotated[
+        str, typer.Option(help="group (no leakage), scan, patient, site, patch (the study's rule), or source.")
+    ] = settings.Augment.split_by,
+    folds: Annotated[int | None, typer.Option(help="Cut into so many equal parts instead; with --fold.")] = None,
+    fold: Annotated[int | None, typer.Option(help="The part that is test, from 0; the next one is validation.")] = None,
+    hold_out: Annotated[str | None, typer.Option(help="Sites that are the test split, commas between.")] = None,
+    near: Annotated[
+        int | None,
+        typer.Option(help="Near duplicates stay together too: perceptual hashes differ in at most so many bits."),
+    ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print the table, write nothing.")] = False,
     shard_size: flags.ShardSize = settings.Augment.shard_size,
     verify: flags.Verify = False,
@@ -116,13 +143,22 @@ def augment(
     json: flags.Json = False,
 ) -> None:
     """Split into train, validation and test; rotate and balance."""
-    chosen = settings.Augment(flags.shares(fractions), split_by, seed, shard_size)
+    chosen = settings.Augment(
+        flags.shares(fractions),
+        split_by,
+        seed,
+        shard_size,
+        folds,
+        fold,
+        flags.words(hold_out, "--hold-out") if hold_out is not None else None,
+        near,
+    )
     plan = plan or dry_run
     if output is None and not plan:
         raise UsageError("augment: name the output with -o, or ask for --plan")
-    terminal.use_threads(threads)
+    threads = terminal.use_threads(threads)
     with terminal.progress(quiet) as progress:
         from histoxai.stages.augment import augment as stage
 
-        summary = stage(source, None if plan else output, chosen, progress, force=force, verify=verify)
+        summary = stage(source, None if plan else output, chosen, progress, force=force, verify=verify, threads=threads)
     terminal.show(summary, json, tables.plan)

@@ -21,6 +21,9 @@ def train_cls(
     batch_size: int = settings.TrainCls.batch_size,
     lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = settings.TrainCls.lr,
     patience: Annotated[int, typer.Option(help="Epochs without a lower validation loss.")] = settings.TrainCls.patience,
+    allow_leakage: Annotated[
+        bool, typer.Option("--allow-leakage", help="Train although splits share relatives; it goes on record.")
+    ] = False,
     seed: flags.Seed = 0,
     device: flags.Device = "auto",
     threads: flags.Threads = None,
@@ -30,7 +33,7 @@ def train_cls(
     json: flags.Json = False,
 ) -> None:
     """Train a classifier; keep the weights with the lowest validation loss."""
-    chosen = settings.TrainCls(epochs, batch_size, lr, patience, seed, device, arch)
+    chosen = settings.TrainCls(epochs, batch_size, lr, patience, seed, device, arch, allow_leakage)
     terminal.use_threads(threads)
     with terminal.progress(quiet) as progress:
         from histoxai.stages.train_cls import train_cls as stage

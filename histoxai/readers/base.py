@@ -25,6 +25,7 @@ class Index:
     of a value each (int, float or str), stored beside these: `patient`, `site`, `tissue`; `frame` (name of a coordinate
     system, a slide), `x`, `y` (upper-left corner in it, px) and `extent` (a tile's side in it, px), which tell tiles
     that overlap. facts: what else the store's settings should say. left_out: what `skip_bad` passed over, and why.
+    tissue_found: the reader chose patches by their tissue itself.
     """
 
     classes: list[str]
@@ -40,6 +41,7 @@ class Index:
     extra: dict[str, list[Any]] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     left_out: list[tuple[str, str]] = field(default_factory=list)
+    tissue_found: bool = False
 
     def leave_out(self, what: str, error: InputRefused, settings: Ingest) -> None:
         """Note a file (path below the root) that cannot be used; raises the error unless bad ones are skipped."""
@@ -56,23 +58,27 @@ class Index:
         return fingerprint(sorted(self.files))
 
 
-class Reader(Protocol):
+class Readable(Protocol):
+    """Patches that are listed in an index and read by row."""
+
+    index: Index
+
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """images (n, H, W, 3) uint8 and, where the source has masks, targets (n, 2, H, W) uint8."""
+        ...
+
+
+class Reader(Readable, Protocol):
     """One input format.
 
     `recognises` says in a few words why a folder is of this format, or None. The constructor scans and
     validates (headers only) and raises InputRefused; `read` decodes rows.
     """
 
-    index: Index
-
     @staticmethod
     def recognises(root: Path) -> str | None: ...
 
     def __init__(self, root: Path, settings: Ingest) -> None: ...
-
-    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """images (n, H, W, 3) uint8 and, where the source has masks, targets (n, 2, H, W) uint8."""
-        ...
 
 
 class NpyFile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,15 @@ import numpy as np
 
 from histoxai import provenance
 from histoxai.errors import InputRefused
+from histoxai.models.relatives import families_of, groups_of
 from histoxai.progress import Progress
 from histoxai.settings import Augment
 from histoxai.store.create import create_or_match
 from histoxai.store.patches import IMAGES, TARGETS, Patches, image_item
-from histoxai.store.split import Plan, balance_train, plan_by_group, plan_by_patch
+from histoxai.store.schema import schema
+from histoxai.store.split import Plan, balance_train, hold_out, plan_by_patch, split_folds, split_units
 from histoxai.store.work import fill
+from histoxai.transforms.described import DESCRIBED, describe
 from histoxai.transforms.geometry import quarter_turns, suffix
 
 
@@ -26,6 +30,7 @@ def augment(
     *,
     force: bool = False,
     verify: bool = False,
+    threads: int = 1,
 ) -> dict[str, Any]:
     """Split, rotate and balance a patch store; `output` None plans without writing.
 
@@ -41,7 +46,7 @@ def augment(
     if settings.split_by != "source" and patches.split.any():
         progress.say(f"{source} has a split of its own, not used here; --split-by source keeps it")
     if output is not None:
-        _write(patches, output, settings, plan, progress, force, verify)
+        _write(patches, output, settings, plan, progress, force, verify, threads)
     return {
         "schema": "histoxai.augment/1",
         "output": None if output is None else str(output),
@@ -53,11 +58,33 @@ def augment(
 
 def make_plan(patches: Patches, settings: Augment) -> Plan:
     """Which copies of which patches go into which split."""
+    label, classes, fractions, seed = patches.label, patches.classes, settings.fractions, settings.seed
     if settings.split_by == "patch":
-        return plan_by_patch(patches.label, patches.classes, settings.fractions, settings.seed)
+        return plan_by_patch(label, classes, fractions, seed)
     if settings.split_by == "source":
-        return balance_train(patches.label, patches.split, patches.classes, None, settings.seed)
-    return plan_by_group(patches.label, patches.group, patches.classes, settings.fractions, settings.seed)
+        return balance_train(label, patches.split, classes, None, seed)
+    family, notes = families_of(patches, settings.split_by, settings.near)
+    n, aim = len(classes), fractions
+    if settings.folds is not None and settings.fold is not None:
+        split = split_folds(label, family, n, settings.folds, settings.fold, seed)
+        aim = ((settings.folds - 2) / settings.folds, 1 / settings.folds, 1 / settings.folds)
+    elif settings.hold_out is not None:
+        held = np.isin(_sites(patches, settings.hold_out), settings.hold_out)
+        split = hold_out(label, family, held, n, fractions, seed)
+        if left := int((split == 0).sum()):
+            notes.append(f"{left} patches of other sites are left out: they have relatives at a site that is held out")
+    else:
+        split = split_units(label, family, n, fractions, seed)
+    plan = balance_train(label, split, classes, None if settings.hold_out else aim, seed)
+    return replace(plan, notes=[*notes, *plan.notes])
+
+
+def _sites(patches: Patches, wanted: tuple[str, ...]) -> np.ndarray:
+    site = groups_of(patches, "site")
+    if unknown := [w for w in wanted if w not in site]:
+        known = ", ".join(sorted(set(site[patches.column("site") != ""])))
+        raise InputRefused(f"--hold-out {unknown[0]}: the sites of {patches.path} are {known}")
+    return site
 
 
 def _check(patches: Patches, settings: Augment) -> None:
@@ -73,25 +100,34 @@ def _check(patches: Patches, settings: Augment) -> None:
 
 
 def _write(
-    patches: Patches, output: Path, settings: Augment, plan: Plan, progress: Progress, force: bool, verify: bool
+    patches: Patches,
+    output: Path,
+    settings: Augment,
+    plan: Plan,
+    progress: Progress,
+    force: bool,
+    verify: bool,
+    threads: int,
 ) -> None:
     label = patches.label[plan.parent]
     turned = [suffix(int(t)) for t in plan.rotation]
     ids = np.array([f"{patches.patch_id[r]}{s}" for r, s in zip(plan.parent, turned, strict=True)])
-    item = image_item(len(label), patches.size, settings.shard_size, patches.has_targets)
+    item = image_item(len(label), patches.size, settings.shard_size, patches.has_targets, DESCRIBED)
     chosen = {k: v for k, v in provenance.plain(settings).items() if k != "seed"}
     store = create_or_match(
         output,
         provenance.header(
-            "patches/1",
+            schema("patches"),
             chosen,
             settings.seed,
             {"patches": provenance.parent(patches.path, output, patches.digest)},
             table=plan.table,
+            notes=plan.notes,
         ),
         {
             "label": label.astype(np.int16),
             "group": patches.group[plan.parent],
+            **{name: patches.store.read(name)[plan.parent] for name in patches.extras()},
             "patch_id": ids,
             "split": plan.split,
             "parent": plan.parent,
@@ -111,6 +147,6 @@ def _write(
             targets = patches.read(unique, TARGETS)
             planes = [quarter_turns(targets[i], int(t), (1, 2)) for i, t in zip(at, turns, strict=True)]
             made[TARGETS] = np.stack(planes)
-        return made
+        return made | describe(made[IMAGES], threads)
 
     fill(store, item, compute, progress, verify=verify)

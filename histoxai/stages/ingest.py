@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,19 @@ import numpy as np
 from histoxai import provenance
 from histoxai.errors import InputRefused
 from histoxai.progress import Progress
-from histoxai.readers.base import Index, Reader, require_folder
+from histoxai.provenance import file_checksum
+from histoxai.readers.base import Index, Readable, Reader, require_folder
+from histoxai.readers.chosen import Chosen, survey
+from histoxai.readers.metadata import join
 from histoxai.registry import names, resolve
 from histoxai.settings import Ingest, Work
 from histoxai.store.create import create_or_match, discard, match
 from histoxai.store.patches import IMAGES, TARGETS, image_item
+from histoxai.store.schema import schema
 from histoxai.store.work import Task, do_items
+from histoxai.transforms.described import DESCRIBED, describe
+
+LISTED = 10_000  # of what was left out, so many are named in the store
 
 
 def ingest(
@@ -30,14 +38,22 @@ def ingest(
 
     Raises InputRefused for anything in the source that cannot be used. Shards that are done stay.
     """
-    provenance.keep_apart(output, source)
+    provenance.keep_apart(output, source, *filter(None, (settings.metadata, settings.annotations)))
     name, reason = recognise(source, settings.format)
     progress.say(f"{source}: reading as {name} ({reason})")
     reader: Reader = resolve("reader", name)(source, settings)
-    index = reader.index
+    digest = reader.index.digest
+    if settings.metadata is not None:
+        join(reader.index, settings.metadata)
+    header = _header(source, output, settings, name, reader.index, digest)
+    chosen = _chosen(reader, header, output, settings, progress, work)
+    index = chosen.index
     for note in index.notes:
         progress.say(note)
-    return _summary(output, name, index) | _write(source, output, settings, name, reader, progress, work)
+    for what, why in index.left_out:
+        progress.warn(f"left out: {what}: {why}")
+    again = partial(ingest, source, output, settings)
+    return _summary(output, name, index) | _write(output, settings, header, chosen, again, progress, work)
 
 
 def recognise(source: Path, wanted: str) -> tuple[str, str]:
@@ -58,32 +74,59 @@ def recognise(source: Path, wanted: str) -> tuple[str, str]:
     )
 
 
+def _header(source: Path, output: Path, settings: Ingest, name: str, index: Index, digest: str) -> dict[str, Any]:
+    parents = {"source": provenance.parent(source, output, digest)}
+    if settings.metadata is not None:
+        parents["metadata"] = provenance.parent(settings.metadata, output, file_checksum(settings.metadata))
+    chosen = {
+        "format": name,
+        "classes": index.classes,
+        "mpp": index.mpp,
+        "shard_size": settings.shard_size,
+        "min_tissue": settings.min_tissue,
+        **index.facts,
+    }
+    return provenance.header(schema("patches"), chosen, None, parents)
+
+
+def _chosen(
+    reader: Reader, header: dict[str, Any], output: Path, settings: Ingest, progress: Progress, work: Work
+) -> Readable:
+    """The patches to keep, where that takes a look at all pixels; once for a store, whose ids tell afterwards."""
+    if work.only == "count" or not (settings.skip_bad or (settings.min_tissue and not reader.index.tissue_found)):
+        return reader
+    if output.exists() and not work.force:
+        store = match(output, header, [])
+        rows = np.flatnonzero(np.isin(reader.index.patch_id, store.read("patch_id")))
+        reader.index.left_out = [(a, b) for a, b in store.group.attrs["left_out"]]
+    else:
+        least = None if reader.index.tissue_found else settings.min_tissue
+        rows = survey(reader, least, settings.skip_bad, progress, work.threads)
+    return reader if len(rows) == len(reader.index) else Chosen(reader, rows)
+
+
 def _write(
-    source: Path, output: Path, settings: Ingest, name: str, reader: Reader, progress: Progress, work: Work
+    output: Path,
+    settings: Ingest,
+    header: dict[str, Any],
+    reader: Readable,
+    again: Callable[..., dict[str, Any]],
+    progress: Progress,
+    work: Work,
 ) -> dict[str, Any]:
     index = reader.index
-    if "all" in index.classes:
-        raise InputRefused(f"{source}: a class named 'all' would be taken for the total in every table; rename it")
-    item = image_item(len(index), index.size, settings.shard_size, index.has_targets)
-    header = provenance.header(
-        "patches/1",
-        {
-            "format": name,
-            "classes": index.classes,
-            "mpp": index.mpp,
-            **index.facts,
-            "shard_size": settings.shard_size,
-        },
-        None,
-        {"source": provenance.parent(source, output, index.digest)},
-    )
+    _check(index)
+    item = image_item(len(index), index.size, settings.shard_size, index.has_targets, DESCRIBED)
+    patient = index.extra.get("patient", [""] * len(index))
     arrays = {
         "label": np.array(index.label, np.int16),
-        "group": np.array(index.group),
+        "group": np.array([p or g for p, g in zip(patient, index.group, strict=True)]),
+        "scan": np.array(index.group),
         "patch_id": np.array(index.patch_id),
         "split": np.array(index.split, np.uint8),
+        **{name: np.array(values) for name, values in index.extra.items()},
     }
-    attrs = {"classes": index.classes, "mpp": index.mpp}
+    attrs = {"classes": index.classes, "mpp": index.mpp, "left_out": index.left_out[:LISTED]}
     fresh = not output.exists()
 
     def compute(start: int, stop: int) -> dict[str, np.ndarray]:
@@ -92,19 +135,29 @@ def _write(
         except InputRefused:
             # What is done stays, also of other tasks; a store that this command began and that has nothing goes.
             if fresh and work.shard is None and work.feed is None and start == 0:
-                discard(output, "patches/1")
+                discard(output, schema("patches"))
             raise
-        return {IMAGES: images} if targets is None else {IMAGES: images, TARGETS: targets}
+        made = {IMAGES: images} if targets is None else {IMAGES: images, TARGETS: targets}
+        return made | describe(images, work.threads)
 
     task = Task(
         [item],
         lambda: create_or_match(output, header, arrays, [item], attrs=attrs, force=work.force),
         (lambda: match(output, header, [item])) if output.exists() and not work.force else None,
         lambda: {IMAGES: compute},
-        partial(ingest, source, output, settings),
+        again,
         {"threads": work.threads},
     )
     return do_items(task, progress, work)
+
+
+def _check(index: Index) -> None:
+    # before any work, what no store could hold
+    if "all" in index.classes:
+        raise InputRefused("a class named 'all' would be taken for the total in every table; rename it")
+    for name, values in index.extra.items():
+        if len(values) != len(index):
+            raise ValueError(f"{name}: {len(values)} values for {len(index)} patches")
 
 
 def _summary(output: Path, name: str, index: Index) -> dict[str, Any]:
@@ -121,4 +174,5 @@ def _summary(output: Path, name: str, index: Index) -> dict[str, Any]:
         "classes": {c: int(n) for c, n in zip(index.classes, counts, strict=True)},
         "has_targets": index.has_targets,
         "notes": index.notes,
+        "left_out": [{"what": what, "why": why} for what, why in index.left_out],
     }

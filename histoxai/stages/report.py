@@ -168,12 +168,15 @@ def _floats(values: list[float | None]) -> np.ndarray:
 
 
 def _notes(lineage: Lineage) -> list[str]:
+    notes = []
     if lineage.patches.store.header["settings"].get("split_by") == "patch":
-        return [
+        notes.append(
             "This store was split by patch, the study's rule: rotated copies of one patch can be in training and in "
             "test at once, so the accuracy below is too good."
-        ]
-    return []
+        )
+    if leaks := lineage.classifier.facts.get("leaks"):
+        notes.append(f"The classifier was trained although its splits leak (--allow-leakage): {'; '.join(leaks)}.")
+    return notes
 
 
 def _classifier(lineage: Lineage, progress: Progress) -> dict[str, Any]:

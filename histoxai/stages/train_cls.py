@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from histoxai.models.batches import Source, pick_device, predict
 from histoxai.models.checkpoint import build, finish
 from histoxai.models.fit import Job, fit, forget
 from histoxai.models.records import training_facts, write_history, write_predictions
+from histoxai.models.relatives import leaks_in_words
 from histoxai.models.runs import Run, discard_run, match, open_run
 from histoxai.progress import Progress
 from histoxai.provenance import keep_apart, keyed_seed
@@ -47,9 +49,11 @@ def train_cls(
     if settings.batch_size < 2 and settings.arch == "thesis-cnn":
         raise InputRefused("--batch-size 1: thesis-cnn normalises over the batch and needs 2 or more")
     rows = {s: patches.rows(s) for s in ("train", "validation")}
+    leaks = _leaks(patches, settings, progress)
     device = pick_device(settings.device)
     recipe = {"classes": len(patches.classes), "size": list(patches.size)}
     facts = training_facts("classifier", settings.arch, recipe, settings, device, patches, output)
+    facts["leaks"] = leaks
     torch.manual_seed(keyed_seed(settings.seed, "init"))
     model = build(facts)
     if dry_run:
@@ -70,6 +74,21 @@ def train_cls(
         _conclude(output, facts, job.model, patches, device, history, best)
     forget(output)
     return _summary(open_run(output, "classifier"), output)
+
+
+def _leaks(patches: Patches, settings: TrainCls, progress: Progress) -> list[str]:
+    """The firewall: splits that share relatives are refused, or go on record."""
+    found = leaks_in_words(patches)
+    if found and not settings.allow_leakage:
+        more = f" (and {len(found) - 1} more kinds)" if len(found) > 1 else ""
+        look = shlex.join(["histoxai", "audit", str(patches.path)])
+        raise InputRefused(
+            f"{patches.path}: its splits leak: {found[0]}{more}; `{look}` shows all; split again with "
+            "`histoxai augment`, or say --allow-leakage, which goes on record"
+        )
+    for line in found:
+        progress.warn(f"leakage: {line}")
+    return found
 
 
 def _accuracy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,12 +15,14 @@ from histoxai.store.shards import Item, Store, open_store
 
 IMAGES = "images"
 TARGETS = "targets"
+_EVERYWHERE = (IMAGES, TARGETS, "label", "group", "patch_id", "split", "identity", "quality", "parent", "rotation")
 
 
 class Patches:
-    """A complete `patches/1` store for reading.
+    """A complete `patches` store for reading.
 
-    label (n,) int16, -1 none; group, patch_id (n,) str; split (n,) uint8; images (n, H, W, 3) uint8.
+    label (n,) int16, -1 none; group, patch_id (n,) str; split (n,) uint8; images (n, H, W, 3) uint8. What else a store
+    has of each patch, such as `patient` or `quality`, `column` reads.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,6 +48,14 @@ class Patches:
         """Height and width in px."""
         return self.images.shape[1], self.images.shape[2]
 
+    def column(self, path: str) -> np.ndarray | None:
+        """An array of a value or a few for each patch, or None where this store does not have it."""
+        return self.store.read(path) if path in self.store.group else None
+
+    def extras(self) -> list[str]:
+        """Names of the columns that this store has beyond those that every store has: `patient`, `x`, ..."""
+        return [name for name in self.store.arrays() if name not in _EVERYWHERE]
+
     def rows(self, split: str, per_class: int | None = None) -> np.ndarray:
         """Rows of a split in store order; with `per_class`, the first K of each class by hash of patch_id.
 
@@ -66,11 +77,21 @@ class Patches:
         return self.store.take(path, rows)
 
 
-def image_item(n: int, size: tuple[int, int], shard: int, targets: bool) -> Item:
-    """The item `images`: patches and, where the source has masks, their targets."""
+def image_item(
+    n: int,
+    size: tuple[int, int],
+    shard: int,
+    targets: bool,
+    described: Mapping[str, tuple[Any, tuple[str, ...]]],
+) -> Item:
+    """The item `images`: patches and, where the source has masks, their targets; and what is `described` of each.
+
+    That is, by path: dtype, and what its columns are.
+    """
     specs = [ArraySpec(IMAGES, (n, *size, 3), np.uint8, shard)]
     if targets:
         specs.append(ArraySpec(TARGETS, (n, 2, *size), np.uint8, shard))
+    specs += [ArraySpec(p, (n, len(c)), kind, shard, columns=c) for p, (kind, c) in described.items()]
     return Item(IMAGES, tuple(specs))
 
 

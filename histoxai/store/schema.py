@@ -20,7 +20,7 @@ from histoxai.store.encode import encode_chunk, encode_shard
 SPLITS = ("none", "train", "validation", "test")
 MASKS = ("tumor", "non_tumor")
 # Schema numbers of the kinds of store that are past their first.
-VERSIONS = {"scores": 3}
+VERSIONS = {"patches": 2, "scores": 3}
 
 
 def schema(kind: str) -> str:

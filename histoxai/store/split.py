@@ -11,6 +11,7 @@ import numpy as np
 
 from histoxai.errors import InputRefused
 from histoxai.provenance import keyed_seed
+from histoxai.store.assign import assign
 
 TRAIN, VALIDATION, TEST = 1, 2, 3
 _NAMES = {TRAIN: "train", VALIDATION: "validation", TEST: "test"}
@@ -69,20 +70,6 @@ def plan_by_patch(label: np.ndarray, classes: list[str], fractions: tuple[float,
     return _plan(parts, table, [leak + "accuracy measured on it is too good"])
 
 
-def plan_by_group(
-    label: np.ndarray,
-    group: np.ndarray,
-    classes: list[str],
-    fractions: tuple[float, float, float],
-    seed: int,
-) -> Plan:
-    """Split whole groups first, then rotate and balance within train only.
-
-    Validation and test keep their natural proportions and hold no copies.
-    """
-    return balance_train(label, split_groups(label, group, len(classes), fractions, seed), classes, fractions, seed)
-
-
 def balance_train(
     label: np.ndarray, split: np.ndarray, classes: list[str], fractions: tuple[float, ...] | None, seed: int
 ) -> Plan:
@@ -107,44 +94,55 @@ def balance_train(
     return _plan(parts, table, _shortfalls(label, split, classes, fractions))
 
 
-def split_groups(
-    label: np.ndarray, group: np.ndarray, classes: int, fractions: tuple[float, float, float], seed: int
+def split_units(
+    label: np.ndarray, unit: np.ndarray, classes: int, fractions: tuple[float, float, float], seed: int
 ) -> np.ndarray:
-    """Assign whole groups to train, validation and test so that every class comes near its fractions.
+    """Whole units to train, validation and test, so that every class comes near its fractions; (n,) uint8.
 
-    Greedy over groups, largest first, from several seeded orders; the assignment with the smallest
-    squared deviation wins, and one that leaves a class out of a split loses to one that does not.
-    Returns (n,) uint8.
+    unit (n,): group, or family of relatives.
     """
-    ids, member = np.unique(group, return_inverse=True)
-    share = np.zeros((len(ids), classes))
-    np.add.at(share, (member, label), 1)
-    weight = share.sum(axis=1)
-    share /= np.maximum(share.sum(axis=0), 1)
-    target = np.asarray(fractions)[:, None]
-    best, best_cost = None, np.inf
-    for attempt in range(int(np.clip(20_000 // len(ids), 1, 64))):
-        keys = [keyed_seed(seed, "split", attempt, g) for g in ids]
-        # Large groups first, roughly: the jitter makes the attempts differ.
-        order = np.argsort(-weight * (1 + np.array(keys) / 2**32), kind="stable")
-        chosen, filled = _assign(share, target, order)
-        wanted = (target > 0) & (share.sum(axis=0) > 0)
-        cost = float(((filled - target) ** 2).sum() + 10 * (wanted & (filled == 0)).sum())
-        if cost < best_cost:
-            best, best_cost = chosen, cost
-    assert best is not None
-    return (best[member] + 1).astype(np.uint8)
+    member, part = _parts(label, unit, classes, np.asarray(fractions), seed)
+    return (part[member] + 1).astype(np.uint8)
 
 
-def _assign(share: np.ndarray, target: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    filled = np.zeros((3, share.shape[1]))
-    chosen = np.zeros(len(share), np.int64)
-    for g in order:
-        gain = ((filled + share[g] - target) ** 2 - (filled - target) ** 2).sum(axis=1)
-        gain[target[:, 0] == 0] = np.inf
-        chosen[g] = int(np.argmin(gain))
-        filled[chosen[g]] += share[g]
-    return chosen, filled
+def split_folds(label: np.ndarray, unit: np.ndarray, classes: int, folds: int, fold: int, seed: int) -> np.ndarray:
+    """Whole units to `folds` equal parts: number `fold` is test, the one behind it validation, the rest train."""
+    member, part = _parts(label, unit, classes, np.full(folds, 1 / folds), seed)
+    turn = (part[member] - fold) % folds
+    return np.where(turn == 0, TEST, np.where(turn == 1, VALIDATION, TRAIN)).astype(np.uint8)
+
+
+def hold_out(
+    label: np.ndarray,
+    unit: np.ndarray,
+    held: np.ndarray,
+    classes: int,
+    fractions: tuple[float, float, float],
+    seed: int,
+) -> np.ndarray:
+    """Rows that are `held` (n,) bool are test, the others train and validation in their proportion; (n,) uint8.
+
+    A unit that has rows on both sides keeps only those held; its others get 0, no split.
+    """
+    both = np.isin(unit, unit[held])
+    split = np.where(held, TEST, 0).astype(np.uint8)
+    rest = ~both
+    if rest.any():
+        shares = np.array(fractions[:2]) / sum(fractions[:2])
+        member, part = _parts(label[rest], unit[rest], classes, shares, seed)
+        split[rest] = part[member] + 1
+    return split
+
+
+def _parts(
+    label: np.ndarray, unit: np.ndarray, classes: int, targets: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    # place of each row's unit among all, and the part of each; units are known by their first row
+    ids, first, member = np.unique(unit, return_index=True, return_inverse=True)
+    counts = np.zeros((len(ids), classes), np.int64)
+    known = label >= 0
+    np.add.at(counts, (member[known], label[known]), 1)
+    return member, assign(counts, targets, first, seed)
 
 
 def _counts(label: np.ndarray, classes: list[str], where: str = "") -> np.ndarray:

@@ -51,7 +51,7 @@ def inputs(
     from histoxai.store.work import fill
 
     images, words = tissue(n, size), [f"c{k}" for k in range(classes)]
-    header = provenance.header("patches/1", {}, 0, {"source": {"path": "x", "digest": "d"}})
+    header = provenance.header("patches/2", {}, 0, {"source": {"path": "x", "digest": "d"}})
     index = {
         "label": np.arange(n, dtype=np.int16) % classes,
         "group": np.array(["g"] * n),

@@ -31,7 +31,7 @@ PATCHES, MAPS, BATCH = 2048, 192, 32
 def make_patches(path: Path) -> Patches:
     """2,048 patches of 256 px, as ingest would write them."""
     images = tissue(PATCHES, 256)
-    header = provenance.header("patches/1", {}, 0, {"source": {"path": "x", "digest": "d"}})
+    header = provenance.header("patches/2", {}, 0, {"source": {"path": "x", "digest": "d"}})
     index = {
         "label": np.zeros(PATCHES, np.int16),
         "group": np.array(["g"] * PATCHES),

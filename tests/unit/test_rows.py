@@ -115,7 +115,7 @@ def test_a_reader_survives_a_fork(tmp_path: Path) -> None:
 def make(root: Path) -> Store:
     """A store with every kind of array, complete."""
     item = Item("images", tuple(s for s in SPECS if s.shard))
-    header = provenance.header("patches/1", {}, 0, {"source": {"path": "x", "digest": "d"}})
+    header = provenance.header("patches/2", {}, 0, {"source": {"path": "x", "digest": "d"}})
     header["run"]["command"] = "histoxai ingest x -o s"
     index = {"row": np.arange(11, dtype=np.int32), "patch_id": np.array([f"é/{i}" for i in range(11)])}
     store = create_or_match(root / "s", header, index, [item])

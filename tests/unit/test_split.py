@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 
 from histoxai.errors import InputRefused, UsageError
 from histoxai.settings import Augment
-from histoxai.store.split import balance_train, plan_by_group, plan_by_patch, rotated_classes, split_groups
+from histoxai.store.assign import assign, deviation
+from histoxai.store.split import (
+    Plan,
+    balance_train,
+    hold_out,
+    plan_by_patch,
+    rotated_classes,
+    split_folds,
+    split_units,
+)
 
 STUDY = {"A": 45706, "N": 200135, "R1": 4388, "R2": 4709, "R3": 36172, "R4": 87171, "R5": 16907}
 ROTATED = {"A": 45706, "N": 200135, "R1": 17552, "R2": 18836, "R3": 36172, "R4": 87171, "R5": 67628}
@@ -56,9 +67,15 @@ def sample(groups: int = 30) -> tuple[np.ndarray, np.ndarray]:
     return np.array(label), np.array(group)
 
 
+def plan_by_group(
+    label: np.ndarray, group: np.ndarray, classes: list[str], fractions: tuple[float, float, float], seed: int
+) -> Plan:
+    return balance_train(label, split_units(label, group, len(classes), fractions, seed), classes, fractions, seed)
+
+
 def test_groups_stay_whole_and_fractions_are_near() -> None:
     label, group = sample()
-    split = split_groups(label, group, 4, (0.5, 0.2, 0.3), seed=0)
+    split = split_units(label, group, 4, (0.5, 0.2, 0.3), seed=0)
     for g in set(group):
         assert len(set(split[group == g])) == 1
     for code in range(4):
@@ -104,3 +121,92 @@ def test_a_class_without_patches_is_refused() -> None:
 def test_fractions_must_add_up(fractions: tuple[float, float, float]) -> None:
     with pytest.raises(UsageError, match="add up to 1"):
         Augment(fractions)
+
+
+# ---- as near as groups allow
+
+
+def structure(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A random group structure: 3 to 60 groups of very different sizes, 2 to 5 classes, some in few groups only."""
+    rng = np.random.default_rng(seed)
+    groups, classes = int(rng.integers(3, 8 if seed % 2 else 60)), int(rng.integers(2, 6))
+    label, group = [], []
+    for g in range(groups):
+        for code in rng.choice(classes, int(rng.integers(1, classes + 1)), replace=False):
+            n = int(rng.geometric(0.1))
+            label += [int(code)] * n
+            group += [g] * n
+    order = rng.permutation(len(label))
+    return np.array(label)[order], np.array(group)[order]
+
+
+def by_group(label: np.ndarray, group: np.ndarray) -> np.ndarray:
+    counts = np.zeros((group.max() + 1, label.max() + 1), int)
+    np.add.at(counts, (group, label), 1)
+    return counts[counts.sum(axis=1) > 0]
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_no_group_is_parted_and_shares_are_the_best_that_groups_allow(seed: int) -> None:
+    label, group = structure(seed)
+    fractions = (0.5, 0.2, 0.3)
+    split = split_units(label, group, int(label.max()) + 1, fractions, seed)
+    part = np.array([np.unique(split[group == g]) for g in np.unique(group)])
+    assert part.shape[1] == 1
+    counts = by_group(label, group)
+    cost = deviation(counts, part[:, 0] - 1, np.array(fractions))
+    rng = np.random.default_rng(seed)
+    if len(counts) <= 8:
+        others = product(range(3), repeat=len(counts))
+    else:
+        others = iter(rng.choice(3, (300, len(counts)), p=fractions))
+    assert cost <= min(deviation(counts, np.array(o), np.array(fractions)) for o in others) + 1e-9
+    assert np.array_equal(split, split_units(label, group, int(label.max()) + 1, fractions, seed))
+
+
+def test_more_units_than_can_be_tried_come_near_the_best() -> None:
+    """Ten units, where the best of all 59,049 ways is known: no way that is found is far from it."""
+    excess = []
+    for seed in range(6):
+        counts = np.random.default_rng(seed).geometric(0.1, (10, 3))
+        targets = np.array([0.5, 0.2, 0.3])
+        ways = np.array(list(product(range(3), repeat=10)))
+        shares = counts / counts.sum(axis=0)
+        cost = sum((((ways == p) @ shares - t) ** 2).sum(axis=1) for p, t in enumerate(targets))
+        found = assign(counts, targets, np.arange(10), seed)
+        excess.append(np.sqrt(deviation(counts, found, targets)) - np.sqrt(cost.min()))
+    assert max(excess) < 0.03
+
+
+def test_the_same_split_on_any_machine() -> None:
+    """Written down once: numbers that hang on nothing but the seed."""
+    label, group = structure(4)
+    split = split_units(label, group, int(label.max()) + 1, (0.5, 0.2, 0.3), 7)
+    first = [int(split[group == g][0]) for g in np.unique(group)[:12]]
+    assert first == [2, 3, 1, 3, 3, 3, 1, 1, 1, 2, 3, 2]
+
+
+def test_folds_cover_everything_once() -> None:
+    label, group = sample()
+    splits = [split_folds(label, group, 4, 5, k, seed=0) for k in range(5)]
+    assert (sum((s == 3).astype(int) for s in splits) == 1).all()
+    assert (sum((s == 2).astype(int) for s in splits) == 1).all()
+    for k, split in enumerate(splits):
+        assert np.array_equal(split == 2, splits[(k + 1) % 5] == 3)
+        for g in set(group):
+            assert len(set(split[group == g])) == 1
+        for code in range(4):
+            assert (split[label == code] == 3).mean() == pytest.approx(0.2, abs=0.08)
+
+
+def test_a_site_is_held_out_and_takes_no_relative_along() -> None:
+    label, group = sample()
+    held = np.isin(group, ["g1", "g2", "g3"])
+    unit = group.copy()
+    unit[np.flatnonzero(group == "g9")] = "g1"  # a slide elsewhere that has a copy of one of g1
+    split = hold_out(label, unit, held, 4, (0.5, 0.2, 0.3), seed=0)
+    assert (split[held] == 3).all()
+    assert (split[group == "g9"] == 0).all()
+    rest = split[~held & (group != "g9")]
+    assert set(rest.tolist()) == {1, 2}
+    assert (rest == 1).mean() == pytest.approx(5 / 7, abs=0.08)

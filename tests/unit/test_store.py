@@ -64,7 +64,7 @@ def item(n: int = 10, **what: object) -> Item:
 
 
 def make(path: Path, *items: Item, seed: int = 0, force: bool = False, **settings: object) -> Store:
-    header = provenance.header("patches/1", settings, seed, {"source": {"path": "x", "digest": "d"}})
+    header = provenance.header("patches/2", settings, seed, {"source": {"path": "x", "digest": "d"}})
     index = {"label": np.arange(10, dtype=np.int16), "patch_id": np.array([f"é/{i}" for i in range(10)])}
     return create_or_match(path, header, index, items, attrs={"classes": ["a"], "mpp": None}, force=force)
 
