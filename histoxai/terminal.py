@@ -9,12 +9,22 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as RichProgress
+from rich.progress import Task as RichTask
+from rich.text import Text
 from typer.core import TyperGroup
 
 from histoxai.errors import Interrupted, for_users
@@ -144,9 +154,11 @@ class _Lines(Silent):
     def __init__(self, quiet: bool) -> None:
         super().__init__()
         self._quiet, self._what, self._total, self._done, self._last = quiet, "", 0, 0, 0.0
+        self._started = 0.0
 
     def start(self, what: str, total: int | None) -> None:
         self._what, self._total, self._done, self._last = what, total or 0, 0, time.monotonic()
+        self._started = self._last
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         self._done += steps
@@ -154,7 +166,15 @@ class _Lines(Silent):
         if not self._quiet and (now - self._last > _PLAIN_EVERY or self._done == self._total):
             self._last = now
             total = f"/{self._total}" if self._total else ""
-            print(f"{self._what}: {self._done}{total} {note}".rstrip(), file=sys.stderr, flush=True)
+            print(f"{self._what}: {self._done}{total}{self._pace(now)} {note}".rstrip(), file=sys.stderr, flush=True)
+
+    def _pace(self, now: float) -> str:
+        # of the whole task so far, and what that leaves
+        rate = self._done / max(now - self._started, 1e-9)
+        if not self._total or now - self._started < 1:
+            return ""
+        left = timedelta(seconds=round((self._total - self._done) / rate)) if rate else "?"
+        return f", {rate:,.1f}/s, {left} left" if self._done < self._total else f", {rate:,.1f}/s"
 
     def say(self, message: str) -> None:
         if not self._quiet:
@@ -162,6 +182,13 @@ class _Lines(Silent):
 
     def warn(self, message: str) -> None:
         print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+class _Rate(ProgressColumn):
+    """Steps per second over the last while."""
+
+    def render(self, task: RichTask) -> Text:
+        return Text(f"{task.speed:,.1f}/s" if task.speed else "-/s")
 
 
 class _Bars:
@@ -176,6 +203,7 @@ class _Bars:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
+            _Rate(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),

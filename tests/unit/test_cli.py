@@ -133,7 +133,7 @@ def test_a_signal_while_reading_is_no_damage(mini: Mini, monkeypatch: pytest.Mon
         (["augment", "/nowhere", "--plan", "--fractions", "nan,nan,nan"], 2, "add up to 1"),
         (["explain", "p", "--model", "m", "-o", "x", "-O", "ig.steps=0"], 2, "-O ig.steps: 0 must be at least 1"),
         (["explain", "p", "--model", "m", "-o", "x", "--method", "a=ig,a=nt"], 2, "'a' is given twice"),
-        (["augment", "/nowhere", "--plan", "--split-by", "magic"], 2, "group, patch, source"),
+        (["augment", "/nowhere", "--plan", "--split-by", "magic"], 2, "patient, site, patch, source"),
         (["explain", "p", "--model", "m", "-o", "x", "--force", "--shard", "1"], 2, "--force with --shard"),
         (["explain", "p", "--model", "m", "-o", "x", "--method", "ig,ig"], 2, "names one twice"),
         (["explain", "p", "--model", "m", "-o", "x", "--method", "magic"], 2, "unknown explainer"),
