@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from histoxai import provenance
+from histoxai import provenance, resources
 from histoxai.errors import InputRefused
 from histoxai.models.relatives import families_of, groups_of
 from histoxai.progress import Progress
@@ -46,6 +46,7 @@ def augment(
     if settings.split_by != "source" and patches.split.any():
         progress.say(f"{source} has a split of its own, not used here; --split-by source keeps it")
     if output is not None:
+        resources.keep_freed_memory()
         _write(patches, output, settings, plan, progress, force, verify, threads)
     return {
         "schema": "histoxai.augment/1",

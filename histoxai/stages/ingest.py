@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from histoxai import provenance
+from histoxai import provenance, resources
 from histoxai.errors import InputRefused
 from histoxai.progress import Progress
 from histoxai.provenance import file_checksum
@@ -48,6 +48,7 @@ def ingest(
     header = _header(source, output, settings, name, reader.index, digest)
     chosen = _chosen(reader, header, output, settings, progress, work)
     index = chosen.index
+    resources.keep_freed_memory()
     for note in index.notes:
         progress.say(note)
     for what, why in index.left_out:

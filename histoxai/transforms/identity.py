@@ -26,9 +26,12 @@ def orbit(image: np.ndarray) -> np.ndarray:
     """
     if _blank(image):
         return np.zeros(2, np.uint64)
-    mirrored = cv2.flip(image, 1)
-    versions = [one if turn is None else cv2.rotate(one, turn) for one in (image, mirrored) for turn in _TURNS]
-    return _words(min(_hash(v) for v in versions))
+    least = _hash(image)
+    for one in (image, cv2.flip(image, 1)):
+        for turn in _TURNS:
+            # one version at a time, so that the memory of the last one is still warm
+            least = min(least, _hash(one if turn is None else cv2.rotate(one, turn)))
+    return _words(least)
 
 
 def perceptual(image: np.ndarray) -> np.uint64:

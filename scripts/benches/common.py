@@ -58,7 +58,7 @@ def inputs(
         "patch_id": np.array([str(i) for i in range(n)]),
         "split": np.full(n, 3, np.uint8),
     }
-    item = image_item(n, (size, size), 512, False)
+    item = image_item(n, (size, size), 512, False, {})
     store = create_or_match(work / f"{name}.zarr", header, index, [item], attrs={"classes": words, "mpp": None})
     fill(store, item, lambda a, b: {"images": images[a:b]}, Silent())
     torch.manual_seed(0)

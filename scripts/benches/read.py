@@ -38,7 +38,7 @@ def make_patches(path: Path) -> Patches:
         "patch_id": np.array([str(i) for i in range(PATCHES)]),
         "split": np.ones(PATCHES, np.uint8),
     }
-    item = image_item(PATCHES, (256, 256), 512, False)
+    item = image_item(PATCHES, (256, 256), 512, False, {})
     store = create_or_match(path, header, index, [item], attrs={"classes": ["a"], "mpp": None})
     fill(store, item, lambda a, b: {"images": images[a:b]}, Silent())
     return Patches(path)
