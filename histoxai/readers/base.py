@@ -16,7 +16,6 @@ from histoxai.errors import InputRefused
 from histoxai.provenance import fingerprint
 from histoxai.settings import Ingest
 
-
 # What a header may claim: more would fill memory before a byte of data is read.
 MAX_ROWS = 50_000_000
 MAX_PIXELS = 100_000_000

@@ -93,7 +93,7 @@ def decode_mask(path: Path) -> np.ndarray:
         if values.ndim == 3:
             if (values != values[..., :1]).any():
                 raise InputRefused(
-                    f"{printable(path)}: is a colour image; expected one number a pixel: replace colours by class numbers"
+                    f"{printable(path)}: is a colour image; expected one number a pixel: save class numbers"
                 )
             values = values[..., 0]
         return values // _stretch(path, image.mode)

@@ -27,10 +27,10 @@ class Targets:
     def __init__(self, root: Path, settings: Ingest) -> None:
         self.names = dict(_entry(word) for word in settings.class_map)
         tumor, non_tumor = settings.tumor, settings.non_tumor
-        if self.names and tumor is None:
-            tumor = self._default(root, TUMOR, "--tumor")
         if self.names and non_tumor is None:
-            non_tumor = self._default(root, NON_TUMOR, "--non-tumor")
+            non_tumor = self._default(NON_TUMOR)
+        if self.names and tumor is None and not (tumor := self._default(TUMOR)):
+            raise InputRefused(f"{root}: choose with --tumor among {', '.join(dict.fromkeys(self.names.values()))}")
         self._any = tumor is None and non_tumor is None
         self._values = [
             self._numbers(root, tumor or (), "--tumor"),
@@ -73,11 +73,9 @@ class Targets:
             planes[1] = np.zeros_like(planes[0])
         return np.stack(planes, axis=1).astype(np.uint8)
 
-    def _default(self, root: Path, known: tuple[str, ...], flag: str) -> tuple[str, ...]:
+    def _default(self, known: tuple[str, ...]) -> tuple[str, ...]:
         found = {name.lower(): name for name in self.names.values()}
-        if chosen := [found[name] for name in known if name in found]:
-            return (chosen[0],)
-        raise InputRefused(f"{root}: choose with {flag} among {', '.join(dict.fromkeys(self.names.values()))}")
+        return tuple(found[name] for name in known if name in found)[:1]
 
     def _numbers(self, root: Path, words: tuple[str, ...], flag: str) -> list[int]:
         numbers: list[int] = []

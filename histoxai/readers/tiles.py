@@ -53,7 +53,8 @@ class Layout:
         cut = corners(size, self._settings)
         if not cut:
             raise InputRefused(
-                f"{printable(path)}: is {size[1]} x {size[0]} px, smaller than a tile; choose a --size of at most {min(size)}"
+                f"{printable(path)}: is {size[1]} x {size[0]} px, smaller than a tile; "
+                f"choose a --size of at most {min(size)}"
             )
         if side is None:
             require_size(path, size, None if self._first is None else index.size, self._first)
