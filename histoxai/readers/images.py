@@ -132,7 +132,8 @@ def _bits(image: Image.Image) -> int:
     tags = getattr(image, "tag_v2", None)
     if tags is not None:
         return int(max(np.atleast_1d(tags.get(258, 8))))
-    return 16 if image.tile and ";16" in str(image.tile[0][3]) else 8
+    tiles = getattr(image, "tile", None)
+    return 16 if tiles and ";16" in str(tiles[0][3]) else 8
 
 
 def _early_exif(image: Image.Image) -> bool:
