@@ -48,7 +48,8 @@ class Part:
 def choose(found: Mapping[str, Array], settings: Ingest, where: Path) -> dict[str, Array]:
     """Which of a source's arrays are `images`, `labels`, `masks` and `groups`.
 
-    As the settings say, else by name and shape. Raises InputRefused where images cannot be told, or a name in the settings is not there.
+    As the settings say, else by name and shape. Raises InputRefused where images cannot be told, or a name in the
+    settings is not there.
     """
     listing = ", ".join(f"{n} {a.shape} {a.dtype}" for n, a in found.items()) or "none"
     for flag in ("images", "labels", "masks"):
@@ -87,19 +88,19 @@ class ArrayReader:
         require_only(root, settings, name, "class_map", "images", "masks", "labels", "tumor", "non_tumor")
         self._targets = Targets(root, settings)
         self.index = Index([], settings.mpp, (0, 0), notes=notes)
-        self._parts: list[Part] = []
+        self.parts: list[Part] = []
         labels: list[np.ndarray | None] = []
         for part in parts:
             try:
                 labels.append(self._check(part))
-                self._parts.append(part)
+                self.parts.append(part)
             except InputRefused as error:
                 self.index.leave_out(part.stem, error, settings)
         self._list(labels, settings)
         require_unique(root, self.index)
 
     def _check(self, part: Part) -> np.ndarray | None:
-        first = self._parts[0] if self._parts else None
+        first = self.parts[0] if self.parts else None
         require_images(part.images)
         size = (part.images.shape[1], part.images.shape[2])
         require_size(part.images.path, size, self.index.size if first else None, first.images.path if first else None)
@@ -120,15 +121,15 @@ class ArrayReader:
 
     def _list(self, labels: list[np.ndarray | None], settings: Ingest) -> None:
         index = self.index
-        paths = [p.labels.path if p.labels else p.images.path for p in self._parts]
+        paths = [p.labels.path if p.labels else p.images.path for p in self.parts]
         index.classes, coded = as_classes(labels, paths, settings.classes)
-        index.has_targets = any(p.masks is not None for p in self._parts)
+        index.has_targets = any(p.masks is not None for p in self.parts)
         if index.has_targets:
             index.facts = self._targets.facts
             index.notes.append(self._targets.note)
         self._part: list[int] = []
         self._row: list[int] = []
-        for number, (part, codes) in enumerate(zip(self._parts, coded, strict=True)):
+        for number, (part, codes) in enumerate(zip(self.parts, coded, strict=True)):
             n = part.images.shape[0]
             rows = np.arange(n) if codes is None else np.flatnonzero(codes >= 0)
             ids = [f"{part.stem}#{i}" for i in rows]
@@ -140,7 +141,7 @@ class ArrayReader:
             index.split += [part.split] * len(rows)
             self._part += [number] * len(rows)
             self._row += rows.tolist()
-        if all(p.groups is None for p in self._parts):
+        if all(p.groups is None for p in self.parts):
             index.notes.append(
                 "no scans or patients are named: every patch counts as a group of its own, so a split by group cannot "
                 "keep patches of one scan together"
@@ -153,7 +154,7 @@ class ArrayReader:
             number, end = self._part[start], start
             while end < stop and self._part[end] == number:
                 end += 1
-            part, rows = self._parts[number], np.array(self._row[start:end])
+            part, rows = self.parts[number], np.array(self._row[start:end])
             images.append(as_uint8(_gather(part.images, rows), part.images.path))
             if part.masks is not None:
                 targets.append(self._planes(_gather(part.masks, rows), part.masks.path))

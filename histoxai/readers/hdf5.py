@@ -52,8 +52,8 @@ class H5Array:
 class Hdf5Reader(ArrayReader):
     """Reads `*_x.h5` with `*_y.h5` and `*_mask.h5` (PatchCamelyon), or one file with images, labels and masks.
 
-    Source: Veeling et al. 2018 (arXiv 1806.03962) for the pairs. `train`, `valid` and `test` in names of files, folders or
-    groups become the split. External links and files, and objects other than text, are refused.
+    Source: Veeling et al. 2018 (arXiv 1806.03962) for the pairs. `train`, `valid` and `test` in names of files,
+    folders or groups become the split. External links and files, and objects other than text, are refused.
     """
 
     @staticmethod
@@ -83,7 +83,7 @@ class Hdf5Reader(ArrayReader):
         self.index.left_out = scan.left_out + self.index.left_out
         used = {
             a.file
-            for part in self._parts
+            for part in self.parts
             for a in (part.images, part.labels, part.masks, part.groups)
             if isinstance(a, H5Array)
         }
@@ -195,7 +195,8 @@ def _require_inside(path: Path, dataset: Any) -> None:
         elsewhere |= any(source.file_name != "." for source in dataset.virtual_sources())
     if elsewhere:
         raise InputRefused(
-            f"{path}{dataset.name}: keeps its data in other files, which are never followed; copy it into one (h5repack)"
+            f"{path}{dataset.name}: keeps its data in other files, which are never followed; copy it into one "
+            "(h5repack)"
         )
     if not dataset.is_virtual and dataset.size and dataset.id.get_storage_size() == 0:
         raise InputRefused(f"{path}{dataset.name}: was created but never written; copy the file again from the source")

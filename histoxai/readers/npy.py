@@ -35,7 +35,7 @@ class NpyReader(ArrayReader):
         parts = [_single(root)] if root.is_file() else _scan(root, settings, scan)
         super().__init__(root, settings, "npy", parts, [])
         self.index.left_out = scan.left_out + self.index.left_out
-        for part in self._parts:
+        for part in self.parts:
             for array in (part.images, part.labels, part.masks, part.groups):
                 if isinstance(array, NpyFile):
                     self.index.files.append((relative(root, array.path), array.bytes))
