@@ -31,8 +31,8 @@ class ZarrReader:
             return None
         if node(root):
             return "it has Zarr metadata"
-        inner = next((p for p in sorted(root.iterdir()) if p.suffix == ".zarr" and p.is_dir() and node(p)), None)
-        return f"'{printable(inner.name)}' has Zarr metadata" if inner else None
+        inner = _stores(root)
+        return f"'{printable(inner[0].path.name)}' has Zarr metadata" if inner else None
 
     def __init__(self, root: Path, settings: Ingest) -> None:
         require_folder(root)
@@ -72,12 +72,17 @@ class ZarrReader:
 def _sources(root: Path) -> list[Node]:
     # the root itself, the series in it (bioformats2raw: 0, 1, ...), or the stores that a plain folder holds
     top = node(root)
-    inner = [n for p in sorted(root.iterdir()) if p.is_dir() and (n := node(p))]
     if top is None:
-        if not (stores := [n for n in inner if n.path.suffix == ".zarr"]):
+        if not (stores := _stores(root)):
             raise InputRefused(f"{root}: holds no Zarr metadata (zarr.json, .zarray or .zgroup); name the store itself")
         return [image for store in stores for image in ([store] if store.is_array else _series(store))]
     return [top] if top.is_array else _series(top)
+
+
+def _stores(folder: Path) -> list[Node]:
+    # stores of our own are what came out of a folder, not what is in it
+    found = [n for p in sorted(folder.glob("*.zarr")) if p.is_dir() and (n := node(p))]
+    return [n for n in found if "histoxai" not in n.attributes]
 
 
 def _series(group: Node) -> list[Node]:
