@@ -102,6 +102,9 @@ class ArrayReader:
     def _check(self, part: Part) -> np.ndarray | None:
         first = self.parts[0] if self.parts else None
         require_images(part.images)
+        for array in (part.images, part.labels, part.masks):
+            if getattr(array, "never_written", False):
+                raise InputRefused(f"{array and array.path}: has a header but no data; copy it again from the source")
         size = (part.images.shape[1], part.images.shape[2])
         require_size(part.images.path, size, self.index.size if first else None, first.images.path if first else None)
         n = part.images.shape[0]

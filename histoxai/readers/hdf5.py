@@ -39,6 +39,7 @@ class H5Array:
         self.path = file / self.name  # as messages show it
         self.shape: tuple[int, ...] = tuple(dataset.shape or ())
         self.dtype: np.dtype = dataset.dtype
+        self.never_written = not dataset.is_virtual and bool(dataset.size) and not dataset.id.get_storage_size()
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows [start, stop); raises InputRefused where they cannot be read."""
@@ -198,5 +199,3 @@ def _require_inside(path: Path, dataset: Any) -> None:
             f"{path}{dataset.name}: keeps its data in other files, which are never followed; copy it into one "
             "(h5repack)"
         )
-    if not dataset.is_virtual and dataset.size and dataset.id.get_storage_size() == 0:
-        raise InputRefused(f"{path}{dataset.name}: was created but never written; copy the file again from the source")

@@ -41,8 +41,8 @@ class ZarrArray:
             raise InputRefused(
                 f"{self.path}: cannot be opened as Zarr ({error}); copy it again or convert it"
             ) from error
-        if not any(name not in _METADATA for name in os.listdir(source.path)):
-            raise InputRefused(f"{self.path}: has metadata but no data; copy it again from the source")
+        # labels and masks of zeros only have no chunks either
+        self.never_written = len(self.shape) > 3 and all(name in _METADATA for name in os.listdir(source.path))
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows [start, stop); raises InputRefused where they cannot be read."""

@@ -154,6 +154,8 @@ def _require_plane(level: Level) -> None:
     array, axes = level.array, level.axes
     if len(array.shape) != len(axes) or not {"y", "x"} <= set(axes) or not set(axes) <= set("tczyx"):
         raise InputRefused(f"{array.path}: has shape {array.shape} for axes {', '.join(axes)}; expected t, c, z, y, x")
+    if array.never_written:
+        raise InputRefused(f"{array.path}: has a header but no data; copy it again from the source")
     sizes = dict(zip(axes, array.shape, strict=True))
     if sizes.get("c") != 3:
         raise InputRefused(f"{array.path}: has {sizes.get('c', 1)} channels; expected 3, red, green and blue")

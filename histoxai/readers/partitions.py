@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -82,9 +81,9 @@ def compare_distributions(
     return differences[:_SHOWN] + ([f"and {hidden} more differences from distributions/"] if hidden > 0 else [])
 
 
-def _counts(content: Any, scan: str) -> Counter[tuple[str, str]]:
+def _counts(content: Any, scan: str) -> dict[tuple[str, str], int]:
     # {class: n} for the file's scan; nested dictionaries name scans
-    found: Counter[tuple[str, str]] = Counter()
+    found: dict[tuple[str, str], int] = {}
     for key, value in content.items() if isinstance(content, dict) else ():
         if isinstance(value, dict):
             found |= _counts(value, str(key))
