@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Protocol
 
 import numpy as np
@@ -105,11 +106,11 @@ class NpyFile:
             raise InputRefused(f"{path}: has a damaged header; copy it again from the source") from error
         except OSError as error:
             raise InputRefused(f"{path}: cannot be read: {error.strerror or error}") from error
-        except (ValueError, OverflowError, SyntaxError, TypeError, MemoryError) as error:
+        except (ValueError, OverflowError, SyntaxError, TypeError, MemoryError, RecursionError, TokenError) as error:
             if "llow_pickle" in str(error) or "Python objects" in str(error):
                 reason = "holds pickled objects, which are never loaded; save it again as a plain array (astype(str))"
             else:
-                reason = f"is truncated or damaged ({error}); copy it again from the source"
+                reason = f"is truncated or damaged ({str(error)[:80]}); copy it again from the source"
             raise InputRefused(f"{path}: {reason}") from error
         self.shape: tuple[int, ...] = view.shape
         self.dtype: np.dtype = view.dtype

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -270,9 +272,6 @@ def test_masks_of_few_bits_keep_their_numbers(tmp_path: Path) -> None:
 
 def _two_bits(values: np.ndarray) -> bytes:
     # a gray PNG of two bits a pixel, which Pillow does not write
-    import struct
-    import zlib
-
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
