@@ -114,8 +114,12 @@ class ArrayReader:
                     f"{other.path}: has shape {other.shape} but {part.images.path} holds {n} images; "
                     "they must have the same number of rows"
                 )
-        if first and (first.masks is None) != (part.masks is None):
-            raise InputRefused(f"{part.images.path}: all parts must have masks, or none; add them or name --masks")
+        for what in ("labels", "masks"):
+            if first and (getattr(first, what) is None) != (getattr(part, what) is None):
+                raise InputRefused(
+                    f"{part.images.path}: all parts must have {what}, or none (as {first.images.path}); add them, or "
+                    f"name them with --{what}"
+                )
         if part.masks is not None:
             _require_mask(part.masks, part.images)
         labels = None if part.labels is None else label_values(part.labels)
@@ -125,8 +129,12 @@ class ArrayReader:
     def _list(self, labels: list[np.ndarray | None], settings: Ingest) -> None:
         index = self.index
         paths = [p.labels.path if p.labels else p.images.path for p in self.parts]
+        if not paths:
+            return
         index.classes, coded = as_classes(labels, paths, settings.classes)
         index.has_targets = any(p.masks is not None for p in self.parts)
+        if not index.has_targets and (settings.tumor or settings.non_tumor or settings.class_map):
+            raise InputRefused(f"{paths[0]}: no masks to go with --tumor, --non-tumor or --class-map; name --masks")
         if index.has_targets:
             index.facts = self._targets.facts
             index.notes.append(self._targets.note)

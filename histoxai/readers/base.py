@@ -185,7 +185,18 @@ def require_source(root: Path) -> None:
 
 
 # Settings that mean something to some formats only; a stage takes the others.
-OF_FORMATS = ("size", "class_map", "images", "masks", "labels", "tumor", "non_tumor", "partition", "magnification")
+OF_FORMATS = (
+    "size",
+    "class_map",
+    "images",
+    "masks",
+    "labels",
+    "tumor",
+    "non_tumor",
+    "partition",
+    "magnification",
+    "annotations",
+)
 
 
 def require_only(root: Path, settings: Ingest, name: str, *used: str) -> None:
@@ -201,7 +212,7 @@ def require_only(root: Path, settings: Ingest, name: str, *used: str) -> None:
 def require_unique(root: Path, index: Index) -> None:
     """Raise InputRefused where two patches would have one id, and where there is no patch at all."""
     if not index.label:
-        raise InputRefused(f"{root}: nothing that can be used is left ({len(index.left_out)} left out)")
+        raise InputRefused(f"{root}: nothing that can be used is left; without --skip-bad the first reason is shown")
     if len(set(index.patch_id)) < len(index.patch_id):
         ids = sorted(index.patch_id)
         double = next(a for a, b in itertools.pairwise(ids) if a == b)

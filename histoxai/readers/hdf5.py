@@ -123,7 +123,7 @@ def _parts(root: Path, files: dict[str, Path], settings: Ingest) -> list[Part]:
         return _one_file(root, first, settings)
     if "images" not in files:
         raise InputRefused(f"{first}: has no file of images beside it (*_x.h5); copy it, or name the file itself")
-    found = {role: _only(path, role) for role, path in files.items()}
+    found = {role: _only(path, role, getattr(settings, role)) for role, path in files.items()}
     stem = relative(root, files["images"]).rsplit(".", 1)[0]
     return [with_parts(found, identifier(stem), split_of(stem.replace("/", "_")))]
 
@@ -144,13 +144,19 @@ def _one_file(root: Path, path: Path, settings: Ingest) -> list[Part]:
     return parts
 
 
-def _only(path: Path, role: str) -> Array:
+def _only(path: Path, role: str, wanted: str | None) -> Array:
     found = _datasets(path)
+    if wanted is not None and wanted not in found:
+        raise InputRefused(f"{path}: has no array '{wanted}' for --{role}; it has: {', '.join(found)}")
+    if wanted is not None:
+        return found[wanted]
     known = {"images": IMAGES, "labels": LABELS, "masks": (*MASKS, "x")}[role]
     named = [a for name, a in found.items() if name.lower() in known]
     chosen = named or list(found.values())
     if len(chosen) != 1:
-        raise InputRefused(f"{path}: cannot tell which dataset holds the {role} among {', '.join(found)}; keep one")
+        raise InputRefused(
+            f"{path}: cannot tell which dataset holds the {role} among {', '.join(found)}; name it with --{role}"
+        )
     return chosen[0]
 
 

@@ -37,8 +37,8 @@ _REMEDIES = {
 }
 _MASKS = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "RGB")
 
-# Pillow warns from 89 megapixels on; MAX_PIXELS refuses, with a remedy.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Pillow warns of what is refused here with a remedy: 89 megapixels, damaged tags.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -104,7 +104,7 @@ def _open(path: Path) -> Image.Image:
         image = Image.open(path, formats=FORMATS)
         pages = getattr(image, "n_frames", 1)
     except Image.DecompressionBombError as error:
-        raise _too_large(path, str(error)) from error
+        raise _too_large(path, "Pillow's own limit") from error
     except _BROKEN as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "no PNG, JPEG, TIFF or BMP"
         raise InputRefused(
@@ -120,8 +120,8 @@ def _open(path: Path) -> Image.Image:
 
 
 def _require_colour(path: Path, image: Image.Image) -> None:
-    if _bits(image) > 8 or image.mode.startswith("I"):
-        raise InputRefused(f"{printable(path)}: has 16 bits a channel; expected 8-bit RGB: scale it down first")
+    if (bits := _bits(image)) > 8:
+        raise InputRefused(f"{printable(path)}: has {bits} bits a channel; expected 8-bit RGB: scale it down first")
     if image.mode not in ("RGB", "RGBA", "P", "PA"):
         words = _REMEDIES.get("L" if image.mode in ("1", "LA") else image.mode, "cannot be used; convert it to RGB")
         raise InputRefused(f"{printable(path)}: has mode {image.mode}; expected 8-bit RGB: it {words}")
@@ -133,7 +133,8 @@ def _bits(image: Image.Image) -> int:
     if tags is not None:
         return int(max(np.atleast_1d(tags.get(258, 8))))
     tiles = getattr(image, "tile", None)
-    return 16 if tiles and ";16" in str(tiles[0][3]) else 8
+    deep = image.mode.startswith("I") or (tiles and ";16" in str(tiles[0][3]))
+    return 16 if deep else 8
 
 
 def _early_exif(image: Image.Image) -> bool:

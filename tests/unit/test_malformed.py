@@ -151,7 +151,9 @@ def test_a_png_whose_data_is_shorter_than_its_header_says(tmp_path: Path) -> Non
 def test_nothing_left_is_refused(tmp_path: Path) -> None:
     (tmp_path / "src/a").mkdir(parents=True)
     (tmp_path / "src/a/1.png").write_bytes(b"")
-    assert "nothing that can be used is left (1 left out)" in refused(tmp_path / "src", "--skip-bad")
+    assert "nothing that can be used is left; without --skip-bad the first reason is shown" in refused(
+        tmp_path / "src", "--skip-bad"
+    )
 
 
 def alpha(path: Path) -> np.ndarray:
