@@ -57,8 +57,12 @@ class ZarrArray:
 
     def gaps(self) -> str | None:
         """A note where chunks are missing: writers may leave out chunks that hold one value, copies may lose them."""
-        total = int(self._array.nchunks)
-        if total > _COUNTED or (there := int(self._array.nchunks_initialized)) >= total:
+        try:
+            total = int(self._array.nchunks)
+            there = total if total > _COUNTED else int(self._array.nchunks_initialized)
+        except Exception as error:  # as above
+            raise InputRefused(f"{self.path}: has damaged metadata ({error}); copy it again from the source") from error
+        if there >= total:
             return None
         return f"{self.path}: {total - there} of {total} chunks are not there and read as {self._array.fill_value}"
 
@@ -68,6 +72,8 @@ def node(folder: Path) -> Node | None:
     if (folder / "zarr.json").is_file():
         metadata = _json(folder / "zarr.json")
         attributes = metadata.get("attributes") or {}
+        if not isinstance(attributes, dict):
+            raise InputRefused(f"{folder / 'zarr.json'}: its attributes are no JSON object; copy it again")
         return Node(folder, metadata.get("node_type") == "array", metadata, attributes)
     if (folder / ".zarray").is_file():
         return Node(folder, True, _json(folder / ".zarray"), _json(folder / ".zattrs"))

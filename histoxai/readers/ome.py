@@ -120,7 +120,7 @@ def choose_level(image: Node, mpp: float | None) -> Level:
         first = datasets[0][1]
         unit = _MICROMETRES.get(units.get("y", ""))
         scales = [s * unit if s and unit else None for _, s in datasets]
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise InputRefused(f"{image.path}: its multiscales are damaged ({error!r}); convert it again") from error
     known = [k for k, s in enumerate(scales) if s and 0.01 < s < 100]
     chosen = min(known, key=lambda k: abs(np.log((scales[k] or 1) / mpp))) if mpp and known else 0
@@ -147,6 +147,8 @@ def _scale(dataset: dict[str, Any], pyramid: dict[str, Any], axes: tuple[str, ..
         for transform in transforms:
             if transform.get("type") == "scale":
                 product = (product or 1.0) * float(transform["scale"][axes.index("y")])
+    if product is not None and not 1e-9 < product < 1e9:
+        raise ValueError(f"scale {product}")
     return product
 
 

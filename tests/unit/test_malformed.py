@@ -22,6 +22,7 @@ from histoxai.errors import InputRefused
 from histoxai.readers.diagset import DiagSetReader
 from histoxai.readers.folder import FolderReader
 from histoxai.readers.hdf5 import Hdf5Reader
+from histoxai.readers.images import decode, size_of
 from histoxai.readers.npy import NpyReader
 from histoxai.readers.pairs import PairsReader
 from histoxai.readers.pannuke import PanNukeReader
@@ -154,6 +155,27 @@ def test_nothing_left_is_refused(tmp_path: Path) -> None:
     assert "nothing that can be used is left; without --skip-bad the first reason is shown" in refused(
         tmp_path / "src", "--skip-bad"
     )
+
+
+def test_no_flipped_byte_ends_in_a_traceback(tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    outcomes = {"read": 0, "refused": 0}
+    for ending, options in (("png", {}), ("jpg", {"exif": turned(6)}), ("tif", {}), ("bmp", {})):
+        save(tmp_path / f"good.{ending}", PICTURE, **options)
+        good = (tmp_path / f"good.{ending}").read_bytes()
+        path = tmp_path / f"bad.{ending}"
+        for _ in range(60):
+            data = bytearray(good)
+            for at in rng.integers(0, min(len(good), 200), 3):
+                data[at] ^= 1 << rng.integers(8)
+            path.write_bytes(data)
+            try:
+                assert decode(path).shape == (*size_of(path), 3)
+                outcomes["read"] += 1
+            except InputRefused as error:
+                assert str(path) in str(error)
+                outcomes["refused"] += 1
+    assert min(outcomes.values()) > 20
 
 
 def alpha(path: Path) -> np.ndarray:
