@@ -15,6 +15,7 @@ import numpy as np
 
 from histoxai.errors import InputRefused
 from histoxai.provenance import fingerprint
+from histoxai.readers.walk import require_text
 from histoxai.settings import Ingest
 
 # What a header may claim: more would fill memory before a byte of data is read.
@@ -176,6 +177,7 @@ def require_folder(root: Path) -> None:
 
 def require_source(root: Path) -> None:
     """Raise InputRefused unless `root` is a file, or a folder with something in it."""
+    require_text(root)
     if not root.exists():
         raise InputRefused(f"{root}: no such folder or file")
     if root.is_dir() and not any(root.iterdir()):

@@ -82,8 +82,8 @@ class DiagSetReader:
             for folder in sorted(p for p in scan.iterdir() if p.is_dir()):
                 if folder.name not in LABELS:
                     raise InputRefused(
-                        f"{folder}: unknown class folder '{folder.name}'; DiagSet has {', '.join(LABELS)}: "
-                        "rename it or move it away"
+                        f"{printable(folder)}: unknown class folder '{printable(folder.name)}'; DiagSet has "
+                        f"{', '.join(LABELS)}: rename it or move it away"
                     )
                 if folder.name not in index.classes:
                     left_out.add(folder.name)

@@ -42,9 +42,12 @@ class FolderReader:
         notes: list[str] = []
         folders = {p.name: p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith(".")}
         found: dict[str, list[Path]] = {n: [] for n in folders}
+        stray: list[Path] = []
         for path in files_below(root, SUFFIXES, notes):
-            if (name := path.relative_to(root).parts[0]) in found:
-                found[name].append(path)
+            parts = path.relative_to(root).parts
+            (found[parts[0]] if len(parts) > 1 else stray).append(path)
+        if stray:
+            notes.append(f"{len(stray)} images lie in no class folder: left out ({printable(stray[0].name)}, say)")
         self.index = Index(_classes(root, found, settings), settings.mpp, (0, 0), notes=notes)
         self._paths: list[Path] = []
         self._layout = Layout(self.index, settings)
@@ -93,6 +96,7 @@ def _classes(root: Path, found: dict[str, list[Path]], settings: Ingest) -> list
     kinds = ", ".join(sorted(SUFFIXES))
     classes = list(settings.classes or [n for n, paths in found.items() if paths])
     for name in classes:
+        require_text(root / name)
         if name not in found:
             raise InputRefused(f"{root}: has no class folder '{name}'; it has {', '.join(found) or 'no folders'}")
         if not found[name]:

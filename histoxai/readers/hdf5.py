@@ -27,6 +27,7 @@ from histoxai.readers.walk import files_below, printable, require_text
 from histoxai.settings import Ingest
 
 SUFFIXES = {".h5", ".hdf5", ".hdf"}
+_PACKED = tuple(f"{suffix}.gz" for suffix in SUFFIXES)  # as PatchCamelyon is downloaded
 _ROLES = {"_x": "images", "_y": "labels", "_mask": "masks", "_masks": "masks"}
 _BROKEN = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 
@@ -63,13 +64,15 @@ class Hdf5Reader(ArrayReader):
         if root.is_file():
             return "it is an HDF5 file" if root.suffix.lower() in SUFFIXES else None
         places = [root, *(p for p in sorted(root.iterdir()) if p.name.lower() in SPLITS and p.is_dir())]
-        found = next((p for f in places for p in sorted(f.iterdir()) if p.suffix.lower() in SUFFIXES), None)
+        ends = (*SUFFIXES, *_PACKED)
+        found = next((p for f in places for p in sorted(f.iterdir()) if p.name.lower().endswith(ends)), None)
         return f"'{printable(found.name)}' is an HDF5 file" if found else None
 
     def __init__(self, root: Path, settings: Ingest) -> None:
         require_source(root)
         notes: list[str] = []
         files = [root] if root.is_file() else files_below(root, SUFFIXES, notes)
+        _require_unpacked(root)
         if not files:
             raise InputRefused(f"{root}: holds no HDF5 file ({', '.join(sorted(SUFFIXES))})")
         _h5py(root)
@@ -89,6 +92,12 @@ class Hdf5Reader(ArrayReader):
             if isinstance(a, H5Array)
         }
         self.index.files = [(relative(root, f), f.stat().st_size) for f in sorted(used)]
+
+
+def _require_unpacked(root: Path) -> None:
+    for path in files_below(root, {".gz"}, []) if root.is_dir() else []:
+        if path.name.lower().endswith(_PACKED) and not path.with_suffix("").exists():
+            raise InputRefused(f"{path}: is compressed; unpack it first (`gunzip`)")
 
 
 def _h5py(path: Path) -> ModuleType:

@@ -72,7 +72,7 @@ class OmeTiles:
         if not cut:
             raise InputRefused(f"{image.path}: is {width} x {height} px, smaller than a tile; choose a smaller --size")
         name = relative(root, image.path).removesuffix(".zarr").removesuffix(".ome")
-        require_text(Path(name))
+        require_text(image.path)
         name = identifier(name)
         index.mpp = level.mpp or self._settings.mpp
         index.label += [-1] * len(cut)

@@ -49,7 +49,7 @@ class ZarrReader:
         for source in nodes:
             stem = relative(root, source.path).removesuffix(".zarr")
             try:
-                require_text(Path(stem))
+                require_text(source.path)
                 chosen = choose(_found(source), settings, source.path)
                 parts.append(with_parts(chosen, identifier(stem), split_of(stem.replace("/", "_"))))
             except InputRefused as error:
