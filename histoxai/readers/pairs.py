@@ -26,7 +26,7 @@ _EMPTY = re.compile(rf"(({'|'.join(_CODES)})[a-z]?|images?|img|patch|tile|sample
 class PairsReader:
     """Reads images and label images side by side, whole or in tiles; folders named train and test become the split.
 
-    Sources: MoNuSeg (Kumar et al. 2017), GlaS (Sirinukunwattana et al. 2017), CoNSeP (Graham et al. 2019), Data Science
+    Source: MoNuSeg (Kumar et al. 2017), GlaS (Sirinukunwattana et al. 2017), CoNSeP (Graham et al. 2019), Data Science
     Bowl 2018. Targets are two planes, tumor and non-tumor, of the mask values that the settings name. Group is
     the name without its last number where several images, but not all, share it (tiles of one field), else the image.
     """

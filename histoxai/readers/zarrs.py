@@ -18,7 +18,7 @@ from histoxai.settings import Ingest
 class ZarrReader:
     """Reads an array (n, H, W, 3), a group with `images`, `labels` and `masks`, and OME-Zarr images in tiles.
 
-    Sources: the Zarr specifications 2 and 3, and OME-NGFF 0.1 to 0.5. A folder of several is read as one. Arrays that
+    Source: the Zarr specifications 2 and 3, and OME-NGFF 0.1 to 0.5. A folder of several is read as one. Arrays that
     would be unpickled are refused, and so are stores of our own, which need no ingest.
     """
 
