@@ -16,6 +16,10 @@ ENTRIES: dict[str, dict[str, str]] = {
     "reader": {
         "diagset": "histoxai.readers.diagset:DiagSetReader",
         "pannuke": "histoxai.readers.pannuke:PanNukeReader",
+        "hdf5": "histoxai.readers.hdf5:Hdf5Reader",
+        "zarr": "histoxai.readers.zarrs:ZarrReader",
+        "npy": "histoxai.readers.npy:NpyReader",
+        "pairs": "histoxai.readers.pairs:PairsReader",
         "folder": "histoxai.readers.folder:FolderReader",
     },
     "classifier": {

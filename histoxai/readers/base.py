@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Protocol
 
 import numpy as np
 
 from histoxai.errors import InputRefused
 from histoxai.provenance import fingerprint
+from histoxai.readers.walk import require_text
 from histoxai.settings import Ingest
+
+# What a header may claim: more would fill memory before a byte of data is read.
+MAX_ROWS = 50_000_000
+MAX_PIXELS = 100_000_000
 
 
 @dataclass
@@ -81,6 +88,16 @@ class Reader(Readable, Protocol):
     def __init__(self, root: Path, settings: Ingest) -> None: ...
 
 
+class Array(Protocol):
+    """Rows of numbers or text in a file, read in pieces."""
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def read(self, start: int, stop: int) -> np.ndarray: ...
+
+
 class NpyFile:
     """Rows of a `.npy` file, read in pieces; the header is checked first and nothing is unpickled."""
 
@@ -92,13 +109,15 @@ class NpyFile:
             if magic != b"\x93NUMPY":
                 raise InputRefused(f"{path}: is not a .npy file; export it with numpy.save")
             view = np.load(path, mmap_mode="r", allow_pickle=False)
+        except UnicodeError as error:
+            raise InputRefused(f"{path}: has a damaged header; copy it again from the source") from error
         except OSError as error:
             raise InputRefused(f"{path}: cannot be read: {error.strerror or error}") from error
-        except ValueError as error:
+        except (ValueError, OverflowError, SyntaxError, TypeError, MemoryError, RecursionError, TokenError) as error:
             if "llow_pickle" in str(error) or "Python objects" in str(error):
-                reason = "holds pickled objects, which are never loaded; save it again as a plain array"
+                reason = "holds pickled objects, which are never loaded; save it again as a plain array (astype(str))"
             else:
-                reason = f"is truncated or damaged ({error}); copy it again from the source"
+                reason = f"is truncated or damaged ({str(error)[:80]}); copy it again from the source"
             raise InputRefused(f"{path}: {reason}") from error
         self.shape: tuple[int, ...] = view.shape
         self.dtype: np.dtype = view.dtype
@@ -157,22 +176,77 @@ def identifier(*parts: str) -> str:
 
 def require_folder(root: Path) -> None:
     """Raise InputRefused unless `root` is a folder with something in it."""
-    if not root.exists():
-        raise InputRefused(f"{root}: no such folder")
+    require_source(root)
     if not root.is_dir():
         raise InputRefused(f"{root}: is a file; expected a folder (see `histoxai ingest --help`)")
-    if not any(root.iterdir()):
+
+
+def require_source(root: Path) -> None:
+    """Raise InputRefused unless `root` is a file, or a folder with something in it."""
+    require_text(root)
+    if not root.exists():
+        raise InputRefused(f"{root}: no such folder or file")
+    if root.is_dir() and not any(root.iterdir()):
         raise InputRefused(f"{root}: is empty; there is nothing to ingest")
+    if not root.is_dir() and not root.is_file():
+        raise InputRefused(f"{root}: is neither a folder nor a file")
 
 
-def require_images(file: NpyFile, dtype: str | None = None) -> None:
-    """Raise InputRefused unless a `.npy` file holds (n, H, W, 3) numbers (of `dtype`, where given)."""
-    if len(file.shape) != 4 or file.shape[-1] != 3:
-        raise InputRefused(f"{file.path}: has shape {file.shape}; expected (n, height, width, 3)")
+# Settings that mean something to some formats only; a stage takes the others.
+OF_FORMATS = (
+    "size",
+    "class_map",
+    "images",
+    "masks",
+    "labels",
+    "tumor",
+    "non_tumor",
+    "partition",
+    "magnification",
+    "annotations",
+)
+
+
+def require_only(root: Path, settings: Ingest, name: str, *used: str) -> None:
+    """Raise InputRefused for a setting that a format has no use for: left out without a word it would mislead."""
+    for field_ in OF_FORMATS:
+        if field_ not in used and getattr(settings, field_) != getattr(Ingest(), field_):
+            flag = f"--{field_.replace('_', '-')}"
+            raise InputRefused(
+                f"{root}: {flag} means nothing to sources of format '{name}'; leave it out, or name another --format"
+            )
+
+
+def require_unique(root: Path, index: Index) -> None:
+    """Raise InputRefused where two patches would have one id, and where there is no patch at all."""
+    if not index.label:
+        raise InputRefused(f"{root}: nothing that can be used is left; without --skip-bad the first reason is shown")
+    if len(set(index.patch_id)) < len(index.patch_id):
+        ids = sorted(index.patch_id)
+        double = next(a for a, b in itertools.pairwise(ids) if a == b)
+        raise InputRefused(f"{root}: two files would both be patch '{double}'; rename one of them")
+
+
+def require_images(file: Array, dtype: str | None = None) -> None:
+    """Raise InputRefused unless a file holds (n, H, W, 3) numbers (of `dtype`, where given)."""
+    shape = file.shape
+    if len(shape) != 4 or shape[-1] != 3:
+        remedy = ""
+        if len(shape) == 4 and shape[1] == 3:
+            remedy = ": channels come first; save numpy.moveaxis(images, 1, -1)"
+        elif len(shape) == 4 and shape[-1] == 4:
+            remedy = ": RGBA; blend it on white and save the first three channels"
+        elif len(shape) == 3 or (len(shape) == 4 and shape[-1] == 1):
+            remedy = ": grayscale; H&E needs colour"
+        raise InputRefused(f"{file.path}: has shape {shape}; expected (n, height, width, 3){remedy}")
     if dtype is not None and file.dtype != np.dtype(dtype):
         raise InputRefused(f"{file.path}: has dtype {file.dtype}; expected {dtype} (values 0 to 255)")
-    if file.shape[0] == 0:
+    if 0 in shape:
         raise InputRefused(f"{file.path}: holds no patch; remove it")
+    if shape[0] > MAX_ROWS or shape[1] * shape[2] > MAX_PIXELS:
+        raise InputRefused(
+            f"{file.path}: claims {shape[0]:,} patches of {shape[2]:,} x {shape[1]:,} px; is it damaged?"
+        )
     if file.dtype.kind not in "uif":
         raise InputRefused(f"{file.path}: has dtype {file.dtype}; expected numbers from 0 to 255")
 
@@ -183,11 +257,11 @@ def require_size(path: Path, size: tuple[int, int], expected: tuple[int, int] | 
         h, w = expected
         raise InputRefused(
             f"{path}: patches are {size[1]} x {size[0]} px but {first} has {w} x {h}; all patches of a store "
-            "have one size: resize or tile them first"
+            "have one size: resize or tile them first (image files are tiled by --size)"
         )
 
 
-def as_uint8(values: np.ndarray, where: Path) -> np.ndarray:
+def as_uint8(values: np.ndarray, where: object) -> np.ndarray:
     """Numbers of any dtype that are whole and lie in 0..255, as uint8.
 
     Raises InputRefused otherwise (values in 0..1, say, would turn black without a word).
@@ -196,9 +270,14 @@ def as_uint8(values: np.ndarray, where: Path) -> np.ndarray:
         return values
     with np.errstate(invalid="ignore"):
         whole = values.astype(np.uint8)
-    if not np.array_equal(whole, values):
-        raise InputRefused(
-            f"{where}: values from {values.min():g} to {values.max():g} are not whole numbers in 0..255; "
-            "scale and round them first"
-        )
-    return whole
+    if np.array_equal(whole, values):
+        return whole
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise InputRefused(f"{where}: holds NaN or infinity; replace them or leave those patches out")
+    low, high = values.min(), values.max()
+    remedy = "scale and round them first"
+    if low >= 0 and high <= 1:
+        remedy = "multiply them by 255 and round"
+    elif low >= 0 and 255 < high < 65536:
+        remedy = "they look like 16 bits: divide them by 257 and round"
+    raise InputRefused(f"{where}: values from {low:g} to {high:g} are not whole numbers in 0..255; {remedy}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,39 +15,65 @@ from histoxai.readers.base import (
     identifier,
     require_folder,
     require_images,
+    require_only,
     require_size,
+    require_unique,
 )
+from histoxai.readers.partitions import compare_distributions, read_partition
+from histoxai.readers.walk import printable, require_text
 from histoxai.settings import Ingest
 
 # All labels of the data set; the study leaves out background and unlabelled tissue.
 LABELS = ("BG", "T", "A", "N", "R1", "R2", "R3", "R4", "R5")
 STUDY = ("A", "N", "R1", "R2", "R3", "R4", "R5")
-MPP_20X = 0.5
-_PARTITIONS = {"train": 1, "validation": 2, "test": 3}
+MPP = {"5x": 2.0, "10x": 1.0, "20x": 0.5, "40x": 0.25}
 
 
 class DiagSetReader:
-    """Reads the 20x blobs of a DiagSet folder; the published partitions become the split.
+    """Reads the blobs of one magnification of a DiagSet folder; the published partitions become the split.
 
-    Source: arXiv 2105.04014. Group is the scan; mpp is 0.5 unless given.
+    Source: arXiv 2105.04014. Group is the scan; mpp is the magnification's unless given. What `distributions/` counts
+    is compared with what the blobs hold.
     """
 
     @staticmethod
     def recognises(root: Path) -> str | None:
         """Says why `root` looks like DiagSet, or None."""
-        return "it has blobs/S/20x" if (root / "blobs" / "S" / "20x").is_dir() else None
+        found = _magnifications(root)
+        return f"it has blobs/S/{'20x' if '20x' in found else found[0]}" if found else None
 
     def __init__(self, root: Path, settings: Ingest) -> None:
         require_folder(root)
-        blobs = root / "blobs" / "S" / "20x"
+        require_only(root, settings, "diagset", "magnification", "partition")
+        blobs = root / "blobs" / "S" / settings.magnification
         if not blobs.is_dir():
+            if found := _magnifications(root):
+                raise InputRefused(
+                    f"{root}: has no blobs/S/{settings.magnification}; choose --magnification {found[0]}"
+                )
             raise InputRefused(f"{root}: has no blobs/S/20x; name the folder that holds DiagSet's `blobs`")
         classes = list(settings.classes or STUDY)
         if unknown := [c for c in classes if c not in LABELS]:
             raise InputRefused(f"{root}: DiagSet has no class '{unknown[0]}'; it has {', '.join(LABELS)}")
-        partition, notes = _partitions(root)
-        self.index = Index(classes, settings.mpp or MPP_20X, (0, 0), notes=notes)
+        partition, notes = read_partition(root, settings.partition)
+        self.index = Index(classes, settings.mpp or MPP[settings.magnification], (0, 0), notes=notes)
+        if settings.magnification != "20x":
+            self.index.facts = {"magnification": settings.magnification}
+        self._settings = settings
         self._rows = Rows(self._scan(root, blobs, partition))
+        require_unique(root, self.index)
+        self._compare(root, partition)
+
+    def _compare(self, root: Path, partition: dict[str, int]) -> None:
+        # with what the data set says of itself
+        index = self.index
+        held = Counter((g, index.classes[k]) for g, k in zip(index.group, index.label, strict=True))
+        index.notes += compare_distributions(root, self._settings.magnification, held, index.classes)
+        scans = {scan for scan, _ in held}
+        if strangers := sorted(partition.keys() - scans):
+            index.notes.append(f"partitions name {len(strangers)} scans without blobs here ({strangers[0]}, say)")
+        if partition and (without := sorted(scans - partition.keys())):
+            index.notes.append(f"{len(without)} scans are in no partition ({without[0]}, say): no split")
 
     def _scan(self, root: Path, blobs: Path, partition: dict[str, int]) -> list[NpyFile]:
         index, left_out = self.index, set()
@@ -56,14 +82,19 @@ class DiagSetReader:
             for folder in sorted(p for p in scan.iterdir() if p.is_dir()):
                 if folder.name not in LABELS:
                     raise InputRefused(
-                        f"{folder}: unknown class folder '{folder.name}'; DiagSet has {', '.join(LABELS)}: "
-                        "rename it or move it away"
+                        f"{printable(folder)}: unknown class folder '{printable(folder.name)}'; DiagSet has "
+                        f"{', '.join(LABELS)}: rename it or move it away"
                     )
                 if folder.name not in index.classes:
                     left_out.add(folder.name)
                     continue
                 for path in sorted(folder.glob("*.npy")):
-                    files.append(self._blob(root, path, files[0].path if files else None))
+                    try:
+                        require_text(path.relative_to(root))
+                        files.append(self._blob(root, path, files[0].path if files else None))
+                    except InputRefused as error:
+                        index.leave_out(printable(path.relative_to(root).as_posix()), error, self._settings)
+                        continue
                     self._list(files[-1], scan.name, folder.name, partition)
         if not files:
             raise InputRefused(f"{blobs}: holds no .npy blob of the classes {', '.join(index.classes)}")
@@ -92,29 +123,5 @@ class DiagSetReader:
         return self._rows.read(start, stop), None
 
 
-def _partitions(root: Path) -> tuple[dict[str, int], list[str]]:
-    # scan -> split, from the one folder of partition CSVs; several would be ambiguous
-    folders = sorted(p for p in (root / "partitions").glob("*") if (p / "train.csv").is_file())
-    if not folders:
-        return {}, []
-    if len(folders) > 1:
-        names = ", ".join(f.name for f in folders)
-        return {}, [f"several partitions ({names}): none used, split with `histoxai augment`"]
-    table: dict[str, int] = {}
-    for name, code in _PARTITIONS.items():
-        path = folders[0] / f"{name}.csv"
-        for scan in _scan_ids(path) if path.is_file() else []:
-            if table.setdefault(scan, code) != code:
-                raise InputRefused(f"{path}: scan '{scan}' is in two partitions; keep it in one")
-    return table, [f"split by {folders[0].relative_to(root)}"]
-
-
-def _scan_ids(path: Path) -> list[str]:
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-            if rows and "scan_id" not in rows[0]:
-                raise InputRefused(f"{path}: has no column scan_id")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputRefused(f"{path}: cannot be read as CSV: {error}") from error
-    return [str(row["scan_id"]) for row in rows]
+def _magnifications(root: Path) -> list[str]:
+    return [m for m in MPP if (root / "blobs" / "S" / m).is_dir()]

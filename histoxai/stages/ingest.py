@@ -13,7 +13,7 @@ from histoxai import provenance, resources
 from histoxai.errors import InputRefused
 from histoxai.progress import Progress
 from histoxai.provenance import file_checksum
-from histoxai.readers.base import Index, Readable, Reader, require_folder
+from histoxai.readers.base import Index, Readable, Reader, require_source
 from histoxai.readers.chosen import Chosen, survey
 from histoxai.readers.metadata import join
 from histoxai.registry import names, resolve
@@ -60,18 +60,18 @@ def ingest(
 def recognise(source: Path, wanted: str) -> tuple[str, str]:
     """The reader's name and why; `auto` asks each reader in turn.
 
-    Raises InputRefused where none recognises the folder.
+    Raises InputRefused where none recognises the folder or file.
     """
     if wanted != "auto":
         resolve("reader", wanted)
         return wanted, "as asked"
-    require_folder(source)
+    require_source(source)
     for name in names("reader"):
         if reason := resolve("reader", name).recognises(source):
             return name, reason
     raise InputRefused(
-        f"{source}: not recognised; expected DiagSet (blobs/S/20x), PanNuke (fold1/images.npy) or "
-        "<class>/<image> folders"
+        f"{source}: not recognised; expected DiagSet (blobs/S/20x), PanNuke (fold1/images.npy), HDF5, Zarr, .npy, "
+        "images/ beside masks/, or <class>/<image> folders; docs/sources.md shows each, --format names one"
     )
 
 

@@ -1,0 +1,227 @@
+"""Arrays of images, labels and masks as patches: what `npy`, `hdf5` and `zarr` have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from histoxai.errors import InputRefused
+from histoxai.readers.base import (
+    Array,
+    Index,
+    as_uint8,
+    identifier,
+    require_images,
+    require_only,
+    require_size,
+    require_unique,
+)
+from histoxai.readers.labels import as_classes, label_values
+from histoxai.readers.targets import Targets
+from histoxai.readers.walk import printable
+from histoxai.settings import Ingest
+
+SPLITS = {"train": 1, "training": 1, "val": 2, "valid": 2, "validation": 2, "test": 3, "testing": 3}
+IMAGES = ("images", "image", "x", "imgs", "img", "data")
+LABELS = ("labels", "label", "y", "targets", "target", "classes")
+MASKS = ("masks", "mask", "segmentation")
+GROUPS = ("groups", "group", "patient", "patients", "slide", "scan", "wsi")
+_PIECE = 256  # rows read at once where only some are wanted
+
+
+@dataclass
+class Part:
+    """Arrays that belong together, row by row. stem: of their ids. split: 0 none, 1 train, 2 validation, 3 test."""
+
+    stem: str
+    images: Array
+    labels: Array | None = None
+    masks: Array | None = None
+    groups: Array | None = None
+    split: int = 0
+
+
+def choose(found: Mapping[str, Array], settings: Ingest, where: Path) -> dict[str, Array]:
+    """Which of a source's arrays are `images`, `labels`, `masks` and `groups`.
+
+    As the settings say, else by name and shape. Raises InputRefused where images cannot be told, or a name in the
+    settings is not there.
+    """
+    listing = ", ".join(f"{n} {a.shape} {a.dtype}" for n, a in found.items()) or "none"
+    for flag in ("images", "labels", "masks"):
+        if (name := getattr(settings, flag)) is not None and name not in found:
+            raise InputRefused(f"{where}: has no array '{name}' for --{flag}; it has: {listing}")
+    images = _named(found, settings.images, IMAGES, lambda a: len(a.shape) == 4 and a.shape[-1] == 3)
+    if images is None:
+        likely = [a for a in found.values() if len(a.shape) == 4 and a.dtype.kind in "uif"]
+        if len(likely) != 1:
+            raise InputRefused(f"{where}: cannot tell which array holds the images; name it with --images: {listing}")
+        images = likely[0]
+    n = images.shape[0] if images.shape else 0
+    rest = {k: a for k, a in found.items() if a is not images}
+    chosen = {
+        "images": images,
+        "labels": _named(rest, settings.labels, LABELS, lambda a: len(a.shape) >= 1 and a.dtype.kind in "biufUSOT"),
+        "masks": _named(rest, settings.masks, MASKS, lambda a: len(a.shape) >= 3),
+        "groups": _named(rest, None, GROUPS, lambda a: a.shape == (n,)),
+    }
+    return {k: a for k, a in chosen.items() if a is not None}
+
+
+def _named(
+    found: Mapping[str, Array], wanted: str | None, known: tuple[str, ...], fits: Callable[[Array], bool]
+) -> Array | None:
+    if wanted is not None:
+        return found[wanted]
+    by_name = {name.rsplit("/", 1)[-1].lower(): array for name, array in found.items() if fits(array)}
+    return next((by_name[name] for name in known if name in by_name), None)
+
+
+class ArrayReader:
+    """Rows of one or more parts as patches; classes from labels, target planes from masks."""
+
+    def __init__(self, root: Path, settings: Ingest, name: str, parts: list[Part], notes: list[str]) -> None:
+        require_only(root, settings, name, "class_map", "images", "masks", "labels", "tumor", "non_tumor")
+        self._targets = Targets(root, settings)
+        self.index = Index([], settings.mpp, (0, 0), notes=notes)
+        self.parts: list[Part] = []
+        labels: list[np.ndarray | None] = []
+        for part in parts:
+            try:
+                labels.append(self._check(part))
+                self.parts.append(part)
+            except InputRefused as error:
+                self.index.leave_out(part.stem, error, settings)
+        self._list(labels, settings)
+        require_unique(root, self.index)
+
+    def _check(self, part: Part) -> np.ndarray | None:
+        first = self.parts[0] if self.parts else None
+        require_images(part.images)
+        for array in (part.images, part.labels, part.masks):
+            if getattr(array, "never_written", False):
+                raise InputRefused(f"{array and array.path}: has a header but no data; copy it again from the source")
+        size = (part.images.shape[1], part.images.shape[2])
+        require_size(part.images.path, size, self.index.size if first else None, first.images.path if first else None)
+        n = part.images.shape[0]
+        for other in (part.labels, part.masks, part.groups):
+            if other is not None and (other.shape[:1] != (n,)):
+                raise InputRefused(
+                    f"{other.path}: has shape {other.shape} but {part.images.path} holds {n} images; "
+                    "they must have the same number of rows"
+                )
+        for what in ("labels", "masks"):
+            if first and (getattr(first, what) is None) != (getattr(part, what) is None):
+                raise InputRefused(
+                    f"{part.images.path}: all parts must have {what}, or none (as {first.images.path}); add them, or "
+                    f"name them with --{what}"
+                )
+        if part.masks is not None:
+            _require_mask(part.masks, part.images)
+        labels = None if part.labels is None else label_values(part.labels)
+        self.index.size = size
+        return labels
+
+    def _list(self, labels: list[np.ndarray | None], settings: Ingest) -> None:
+        index = self.index
+        paths = [p.labels.path if p.labels else p.images.path for p in self.parts]
+        if not paths:
+            return
+        index.classes, coded = as_classes(labels, paths, settings.classes)
+        index.has_targets = any(p.masks is not None for p in self.parts)
+        if not index.has_targets and (settings.tumor or settings.non_tumor or settings.class_map):
+            raise InputRefused(f"{paths[0]}: no masks to go with --tumor, --non-tumor or --class-map; name --masks")
+        if index.has_targets:
+            index.facts = self._targets.facts
+            index.notes.append(self._targets.note)
+        self._part: list[int] = []
+        self._row: list[int] = []
+        for number, (part, codes) in enumerate(zip(self.parts, coded, strict=True)):
+            n = part.images.shape[0]
+            rows = np.arange(n) if codes is None else np.flatnonzero(codes >= 0)
+            ids = [f"{part.stem}#{i}" for i in rows]
+            index.label += [-1] * n if codes is None else codes[rows].tolist()
+            index.patch_id += ids
+            index.group += (
+                ids if part.groups is None else [identifier(g) for g in label_values(part.groups).astype(str)[rows]]
+            )
+            index.split += [part.split] * len(rows)
+            self._part += [number] * len(rows)
+            self._row += rows.tolist()
+        if all(p.groups is None for p in self.parts):
+            index.notes.append(
+                "no scans or patients are named: every patch counts as a group of its own, so a split by group cannot "
+                "keep patches of one scan together"
+            )
+
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """images (n, H, W, 3) uint8 and, where the source has masks, targets (n, 2, H, W) uint8 in {0, 1}."""
+        images, targets = [], []
+        while start < stop:
+            number, end = self._part[start], start
+            while end < stop and self._part[end] == number:
+                end += 1
+            part, rows = self.parts[number], np.array(self._row[start:end])
+            images.append(as_uint8(_gather(part.images, rows), part.images.path))
+            if part.masks is not None:
+                targets.append(self._planes(_gather(part.masks, rows), part.masks.path))
+            start = end
+        return np.concatenate(images), np.concatenate(targets) if targets else None
+
+    def _planes(self, values: np.ndarray, path: Path) -> np.ndarray:
+        h, w = self.index.size
+        if values.shape[1:] == (2, h, w):
+            return (values > 0).astype(np.uint8)
+        return self._targets.planes(values.reshape(-1, h, w), path)
+
+
+def _names(groups: Array, rows: np.ndarray) -> list[str]:
+    return [identifier(g) for g in label_values(groups).astype(str)[rows].tolist()]
+
+
+def _require_mask(masks: Array, images: Array) -> None:
+    n, h, w = images.shape[:3]
+    fitting = [(n, h, w), (n, h, w, 1), (n, 1, h, w), (n, 2, h, w)]
+    if masks.shape not in fitting:
+        hint = "; for PanNuke name the folder that holds the folds" if masks.shape == (n, h, w, 6) else ""
+        raise InputRefused(
+            f"{masks.path}: has shape {masks.shape}; expected {fitting[0]} class numbers or {fitting[3]} planes "
+            f"(tumor, non-tumor) to go with {images.path}{hint}"
+        )
+    if masks.dtype.kind not in "buif":
+        raise InputRefused(f"{masks.path}: has dtype {masks.dtype}; expected class numbers")
+
+
+def _gather(array: Array, rows: np.ndarray) -> np.ndarray:
+    """Chosen rows (ascending) of an array; spans are read whole, since most files are compressed in blocks of rows."""
+    pieces, i = [], 0
+    while i < len(rows):
+        j = int(np.searchsorted(rows, rows[i] + _PIECE))
+        try:
+            block = array.read(int(rows[i]), int(rows[j - 1]) + 1)
+        except MemoryError as error:
+            raise InputRefused(f"{array.path}: rows are too large to read; is the file damaged?") from error
+        pieces.append(block[rows[i:j] - rows[i]])
+        i = j
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+def split_of(name: str) -> int:
+    """Split that a file's or folder's name tells (`train`, `camelyonpatch_level_2_split_valid_x`), or 0."""
+    words = name.lower().replace("-", "_").replace(".", "_").split("_")
+    return next((SPLITS[word] for word in words if word in SPLITS), 0)
+
+
+def relative(root: Path, path: Path) -> str:
+    """A path below the source's root, or its name where it is the source; as lists have it."""
+    return printable(path.name if path == root else path.relative_to(root).as_posix())
+
+
+def with_parts(chosen: dict[str, Array], stem: str, split: int) -> Part:
+    """A part from what `choose` found."""
+    arrays: dict[str, Any] = chosen
+    return Part(stem=stem, split=split, **arrays)
