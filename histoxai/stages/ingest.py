@@ -12,10 +12,12 @@ from histoxai import provenance
 from histoxai.errors import InputRefused
 from histoxai.progress import Progress
 from histoxai.readers.base import Index, Reader, require_folder
+from histoxai.readers.staining import STAINED, left_as_they_were, staining
 from histoxai.registry import names, resolve
 from histoxai.settings import Ingest, Work
 from histoxai.store.create import create_or_match, discard, match
 from histoxai.store.patches import IMAGES, TARGETS, image_item
+from histoxai.store.shards import Store
 from histoxai.store.work import Task, do_items
 
 
@@ -30,7 +32,7 @@ def ingest(
 
     Raises InputRefused for anything in the source that cannot be used. Shards that are done stay.
     """
-    provenance.keep_apart(output, source)
+    provenance.keep_apart(output, source, *filter(None, [settings.stain_reference]))
     name, reason = recognise(source, settings.format)
     progress.say(f"{source}: reading as {name} ({reason})")
     reader: Reader = resolve("reader", name)(source, settings)
@@ -64,7 +66,9 @@ def _write(
     index = reader.index
     if "all" in index.classes:
         raise InputRefused(f"{source}: a class named 'all' would be taken for the total in every table; rename it")
-    item = image_item(len(index), index.size, settings.shard_size, index.has_targets)
+    stain = staining(settings)
+    more = [stain.spec(len(index), settings.shard_size)] if stain else []
+    item = image_item(len(index), index.size, settings.shard_size, index.has_targets, more)
     header = provenance.header(
         "patches/1",
         {
@@ -73,9 +77,11 @@ def _write(
             "mpp": index.mpp,
             **index.facts,
             "shard_size": settings.shard_size,
+            **(stain.settings if stain else {}),
         },
         None,
         {"source": provenance.parent(source, output, index.digest)},
+        **(stain.facts if stain else {}),
     )
     arrays = {
         "label": np.array(index.label, np.int16),
@@ -94,7 +100,8 @@ def _write(
             if fresh and work.shard is None and work.feed is None and start == 0:
                 discard(output, "patches/1")
             raise
-        return {IMAGES: images} if targets is None else {IMAGES: images, TARGETS: targets}
+        made = {IMAGES: images} if targets is None else {IMAGES: images, TARGETS: targets}
+        return made | stain.rows(images) if stain else made
 
     task = Task(
         [item],
@@ -104,7 +111,11 @@ def _write(
         partial(ingest, source, output, settings),
         {"threads": work.threads},
     )
-    return do_items(task, progress, work)
+    summary = do_items(task, progress, work)
+    if stain and work.only is None and work.feed is None and (left := left_as_they_were(Store(output).read(STAINED))):
+        progress.say(f"{left:,} patches keep their stains: glass, almost no tissue, or one colour only")
+        summary["stains_kept"] = left
+    return summary
 
 
 def _summary(output: Path, name: str, index: Index) -> dict[str, Any]:

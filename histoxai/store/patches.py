@@ -66,12 +66,12 @@ class Patches:
         return self.store.take(path, rows)
 
 
-def image_item(n: int, size: tuple[int, int], shard: int, targets: bool) -> Item:
-    """The item `images`: patches and, where the source has masks, their targets."""
+def image_item(n: int, size: tuple[int, int], shard: int, targets: bool, more: Sequence[ArraySpec] = ()) -> Item:
+    """The item `images`: patches, where the source has masks their targets, and `more` that is computed with them."""
     specs = [ArraySpec(IMAGES, (n, *size, 3), np.uint8, shard)]
     if targets:
         specs.append(ArraySpec(TARGETS, (n, 2, *size), np.uint8, shard))
-    return Item(IMAGES, tuple(specs))
+    return Item(IMAGES, (*specs, *more))
 
 
 def _hash(patch_id: str) -> bytes:
