@@ -171,7 +171,7 @@ class Augmentation(_Checked):
 
 _PRESETS: dict[str, dict[str, Any]] = {
     "light": {"flips": True, "rotations": True, "colour": 0.1, "hed": 0.05},
-    "strong": {"flips": True, "rotations": True, "colour": 0.3, "hed": 0.1, "blur": 1.5, "erase": 0.1},
+    "strong": {"flips": True, "rotations": True, "colour": 0.2, "hed": 0.1, "blur": 1.5, "erase": 0.1},
 }
 # What a transform that is named alone does.
 _ALONE: dict[str, Any] = {"flips": True, "rotations": True, "colour": 0.1, "hed": 0.05, "blur": 1.0, "erase": 0.1}

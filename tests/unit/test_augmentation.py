@@ -156,7 +156,7 @@ def test_words_of_the_flag() -> None:
     assert augmenter(None, 0) is None
     assert Augmentation.parse("flips,rotations") == Augmentation(flips=True, rotations=True)
     assert Augmentation.parse("light, hed=0.2 ,erase") == Augmentation(True, True, 0.1, 0.0, 0.2, 0.1)
-    assert Augmentation.parse("strong") == Augmentation(True, True, 0.3, 1.5, 0.1, 0.1)
+    assert Augmentation.parse("strong") == Augmentation(True, True, 0.2, 1.5, 0.1, 0.1)
     assert Augmentation.parse("strong,none,blur=2") == Augmentation(blur=2.0)
     assert Augmentation.parse("hed=0") is None
     for text, words in (
