@@ -97,7 +97,7 @@ def ingest(
         if contact_sheet is not None:
             from histoxai.stages.sheets import check_folder, contact_sheets
 
-            check_folder(output, contact_sheet)
+            check_folder(contact_sheet, source, output)
         summary = stage(source, output, chosen, progress, work)
         if contact_sheet is not None:
             summary["contact_sheets"] = [str(p) for p in contact_sheets(output, contact_sheet, progress)]
@@ -120,7 +120,9 @@ def augment(
     preview: Annotated[
         Path | None, typer.Option(metavar="PNG", help="Draw patches of each class and split; of any store, without -o.")
     ] = None,
-    shown: Annotated[str, typer.Option("--with", help="Training's --augment that the preview shows.")] = "none",
+    shown: Annotated[
+        str, typer.Option("--with", envvar="HISTOXAI_AUGMENT_WITH", help="Training's --augment that the preview shows.")
+    ] = "none",
     shard_size: flags.ShardSize = settings.Augment.shard_size,
     verify: flags.Verify = False,
     seed: flags.Seed = settings.Augment.seed,

@@ -26,7 +26,7 @@ def contact_sheets(source: Path, folder: Path, progress: Progress) -> list[Path]
     Under a patch stand the quality numbers that the store has of it (arrays below `qc/`). Returns the files. Raises
     InputRefused where `folder` is a file or lies in the store.
     """
-    check_folder(source, folder)
+    check_folder(folder, source)
     patches = Patches(source)
     quality = {path.split("/", 1)[1]: patches.store.read(path) for path in patches.store.arrays("qc")}
     numbers = {name: values for name, values in quality.items() if values.ndim == 1 and values.dtype.kind in "fiub"}
@@ -51,12 +51,13 @@ def contact_sheets(source: Path, folder: Path, progress: Progress) -> list[Path]
     return made
 
 
-def check_folder(source: Path, folder: Path) -> None:
-    """Raise InputRefused unless contact sheets of a store may be written into a folder."""
+def check_folder(folder: Path, *inputs: Path) -> None:
+    """Raise InputRefused unless contact sheets may be written into a folder: not into a source or a store."""
     if folder.exists() and not folder.is_dir():
         raise InputRefused(f"{folder}: is a file; contact sheets go into a folder, choose another name")
-    if folder.resolve().is_relative_to(source.resolve()):
-        raise InputRefused(f"{folder}: lies in the store {source}; choose a folder outside")
+    for path in inputs:
+        if folder.resolve().is_relative_to(path.resolve()):
+            raise InputRefused(f"{folder}: is or lies in {path}, which sheets are no part of; choose a folder outside")
 
 
 def _numbers(quality: dict[str, np.ndarray], row: int) -> str:

@@ -226,3 +226,12 @@ def test_a_stopped_run_goes_on_to_the_same_weights(mini: Mini, tmp_path: Path, m
     train_cls(mini.balanced, tmp_path / "parts", settings, Silent())
     whole, parts = ((tmp_path / n / "weights.safetensors").read_bytes() for n in ("whole", "parts"))
     assert whole == parts
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_makes_the_same_of_a_patch() -> None:
+    images, augment = tissue(), Augmenter(STRONG, 0)
+    before = torch.cuda.get_rng_state()
+    there, _ = augment(images.cuda(), labels().cuda(), 1, IDS)
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+    np.testing.assert_allclose(there.cpu(), augment(images, labels(), 1, IDS)[0], atol=1e-4)

@@ -27,7 +27,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Patches of six scans and three classes."""
     root = tmp_path_factory.mktemp("sheets")
     write_diagset(root / "diagset")
-    done("ingest", root / "diagset", "-o", root / "patches.zarr", "--classes", ",".join(CLASSES))
+    made = ["--classes", ",".join(CLASSES), "--contact-sheet", root / "sheets"]
+    done("ingest", root / "diagset", "-o", root / "patches.zarr", *made)
     return root / "patches.zarr"
 
 
@@ -108,6 +109,8 @@ def test_ingest_draws_a_sheet_of_each_class_for_new_and_for_old_stores(
     summary = json.loads(done(*line, "--contact-sheet", tmp_path / "sheets"))
     assert summary["contact_sheets"] == [str(tmp_path / "sheets" / f"{c}.png") for c in CLASSES]
     patches = Patches(store)
+    # the command on record gives the store again, with or without shards; pictures are no part of it
+    assert "--contact-sheet" not in patches.store.header["run"]["command"]
     for label, (title, subtitle, sections) in enumerate(drawn):
         assert title == f"{CLASSES[label]} in patches.zarr"
         assert subtitle == f"5 of {24 + 6 * label} patches, 64 x 64 px at 0.5 µm/px"
@@ -198,7 +201,8 @@ def test_places_where_no_picture_goes(store: Path, tmp_path: Path) -> None:
         (["augment", store, "--preview", tmp_path / "x.png", "--with", "mixup"], 2, "--with mixup"),
         (["augment", store], 2, "--plan or --preview"),
         (["ingest", *source, "--contact-sheet", tmp_path / "file"], 3, "is a file"),
-        (["ingest", *source, "--contact-sheet", store / "sheets"], 3, "lies in the store"),
+        (["ingest", *source, "--contact-sheet", store / "sheets"], 3, "is or lies in"),
+        (["ingest", *source, "--contact-sheet", source[0]], 3, "is or lies in"),
         (["ingest", *source, "--contact-sheet", tmp_path / "s", "--shard", "0"], 2, "a whole store"),
     ):
         outcome = run(*line)
