@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
@@ -64,6 +65,22 @@ class Patches:
     def read(self, rows: Sequence[int] | np.ndarray, path: str = IMAGES) -> np.ndarray:
         """Rows of an array, in any order."""
         return self.store.take(path, rows)
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Patches of a split store, or of one that could be made.
+
+    parent (n,): what they are copies of. rotation (n,): quarter turns. split, label, ids (n,): as in a store. image:
+    row -> (H, W, 3) uint8.
+    """
+
+    parent: np.ndarray
+    rotation: np.ndarray
+    split: np.ndarray
+    label: np.ndarray
+    ids: np.ndarray
+    image: Callable[[int], np.ndarray]
 
 
 def image_item(n: int, size: tuple[int, int], shard: int, targets: bool, more: Sequence[ArraySpec] = ()) -> Item:

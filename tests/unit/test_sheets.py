@@ -41,8 +41,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, Sequence[Sect
         calls.append((title, subtitle, sections))
         return draw_sheet(title, subtitle, sections)
 
-    for module in ("augment", "sheets"):
-        monkeypatch.setattr(f"histoxai.stages.{module}.draw_sheet", spy)
+    for module in ("plots.preview", "stages.sheets"):
+        monkeypatch.setattr(f"histoxai.{module}.draw_sheet", spy)
     return calls
 
 
