@@ -32,8 +32,19 @@ _PASSING = (
     *("--force", "--dry-run", "--missing", "--count-shards", "--estimate"),
     *("--json", "--jsonl", "--one-indexed", "--verify", "--quiet", "-q"),
 )
-_WITH_VALUE = ("--shard", "--workers")
-_PACKAGES = ("numpy", "zarr", "numcodecs", "torch", "captum", "lime", "grad-cam", "scikit-image", "scipy")
+_WITH_VALUE = ("--shard", "--workers", "--contact-sheet", "--preview", "--with")
+_PACKAGES = (
+    "numpy",
+    "zarr",
+    "numcodecs",
+    "torch",
+    "torchvision",
+    "captum",
+    "lime",
+    "grad-cam",
+    "scikit-image",
+    "scipy",
+)
 
 
 def plain(value: Any) -> Any:

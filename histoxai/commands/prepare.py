@@ -47,6 +47,9 @@ def ingest(
     stain: Annotated[str, typer.Option(help="Normalise stains: none, macenko, reinhard.")] = settings.Ingest.stain,
     stain_reference: Annotated[Path | None, typer.Option(help="Image or patch store whose stains to match.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out what cannot be read, and list it.")] = False,
+    contact_sheet: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Then draw some patches of each class, a PNG a class.")
+    ] = None,
     shard_size: flags.ShardSize = settings.Ingest.shard_size,
     shard: flags.Shard = None,
     one_indexed: flags.OneIndexed = False,
@@ -85,11 +88,19 @@ def ingest(
         skip_bad=skip_bad,
     )
     only = flags.only_one(count=count_shards, missing=missing, check=dry_run)
+    if contact_sheet is not None and (only or shard is not None):
+        raise UsageError("--contact-sheet: shows a whole store; ask for it in a call without --shard and the like")
     work = settings.Work(shard, one_indexed, only, force, verify, workers, terminal.use_threads(threads, workers))
     with terminal.progress(quiet or count_shards or missing) as progress:
         from histoxai.stages.ingest import ingest as stage
 
+        if contact_sheet is not None:
+            from histoxai.stages.sheets import check_folder, contact_sheets
+
+            check_folder(contact_sheet, source, output)
         summary = stage(source, output, chosen, progress, work)
+        if contact_sheet is not None:
+            summary["contact_sheets"] = [str(p) for p in contact_sheets(output, contact_sheet, progress)]
     if only in ("count", "missing") and not json:
         terminal.show_work(summary, only, json)
     else:
@@ -133,6 +144,12 @@ def augment(
         typer.Option(help="Near duplicates stay together too: perceptual hashes differ in at most so many bits."),
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print the table, write nothing.")] = False,
+    preview: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Draw patches of each class and split; of any store, without -o.")
+    ] = None,
+    shown: Annotated[
+        str, typer.Option("--with", envvar="HISTOXAI_AUGMENT_WITH", help="Training's --augment that the preview shows.")
+    ] = "none",
     shard_size: flags.ShardSize = settings.Augment.shard_size,
     verify: flags.Verify = False,
     seed: flags.Seed = settings.Augment.seed,
@@ -153,12 +170,21 @@ def augment(
         flags.words(hold_out, "--hold-out") if hold_out is not None else None,
         near,
     )
-    plan = plan or dry_run
-    if output is None and not plan:
-        raise UsageError("augment: name the output with -o, or ask for --plan")
+    changes = settings.Augmentation.parse(shown, "--with")
+    if preview is not None and preview.suffix.lower() != ".png":
+        raise UsageError(f"--preview {preview}: is a picture; name it .png")
+    if changes is not None and preview is None:
+        raise UsageError("--with: says what --preview shows; training has --augment")
+    written = None if plan or dry_run else output
+    if written is None and not (plan or dry_run or preview):
+        raise UsageError("augment: name the output with -o, or ask for --plan or --preview")
     threads = terminal.use_threads(threads)
     with terminal.progress(quiet) as progress:
-        from histoxai.stages.augment import augment as stage
+        from histoxai.stages import augment as stage
 
-        summary = stage(source, None if plan else output, chosen, progress, force=force, verify=verify, threads=threads)
+        if written is not None or preview is None or dry_run:
+            summary = stage.augment(source, written, chosen, progress, force=force, verify=verify, threads=threads)
+        if preview is not None and not dry_run:
+            looked = stage.preview(written or source, preview, chosen, changes, progress)
+            summary = looked | {"output": None if written is None else str(written)}
     terminal.show(summary, json, tables.plan)

@@ -12,6 +12,13 @@ import typer
 
 from histoxai import flags, registry, settings, tables, terminal
 
+Augment = Annotated[
+    str,
+    typer.Option(
+        help="none, light, strong, or some of flips, rotations, colour, hed, blur, erase; strengths as hed=0.1."
+    ),
+]
+
 
 def train_cls(
     patches: Annotated[Path, typer.Argument(help="Store made by `augment`.")],
@@ -24,6 +31,7 @@ def train_cls(
     allow_leakage: Annotated[
         bool, typer.Option("--allow-leakage", help="Train although splits share relatives; it goes on record.")
     ] = False,
+    augment: Augment = "none",
     seed: flags.Seed = 0,
     device: flags.Device = "auto",
     threads: flags.Threads = None,
@@ -33,7 +41,13 @@ def train_cls(
     json: flags.Json = False,
 ) -> None:
     """Train a classifier; keep the weights with the lowest validation loss."""
-    chosen = settings.TrainCls(epochs, batch_size, lr, patience, seed, device, arch, allow_leakage)
+    changes = settings.Augmentation.parse(augment)
+    chosen = settings.TrainCls(
+        *(epochs, batch_size, lr, patience, seed, device),
+        augment=changes,
+        arch=arch,
+        allow_leakage=allow_leakage,
+    )
     terminal.use_threads(threads)
     with terminal.progress(quiet) as progress:
         from histoxai.stages.train_cls import train_cls as stage
@@ -51,6 +65,7 @@ def train_seg(
     batch_size: int = settings.TrainSeg.batch_size,
     lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = settings.TrainSeg.lr,
     patience: Annotated[int, typer.Option(help="Epochs without a lower validation loss.")] = settings.TrainSeg.patience,
+    augment: Augment = "none",
     seed: flags.Seed = 0,
     device: flags.Device = "auto",
     threads: flags.Threads = None,
@@ -60,7 +75,8 @@ def train_seg(
     json: flags.Json = False,
 ) -> None:
     """Train the U-Net that marks tumor and non-tumor nuclei."""
-    chosen = settings.TrainSeg(epochs, batch_size, lr, patience, seed, device, width=width, dice=dice)
+    changes = settings.Augmentation.parse(augment)
+    chosen = settings.TrainSeg(epochs, batch_size, lr, patience, seed, device, changes, width=width, dice=dice)
     terminal.use_threads(threads)
     with terminal.progress(quiet) as progress:
         from histoxai.stages.train_seg import train_seg as stage

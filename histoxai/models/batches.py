@@ -17,6 +17,7 @@ from histoxai.store.patches import TARGETS, Patches
 
 # A training set under this many bytes is read once and kept; a larger one is read patch by patch.
 KEEP_BYTES = 2 << 30
+Augment = Callable[[torch.Tensor, torch.Tensor, int, Sequence[str]], tuple[torch.Tensor, torch.Tensor]]
 # Forked processes that read such a set ahead of the training step.
 LOADERS = 2
 
@@ -62,11 +63,12 @@ def to_tensor(images: np.ndarray) -> torch.Tensor:
 class Source(Dataset):
     """Rows of a patch store as training batches of (images, targets).
 
-    Targets are labels (n,) int64, or masks (n, 2, H, W) float32 where `masks` is set.
+    Targets are labels (n,) int64, or masks (n, 2, H, W) float32 where `masks` is set. augment: what training does to
+    a batch, (images, targets, epoch, patch_ids) -> (images, targets).
     """
 
-    def __init__(self, patches: Patches, rows: np.ndarray, masks: bool) -> None:
-        self._patches, self.rows, self._masks = patches, rows, masks
+    def __init__(self, patches: Patches, rows: np.ndarray, masks: bool, augment: Augment | None = None) -> None:
+        self._patches, self.rows, self._masks, self.augment = patches, rows, masks, augment
         self.ids = patches.patch_id[rows]
         kept = len(rows) * int(np.prod(patches.images.shape[1:])) <= KEEP_BYTES
         self._images = patches.read(rows) if kept else None

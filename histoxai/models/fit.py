@@ -1,6 +1,6 @@
 """The one training loop: Lightning Fabric, Adam, early stopping on the validation loss, best weights kept.
 
-While it runs, `last/` holds all that is needed to go on. Order is keyed by (seed, epoch, patch_id)
+While it runs, `last/` holds all that is needed to go on. Order and augmentation are keyed by (seed, epoch, patch_id)
 and nothing else is random, so a run that was killed and resumed ends with the bytes of one that was not.
 """
 
@@ -142,6 +142,8 @@ def _epoch(
     seen = 0
     for at, pair in zip(batches, source.batches(batches), strict=True):
         images, targets = fabric.to_device(pair)
+        if training and source.augment is not None:
+            images, targets = source.augment(images, targets, state.epoch, source.ids[at])
         with torch.set_grad_enabled(training):
             outputs = model(images)
             loss = job.loss(outputs, targets)

@@ -12,9 +12,10 @@ from histoxai import provenance, resources
 from histoxai.errors import InputRefused
 from histoxai.models.relatives import families_of, groups_of
 from histoxai.progress import Progress
-from histoxai.settings import Augment
+from histoxai.settings import Augment, Augmentation
 from histoxai.store.create import create_or_match
-from histoxai.store.patches import IMAGES, TARGETS, Patches, image_item
+from histoxai.store.files import write_atomically
+from histoxai.store.patches import IMAGES, TARGETS, Copies, Patches, image_item
 from histoxai.store.schema import schema
 from histoxai.store.split import Plan, balance_train, hold_out, plan_by_patch, split_folds, split_units
 from histoxai.store.work import fill
@@ -111,8 +112,6 @@ def _write(
     threads: int,
 ) -> None:
     label = patches.label[plan.parent]
-    turned = [suffix(int(t)) for t in plan.rotation]
-    ids = np.array([f"{patches.patch_id[r]}{s}" for r, s in zip(plan.parent, turned, strict=True)])
     item = image_item(len(label), patches.size, settings.shard_size, patches.has_targets, DESCRIBED)
     chosen = {k: v for k, v in provenance.plain(settings).items() if k != "seed"}
     store = create_or_match(
@@ -129,7 +128,7 @@ def _write(
             "label": label.astype(np.int16),
             "group": patches.group[plan.parent],
             **{name: patches.store.read(name)[plan.parent] for name in patches.extras()},
-            "patch_id": ids,
+            "patch_id": _ids(patches, plan),
             "split": plan.split,
             "parent": plan.parent,
             "rotation": plan.rotation,
@@ -148,6 +147,60 @@ def _write(
             targets = patches.read(unique, TARGETS)
             planes = [quarter_turns(targets[i], int(t), (1, 2)) for i, t in zip(at, turns, strict=True)]
             made[TARGETS] = np.stack(planes)
-        return made | describe(made[IMAGES], threads)
+        # a copy's orbit is its parent's; with stains normalised, of the pixels before
+        kept, fresh = patches.read(parents, "identity"), describe(made[IMAGES], threads)
+        kept[turns > 0, :2] = fresh["identity"][turns > 0, :2]
+        return made | fresh | {"identity": kept}
 
     fill(store, item, compute, progress, verify=verify)
+
+
+def _ids(patches: Patches, plan: Plan) -> np.ndarray:
+    turned = [suffix(int(t)) for t in plan.rotation]
+    return np.array([f"{patches.patch_id[r]}{s}" for r, s in zip(plan.parent, turned, strict=True)])
+
+
+def preview(
+    source: Path, output: Path, settings: Augment, changes: Augmentation | None, progress: Progress
+) -> dict[str, Any]:
+    """Draw a few patches of each class and split, their rotated copies, and what training would make of them.
+
+    source: a store that `augment` made is shown as it is, any other as `settings` would split it. changes: shown for
+    the first epochs of training patches. Patches are chosen by hash of their row. Raises InputRefused as `augment`,
+    and for an output inside the store.
+    """
+    if output.is_dir() or output.resolve().is_relative_to(source.resolve()):
+        raise InputRefused(f"{output}: is a folder, or lies in the store; name a .png file outside of it")
+    from histoxai.plots.preview import draw_preview  # and with it matplotlib, which nothing else here needs
+
+    patches = Patches(source)
+    if "rotation" in patches.store.group:
+        copies, header = _stored(patches), patches.store.header
+        table, split_by, notes = header.get("table"), header["settings"].get("split_by"), []
+    else:
+        _check(patches, settings)
+        plan = make_plan(patches, settings)
+        copies, table, split_by, notes = _planned(patches, plan), plan.table, settings.split_by, plan.notes
+    drawn = draw_preview(source.name, f"split by {split_by}", patches.classes, copies, changes, settings.seed)
+    write_atomically(output, drawn)
+    progress.say(f"{output}: written")
+    return {
+        "schema": "histoxai.augment/1",
+        "output": None,
+        "preview": str(output),
+        "split_by": split_by,
+        "table": table,
+        "notes": notes,
+    }
+
+
+def _stored(patches: Patches) -> Copies:
+    parent, rotation = (patches.store.read(name) for name in ("parent", "rotation"))
+    return Copies(parent, rotation, patches.split, patches.label, patches.patch_id, lambda row: patches.read([row])[0])
+
+
+def _planned(patches: Patches, plan: Plan) -> Copies:
+    def image(row: int) -> np.ndarray:
+        return np.ascontiguousarray(quarter_turns(patches.read([plan.parent[row]])[0], int(plan.rotation[row])))
+
+    return Copies(plan.parent, plan.rotation, plan.split, patches.label[plan.parent], _ids(patches, plan), image)

@@ -16,11 +16,13 @@ from histoxai.provenance import file_checksum
 from histoxai.readers.base import Index, Readable, Reader, require_source
 from histoxai.readers.chosen import Chosen, survey
 from histoxai.readers.metadata import join
+from histoxai.readers.staining import STAINED, Staining, left_as_they_were, staining
 from histoxai.registry import names, resolve
 from histoxai.settings import Ingest, Work
 from histoxai.store.create import create_or_match, discard, match
 from histoxai.store.patches import IMAGES, TARGETS, image_item
 from histoxai.store.schema import schema
+from histoxai.store.shards import Store
 from histoxai.store.work import Task, do_items
 from histoxai.transforms.described import DESCRIBED, describe
 
@@ -38,14 +40,16 @@ def ingest(
 
     Raises InputRefused for anything in the source that cannot be used. Shards that are done stay.
     """
-    provenance.keep_apart(output, source, *filter(None, (settings.metadata, settings.annotations)))
+    others = (settings.metadata, settings.annotations, settings.stain_reference)
+    provenance.keep_apart(output, source, *filter(None, others))
     name, reason = recognise(source, settings.format)
     progress.say(f"{source}: reading as {name} ({reason})")
     reader: Reader = resolve("reader", name)(source, settings)
     digest = reader.index.digest
     if settings.metadata is not None:
         join(reader.index, settings.metadata)
-    header = _header(source, output, settings, name, reader.index, digest)
+    stain = staining(settings)
+    header = _header(source, output, settings, name, reader.index, digest, stain)
     chosen = _chosen(reader, header, output, settings, progress, work)
     index = chosen.index
     resources.keep_freed_memory()
@@ -54,7 +58,7 @@ def ingest(
     for what, why in index.left_out:
         progress.warn(f"left out: {what}: {why}")
     again = partial(ingest, source, output, settings)
-    return _summary(output, name, index) | _write(output, settings, header, chosen, again, progress, work)
+    return _summary(output, name, index) | _write(output, settings, header, chosen, stain, again, progress, work)
 
 
 def recognise(source: Path, wanted: str) -> tuple[str, str]:
@@ -75,7 +79,9 @@ def recognise(source: Path, wanted: str) -> tuple[str, str]:
     )
 
 
-def _header(source: Path, output: Path, settings: Ingest, name: str, index: Index, digest: str) -> dict[str, Any]:
+def _header(
+    source: Path, output: Path, settings: Ingest, name: str, index: Index, digest: str, stain: Staining | None
+) -> dict[str, Any]:
     parents = {"source": provenance.parent(source, output, digest)}
     if settings.metadata is not None:
         parents["metadata"] = provenance.parent(settings.metadata, output, file_checksum(settings.metadata))
@@ -86,8 +92,9 @@ def _header(source: Path, output: Path, settings: Ingest, name: str, index: Inde
         "shard_size": settings.shard_size,
         "min_tissue": settings.min_tissue,
         **index.facts,
+        **(stain.settings if stain else {}),
     }
-    return provenance.header(schema("patches"), chosen, None, parents)
+    return provenance.header(schema("patches"), chosen, None, parents, **(stain.facts if stain else {}))
 
 
 def _chosen(
@@ -111,13 +118,15 @@ def _write(
     settings: Ingest,
     header: dict[str, Any],
     reader: Readable,
+    stain: Staining | None,
     again: Callable[..., dict[str, Any]],
     progress: Progress,
     work: Work,
 ) -> dict[str, Any]:
     index = reader.index
     _check(index)
-    item = image_item(len(index), index.size, settings.shard_size, index.has_targets, DESCRIBED)
+    more = [stain.spec(len(index), settings.shard_size)] if stain else []
+    item = image_item(len(index), index.size, settings.shard_size, index.has_targets, DESCRIBED, more)
     patient = index.extra.get("patient", [""] * len(index))
     arrays = {
         "label": np.array(index.label, np.int16),
@@ -139,7 +148,8 @@ def _write(
                 discard(output, schema("patches"))
             raise
         made = {IMAGES: images} if targets is None else {IMAGES: images, TARGETS: targets}
-        return made | describe(images, work.threads)
+        made |= describe(images, work.threads)  # of the pixels as they are in the source
+        return made | stain.rows(images) if stain else made
 
     task = Task(
         [item],
@@ -149,7 +159,11 @@ def _write(
         again,
         {"threads": work.threads},
     )
-    return do_items(task, progress, work)
+    summary = do_items(task, progress, work)
+    if stain and work.only is None and work.feed is None and (left := left_as_they_were(Store(output).read(STAINED))):
+        progress.say(f"{left:,} patches keep their stains: glass, almost no tissue, or one colour only")
+        summary["stains_kept"] = left
+    return summary
 
 
 def _check(index: Index) -> None:

@@ -23,6 +23,7 @@ from histoxai.progress import Progress
 from histoxai.provenance import keep_apart, keyed_seed
 from histoxai.settings import TrainCls
 from histoxai.store.patches import Patches
+from histoxai.transforms.augmentation import augmenter
 
 _MICRO_BATCH = 16
 
@@ -67,7 +68,7 @@ def train_cls(
             functional.cross_entropy,
             _accuracy,
             "accuracy",
-            Source(patches, rows["train"], masks=False),
+            Source(patches, rows["train"], masks=False, augment=augmenter(settings.augment, settings.seed)),
             Source(patches, rows["validation"], masks=False),
         )
         history, best = fit(job, settings, device, output, facts["identity"], progress)

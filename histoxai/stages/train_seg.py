@@ -21,6 +21,7 @@ from histoxai.provenance import keep_apart, keyed_seed
 from histoxai.settings import TrainSeg
 from histoxai.store.patches import TARGETS, Patches
 from histoxai.store.schema import MASKS
+from histoxai.transforms.augmentation import augmenter
 
 _MICRO_BATCH = 16
 
@@ -59,7 +60,7 @@ def train_seg(
             partial(bce_dice, form=settings.dice),
             soft_iou,
             "soft_iou",
-            Source(patches, rows["train"], masks=True),
+            Source(patches, rows["train"], masks=True, augment=augmenter(settings.augment, settings.seed)),
             Source(patches, rows["validation"], masks=True),
         )
         history, best = fit(job, settings, device, output, facts["identity"], progress)

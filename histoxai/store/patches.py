@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -77,22 +78,39 @@ class Patches:
         return self.store.take(path, rows)
 
 
+@dataclass(frozen=True)
+class Copies:
+    """Patches of a split store, or of one that could be made.
+
+    parent (n,): what they are copies of. rotation (n,): quarter turns. split, label, ids (n,): as in a store. image:
+    row -> (H, W, 3) uint8.
+    """
+
+    parent: np.ndarray
+    rotation: np.ndarray
+    split: np.ndarray
+    label: np.ndarray
+    ids: np.ndarray
+    image: Callable[[int], np.ndarray]
+
+
 def image_item(
     n: int,
     size: tuple[int, int],
     shard: int,
     targets: bool,
     described: Mapping[str, tuple[Any, tuple[str, ...]]],
+    more: Sequence[ArraySpec] = (),
 ) -> Item:
     """The item `images`: patches and, where the source has masks, their targets; and what is `described` of each.
 
-    That is, by path: dtype, and what its columns are.
+    That is, by path: dtype, and what its columns are. more: what else is computed with them.
     """
     specs = [ArraySpec(IMAGES, (n, *size, 3), np.uint8, shard)]
     if targets:
         specs.append(ArraySpec(TARGETS, (n, 2, *size), np.uint8, shard))
     specs += [ArraySpec(p, (n, len(c)), kind, shard, columns=c) for p, (kind, c) in described.items()]
-    return Item(IMAGES, tuple(specs))
+    return Item(IMAGES, (*specs, *more))
 
 
 def _hash(patch_id: str) -> bytes:

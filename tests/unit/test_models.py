@@ -107,6 +107,8 @@ def test_predictions_are_softmax_and_argmax() -> None:
 class _Toy:
     """Training data in memory: which side is brighter."""
 
+    augment = None
+
     def __init__(self, n: int, seed: int) -> None:
         rng = np.random.default_rng(seed)
         self.label = torch.from_numpy(rng.integers(0, 2, n))

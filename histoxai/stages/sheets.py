@@ -1,0 +1,82 @@
+"""Contact sheets of a patch store: what `ingest` has read, one picture a class."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+
+from histoxai.errors import InputRefused
+from histoxai.plots.sheet import Band, Section, Strip, Tile, draw_sheet
+from histoxai.progress import Progress
+from histoxai.store.files import write_atomically
+from histoxai.store.patches import Patches
+
+# Patches on one sheet: six lines of eight.
+MOST = 48
+_UNLABELLED = "unlabelled"
+
+
+def contact_sheets(source: Path, folder: Path, progress: Progress) -> list[Path]:
+    """Write `folder/<class>.png` for every class of a complete patch store; patches are chosen by hash of patch_id.
+
+    Under a patch stand the quality numbers that the store has of it (arrays below `qc/`). Returns the files. Raises
+    InputRefused where `folder` is a file or lies in the store.
+    """
+    check_folder(folder, source)
+    patches = Patches(source)
+    quality = {path.split("/", 1)[1]: patches.store.read(path) for path in patches.store.arrays("qc")}
+    numbers = {name: values for name, values in quality.items() if values.ndim == 1 and values.dtype.kind in "fiub"}
+    made = []
+    names = [*patches.classes, _UNLABELLED]  # label -1 is the last
+    files = _file_names(names)
+    chosen = patches.rows("all", MOST)
+    for label in np.unique(patches.label).tolist():
+        rows = chosen[patches.label[chosen] == label]
+        name, total = names[label], int((patches.label == label).sum())
+        shown = f"{len(rows)} of {total:,} patches" if len(rows) < total else f"all {total:,} patches"
+        size = f"{patches.size[1]} x {patches.size[0]} px" + (f" at {patches.mpp:g} µm/px" if patches.mpp else "")
+        strips = [
+            Strip(str(patches.patch_id[row]), [Tile.of(patches.read([row])[0], _numbers(numbers, row))])
+            for row in rows.tolist()
+        ]
+        file = folder / f"{files[label]}.png"
+        title = f"{name} in {source.name}"
+        write_atomically(file, draw_sheet(title, f"{shown}, {size}", [Section("", [Band("", "", strips)])]))
+        made.append(file)
+    progress.say(f"{folder}: {len(made)} contact sheets")
+    return made
+
+
+def check_folder(folder: Path, *inputs: Path) -> None:
+    """Raise InputRefused unless contact sheets may be written into a folder: not into a source or a store."""
+    if folder.exists() and not folder.is_dir():
+        raise InputRefused(f"{folder}: is a file; contact sheets go into a folder, choose another name")
+    for path in inputs:
+        if folder.resolve().is_relative_to(path.resolve()):
+            raise InputRefused(f"{folder}: is or lies in {path}, which sheets are no part of; choose a folder outside")
+
+
+def _numbers(quality: dict[str, np.ndarray], row: int) -> str:
+    # four in two lines: more would not be readable under a tile
+    parts = [f"{name} {_short(values[row])}" for name, values in list(quality.items())[:4]]
+    return "\n".join("  ".join(parts[k : k + 2]) for k in range(0, len(parts), 2))
+
+
+def _short(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3g}"
+
+
+def _file_names(names: list[str]) -> list[str]:
+    # one for each: short, and different also where a file system takes A for a
+    made: list[str] = []
+    for name in names:
+        # what is no letter of any script, digit, dot or dash could mean something to a file system
+        plain = re.sub(r"[^\w.-]", "_", name).strip(".")[:60] or "_"
+        taken = {m.casefold() for m in made}
+        free = (f"{plain}-{k}" if k > 1 else plain for k in itertools.count(1))
+        made.append(next(f for f in free if f.casefold() not in taken))
+    return made
