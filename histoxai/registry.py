@@ -16,6 +16,7 @@ ENTRIES: dict[str, dict[str, str]] = {
     "reader": {
         "diagset": "histoxai.readers.diagset:DiagSetReader",
         "pannuke": "histoxai.readers.pannuke:PanNukeReader",
+        "slide": "histoxai.readers.slide:SlideReader",
         "folder": "histoxai.readers.folder:FolderReader",
     },
     "classifier": {

@@ -1,4 +1,4 @@
-"""ingest: a folder of a known format -> patches.zarr."""
+"""ingest: a file or folder of a known format -> patches.zarr."""
 
 from __future__ import annotations
 
@@ -43,17 +43,18 @@ def ingest(
 def recognise(source: Path, wanted: str) -> tuple[str, str]:
     """The reader's name and why; `auto` asks each reader in turn.
 
-    Raises InputRefused where none recognises the folder.
+    Raises InputRefused where none recognises the source.
     """
     if wanted != "auto":
         resolve("reader", wanted)
         return wanted, "as asked"
-    require_folder(source)
+    if not source.is_file():
+        require_folder(source)
     for name in names("reader"):
         if reason := resolve("reader", name).recognises(source):
             return name, reason
     raise InputRefused(
-        f"{source}: not recognised; expected DiagSet (blobs/S/20x), PanNuke (fold1/images.npy) or "
+        f"{source}: not recognised; expected DiagSet (blobs/S/20x), PanNuke (fold1/images.npy), slides or "
         "<class>/<image> folders"
     )
 
