@@ -24,7 +24,7 @@ class Polygons:
     """
 
     def __init__(self, path: Path, frame: tuple[int, int, int, int]) -> None:
-        self._shapely = shapely = _library()
+        self._shapely = _library()
         self.notes = Counter[str]()
         drawn: dict[str, list[Any]] = defaultdict(list)
         for number, feature in enumerate(read_features(path)):
@@ -51,7 +51,8 @@ class Polygons:
             self.notes["without a class"] += 1
             return None
         try:
-            shape = shapely.force_2d(shapely.geometry.shape(geometry))
+            with np.errstate(invalid="ignore"):  # numbers that are not finite, which are refused below
+                shape = shapely.force_2d(shapely.geometry.shape(geometry))
         except Exception as error:  # shapely's own, and numpy's, numbers' and look-ups' for anything malformed
             raise InputRefused(f"{path}: feature {number} is not a {kind} ({error}); {_EXPORT}") from error
         if shape.is_empty or not np.isfinite(shapely.get_coordinates(shape)).all():
@@ -60,6 +61,9 @@ class Polygons:
             self.notes["that crossed themselves, repaired"] += 1
             pieces = shapely.get_parts(shapely.make_valid(shape))
             shape = shapely.union_all([p for p in pieces if p.geom_type in _KINDS])
+        if shape.area == 0:
+            self.notes["without an area"] += 1
+            return None
         return name, shape
 
     def _cut(self, path: Path, drawn: dict[str, list[Any]], frame: tuple[int, int, int, int]) -> dict[str, list[Any]]:

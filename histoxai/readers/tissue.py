@@ -12,8 +12,8 @@ from histoxai.readers.slidefiles import read_region
 from histoxai.readers.tiling import Plan
 
 _LONGEST = 4096  # px of a thumbnail's longer side
-_MICROMETRES = 8.0  # per px of a thumbnail, or finer for small tiles: tissue is told by colour, not by cells
-_PER_TILE = 16  # px of a thumbnail across a tile, at least
+_MICROMETRES = 4.0  # per px of a thumbnail, or finer for small tiles: tissue is told by colour, not by cells
+_PER_TILE = 32  # px of a thumbnail across a tile, at least
 _BLOCK = 2048  # px of a level that are read at once
 _CHROMA = (14, 40)  # bounds of the threshold: glass varies by less than the one, tissue is stronger than the other
 
