@@ -91,10 +91,15 @@ class SlideReader:
         self._drawn: Kept[Annotation] = Kept(partial(_reload, {t.drawn: t.path for t in scanned}, settings), 2)
 
     def _scan(self, root: Path, slides: dict[str, Path]) -> list[_Tiles]:
-        scanned, refused = [], []
+        scanned: list[_Tiles] = []
+        refused: list[str] = []
+        series: set[tuple[Path, str]] = set()
         for name, path in slides.items():
             below = path.relative_to(root).as_posix() if path != root else path.name
             try:
+                if path.suffix.lower() == ".dcm" and _seen(path, series):
+                    self.index.files.append((below, path.stat().st_size))
+                    continue
                 scanned.append(self._scan_slide(name, path, len(slides)))
             except InputRefused as error:
                 if self._settings.skip_bad:
@@ -102,21 +107,24 @@ class SlideReader:
                 else:
                     refused.append(str(error))  # all of them at once, rather than one a try
                 continue
-            base = path.parent if path == root else root
-            files = [(p.relative_to(base).as_posix(), p.stat().st_size) for p in parts_of(path)]
-            drawn = scanned[-1].drawn
-            self.index.files += (
-                [*files, (f"annotation of {name}: {drawn.name}", drawn.stat().st_size)] if drawn else files
-            )
-        if len(refused) > 1:
-            lines = "".join(f"\n  {r}" for r in refused)
-            raise InputRefused(f"{root}: {len(refused)} of {len(slides)} slides cannot be used (--skip-bad):{lines}")
-        if refused:
+            self._list_files(path.parent if path == root else root, scanned[-1])
+        if len(refused) == 1:
             raise InputRefused(refused[0])
+        if refused:
+            raise InputRefused(
+                f"{root}: {len(refused)} of {len(slides)} slides cannot be used (--skip-bad leaves them out):"
+                + "".join(f"\n  {why}" for why in refused)
+            )
         if not scanned:
             reasons = "".join(f"\n  {why}" for _, why in self.index.left_out)
             raise InputRefused(f"{root}: none of its {len(slides)} slides can be used:{reasons}")
         return scanned
+
+    def _list_files(self, base: Path, tiles: _Tiles) -> None:
+        files = [(p.relative_to(base).as_posix(), p.stat().st_size) for p in parts_of(tiles.path)]
+        if tiles.drawn:
+            files.append((f"annotation of {tiles.name}: {tiles.drawn.name}", tiles.drawn.stat().st_size))
+        self.index.files += files
 
     def _scan_slide(self, name: str, path: Path, slides: int) -> _Tiles:
         require_whole(path)
@@ -251,6 +259,17 @@ class SlideReader:
         if not plan.resized:
             return pixels
         return np.asarray(cv2.resize(pixels, (plan.size, plan.size), interpolation=cv2.INTER_AREA))
+
+
+def _seen(path: Path, series: set[tuple[Path, str]]) -> bool:
+    # DICOM: any file of a series opens the whole slide
+    require_whole(path)
+    with open_slide(path) as slide:
+        key = path.parent, slide.properties.get("openslide.quickhash-1", path.name)
+    if key in series:
+        return True
+    series.add(key)
+    return False
 
 
 def _reload(slides: dict[Path | None, Path], settings: Ingest, drawn: Path) -> Annotation:

