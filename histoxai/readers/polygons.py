@@ -38,7 +38,7 @@ class Polygons:
         self.names = sorted(self._drawn)
 
     def _why(self) -> str:
-        return f" ({', '.join(f'{n} {what}' for what, n in self.notes.items())})" if self.notes else ""
+        return f" ({', '.join(f'{n} {what}' for what, n in (+self.notes).items())})" if +self.notes else ""
 
     def _shape(self, path: Path, number: int, feature: dict[str, Any]) -> tuple[str, Any] | None:
         shapely, geometry = self._shapely, feature.get("geometry")
@@ -57,13 +57,14 @@ class Polygons:
             raise InputRefused(f"{path}: feature {number} is not a {kind} ({error}); {_EXPORT}") from error
         if shape.is_empty or not np.isfinite(shapely.get_coordinates(shape)).all():
             raise InputRefused(f"{path}: feature {number} has no or no finite coordinates; {_EXPORT}")
-        if not shape.is_valid:
-            self.notes["that crossed themselves, repaired"] += 1
+        broken = not shape.is_valid
+        if broken:
             pieces = shapely.get_parts(shapely.make_valid(shape))
             shape = shapely.union_all([p for p in pieces if p.geom_type in _KINDS])
         if shape.area == 0:
             self.notes["without an area"] += 1
             return None
+        self.notes["that crossed themselves, repaired"] += broken
         return name, shape
 
     def _cut(self, path: Path, drawn: dict[str, list[Any]], frame: tuple[int, int, int, int]) -> dict[str, list[Any]]:

@@ -204,7 +204,7 @@ class SlideReader:
         notes, mpp = self.index.notes, self.index.mpp
         if given := [t.name for t in scanned if not t.plan.own]:
             notes.append(
-                f"--mpp {mpp:g} is taken as the full resolution of slides that state none to believe: {_few(given)}"
+                f"--mpp {mpp:g} is taken for the full resolution of slides without a credible one: {_few(given)}"
             )
         if asked := [t.name for t in scanned if t.plan.own and t.plan.resized]:
             notes.append(f"tiles at {mpp:g} micrometres per pixel are shrunk from a finer level: {_few(asked)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -91,19 +92,26 @@ def require_whole(path: Path) -> None:
         raise InputRefused(f"{path}: is empty; copy it again from the source")
     if path.suffix.lower() not in _BASELINE:
         return
+    if (end := _end_of_tiles(path)) > size:
+        raise InputRefused(f"{path}: is truncated ({size} of at least {end} bytes); copy it again")
+
+
+def _end_of_tiles(path: Path) -> int:
+    # Where the last tile of a TIFF ends, 0 where that cannot be told. What tifffile says of an odd file, also in its
+    # log, does not matter: OpenSlide is the judge.
+    log = logging.getLogger("tifffile")
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)
     try:
         import tifffile
 
         with tifffile.TiffFile(path) as file:
-            ends = [
-                start + count
-                for page in file.pages
-                for start, count in zip(page.dataoffsets, page.databytecounts, strict=False)
-            ]
-    except Exception:  # what this library makes of an odd file does not matter: OpenSlide is the judge
-        return
-    if ends and max(ends) > size:
-        raise InputRefused(f"{path}: is truncated ({size} of at least {max(ends)} bytes); copy it again")
+            pages = [zip(p.dataoffsets, p.databytecounts, strict=False) for p in file.pages]
+            return max((start + count for page in pages for start, count in page), default=0)
+    except Exception:
+        return 0
+    finally:
+        log.setLevel(level)
 
 
 def open_slide(path: Path) -> Any:
