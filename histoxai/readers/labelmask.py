@@ -12,7 +12,7 @@ from PIL import Image, ImageSequence
 from histoxai.errors import InputRefused, UsageError
 
 _MOST = 1 << 28  # pixels; a larger mask takes more memory than it is worth
-_VALUES = ("1", "L", "P", "I;16", "I")
+_VALUES = ("1", "L", "P", "I;16", "I;16L", "I;16B", "I")
 
 
 def value_names(class_map: Sequence[str]) -> dict[int, str]:
@@ -132,5 +132,7 @@ def read_mask(path: Path) -> np.ndarray:
         if grey:
             return np.ascontiguousarray(values[..., 0])
     if mode not in _VALUES:
-        raise InputRefused(f"{path}: is a coloured image (mode {mode}); export a mask with one value a class")
+        raise InputRefused(
+            f"{path}: has mode {mode}; expected a mask with one whole number a class: export it as grey or indexed"
+        )
     return values.astype(np.uint8) if values.dtype == bool else values

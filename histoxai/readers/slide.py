@@ -150,8 +150,9 @@ class SlideReader:
         least = MIN_TISSUE if self._settings.min_tissue is None else self._settings.min_tissue
         if least == 0:
             return x, y
-        image, scale = overview(slide, path, plan)
-        enough = shares(find_tissue(image), x / scale, y / scale, plan.extent / scale) >= least - 1e-9
+        image, (across, down) = overview(slide, path, plan)
+        size = plan.extent / across, plan.extent / down
+        enough = shares(find_tissue(image), x / across, y / down, size) >= least - 1e-9
         if not enough.any():
             raise InputRefused(
                 f"{path}: none of its {len(x)} tiles has {least:g} of tissue; is it blank? --min-tissue 0 keeps all"

@@ -87,7 +87,10 @@ def require_whole(path: Path) -> None:
     """Raise InputRefused for what cannot be a slide, and for a TIFF that ends before its last tile does."""
     if path.is_dir():
         raise InputRefused(f"{path}: is a folder; expected a slide: rename it")
-    size = path.stat().st_size
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise InputRefused(f"{path}: cannot be read: {error.strerror or error}; remove the link, or mend it") from error
     if size == 0:
         raise InputRefused(f"{path}: is empty; copy it again from the source")
     if path.suffix.lower() not in _BASELINE:

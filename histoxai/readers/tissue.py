@@ -18,25 +18,25 @@ _BLOCK = 2048  # px of a level that are read at once
 _CHROMA = (14, 40)  # bounds of the threshold: glass varies by less than the one, tissue is stronger than the other
 
 
-def overview(slide: Any, path: Path, plan: Plan) -> tuple[np.ndarray, float]:
-    """A thumbnail (h, w, 3) uint8 of the whole slide, and how many level-0 px one of its px is.
+def overview(slide: Any, path: Path, plan: Plan) -> tuple[np.ndarray, tuple[float, float]]:
+    """A thumbnail (h, w, 3) uint8 of the whole slide, and how many level-0 px one of its px is wide and high.
 
     Read block by block, since a slide may have no small level.
     """
     width, height = slide.dimensions
     scale = max(1.0, min(plan.extent / _PER_TILE, _MICROMETRES / plan.mpp), max(width, height) / _LONGEST)
+    out = np.empty((max(1, int(height / scale)), max(1, int(width / scale)), 3), np.uint8)
+    across, down = width / out.shape[1], height / out.shape[0]  # its px fill the slide, also at the far edges
     level = slide.get_best_level_for_downsample(scale * 1.01)
     downsample = slide.level_downsamples[level]
-    out = np.empty((max(1, int(height / scale)), max(1, int(width / scale)), 3), np.uint8)
     block = max(1, int(_BLOCK * downsample / scale))
     for y in range(0, out.shape[0], block):
         for x in range(0, out.shape[1], block):
             part = out[y : y + block, x : x + block]
-            size = tuple(max(1, round(n * scale / downsample)) for n in (part.shape[1], part.shape[0]))
-            place = (round(x * scale), round(y * scale))
-            pixels = read_region(slide, path, place, level, (size[0], size[1]))
+            size = max(1, int(part.shape[1] * across / downsample)), max(1, int(part.shape[0] * down / downsample))
+            pixels = read_region(slide, path, (round(x * across), round(y * down)), level, size)
             part[:] = cv2.resize(pixels, (part.shape[1], part.shape[0]), interpolation=cv2.INTER_AREA)
-    return out, scale
+    return out, (across, down)
 
 
 def find_tissue(image: np.ndarray) -> np.ndarray:
@@ -80,15 +80,16 @@ def _without_specks(mask: np.ndarray, area: int, holes: bool = False) -> np.ndar
     return np.asarray(mask ^ small[labels])
 
 
-def shares(mask: np.ndarray, x: np.ndarray, y: np.ndarray, side: float) -> np.ndarray:
-    """(n) float64: share of True in squares of a mask (h, w) bool, exact also where they cut its pixels.
+def shares(mask: np.ndarray, x: np.ndarray, y: np.ndarray, size: tuple[float, float]) -> np.ndarray:
+    """(n) float64: share of True in rectangles of a mask (h, w) bool, exact also where they cut its pixels.
 
-    x, y: (n) upper-left corners, side: in px of the mask, none of which need be whole; what lies outside is False.
+    x, y: (n) upper-left corners, size: width, height, in px of the mask, none of which need be whole; what lies outside
+    is False.
     """
     total = cv2.integral(mask.astype(np.uint8), sdepth=cv2.CV_64F)
-    right, bottom = x + side, y + side
+    right, bottom = x + size[0], y + size[1]
     area = _sums(total, bottom, right) - _sums(total, y, right) - _sums(total, bottom, x) + _sums(total, y, x)
-    return np.clip(area / side**2, 0.0, 1.0)
+    return np.clip(area / (size[0] * size[1]), 0.0, 1.0)
 
 
 def _sums(total: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:

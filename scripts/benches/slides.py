@@ -40,7 +40,7 @@ def candidates() -> float:
     image = np.kron(rng.integers(120, 255, (64, 64, 3)), np.ones((64, 64, 1))).astype(np.uint8)
     started = time.perf_counter()
     x, y = (v.ravel() for v in np.meshgrid(np.arange(317) * 12.7, np.arange(317) * 12.7))
-    shares(find_tissue(image), x, y, 12.7)
+    shares(find_tissue(image), x, y, (12.7, 12.7))
     return time.perf_counter() - started
 
 

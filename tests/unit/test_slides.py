@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -20,7 +22,7 @@ from histoxai.readers.labelmask import LabelMask
 from histoxai.readers.polygons import Polygons
 from histoxai.readers.slide import SlideReader
 from histoxai.readers.slidefiles import Kept
-from histoxai.readers.tiling import own_mpp
+from histoxai.readers.tiling import Plan, grid, own_mpp
 from histoxai.readers.tissue import find_tissue, shares
 from histoxai.registry import resolve
 from histoxai.settings import Ingest
@@ -117,6 +119,23 @@ def test_between_levels_the_finer_one_is_shrunk(tmp_path: Path) -> None:
     assert facts == {"mpp": 0.5, "mpp_from": "slide", "level": 1, "read_px": 96, "tile_mpp": 1.5, "tiles": 6}
 
 
+def test_tiles_start_where_the_scan_does() -> None:
+    scanned = dict(zip(("x", "y", "width", "height"), ("1000", "501", "700", "300"), strict=True))
+    slide = SimpleNamespace(
+        properties={f"openslide.bounds-{k}": v for k, v in scanned.items()},
+        dimensions=(5001, 3001),
+        level_dimensions=((5001, 3001), (2500, 1500)),
+        level_downsamples=(1.0, 2.0005),
+    )
+    plan = Plan(0.25, True, 1, 64, 64, 2.0005)
+    x, y = grid(slide, plan, 0)
+    assert x.tolist() == [1000, 1128, 1256, 1384, 1512] * 2
+    assert y.tolist() == [501] * 5 + [629] * 5
+    slide.properties = {}
+    x, y = grid(slide, plan, 0)
+    assert (len(x), x[0], x[1], x.max(), y.max()) == (39 * 23, 0, 128, 4865, 2816)
+
+
 def test_resolutions_that_are_refused(tmp_path: Path) -> None:
     for name, mpp in (("fine", 0.5), ("none", None), ("absurd", 500.0)):
         write_slide(tmp_path / f"{name}.tiff", picture(), mpp)
@@ -177,19 +196,23 @@ def test_blank_slides_have_no_tissue(tmp_path: Path, glass: tuple[int, int, int]
         SlideReader(path, Ingest(size=64))
 
 
-def test_tissue_without_glass_is_all_tissue() -> None:
+def test_tissue_without_glass_is_all_tissue(tmp_path: Path) -> None:
     assert find_tissue(picture()).all()
+    path = write_slide(tmp_path / "a.tiff", picture(2111, 1003), levels=4)  # nothing divides these
+    assert len(SlideReader(path, Ingest(size=100, overlap=37, min_tissue=1.0)).index) == 32 * 15
 
 
 def test_shares_are_exact_areas() -> None:
     rng = np.random.default_rng(2)
     mask = rng.random((40, 30)) < 0.5
     x, y, side = rng.uniform(-3, 25, 50), rng.uniform(-3, 36, 50), 6.3
-    got = shares(mask, x, y, side)
+    got = shares(mask, x, y, (side, 4.1))
     pixels = shapely.box(*np.meshgrid(np.arange(30), np.arange(40)), *np.meshgrid(np.arange(1, 31), np.arange(1, 41)))
     for k in range(50):
-        tile = shapely.box(x[k], y[k], x[k] + side, y[k] + side)
-        assert got[k] == pytest.approx(shapely.area(shapely.intersection(pixels[mask], tile)).sum() / side**2, abs=1e-9)
+        tile = shapely.box(x[k], y[k], x[k] + side, y[k] + 4.1)
+        assert got[k] == pytest.approx(
+            shapely.area(shapely.intersection(pixels[mask], tile)).sum() / side / 4.1, abs=1e-9
+        )
 
 
 def test_annotated_tiles_have_the_class_that_covers_enough(tmp_path: Path) -> None:
@@ -355,7 +378,7 @@ def test_masks_that_are_refused(tmp_path: Path) -> None:
         (np.ones((96, 128), np.uint8), (), r"values 1 mean; name them with --class-map"),
         (np.full((96, 128), 2, np.uint8), named, "has values 2, none of which"),
         (np.ones((96, 160), np.uint8), named, "160 x 96 px have not the shape of the slide"),
-        (np.arange(96 * 128 * 3, dtype=np.uint8).reshape(96, 128, 3), named, "coloured image"),
+        (np.arange(96 * 128 * 3, dtype=np.uint8).reshape(96, 128, 3), named, "has mode RGB; expected a mask"),
     ):
         Image.fromarray(image).save(mask)
         with pytest.raises(InputRefused, match=rf"mask\.png.*{why}"):
@@ -380,6 +403,15 @@ def test_annotations_find_their_slides(tmp_path: Path) -> None:
     Image.fromarray(np.ones((96, 128), np.uint8)).save(tmp_path / "b_mask.tif")
     both = SlideReader(tmp_path, Ingest(annotations=tmp_path, class_map=("1=N",), **ALL))
     assert np.bincount(both.index.label).tolist() == [48, 1]
+    inner = tmp_path / "drawn" / "deep"
+    for name in ("a", "b"):
+        inner.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((96, 128), 2, np.uint8)).save(inner / f"{name}.tif")
+    (tmp_path / "b_mask.tif").unlink()
+    below = SlideReader(tmp_path, Ingest(annotations=tmp_path / "drawn", class_map=("2=N",), **ALL))
+    assert set(below.index.group) == {"a", "b"}  # the masks are no slides
+    shutil.rmtree(inner)
+    Image.fromarray(np.ones((96, 128), np.uint8)).save(tmp_path / "b_mask.tif")
     write_geojson(tmp_path / "a.json", feature("T", square(0, 0, 64)))
     with pytest.raises(InputRefused, match="has 2 annotations"):
         SlideReader(tmp_path, Ingest(annotations=tmp_path, class_map=("1=N",), **ALL))
@@ -390,17 +422,24 @@ def test_files_that_are_no_slides(tmp_path: Path) -> None:
     (tmp_path / "text.svs").write_text("no slide")
     (tmp_path / "empty.svs").touch()
     (tmp_path / "folder.svs").mkdir()
+    (tmp_path / "gone.svs").symlink_to(tmp_path / "nowhere")
     (tmp_path / "cut.tif").write_bytes(good.read_bytes()[:-3000])
     (tmp_path / "head.tif").write_bytes(good.read_bytes()[:300])
     with pytest.raises(InputRefused) as caught:
         SlideReader(tmp_path, Ingest(**ALL))
     lines = str(caught.value).splitlines()
-    assert len(lines) == 6
-    for words in ("text.svs: is not a slide", "empty.svs: is empty", "folder.svs: is a folder", "head.tif: is not a"):
+    assert len(lines) == 7
+    for words in (
+        "text.svs: is not a slide",
+        "empty.svs: is empty",
+        "folder.svs: is a folder",
+        "head.tif: is not a",
+        "gone.svs: cannot be read",
+    ):
         assert sum(words in line for line in lines) == 1, words
     assert sum("cut.tif: is truncated" in line or "cut.tif: is not a slide" in line for line in lines) == 1
     reader = SlideReader(tmp_path, Ingest(skip_bad=True, **ALL))
-    assert len(reader.index.left_out) == 5
+    assert len(reader.index.left_out) == 6
     assert set(reader.index.group) == {"good"}
     with pytest.raises(InputRefused, match="no such file"):
         SlideReader(tmp_path / "nothing.svs", Ingest())
