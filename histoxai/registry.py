@@ -20,6 +20,7 @@ ENTRIES: dict[str, dict[str, str]] = {
         "zarr": "histoxai.readers.zarrs:ZarrReader",
         "npy": "histoxai.readers.npy:NpyReader",
         "pairs": "histoxai.readers.pairs:PairsReader",
+        "slide": "histoxai.readers.slide:SlideReader",
         "folder": "histoxai.readers.folder:FolderReader",
     },
     "classifier": {

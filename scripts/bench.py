@@ -12,6 +12,7 @@ from benches.ingest import bench_ingest
 from benches.malloc import bench_malloc
 from benches.read import bench_read
 from benches.score import bench_score
+from benches.slides import bench_slides
 from benches.workers import bench_memory, bench_workers
 
 BENCHES = {
@@ -23,6 +24,7 @@ BENCHES = {
     "explain-resnet18": bench_resnet18,
     "explain-bf16": bench_bf16,
     "explain-memory": bench_explain_memory,
+    "slides": bench_slides,
     "workers": bench_workers,
     "memory": bench_memory,
 }
