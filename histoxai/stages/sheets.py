@@ -14,6 +14,7 @@ from histoxai.plots.sheet import Band, Section, Strip, Tile, draw_sheet
 from histoxai.progress import Progress
 from histoxai.store.files import write_atomically
 from histoxai.store.patches import Patches
+from histoxai.transforms.quality import QUALITY
 
 # Patches on one sheet: six lines of eight.
 MOST = 48
@@ -23,13 +24,12 @@ _UNLABELLED = "unlabelled"
 def contact_sheets(source: Path, folder: Path, progress: Progress) -> list[Path]:
     """Write `folder/<class>.png` for every class of a complete patch store; patches are chosen by hash of patch_id.
 
-    Under a patch stand the quality numbers that the store has of it (arrays below `qc/`). Returns the files. Raises
+    Under a patch stand its quality numbers. Returns the files. Raises
     InputRefused where `folder` is a file or lies in the store.
     """
     check_folder(folder, source)
     patches = Patches(source)
-    quality = {path.split("/", 1)[1]: patches.store.read(path) for path in patches.store.arrays("qc")}
-    numbers = {name: values for name, values in quality.items() if values.ndim == 1 and values.dtype.kind in "fiub"}
+    numbers = dict(zip(QUALITY, patches.store.read("quality").T, strict=True))
     made = []
     names = [*patches.classes, _UNLABELLED]  # label -1 is the last
     files = _file_names(names)

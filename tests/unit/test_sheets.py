@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import zarr
 from PIL import Image
 
 from histoxai.plots import sheet
 from histoxai.plots.sheet import Band, Section, Strip, Tile, draw_sheet, in_lines, shorten
 from histoxai.settings import Augmentation
 from histoxai.store.patches import Patches
+from histoxai.transforms.quality import quality
 from tests.conftest import CLASSES, done, run, write_diagset
 
 FONT = sheet._font(12, False)
@@ -125,15 +125,12 @@ def test_quality_numbers_stand_under_their_patch(store: Path, tmp_path: Path, dr
     from histoxai.stages.sheets import contact_sheets
 
     done("ingest", store.parent / "diagset", "-o", tmp_path / "q.zarr", "--classes", "A")
-    group = zarr.open_group(tmp_path / "q.zarr", mode="r+", use_consolidated=False)
-    values = np.linspace(0, 1, 24).astype(np.float32)
-    values[3] = np.nan
-    group.create_array("qc/tissue", data=values)
-    group.create_array("qc/focus", data=np.arange(24, dtype=np.int32))
     contact_sheets(tmp_path / "q.zarr", tmp_path / "sheets", Silent())
-    notes = [strip.tiles[0].note for strip in strips(drawn[0][2])]
-    assert notes[0] == "focus 0  tissue 0"
-    assert notes[3:5] == ["focus 3  tissue -", "focus 4  tissue 0.174"]
+    patches = Patches(tmp_path / "q.zarr")
+    row = int(patches.rows("all", 48)[3])
+    blur, pen, background, saturation = quality(patches.read([row])[0]).tolist()
+    wanted = f"blur {blur:.3g}  pen {pen:.3g}\nbackground {background:.3g}  saturation {saturation:.3g}"
+    assert strips(drawn[0][2])[3].tiles[0].note == wanted
 
 
 def test_names_of_sheets_are_safe_and_of_one_class_each() -> None:
