@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from pathlib import Path
 
@@ -61,13 +60,9 @@ def check_folder(folder: Path, *inputs: Path) -> None:
 
 
 def _numbers(quality: dict[str, np.ndarray], row: int) -> str:
-    # four in two lines: more would not be readable under a tile
-    parts = [f"{name} {_short(values[row])}" for name, values in list(quality.items())[:4]]
-    return "\n".join("  ".join(parts[k : k + 2]) for k in range(0, len(parts), 2))
-
-
-def _short(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3g}"
+    # two short lines: more would not be readable under a tile
+    blur, pen, background = (quality[name][row] for name in ("blur", "pen", "background"))
+    return f"blur {blur:.2f}  pen {pen:.2f}\nbackground {background:.2f}"
 
 
 def _file_names(names: list[str]) -> list[str]:
