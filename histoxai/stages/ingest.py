@@ -15,6 +15,7 @@ from histoxai.readers.base import Index, Reader, require_folder
 from histoxai.registry import names, resolve
 from histoxai.settings import Ingest, Work
 from histoxai.store.create import create_or_match, discard, match
+from histoxai.store.mirror import fetch_tree
 from histoxai.store.patches import IMAGES, TARGETS, image_item
 from histoxai.store.work import Task, do_items
 
@@ -31,6 +32,9 @@ def ingest(
     Raises InputRefused for anything in the source that cannot be used. Shards that are done stay.
     """
     provenance.keep_apart(output, source)
+    for place in (source, settings.annotations, settings.metadata, settings.stain_reference):
+        if place is not None and work.feed is None:
+            fetch_tree(place, progress)
     name, reason = recognise(source, settings.format)
     progress.say(f"{source}: reading as {name} ({reason})")
     reader: Reader = resolve("reader", name)(source, settings)

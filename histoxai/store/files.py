@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from histoxai.errors import HistoxaiError
+from histoxai.places import is_mirror
+from histoxai.store import remote
 
 # What another host left is taken for abandoned after a day.
 _ABANDONED = 24 * 3600.0
@@ -69,9 +71,18 @@ def cannot(path: Path, what: str, error: OSError) -> HistoxaiError:
 def write_atomically(path: Path, data: bytes, durable: bool = True) -> None:
     """Write beside the place, fsync, rename, fsync the folder; leaves no temporary file behind.
 
-    durable: whether it has to outlive a power cut, for which the syncs are. Raises HistoxaiError where the
-    system refuses.
+    durable: whether it has to outlive a power cut, for which the syncs are. What belongs on storage goes there first.
+    Raises HistoxaiError where the system, or storage, refuses.
     """
+    if is_mirror(path) and remote.travels(path):
+        remote.put(path, data)
+        if remote.is_bulk(path):
+            path.unlink(missing_ok=True)  # one that was fetched earlier
+            return
+    _write(path, data, durable)
+
+
+def _write(path: Path, data: bytes, durable: bool) -> None:
     for last_try in (False, False, True):
         temporary = temporary_beside(path)
         try:
@@ -97,11 +108,26 @@ def write_atomically(path: Path, data: bytes, durable: bool = True) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """`write_atomically` of readable JSON (strict: no NaN)."""
-    write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+    write_atomically(path, _json(value))
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def remove(path: Path) -> None:
+    """Remove a file of a store, if it is there; from storage too."""
+    if is_mirror(path):
+        remote.remove([path])
+    path.unlink(missing_ok=True)
 
 
 def write_new(path: Path, value: Any) -> None:
     """JSON at a place where there may be one already: then that one stays, whoever wrote it."""
+    if is_mirror(path):
+        data = _json(value)
+        _write(path, data if remote.put_new(path, data) else remote.get(path), durable=False)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     write_json(temporary, value)

@@ -10,7 +10,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from histoxai.places import is_mirror
 from histoxai.provenance import canonical, checksum, file_checksum
+from histoxai.store import remote
 from histoxai.store.files import read_json
 
 DONE = "_done"
@@ -75,10 +77,7 @@ def bad_files(root: Path, record: dict[str, Any], verify: bool) -> Iterator[str]
     """The files of a record that are missing or of another size or, with `verify`, of another checksum."""
     for entry in record["files"]:
         path = root / entry["path"]
-        try:
-            size = path.stat().st_size
-        except OSError:
-            size = None
+        size = _size(path)
         wrong = size != entry.get("size")  # an all-fill shard has size None and no file
         if wrong or (verify and size is not None and _checksum(path) != entry.get("checksum")):
             yield entry["path"]
@@ -93,9 +92,18 @@ def digest(root: Path, names: list[str] | None = None) -> str:
     return state.hexdigest()
 
 
+def _size(path: Path) -> int | None:
+    if is_mirror(path):  # what counts is there, not here
+        return remote.size(path)
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
 def _checksum(path: Path) -> str | None:
     try:
-        return file_checksum(path)
+        return remote.checksum(path) if is_mirror(path) else file_checksum(path)
     except OSError:  # what cannot be read is not what was written
         return None
 
