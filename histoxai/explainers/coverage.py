@@ -89,7 +89,7 @@ def _masks_command(maps: Store, masks: Store) -> str:
     split = maps.header["settings"]["split"]
     folder = masks.path.parent
     place = {k: seen_from(Path(), found_from(folder, v["path"])) for k, v in masks.header["parents"].items()}
-    output = masks.path.with_name(f"{masks.path.stem}-{split}.zarr")
+    output = shown(str(masks.path.with_name(f"{masks.path.stem}-{split}.zarr")))
     return shlex.join(
         [
             "histoxai",
@@ -100,7 +100,7 @@ def _masks_command(maps: Store, masks: Store) -> str:
             "--split",
             split,
             "-o",
-            shown(str(output)),
+            output,
         ]
     )
 

@@ -100,9 +100,8 @@ class Lineage:
             ("maps", self.maps.path, self.maps.digest(), self.maps.header),
             ("scores", self.scores.path, self.scores.digest(SCORES), self.scores.header),
         ]
-        return [
-            {"name": n, "path": shown(str(p)), "digest": d, "command": h["run"]["command"]} for n, p, d, h in stores
-        ]
+        rows = [{"name": n, "path": str(p), "digest": d, "command": h["run"]["command"]} for n, p, d, h in stores]
+        return list(shown(rows))
 
 
 def resolve_lineage(path: Path, moved: Mapping[str, Path | None], allow_partial: bool = False) -> Lineage:

@@ -76,8 +76,8 @@ def fetch_tree(path: Path, progress: Progress) -> None:
     total, free = sum(size for size, _ in todo.values()), shutil.disk_usage(mirrors()).free
     if total > free:
         raise HistoxaiError(
-            f"{shown(str(path))}: {total / 1e9:.1f} GB are to come and {mirrors()} has room for {free / 1e9:.1f}; name a "
-            "larger folder with HISTOXAI_CACHE"
+            f"{shown(str(path))}: {total / 1e9:.1f} GB are to come, {mirrors()} has room for {free / 1e9:.1f}; "
+            "name a larger folder with HISTOXAI_CACHE"
         )
     progress.say(f"{shown(str(path))}: fetching {len(todo)} files, {total / 1e6:.0f} MB")
     progress.start("files fetched", len(todo))
@@ -117,8 +117,8 @@ def upload_new(path: Path) -> None:
 def publish(made: Path, path: Path, last: str, is_same: Callable[[bytes], bool]) -> None:
     """Put a store that was made in a folder beside it on storage, where nobody has begun it.
 
-    The first root `zarr.json` claims the place. One that was begun and `is_same` is finished, by whoever comes by: `last`
-    is the file that says it is whole.
+    The first root `zarr.json` claims the place. One that was begun and `is_same` is finished, by whoever comes by:
+    `last` is the file that says it is whole.
     """
     root = path / "zarr.json"
     if remote.put_new(root, (made / "zarr.json").read_bytes()) or is_same(remote.get(root)):

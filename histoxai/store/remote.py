@@ -170,9 +170,10 @@ def _object(path: Path) -> tuple[Any, str, Any]:
     mark = (os.getpid(), bucket, *(v for k, v in sorted(os.environ.items()) if k.startswith("AWS_")))
     if mark not in _clients:
         address = endpoint()
+        where: dict[str, Any] = {"endpoint": address} if address else {}
         _clients[mark] = obstore.store.S3Store(
             bucket,
-            **({"endpoint": address} if address else {}),
+            **where,
             client_options={"allow_http": address.startswith("http://"), "timeout": "90s", "connect_timeout": "5s"},
             retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=60)},
         )
@@ -205,7 +206,7 @@ def _refusal(path: Path, said: str) -> HistoxaiError:
         return InputRefused(f"{place}: there is no bucket '{bucket}' at {endpoint() or 'Amazon S3'}; check its name")
     if any(word in said for word in ("PermissionDenied", "Unauthenticated", *_DENIED)):
         return InputRefused(
-            f"{place}: access denied; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION, and what they may do"
+            f"{place}: access denied; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, and what they allow"
         )
     # the rest of what the library says is its own innards, and the server's page
     reason = said.split("\n")[0].partition("<?xml")[0].partition(": ")[2][:200].strip(" :")
