@@ -91,17 +91,7 @@ def _masks_command(maps: Store, masks: Store) -> str:
     place = {k: seen_from(Path(), found_from(folder, v["path"])) for k, v in masks.header["parents"].items()}
     output = shown(str(masks.path.with_name(f"{masks.path.stem}-{split}.zarr")))
     return shlex.join(
-        [
-            "histoxai",
-            "masks",
-            place["patches"],
-            "--model",
-            place["segmenter"],
-            "--split",
-            split,
-            "-o",
-            output,
-        ]
+        ["histoxai", "masks", place["patches"], "--model", place["segmenter"], "--split", split, "-o", output]
     )
 
 

@@ -18,10 +18,20 @@ import zarr
 
 from histoxai.errors import Damaged, HistoxaiError, InputRefused, SettingsDiffer
 from histoxai.places import is_mirror
-from histoxai.provenance import NUMERICS_VERSION, file_checksum, fingerprint, first_difference, plain, run_facts
-from histoxai.store import mirror, remote
+from histoxai.provenance import NUMERICS_VERSION, fingerprint, first_difference, plain, run_facts
+from histoxai.store import mirror
 from histoxai.store.files import cannot, remove, sweep, sync_folder, sync_tree, temporary_beside, write_json, write_new
-from histoxai.store.records import DONE, is_done, item_path, read_item, read_record, record_path, sealed
+from histoxai.store.records import (
+    DONE,
+    checksum_of,
+    is_done,
+    item_path,
+    read_item,
+    read_record,
+    record_path,
+    sealed,
+    size_of,
+)
 from histoxai.store.schema import ArraySpec, index_specs
 from histoxai.store.shards import Item, Store, identity, item_fingerprint
 
@@ -58,7 +68,11 @@ def create_or_match(
 
 def _is_begun(path: Path) -> bool:
     # on storage a store comes file by file, the record of its index last
-    return is_mirror(path) and (path / "zarr.json").exists() and not record_path(path, "index", 0).exists()
+    if not is_mirror(path):
+        return False
+    if not (path / "zarr.json").exists():  # another task that shares this cache is about to fetch it
+        mirror.refresh(path)
+    return (path / "zarr.json").exists() and not record_path(path, "index", 0).exists()
 
 
 def _mend_index(store: Store, index: dict[str, np.ndarray], attrs: dict[str, Any]) -> None:
@@ -180,8 +194,7 @@ def _create(
                 spec.create(temporary)
             write_json(item_path(temporary, item.name), _meta(header, item))
         if is_mirror(path):
-            last = record_path(Path(), "index", 0).as_posix()
-            mirror.publish(temporary, path, last, lambda data: _is_of(data, header))
+            mirror.publish(temporary, path, lambda data: _is_of(data, header))
             return
         sync_tree(temporary)
         try:
@@ -211,12 +224,10 @@ def _write_index_record(
     files = []
     for spec, _ in index_specs(index):
         file = root / spec.file(0)
-        if is_mirror(file) and remote.travels(file):
-            mirror.fetch(file)
-        size = file.stat().st_size if file.exists() else None
+        size = size_of(file)
         files.append({"path": spec.file(0), "size": size})
         if size is not None:
-            files[-1]["checksum"] = file_checksum(file)
+            files[-1]["checksum"] = checksum_of(file)
     mark = fingerprint([NUMERICS_VERSION, "index", identity(header), attrs])
     write_json(record_path(root, "index", 0), sealed({"fingerprint": mark, "files": files}))
 
@@ -227,10 +238,11 @@ def _create_beside(root: Path, spec: ArraySpec) -> None:
         return
     temporary = temporary_beside(root / DONE / "array")
     parent = "/".join(spec.path.split("/")[:-1])
+    if is_mirror(root):
+        _create_there(root, spec, parent, temporary)
+        return
     if parent:
         zarr.open_group(root, mode="a", use_consolidated=False).require_group(parent)
-        if is_mirror(root):
-            mirror.upload_new(root / parent / "zarr.json")
     spec.create(temporary, name="array")
     try:
         os.rename(temporary / "array", place)
@@ -239,8 +251,18 @@ def _create_beside(root: Path, spec: ArraySpec) -> None:
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    if is_mirror(place):
-        mirror.upload_new(place / "zarr.json")
+
+
+def _create_there(root: Path, spec: ArraySpec, parent: str, temporary: Path) -> None:
+    # on storage before it is here
+    try:
+        made = zarr.open_group(temporary, mode="w-")
+        if parent:
+            made.require_group(parent)
+        spec.create(temporary)
+        mirror.upload_new(temporary, root)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _difference_text(path: Path, name: str, old: Any, new: Any, where: str = "") -> str:

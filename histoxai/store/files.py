@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from histoxai.errors import HistoxaiError
-from histoxai.places import is_mirror
 from histoxai.store import remote
 
 # What another host left is taken for abandoned after a day.
@@ -74,15 +73,15 @@ def write_atomically(path: Path, data: bytes, durable: bool = True) -> None:
     durable: whether it has to outlive a power cut, for which the syncs are. What belongs on storage goes there first.
     Raises HistoxaiError where the system, or storage, refuses.
     """
-    if is_mirror(path) and remote.travels(path):
+    if remote.is_there(path):
         remote.put(path, data)
         if remote.is_bulk(path):
-            path.unlink(missing_ok=True)  # one that was fetched earlier
             return
-    _write(path, data, durable)
+    write_here(path, data, durable)
 
 
-def _write(path: Path, data: bytes, durable: bool) -> None:
+def write_here(path: Path, data: bytes, durable: bool = True) -> None:
+    """`write_atomically`, but to this machine only."""
     for last_try in (False, False, True):
         temporary = temporary_beside(path)
         try:
@@ -117,16 +116,16 @@ def _json(value: Any) -> bytes:
 
 def remove(path: Path) -> None:
     """Remove a file of a store, if it is there; from storage too."""
-    if is_mirror(path):
+    if remote.is_there(path):
         remote.remove([path])
     path.unlink(missing_ok=True)
 
 
 def write_new(path: Path, value: Any) -> None:
     """JSON at a place where there may be one already: then that one stays, whoever wrote it."""
-    if is_mirror(path):
+    if remote.is_there(path):
         data = _json(value)
-        _write(path, data if remote.put_new(path, data) else remote.get(path), durable=False)
+        write_here(path, data if remote.put_new(path, data) else remote.get(path), durable=False)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)

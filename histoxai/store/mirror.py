@@ -10,11 +10,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import zarr
+from zarr.buffer import cpu
+from zarr.storage import MemoryStore
 
 from histoxai import signals
 from histoxai.errors import HistoxaiError, InputRefused
@@ -22,10 +26,12 @@ from histoxai.places import found_from, is_mirror, mirrors, shown
 from histoxai.progress import Progress, Silent
 from histoxai.provenance import checksum
 from histoxai.store import remote
-from histoxai.store.files import cannot, temporary_beside
+from histoxai.store.files import cannot, temporary_beside, write_here
 
 _AT_ONCE = 16
 _SMALL = (".json", ".html", ".csv", ".safetensors")
+# Comes last, there and here: who sees it sees all that a store is made with.
+LAST = "_done/index/0.json"
 # Any of these, or a record, says that a folder is ours and not a source.
 _OURS = ("zarr.json", "run.json", "last/identity.json", "data.zarr/zarr.json")
 
@@ -40,7 +46,7 @@ def refresh(path: Path) -> None:
     here = _files(path)
     there = remote.listing(path)
     known = _Known(path)
-    _drop(path, (n for n in here if not known.is_same(n, there.get(n))), everything="zarr.json" not in there)
+    _drop(path, [n for n in here if n not in there], everything="zarr.json" not in there)
     if not there:
         _refresh_object(path)
         return
@@ -50,7 +56,8 @@ def refresh(path: Path) -> None:
     remote.sizes.update({f"{path}/{n}": size for n, (size, _) in there.items()})
     ours = any(n in there for n in _OURS) or any(n.startswith("_done/") for n in there)
     small = [n for n in there if ours and n.endswith(_SMALL) and not known.is_same(n, there[n])]
-    _fetch(path, {n: there[n] for n in small}, known, Silent())
+    _fetch(path, {n: there[n] for n in small if n != LAST}, known, Silent())
+    _fetch(path, {n: there[n] for n in small if n == LAST}, known, Silent())
 
 
 def find_parent(child: Path, name: str) -> Path:
@@ -85,46 +92,57 @@ def fetch_tree(path: Path, progress: Progress) -> None:
     progress.stop()
 
 
-def fetch_below(folder: Path) -> None:
-    """Fetch every file of an array that is read by the Zarr library, which knows nothing of storage."""
-    missing = {n: entry for n, entry in remote.listing(folder).items() if not (folder / n).exists()}
-    _fetch(folder, missing, _Known(folder), Silent())
+def array_in_memory(folder: Path) -> zarr.Array[Any]:
+    """An array that is read by the Zarr library (ids, groups): small, and fetched whole."""
+    names = list(remote.listing(folder))
+    found: dict[str, Any] = {}
+    _all(lambda n: found.update({n: cpu.Buffer.from_bytes(remote.get(folder / n))}), names)
+    return zarr.open_array(MemoryStore(found), mode="r")
 
 
 def fetch(path: Path) -> None:
     """Fetch one file anew; where it is not there, it is not here either."""
-    temporary = temporary_beside(path)
+    pieces = remote.pieces(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            for piece in remote.pieces(path):
-                file.write(piece)
-        os.replace(temporary, path)
+        first = next(pieces, b"")
     except FileNotFoundError:
         path.unlink(missing_ok=True)
+        return
+    temporary = temporary_beside(path)
+    try:
+        for _ in range(3):  # another task's refresh may just remove an empty folder
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError), open(temporary, "wb") as file:
+                file.write(first)
+                for piece in pieces:
+                    file.write(piece)
+                break
+        os.replace(temporary, path)
     except OSError as error:
         raise cannot(path, "written", error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def upload_new(path: Path) -> None:
-    """Put a file of the mirror on storage; where it is there already, that one stays, and is fetched."""
-    if not remote.put_new(path, path.read_bytes()):
-        fetch(path)
+def upload_new(made: Path, root: Path) -> None:
+    """Put the files below a folder, but its own `zarr.json`, on storage and below `root`; those that are there stay."""
+    for name in _files(made):
+        if name != "zarr.json":
+            data = (made / name).read_bytes()
+            write_here(root / name, data if remote.put_new(root / name, data) else remote.get(root / name))
 
 
-def publish(made: Path, path: Path, last: str, is_same: Callable[[bytes], bool]) -> None:
+def publish(made: Path, path: Path, is_same: Callable[[bytes], bool]) -> None:
     """Put a store that was made in a folder beside it on storage, where nobody has begun it.
 
     The first root `zarr.json` claims the place. One that was begun and `is_same` is finished, by whoever comes by:
-    `last` is the file that says it is whole.
+    LAST says that it is whole.
     """
     root = path / "zarr.json"
     if remote.put_new(root, (made / "zarr.json").read_bytes()) or is_same(remote.get(root)):
-        rest = [n for n in _files(made) if n not in ("zarr.json", last)]
+        rest = [n for n in _files(made) if n not in ("zarr.json", LAST)]
         _all(lambda n: remote.put_new(path / n, (made / n).read_bytes()), rest)
-        remote.put_new(path / last, (made / last).read_bytes())
+        remote.put_new(path / LAST, (made / LAST).read_bytes())
     refresh(path)
 
 
@@ -202,24 +220,26 @@ def _files(root: Path) -> list[str]:
     for folder, _, names in os.walk(root):
         inner = os.path.relpath(folder, root)
         found += [n if inner == "." else f"{inner}/{n}" for n in names]
-    return [n for n in found if "_part" not in n.split("/") and not any(p.startswith(".") for p in n.split("/"))]
+    return [n for n in found if remote.travels(n)]
 
 
-def _drop(root: Path, names: Iterable[str], everything: bool) -> None:
+def _drop(root: Path, names: list[str], everything: bool) -> None:
     for name in names:
         (root / name).unlink(missing_ok=True)
     if everything:  # pieces of shards of a store that is gone
         shutil.rmtree(root / "_part", ignore_errors=True)
-    for folder, _, _ in os.walk(root, topdown=False):
-        with suppress(OSError):  # not empty
-            os.rmdir(folder)
+    if names or everything:
+        for folder, _, _ in os.walk(root, topdown=False):
+            with suppress(OSError):  # not empty
+                os.rmdir(folder)
 
 
 def _refresh_object(path: Path) -> None:
-    if path.is_file():
-        path.unlink()
+    remote.sizes.pop(str(path), None)
     if path.parent != Path(mirrors()) and remote.size(path) is not None:
         fetch(path)
+    elif path.is_file():
+        path.unlink()
 
 
 def _own_cache() -> None:

@@ -10,7 +10,6 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from histoxai.places import is_mirror
 from histoxai.provenance import canonical, checksum, file_checksum
 from histoxai.store import remote
 from histoxai.store.files import read_json
@@ -77,9 +76,9 @@ def bad_files(root: Path, record: dict[str, Any], verify: bool) -> Iterator[str]
     """The files of a record that are missing or of another size or, with `verify`, of another checksum."""
     for entry in record["files"]:
         path = root / entry["path"]
-        size = _size(path)
+        size = size_of(path)
         wrong = size != entry.get("size")  # an all-fill shard has size None and no file
-        if wrong or (verify and size is not None and _checksum(path) != entry.get("checksum")):
+        if wrong or (verify and size is not None and checksum_of(path) != entry.get("checksum")):
             yield entry["path"]
 
 
@@ -92,8 +91,9 @@ def digest(root: Path, names: list[str] | None = None) -> str:
     return state.hexdigest()
 
 
-def _size(path: Path) -> int | None:
-    if is_mirror(path):  # what counts is there, not here
+def size_of(path: Path) -> int | None:
+    """Bytes of a file of a store, None where there is none."""
+    if remote.is_there(path):
         return remote.size(path)
     try:
         return path.stat().st_size
@@ -101,9 +101,10 @@ def _size(path: Path) -> int | None:
         return None
 
 
-def _checksum(path: Path) -> str | None:
+def checksum_of(path: Path) -> str | None:
+    """Checksum of a file of a store, None where it cannot be read."""
     try:
-        return remote.checksum(path) if is_mirror(path) else file_checksum(path)
+        return remote.checksum(path) if remote.is_there(path) else file_checksum(path)
     except OSError:  # what cannot be read is not what was written
         return None
 

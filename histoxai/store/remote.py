@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from histoxai.errors import HistoxaiError, InputRefused, UsageError
-from histoxai.places import ENDPOINTS, bucket_and_key, endpoint, shown
+from histoxai.places import ENDPOINTS, bucket_and_key, endpoint, is_mirror, shown
 
 # One part of an upload; also what a connection that has failed repeats.
 _PART = 16 << 20
@@ -28,9 +28,14 @@ _clients: dict[tuple[Any, ...], Any] = {}
 sizes: dict[str, int] = {}
 
 
-def travels(path: Path) -> bool:
-    """Whether a file of the mirror belongs on storage: no temporary file, no piece of an unfinished shard."""
-    parts = bucket_and_key(path)[1].split("/")
+def is_there(path: Path) -> bool:
+    """Whether the place of a file is on storage: in a mirror, no temporary file, no piece of an unfinished shard."""
+    return is_mirror(path) and travels(bucket_and_key(path)[1])
+
+
+def travels(name: str) -> bool:
+    """Whether a file of this path below a mirror belongs on storage."""
+    parts = name.split("/")
     return "_part" not in parts and not any(p.startswith(".") for p in parts)
 
 

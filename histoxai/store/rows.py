@@ -115,7 +115,7 @@ def open_rows(folder: Path, array: zarr.Array[Any], absent: Callable[[int], None
     if layout is not None:
         return ShardRows(folder, layout, absent)
     if is_mirror(folder):
-        mirror.fetch_below(folder)
+        return LibraryRows(mirror.array_in_memory(folder))
     return LibraryRows(array)
 
 
