@@ -109,6 +109,11 @@ def test_the_pipeline_on_storage_is_the_pipeline_on_disk(
         assert arrays(cloud, f"p/{name}.zarr") == array_files(whole), name
         assert digest(f"{p}/{name}.zarr") == Store(whole).digest(), name
 
+    near = tmp_path / "near.zarr"  # a store on disk whose parents are on storage, and theirs beside them
+    done("score", f"{p}/maps.zarr", "--masks", f"{p}/masks.zarr", "-o", near)
+    assert Store(near).header["parents"]["maps"]["path"] == "s3://lab/p/maps.zarr"
+    other_machine(monkeypatch, tmp_path / "machine1")
+    done("report", near, "-o", tmp_path / "report", "--dry-run")
     page = json.loads(done("report", f"{p}/scores.zarr", "-o", f"{p}/report", "--json"))["page"]
     assert page == "s3://lab/p/report/index.html"
     everything = keys(cloud)
