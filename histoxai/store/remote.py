@@ -15,10 +15,12 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from histoxai.errors import HistoxaiError, InputRefused, UsageError
 from histoxai.places import ENDPOINTS, bucket_and_key, endpoint, is_mirror, shown
 
-# One part of an upload; also what a connection that has failed repeats.
+# Bytes that one request moves, about: each has to end within its time-out, and is what a failure repeats.
 _PART = 16 << 20
 _AGAIN = "what is finished is kept: run the same command again to go on"
 _DENIED = ("AccessDenied", "403 Forbidden", "401 Unauthorized", "SignatureDoesNotMatch", "InvalidAccessKeyId")
@@ -48,7 +50,7 @@ def put(path: Path, data: bytes) -> None:
     """Write an object, atomically."""
     store, key, obstore = _object(path)
     with _spoken(path):
-        obstore.put(store, key, data, use_multipart=len(data) > 2 * _PART, chunk_size=_PART)
+        obstore.put(store, key, data, use_multipart=len(data) > _PART, chunk_size=_PART)
     sizes[str(path)] = len(data)
 
 
@@ -75,8 +77,13 @@ def pieces(path: Path) -> Iterator[bytes]:
     """A whole object in pieces; raises FileNotFoundError where there is none."""
     store, key, obstore = _object(path)
     with _spoken(path):
-        for piece in obstore.get(store, key).stream(min_chunk_size=4 << 20):
-            yield bytes(piece)
+        found = obstore.get(store, key)
+        total = found.meta["size"]
+        if total <= _PART:
+            yield bytes(found.bytes())
+            return
+        for start in range(0, total, _PART):
+            yield bytes(obstore.get_range(store, key, start=start, end=min(start + _PART, total)))
 
 
 def remove(paths: Sequence[Path]) -> None:
@@ -154,9 +161,14 @@ class Ranges:
 
     def _get(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         store, key, obstore = _object(self._path)
+        found: list[bytes] = []
         with _spoken(self._path):
-            found = obstore.get_ranges(store, key, starts=[a for a, _ in spans], lengths=[n for _, n in spans])
-        return [bytes(data) for data in found]
+            while len(found) < len(spans):
+                ends = np.cumsum([n for _, n in spans[len(found) :]])
+                some = spans[len(found) :][: max(1, int(np.searchsorted(ends, _PART)))]
+                got = obstore.get_ranges(store, key, starts=[a for a, _ in some], lengths=[n for _, n in some])
+                found += [bytes(data) for data in got]
+        return found
 
 
 # ---- the connection
@@ -179,8 +191,8 @@ def _object(path: Path) -> tuple[Any, str, Any]:
         _clients[mark] = obstore.store.S3Store(
             bucket,
             **where,
-            client_options={"allow_http": address.startswith("http://"), "timeout": "90s", "connect_timeout": "5s"},
-            retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=60)},
+            client_options={"allow_http": address.startswith("http://"), "timeout": "45s", "connect_timeout": "5s"},
+            retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=40)},
         )
     return _clients[mark], key, obstore
 
