@@ -23,6 +23,7 @@ from typing import Any
 
 from histoxai import __version__
 from histoxai.errors import InputRefused
+from histoxai.places import seen_from, shown
 
 # Raised whenever a change makes any stored number differ from what earlier versions wrote.
 NUMERICS_VERSION = 1
@@ -115,7 +116,7 @@ def run_facts() -> dict[str, str]:
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
         "user": user,
-        "command": _whole_command([*sys.argv[1:], *_from_environment(sys.argv[1:])]),
+        "command": shown(_whole_command([*sys.argv[1:], *_from_environment(sys.argv[1:])])),
     }
 
 
@@ -173,7 +174,7 @@ def header(
 
 def parent(path: Path, child: Path, digest: str) -> dict[str, str]:
     """How `child` names a parent: the path as seen from the child's folder, and the digest."""
-    return {"path": os.path.relpath(path.resolve(), child.resolve().parent), "digest": digest}
+    return {"path": seen_from(child.resolve().parent, path), "digest": digest}
 
 
 def keep_apart(output: Path, *inputs: Path) -> None:

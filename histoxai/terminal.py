@@ -28,6 +28,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from histoxai.errors import Interrupted, for_users
+from histoxai.places import mirror, shown, split
 from histoxai.progress import Progress, Silent
 from histoxai.signals import KEPT
 
@@ -43,6 +44,7 @@ class Boundary(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
+            ctx.args = _to_mirrors(ctx.args)
             result = super().invoke(ctx)
             sys.stdout.flush()
             return result
@@ -59,6 +61,28 @@ class Boundary(TyperGroup):
                 raise
             _complain(str(ours))
             raise typer.Exit(ours.exit_code) from None
+
+
+def _to_mirrors(words: list[str]) -> list[str]:
+    """A command's words with each `s3://` place as its folder in the cache, brought up to date.
+
+    Here and not flag by flag: Typer makes paths of them, to which two slashes are one. Variables that stand for flags
+    are changed where they are.
+    """
+    if {"-h", "--help"} & set(words):
+        return words
+    for name, value in os.environ.items():
+        if name.startswith("HISTOXAI_") and value.startswith("s3://"):
+            os.environ[name] = _to_mirror("", value)
+    return [word if (found := split(word)) is None else _to_mirror(*found) for word in words]
+
+
+def _to_mirror(before: str, url: str) -> str:
+    from histoxai.store.mirror import refresh
+
+    place = mirror(url)
+    refresh(place)
+    return f"{before}{place}"
 
 
 def use_threads(threads: int | None, workers: int = 1) -> int:
@@ -95,7 +119,7 @@ def progress(quiet: bool) -> Iterator[Progress]:
 
 def emit(value: Any) -> None:
     """Print one strict JSON object (null for NaN) on stdout."""
-    sys.stdout.write(json.dumps(strict(value), ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.write(json.dumps(shown(strict(value)), ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def strict(value: Any) -> Any:
@@ -129,7 +153,7 @@ def show(summary: dict[str, Any], json: bool, table: Any) -> None:
     elif summary.get("dry_run"):
         out().print("checked; nothing written", highlight=False)
     else:
-        out().print(table(summary))
+        out().print(table(shown(summary)))
 
 
 def show_work(summary: dict[str, Any], only: str | None, json: bool) -> None:
@@ -143,11 +167,13 @@ def show_work(summary: dict[str, Any], only: str | None, json: bool) -> None:
             sys.stdout.write(summary["shards"] + "\n")
     else:
         done = ", ".join(f"{name} {n}" for name, n in summary["done"].items())
-        sys.stdout.write(f"{summary['output']}: {summary['patches']} patches; shards done now: {done}\n")
+        sys.stdout.write(f"{shown(summary['output'])}: {summary['patches']} patches; shards done now: {done}\n")
 
 
 def _complain(message: str) -> None:
-    Console(stderr=True, soft_wrap=True).print(f"histoxai: {message}", markup=False, highlight=False, style="red")
+    Console(stderr=True, soft_wrap=True).print(
+        f"histoxai: {shown(message)}", markup=False, highlight=False, style="red"
+    )
 
 
 class _Lines(Silent):
@@ -178,10 +204,10 @@ class _Lines(Silent):
 
     def say(self, message: str) -> None:
         if not self._quiet:
-            print(message, file=sys.stderr, flush=True)
+            print(shown(message), file=sys.stderr, flush=True)
 
     def warn(self, message: str) -> None:
-        print(f"warning: {message}", file=sys.stderr, flush=True)
+        print(f"warning: {shown(message)}", file=sys.stderr, flush=True)
 
 
 class _Rate(ProgressColumn):
@@ -223,10 +249,10 @@ class _Bars:
             self._bar = None
 
     def say(self, message: str) -> None:
-        self._console.print(message, markup=False, highlight=False)
+        self._console.print(shown(message), markup=False, highlight=False)
 
     def news(self, message: str) -> None:
         self.warn(message)
 
     def warn(self, message: str) -> None:
-        self._console.print(f"warning: {message}", markup=False, highlight=False, style="yellow")
+        self._console.print(f"warning: {shown(message)}", markup=False, highlight=False, style="yellow")

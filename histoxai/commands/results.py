@@ -13,6 +13,7 @@ import typer
 
 from histoxai import flags, registry, settings, tables, terminal
 from histoxai.errors import UsageError
+from histoxai.places import shown
 
 
 def score(
@@ -154,7 +155,7 @@ def report(
     if json:
         terminal.emit(summary)
     else:
-        sys.stdout.write("checked; nothing written\n" if dry_run else f"{summary['page']}\n")
+        sys.stdout.write("checked; nothing written\n" if dry_run else f"{shown(summary['page'])}\n")
 
 
 def info(
@@ -169,7 +170,7 @@ def info(
     if json:
         terminal.emit(summary)
     else:
-        for table in tables.store(summary):
+        for table in tables.store(shown(summary)):
             terminal.out().print(table)
     sys.stdout.flush()
     stage.complain(summary)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from histoxai.errors import Incomplete, InputRefused
 from histoxai.explainers.stored import StoredMethod, stored_methods
+from histoxai.places import found_from, seen_from, shown
 from histoxai.store.shards import Store
 from histoxai.store.state import fill_command, gaps_text, ranges, rows_done
 
@@ -86,10 +87,11 @@ def _same_patches(maps: Store, masks: Store) -> None:
 def _masks_command(maps: Store, masks: Store) -> str:
     # masks of the split that was explained, in a store of their own
     split = maps.header["settings"]["split"]
-    place = {k: os.path.relpath(masks.path.resolve().parent / v["path"]) for k, v in masks.header["parents"].items()}
-    output = masks.path.with_name(f"{masks.path.stem}-{split}.zarr")
+    folder = masks.path.parent
+    place = {k: seen_from(Path(), found_from(folder, v["path"])) for k, v in masks.header["parents"].items()}
+    output = shown(str(masks.path.with_name(f"{masks.path.stem}-{split}.zarr")))
     return shlex.join(
-        ["histoxai", "masks", place["patches"], "--model", place["segmenter"], "--split", split, "-o", str(output)]
+        ["histoxai", "masks", place["patches"], "--model", place["segmenter"], "--split", split, "-o", output]
     )
 
 

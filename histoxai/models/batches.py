@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from histoxai import resources
 from histoxai.errors import HistoxaiError, InputRefused, UsageError
+from histoxai.places import is_mirror
 from histoxai.provenance import keyed_seed
 from histoxai.store.patches import TARGETS, Patches
 
@@ -20,6 +21,7 @@ KEEP_BYTES = 2 << 30
 Augment = Callable[[torch.Tensor, torch.Tensor, int, Sequence[str]], tuple[torch.Tensor, torch.Tensor]]
 # Forked processes that read such a set ahead of the training step.
 LOADERS = 2
+_FORKED: dict[str, Any] = {"num_workers": LOADERS, "prefetch_factor": 1, "multiprocessing_context": "fork"}
 
 
 def pick_device(wanted: str, rank: int = 0, precision: str = "fp32") -> torch.device:
@@ -87,9 +89,8 @@ class Source(Dataset):
             self,
             batch_size=None,
             sampler=cut,
-            num_workers=LOADERS,
-            prefetch_factor=1,
-            multiprocessing_context="fork",
+            # connections to storage do not outlive a fork
+            **({} if is_mirror(self._patches.path) else _FORKED),
             collate_fn=_as_tensors,
         )
         for found in loader:

@@ -14,6 +14,8 @@ import numpy as np
 from histoxai.errors import Incomplete, ParentChanged
 from histoxai.explainers.stored import StoredMethod, stored_methods
 from histoxai.models.runs import Run, open_run
+from histoxai.places import is_mirror, shown
+from histoxai.store.mirror import find_parent
 from histoxai.store.patches import Patches
 from histoxai.store.shards import Store, open_store
 from histoxai.store.state import rows_done
@@ -98,7 +100,8 @@ class Lineage:
             ("maps", self.maps.path, self.maps.digest(), self.maps.header),
             ("scores", self.scores.path, self.scores.digest(SCORES), self.scores.header),
         ]
-        return [{"name": n, "path": str(p), "digest": d, "command": h["run"]["command"]} for n, p, d, h in stores]
+        rows = [{"name": n, "path": str(p), "digest": d, "command": h["run"]["command"]} for n, p, d, h in stores]
+        return list(shown(rows))
 
 
 def resolve_lineage(path: Path, moved: Mapping[str, Path | None], allow_partial: bool = False) -> Lineage:
@@ -112,7 +115,7 @@ def resolve_lineage(path: Path, moved: Mapping[str, Path | None], allow_partial:
 
     def find(name: str, child: Path, header: Mapping[str, Any], key: str | None = None) -> tuple[Path, str]:
         recorded = header["parents"][key or name]
-        place = moved.get(name) or Path(child.resolve().parent, recorded["path"])
+        place = moved.get(name) or find_parent(child, recorded["path"])
         if not place.exists():
             raise ParentChanged(f"{place}: not there, and {child} was made from it; name its place with --{name}")
         return _shortest(place), recorded["digest"]
@@ -165,6 +168,8 @@ def _scored(scores: Store, allow_partial: bool) -> np.ndarray:
 
 def _shortest(place: Path) -> Path:
     # as a user would write it: relative to the working folder where it lies below it
+    if is_mirror(place):
+        return place
     try:
         return place.resolve().relative_to(Path.cwd())
     except ValueError:

@@ -41,6 +41,7 @@ from histoxai.models.checkpoint import load_model
 from histoxai.models.runs import Run, open_run
 from histoxai.progress import Progress
 from histoxai.settings import SANITY, Faithfulness, Work
+from histoxai.store.mirror import find_parent
 from histoxai.store.patches import Patches
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item, Store
@@ -125,7 +126,7 @@ class Probing:
         Raises ParentChanged where one is gone or is not the one that was explained.
         """
         recorded = maps.header["parents"]
-        place = patches or Path(maps.path.resolve().parent, recorded["patches"]["path"])
+        place = patches or find_parent(maps.path, recorded["patches"]["path"])
         if not place.exists():
             raise ParentChanged(f"{place}: not there, and {maps.path} was made from it; name its place with --patches")
         opened, run = Patches(place), open_run(model, "classifier")

@@ -20,6 +20,7 @@ from histoxai.readers.staining import STAINED, Staining, left_as_they_were, stai
 from histoxai.registry import names, resolve
 from histoxai.settings import Ingest, Work
 from histoxai.store.create import create_or_match, discard, match
+from histoxai.store.mirror import fetch_tree
 from histoxai.store.patches import IMAGES, TARGETS, image_item
 from histoxai.store.schema import schema
 from histoxai.store.shards import Store
@@ -40,8 +41,10 @@ def ingest(
 
     Raises InputRefused for anything in the source that cannot be used. Shards that are done stay.
     """
-    others = (settings.metadata, settings.annotations, settings.stain_reference)
-    provenance.keep_apart(output, source, *filter(None, others))
+    others = [p for p in (settings.metadata, settings.annotations, settings.stain_reference) if p is not None]
+    provenance.keep_apart(output, source, *others)
+    for place in (source, *others) if work.feed is None else ():
+        fetch_tree(place, progress)
     name, reason = recognise(source, settings.format)
     progress.say(f"{source}: reading as {name} ({reason})")
     reader: Reader = resolve("reader", name)(source, settings)

@@ -19,6 +19,7 @@ from histoxai.models.fit import Job, fit, forget
 from histoxai.models.records import training_facts, write_history, write_predictions
 from histoxai.models.relatives import leaks_in_words
 from histoxai.models.runs import Run, discard_run, match, open_run
+from histoxai.places import require_local
 from histoxai.progress import Progress
 from histoxai.provenance import keep_apart, keyed_seed
 from histoxai.settings import TrainCls
@@ -43,6 +44,7 @@ def train_cls(
     was made with other settings.
     """
     registry.resolve_name("classifier", settings.arch)
+    require_local(output, "run folders")
     keep_apart(output, source)
     patches = Patches(source)
     if not patches.classes:

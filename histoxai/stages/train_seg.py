@@ -16,6 +16,7 @@ from histoxai.models.fit import Job, fit, forget
 from histoxai.models.records import training_facts, write_history
 from histoxai.models.runs import Run, discard_run, match, open_run
 from histoxai.models.unet import bce_dice, soft_iou
+from histoxai.places import require_local
 from histoxai.progress import Progress
 from histoxai.provenance import keep_apart, keyed_seed
 from histoxai.settings import TrainSeg
@@ -40,6 +41,7 @@ def train_seg(
     Raises InputRefused where the store has no masks or no such splits, SettingsDiffer where the output was
     made with other settings.
     """
+    require_local(output, "run folders")
     keep_apart(output, source)
     patches = Patches(source)
     if not patches.has_targets:

@@ -6,6 +6,7 @@ Of several makers one wins; the others check that they meant the same.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Iterable
@@ -16,9 +17,21 @@ import numpy as np
 import zarr
 
 from histoxai.errors import Damaged, HistoxaiError, InputRefused, SettingsDiffer
-from histoxai.provenance import NUMERICS_VERSION, file_checksum, fingerprint, first_difference, plain, run_facts
-from histoxai.store.files import cannot, sweep, sync_folder, sync_tree, temporary_beside, write_json, write_new
-from histoxai.store.records import DONE, is_done, item_path, read_item, read_record, record_path, sealed
+from histoxai.places import is_mirror
+from histoxai.provenance import NUMERICS_VERSION, fingerprint, first_difference, plain, run_facts
+from histoxai.store import mirror
+from histoxai.store.files import cannot, remove, sweep, sync_folder, sync_tree, temporary_beside, write_json, write_new
+from histoxai.store.records import (
+    DONE,
+    checksum_of,
+    is_done,
+    item_path,
+    read_item,
+    read_record,
+    record_path,
+    sealed,
+    size_of,
+)
 from histoxai.store.schema import ArraySpec, index_specs
 from histoxai.store.shards import Item, Store, identity, item_fingerprint
 
@@ -42,14 +55,24 @@ def create_or_match(
     header = {**header, "items": [item.name for item in items]}
     if force and path.exists():
         discard(path, header["schema"])
-    if not path.exists():
-        _create(path, header, index, items, attrs or {})
+    if not path.exists() or _is_begun(path):
+        # on storage items are added one by one below: what claims a place there is one file, not a whole folder
+        _create(path, header, index, [] if is_mirror(path) else items, attrs or {})
     store = match(path, header, items)
     if not is_done(path, read_record(path, "index", 0)):
         _mend_index(store, index, attrs or {})
     for item in items:
         add_item(store, item)
     return store
+
+
+def _is_begun(path: Path) -> bool:
+    # on storage a store comes file by file, the record of its index last
+    if not is_mirror(path):
+        return False
+    if not (path / "zarr.json").exists():  # another task that shares this cache is about to fetch it
+        mirror.refresh(path)
+    return (path / "zarr.json").exists() and not record_path(path, "index", 0).exists()
 
 
 def _mend_index(store: Store, index: dict[str, np.ndarray], attrs: dict[str, Any]) -> None:
@@ -95,6 +118,8 @@ def discard(path: Path, schema: str) -> None:
     torso = (path / DONE).is_dir() and not _opens(path)
     if any(path.iterdir()) and not torso and _kind(Store(path).schema) != _kind(schema):
         raise InputRefused(f"{path}: is a {Store(path).schema} store, not {schema}; it will not be replaced")
+    if is_mirror(path):
+        mirror.delete_tree(path)
     grave = temporary_beside(path, "old")
     os.rename(path, grave)
     shutil.rmtree(grave)
@@ -134,6 +159,7 @@ def add_item(store: Store, item: Item) -> None:
         if place.exists():  # not as we write it, so it stands for nothing
             with contextlib.suppress(FileNotFoundError):
                 os.replace(place, temporary_beside(place, "old"))
+            remove(place)
         write_new(place, _meta(store.header, item))
     if not _check_item(store, item):
         raise HistoxaiError(f"{place}: cannot be read back; run the same command again")
@@ -167,6 +193,9 @@ def _create(
             for spec in item.specs:
                 spec.create(temporary)
             write_json(item_path(temporary, item.name), _meta(header, item))
+        if is_mirror(path):
+            mirror.publish(temporary, path, lambda data: _is_of(data, header))
+            return
         sync_tree(temporary)
         try:
             os.rename(temporary, path)
@@ -181,16 +210,24 @@ def _create(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _is_of(data: bytes, header: dict[str, Any]) -> bool:
+    # whether a root `zarr.json` that another task wrote is of the same store
+    try:
+        return identity(json.loads(data)["attributes"]["histoxai"]) == identity(header)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
 def _write_index_record(
     root: Path, index: dict[str, np.ndarray], header: dict[str, Any], attrs: dict[str, Any]
 ) -> None:
     files = []
     for spec, _ in index_specs(index):
         file = root / spec.file(0)
-        size = file.stat().st_size if file.exists() else None
+        size = size_of(file)
         files.append({"path": spec.file(0), "size": size})
         if size is not None:
-            files[-1]["checksum"] = file_checksum(file)
+            files[-1]["checksum"] = checksum_of(file)
     mark = fingerprint([NUMERICS_VERSION, "index", identity(header), attrs])
     write_json(record_path(root, "index", 0), sealed({"fingerprint": mark, "files": files}))
 
@@ -201,6 +238,9 @@ def _create_beside(root: Path, spec: ArraySpec) -> None:
         return
     temporary = temporary_beside(root / DONE / "array")
     parent = "/".join(spec.path.split("/")[:-1])
+    if is_mirror(root):
+        _create_there(root, spec, parent, temporary)
+        return
     if parent:
         zarr.open_group(root, mode="a", use_consolidated=False).require_group(parent)
     spec.create(temporary, name="array")
@@ -209,6 +249,18 @@ def _create_beside(root: Path, spec: ArraySpec) -> None:
     except OSError:
         if not (place / "zarr.json").exists():
             raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _create_there(root: Path, spec: ArraySpec, parent: str, temporary: Path) -> None:
+    # on storage before it is here
+    try:
+        made = zarr.open_group(temporary, mode="w-")
+        if parent:
+            made.require_group(parent)
+        spec.create(temporary)
+        mirror.upload_new(temporary, root)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

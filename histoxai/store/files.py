@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from histoxai.errors import HistoxaiError
+from histoxai.store import remote
 
 # What another host left is taken for abandoned after a day.
 _ABANDONED = 24 * 3600.0
@@ -69,9 +70,18 @@ def cannot(path: Path, what: str, error: OSError) -> HistoxaiError:
 def write_atomically(path: Path, data: bytes, durable: bool = True) -> None:
     """Write beside the place, fsync, rename, fsync the folder; leaves no temporary file behind.
 
-    durable: whether it has to outlive a power cut, for which the syncs are. Raises HistoxaiError where the
-    system refuses.
+    durable: whether it has to outlive a power cut, for which the syncs are. What belongs on storage goes there first.
+    Raises HistoxaiError where the system, or storage, refuses.
     """
+    if remote.is_there(path):
+        remote.put(path, data)
+        if remote.is_bulk(path):
+            return
+    write_here(path, data, durable)
+
+
+def write_here(path: Path, data: bytes, durable: bool = True) -> None:
+    """`write_atomically`, but to this machine only."""
     for last_try in (False, False, True):
         temporary = temporary_beside(path)
         try:
@@ -97,11 +107,26 @@ def write_atomically(path: Path, data: bytes, durable: bool = True) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """`write_atomically` of readable JSON (strict: no NaN)."""
-    write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+    write_atomically(path, _json(value))
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def remove(path: Path) -> None:
+    """Remove a file of a store, if it is there; from storage too."""
+    if remote.is_there(path):
+        remote.remove([path])
+    path.unlink(missing_ok=True)
 
 
 def write_new(path: Path, value: Any) -> None:
     """JSON at a place where there may be one already: then that one stays, whoever wrote it."""
+    if remote.is_there(path):
+        data = _json(value)
+        write_here(path, data if remote.put_new(path, data) else remote.get(path), durable=False)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     write_json(temporary, value)

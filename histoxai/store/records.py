@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from histoxai.provenance import canonical, checksum, file_checksum
+from histoxai.store import remote
 from histoxai.store.files import read_json
 
 DONE = "_done"
@@ -75,12 +76,9 @@ def bad_files(root: Path, record: dict[str, Any], verify: bool) -> Iterator[str]
     """The files of a record that are missing or of another size or, with `verify`, of another checksum."""
     for entry in record["files"]:
         path = root / entry["path"]
-        try:
-            size = path.stat().st_size
-        except OSError:
-            size = None
+        size = size_of(path)
         wrong = size != entry.get("size")  # an all-fill shard has size None and no file
-        if wrong or (verify and size is not None and _checksum(path) != entry.get("checksum")):
+        if wrong or (verify and size is not None and checksum_of(path) != entry.get("checksum")):
             yield entry["path"]
 
 
@@ -93,9 +91,20 @@ def digest(root: Path, names: list[str] | None = None) -> str:
     return state.hexdigest()
 
 
-def _checksum(path: Path) -> str | None:
+def size_of(path: Path) -> int | None:
+    """Bytes of a file of a store, None where there is none."""
+    if remote.is_there(path):
+        return remote.size(path)
     try:
-        return file_checksum(path)
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def checksum_of(path: Path) -> str | None:
+    """Checksum of a file of a store, None where it cannot be read."""
+    try:
+        return remote.checksum(path) if remote.is_there(path) else file_checksum(path)
     except OSError:  # what cannot be read is not what was written
         return None
 

@@ -26,6 +26,9 @@ import numpy as np
 import zarr
 from numcodecs import blosc
 
+from histoxai.places import is_mirror
+from histoxai.store import mirror, remote
+
 _OPEN_FILES = 256  # of all arrays together; a login node allows 1,024 per process
 _CRC = 4
 _EMPTY = 2**64 - 1
@@ -109,7 +112,11 @@ def open_rows(folder: Path, array: zarr.Array[Any], absent: Callable[[int], None
         layout = Layout.of(json.loads((folder / "zarr.json").read_bytes()))
     except (OSError, ValueError):
         layout = None
-    return ShardRows(folder, layout, absent) if layout is not None else LibraryRows(array)
+    if layout is not None:
+        return ShardRows(folder, layout, absent)
+    if is_mirror(folder):
+        return LibraryRows(mirror.array_in_memory(folder))
+    return LibraryRows(array)
 
 
 _open_files: OrderedDict[tuple[int, int], _File] = OrderedDict()
@@ -122,12 +129,15 @@ class ShardRows:
     def __init__(self, folder: Path, layout: Layout, absent: Callable[[int], None]) -> None:
         self._folder, self._layout, self._absent = folder, layout, absent
         self._number = next(_readers)
+        self._far = is_mirror(folder)
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Rows (k,) in any order -> (k, ...)."""
         layout = self._layout
         out = np.empty((len(rows), *layout.shape[1:]), layout.dtype)
         numbers, places = np.divmod(rows, layout.rows_per_file)
+        if self._far and layout.sharded:
+            self._fetch_ahead(numbers, places)
         for i, (k, at) in enumerate(zip(numbers.tolist(), places.tolist(), strict=True)):
             file = self._open(k)
             try:
@@ -141,6 +151,12 @@ class ShardRows:
                 row = k * layout.rows_per_file + (at if layout.sharded else 0)
                 raise ChunkDamaged(k, row, str(error)) from None
         return out
+
+    def _fetch_ahead(self, numbers: np.ndarray, places: np.ndarray) -> None:
+        # from storage, all rows of a file in as few requests as there are gaps between them
+        for k in np.unique(numbers).tolist():
+            if (file := self._open(k)) is not None:
+                file.fetch_ahead(np.unique(places[numbers == k]).tolist())
 
     def _open(self, k: int) -> _File | None:
         key = (self._number, k)
@@ -167,8 +183,13 @@ class _File:
     def __init__(self, path: Path, layout: Layout) -> None:
         self._layout = layout
         self._plain: np.ndarray | None = None
-        self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._size = os.fstat(self._handle).st_size
+        self._far: remote.Ranges | None = None
+        if is_mirror(path):
+            self._far = remote.Ranges(path)
+            self._size = self._far.size
+        else:
+            self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._size = os.fstat(self._handle).st_size
         if layout.sharded:
             self._offsets = self._index()
 
@@ -188,6 +209,11 @@ class _File:
             raise ValueError("its index points behind its end")
         return [(a, n) for a, n in table.tolist()]
 
+    def fetch_ahead(self, rows: list[int]) -> None:
+        """On storage: have the chunks of these rows at hand, and those of earlier calls no more."""
+        if self._far is not None:
+            self._far.ahead([self._offsets[at] for at in rows if self._offsets[at][0] != _EMPTY])
+
     def inner(self, at: int, out: np.ndarray) -> None:
         """Decompress the chunk of one row into out (1, ...)."""
         offset, length = self._offsets[at]
@@ -205,6 +231,10 @@ class _File:
         return self._plain
 
     def _read(self, offset: int, length: int) -> bytes:
+        if self._far is not None:
+            if len(data := self._far.read(offset, length)) < length:
+                raise ValueError("the file ends too early")
+            return data
         data = os.pread(self._handle, length, offset)
         while len(data) < length:  # a signal, or a file system that reads in pieces
             more = os.pread(self._handle, length - len(data), offset + len(data))

@@ -15,6 +15,8 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from histoxai.errors import InputRefused
+from histoxai.places import is_mirror
+from histoxai.store import mirror
 from histoxai.store.encode import encode_chunk, encode_shard
 
 SPLITS = ("none", "train", "validation", "test")
@@ -107,6 +109,8 @@ def open_group(path: Path) -> zarr.Group:
     """
     if not path.exists():
         raise InputRefused(f"{path}: no such store")
+    if is_mirror(path) and not (path / "zarr.json").is_file():  # another task is about to fetch it
+        mirror.refresh(path)
     if not (path / "zarr.json").is_file():
         raise InputRefused(f"{path}: not a histoxai store (it has no zarr.json)")
     try:

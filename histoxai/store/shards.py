@@ -20,8 +20,10 @@ import zarr
 
 from histoxai import resources
 from histoxai.errors import Damaged, HistoxaiError, InputRefused
+from histoxai.places import is_mirror
 from histoxai.provenance import NUMERICS_VERSION, checksum, fingerprint, plain, versions
-from histoxai.store.files import cannot, read_json, write_atomically, write_json
+from histoxai.store import mirror
+from histoxai.store.files import cannot, read_json, remove, write_atomically, write_json
 from histoxai.store.records import digest, is_done, item_names, read_item, read_record, record_path, sealed
 from histoxai.store.rows import ChunkDamaged, Rows, open_rows
 from histoxai.store.schema import VERSIONS, ArraySpec, open_group
@@ -120,13 +122,15 @@ class Store:
         path = spec.file(shard)
         data = spec.encode(rows)
         if data is None:
-            (self.path / path).unlink(missing_ok=True)
+            remove(self.path / path)
             return {"path": path, "size": None, "all_fill": True}
         write_atomically(self.path / path, data)
         return {"path": path, "size": len(data), "checksum": checksum(data)}
 
     def require_same(self) -> None:
         """Raise HistoxaiError where the store was removed, or started over with other settings, by another task."""
+        if is_mirror(self.path):
+            mirror.fetch(self.path / "zarr.json")
         found = read_json(self.path / "zarr.json")
         header = found.get("attributes", {}).get("histoxai") if isinstance(found, dict) else None
         if not isinstance(header, dict) or identity(_valid(self.path, header)) != identity(self.header):

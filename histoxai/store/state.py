@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from histoxai.errors import Incomplete
+from histoxai.places import shown
 from histoxai.store.records import bad_files, is_done, item_names, read_item, read_records
 
 # Verbs that take `--shard`, and those that can look at what is done.
@@ -92,9 +93,9 @@ def with_output(command: str, root: Path) -> str:
     words = shlex.split(command)
     for i, word in enumerate(words):
         if word in ("-o", "--output") and i + 1 < len(words):
-            words[i + 1] = str(root)
+            words[i + 1] = shown(str(root))
         elif word.startswith("--output="):
-            words[i] = f"--output={root}"
+            words[i] = f"--output={shown(str(root))}"
     return shlex.join(words)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from histoxai.errors import InputRefused, UsageError
+from histoxai.places import require_local
 from histoxai.store.files import cannot, temporary_beside
 
 _BATCH = 50_000  # rows
@@ -21,6 +22,7 @@ def check_table(path: Path) -> None:
     """Raise UsageError or InputRefused where a table of this name cannot be written: its suffix says how."""
     if path.suffix not in (".csv", ".parquet"):
         raise UsageError(f"--export {path}: expected a name that ends in .csv or .parquet")
+    require_local(path, "tables")
     if path.is_dir():
         raise InputRefused(f"{path}: is a folder; name a file")
     if not path.parent.is_dir():
