@@ -55,7 +55,9 @@ def plan(summary: dict[str, Any]) -> Table:
 
 
 KINDS = {
-    "group": "same scan or patient",
+    "scan": "same scan",
+    "patient": "same patient",
+    "site": "same site",
     "copy": "rotated copy (augment)",
     "duplicate": "exact duplicate",
     "rotated": "turned or mirrored",
@@ -100,16 +102,18 @@ def _leaks(summary: dict[str, Any]) -> Table:
 
 def _study_rule(found: dict[str, Any]) -> Table:
     table = Table(title="what the study's rule (a draw over patches) would leak into its test split")
-    for column in ("class", "test", "rotated copy in training", "scan in training"):
+    for column in ("class", "test", "rotated copy in training", "any relative there"):
         table.add_column(column, justify="left" if column == "class" else "right")
     for name, row in [*found["classes"].items(), ("all", found)]:
         share = f" ({row['copy_share']:.1%})" if row["copy"] else ""
-        table.add_row(name, f"{row['test']:,}", f"{row['copy']:,}{share}", f"{row['group']:,}")
+        table.add_row(name, f"{row['test']:,}", f"{row['copy']:,}{share}", f"{row['any']:,}")
     return table
 
 
 def _worth(found: dict[str, Any]) -> Table:
-    table = Table(title=f"{found['path']}: accuracy on {found['split']} with and without a relative in training")
+    table = Table(
+        title=f"{found['path']}: accuracy on {found['split']} patches with a relative in training, and without any"
+    )
     for column in ("kind", "patches", "leaked", "clean", "difference", "interval"):
         table.add_column(column, justify="left" if column == "kind" else "right")
     for row in found["kinds"]:

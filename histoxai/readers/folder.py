@@ -84,12 +84,8 @@ class FolderReader:
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
         """images (n, H, W, 3) uint8; a folder of images has no masks."""
-        images, last = [], -1
-        for number, corner in self._layout.places[start:stop]:
-            if number != last:
-                pixels, last = decode(self._paths[number]), number
-            images.append(self._layout.crop(pixels, corner))
-        return np.stack(images), None
+        found = self._layout.each(start, stop, lambda number: decode(self._paths[number]))
+        return np.stack([self._layout.crop(pixels, corner) for pixels, corner in found]), None
 
 
 def _classes(root: Path, found: dict[str, list[Path]], settings: Ingest) -> list[str]:

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+import math
 from pathlib import Path
 from typing import Any
 
 from histoxai.errors import InputRefused
 from histoxai.readers.base import Index
 
+# by which column rows are found, the first of these that is there
 KEYS = {"patch_id": "patch_id", "scan": "group", "scan_id": "group", "slide": "group", "group": "group"}
 GROUPS = ("patient", "site")
-PLACES: dict[str, Callable[[str], Any]] = {"frame": str, "x": int, "y": int, "extent": float}
+PLACES = ("frame", "x", "y", "extent")
 
 
 def join(index: Index, path: Path) -> None:
     """Add what a CSV knows to an index: `patient`, `site`, the label, or `frame`, `x`, `y`, `extent` of tiles.
 
-    The first column of KEYS is the key: a scan's row is for all its patches. Raises InputRefused for a file that is no
-    such table, a key with two rows that differ, a key that the source does not have at all, a value of the wrong kind.
+    A scan's row is for all its patches; where they lie only rows of single patches can say. Raises InputRefused for a
+    file that is no such table, a key with two rows that differ, keys that the source does not have, a wrong value.
     """
     rows, columns = _read(path)
-    key = next((c for c in columns if c in KEYS), None)
+    key = next((c for c in KEYS if c in columns), None)
     if key is None:
         raise InputRefused(f"{path}: has no column of {', '.join(KEYS)}; its columns are {', '.join(columns)}")
     known = [c for c in columns if c in (*GROUPS, *PLACES, "label")]
@@ -40,9 +41,8 @@ def join(index: Index, path: Path) -> None:
             _label(index, path, found)
         elif column in GROUPS:
             index.extra[column] = [row[column] if row else "" for row in found]
-        else:
-            index.extra[column] = [_value(path, column, row[column]) if row else _nothing(column) for row in found]
-    _check_places(index, path)
+    if set(known) & set(PLACES):
+        _places(index, path, key, found, known)
     if unknown := sorted({k for k, row in zip(mine, found, strict=True) if row is None}):
         index.notes.append(f"{path.name}: {len(unknown)} {key}s have no row, the first is '{unknown[0]}'")
     if more := [c for c in columns if c != key and c not in known]:
@@ -85,22 +85,57 @@ def _label(index: Index, path: Path, found: list[dict[str, str] | None]) -> None
     index.label = [index.classes.index(n) if n else -1 for n in named]
 
 
-def _value(path: Path, column: str, text: str) -> Any:
+def _places(index: Index, path: Path, key: str, found: list[dict[str, str] | None], known: list[str]) -> None:
+    # coordinates mean something together only; frame and a tile's side may be left to scan and patch size
+    if key != "patch_id":
+        raise InputRefused(f"{path}: has coordinates by {key}; give a row to each patch, with a column patch_id")
+    if not {"x", "y"} <= set(known):
+        raise InputRefused(f"{path}: has {', '.join(set(known) & set(PLACES))} but not x and y; tiles need both")
+    columns: dict[str, list[Any]] = {name: [] for name in PLACES}
+    for row, scan in zip(found, index.group, strict=True):
+        there = row is not None and bool(row["x"]) and bool(row["y"])
+        cells = row if row is not None and there else {}
+        columns["frame"].append((cells.get("frame") or scan) if there else "")
+        columns["x"].append(_whole(path, "x", cells["x"]) if there else 0)
+        columns["y"].append(_whole(path, "y", cells["y"]) if there else 0)
+        side = cells.get("extent", "")
+        columns["extent"].append(_number(path, "extent", side) if side else float(index.size[1]))
+        if columns["extent"][-1] <= 0:
+            raise InputRefused(f"{path}: extent '{side}' is no side of a tile; it must be more than 0")
+    index.extra.update(columns)
+
+
+def _number(path: Path, column: str, text: str) -> float:
     try:
-        return PLACES[column](text) if text else _nothing(column)
+        value = float(text)
     except ValueError:
         raise InputRefused(f"{path}: {column} '{text}' is no number") from None
+    if not math.isfinite(value) or abs(value) > 2**53:
+        raise InputRefused(f"{path}: {column} '{text}' is no place or size in a slide")
+    return value
 
 
-def _nothing(column: str) -> Any:
-    return "" if column == "frame" else 0
+def _whole(path: Path, column: str, text: str) -> int:
+    value = _number(path, column, text)
+    if value != int(value):
+        raise InputRefused(f"{path}: {column} '{text}' is no whole number of pixels")
+    return int(value)
 
 
-def _check_places(index: Index, path: Path) -> None:
-    # coordinates mean something together only; a tile's side may be left to the patch size
-    have = [c for c in ("x", "y") if c in index.extra]
-    if len(have) == 1:
-        raise InputRefused(f"{path}: has {have[0]} without the other; tiles need x and y")
-    if have:
-        index.extra.setdefault("frame", list(index.group))
-        index.extra.setdefault("extent", [float(max(index.size))] * len(index))
+def groups(index: Index) -> list[str]:
+    """The group of each patch: its patient where that is known, of it or of its whole scan, else its scan."""
+    patient = index.extra.get("patient", [""] * len(index))
+    of_scan: dict[str, set[str]] = {}
+    for scan, name in zip(index.group, patient, strict=True):
+        of_scan.setdefault(scan, set()).add(name)
+    taken = set(index.group)
+
+    def named(name: str) -> str:
+        return f"patient {name}" if name in taken else name  # a patient that is called as a scan is
+
+    made = []
+    for scan, name in zip(index.group, patient, strict=True):
+        known = of_scan[scan] - {""}
+        whole = "" not in of_scan[scan] or len(known) == 1  # nobody's patient is open, or there is one only
+        made.append(named(name or next(iter(known))) if known and whole else scan)
+    return made

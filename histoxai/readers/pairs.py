@@ -83,14 +83,15 @@ class PairsReader:
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
         """images (n, H, W, 3) uint8, targets (n, 2, H, W) uint8 in {0, 1}."""
-        images, targets, last = [], [], -1
-        for number, corner in self._layout.places[start:stop]:
-            if number != last:
-                pair, last = self._pairs[number], number
-                pixels, planes = decode(pair.image), self._planes(pair)
+        images, targets = [], []
+        for (pixels, planes), corner in self._layout.each(start, stop, self._decode):
             images.append(self._layout.crop(pixels, corner))
             targets.append(np.moveaxis(self._layout.crop(planes, corner), -1, 0))
         return np.stack(images), np.stack(targets)
+
+    def _decode(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        pair = self._pairs[number]
+        return decode(pair.image), self._planes(pair)
 
     def _planes(self, pair: Pair) -> np.ndarray:
         # (H, W, 2), so that both are cropped alike

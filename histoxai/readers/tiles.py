@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from threading import Lock
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -11,6 +13,8 @@ from histoxai.errors import InputRefused
 from histoxai.readers.base import Index, require_size
 from histoxai.readers.walk import printable
 from histoxai.settings import Ingest
+
+T = TypeVar("T")
 
 
 class Corner(NamedTuple):
@@ -39,6 +43,8 @@ class Layout:
         self._index, self._settings = index, settings
         self._first: Path | None = None
         self.places: list[tuple[int, Corner]] = []
+        self._kept: tuple[int, Any] | None = None
+        self._lock = Lock()
         if settings.size is not None:
             index.size = (settings.size, settings.size)
             index.facts |= {"size": settings.size, "overlap": settings.overlap}
@@ -67,6 +73,23 @@ class Layout:
         self._first = self._first or path
         self.places += [(number, c) for c in cut]
         return len(cut)
+
+    def each(self, start: int, stop: int, decode: Callable[[int], T]) -> Iterator[tuple[T, Corner]]:
+        """What `decode` makes of the image of each of these patches, and its corner; tiles of one image share it."""
+        last = -1
+        for number, corner in self.places[start:stop]:
+            if number != last:
+                found, last = self._decoded(number, decode), number
+            yield found, corner
+
+    def _decoded(self, number: int, decode: Callable[[int], T]) -> T:
+        if self._settings.size is None:
+            return decode(number)
+        with self._lock:  # a large image is kept for the next rows, which another thread may ask for
+            if self._kept is None or self._kept[0] != number:
+                self._kept = (number, decode(number))
+            kept: T = self._kept[1]
+            return kept
 
     def crop(self, pixels: np.ndarray, corner: Corner) -> np.ndarray:
         """The patch at a corner of an image (H, W, ...)."""

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from histoxai.errors import InputRefused, ParentChanged
+from histoxai.errors import HistoxaiError, InputRefused, ParentChanged
 from histoxai.metrics import bootstrap
 from histoxai.metrics.statistics import or_none
-from histoxai.models.relatives import identity_of, leaks_of, share_of
+from histoxai.models.relatives import across, identity_of, leaks_of, share_of
 from histoxai.models.runs import open_run
 from histoxai.settings import Augment, Statistics
+from histoxai.store.mirror import find_parent
 from histoxai.store.patches import Patches
 from histoxai.store.schema import SPLITS
 from histoxai.store.shards import open_store
-from histoxai.store.split import TEST, TRAIN, plan_by_patch
-from histoxai.transforms.relatives import Identity, families, leaks, relations
+from histoxai.store.split import TEST, TRAIN, Plan, plan_by_patch
+from histoxai.transforms.relatives import Identity, Places, Relation, families, leaks, members, relations
 
 SCHEMA = "histoxai.audit/1"
 
@@ -30,8 +32,9 @@ def audit(path: Path, near: int | None, run: Path | None, statistics: Statistics
     """
     patches = Patches(path)
     who = identity_of(patches)
-    edges = relations(who, near)
-    found = leaks_of(patches, near)
+    related = relations(who, near)
+    groups = families(len(who), {kind: related[kind] for kind in who.groups})
+    found = leaks_of(patches, who, related)
     rows = [
         {
             "held_out": held,
@@ -47,10 +50,10 @@ def audit(path: Path, near: int | None, run: Path | None, statistics: Statistics
         "schema": SCHEMA,
         "path": str(path),
         "patches": len(patches),
-        "groups": len(np.unique(who.group)),
-        "families": int(families(len(who), edges).max(initial=-1)) + 1,
+        "groups": int(groups.max(initial=-1)) + 1,
+        "families": int(families(len(who), related).max(initial=-1)) + 1,
         "splits": {name: int((patches.split == code).sum()) for code, name in enumerate(SPLITS)},
-        "relatives": [_relatives(who, kind, pairs) for kind, pairs in edges.items() if kind != "group"],
+        "relatives": [_relatives(who, k, relation, groups) for k, relation in related.items() if k not in who.groups],
         "leaks": rows,
         "leaking": any(r["patches"] for r in rows),
         "study_rule": _study_rule(patches),
@@ -58,46 +61,61 @@ def audit(path: Path, near: int | None, run: Path | None, statistics: Statistics
     }
 
 
-def _relatives(who: Identity, kind: str, pairs: np.ndarray) -> dict[str, Any]:
-    # patches that have a relative of this kind, in how many sets, and how many sets reach over groups
-    if kind == "rotated" and who.content is not None:
-        different = (who.content[pairs[:, 0]] != who.content[pairs[:, 1]]).any(axis=1)
-        pairs = pairs[different]
-    across = who.group[pairs[:, 0]] != who.group[pairs[:, 1]]
-    rows = np.unique(pairs)
-    sets = families(len(who), {kind: pairs})[rows]
+def _relatives(who: Identity, kind: str, relation: Relation, groups: np.ndarray) -> dict[str, Any]:
+    # patches that have a relative of this kind, in how many sets, and how many have one in another group
+    rows = members(who, kind, relation)
     return {
         "kind": kind,
-        "patches": len(rows),
-        "sets": len(np.unique(sets)),
-        "across_groups": len(np.unique(pairs[across])),
+        "patches": int(rows.sum()),
+        "sets": len(np.unique(families(len(who), {kind: relation})[rows])),
+        "across_groups": int(across(who, kind, relation, groups).sum()),
     }
 
 
 def _study_rule(patches: Patches) -> dict[str, Any]:
     """What the study's split over patches would leak of this data: test patches with a relative in training."""
     if patches.column("rotation") is not None:
-        source = patches.store.header["parents"]["patches"]
-        path = patches.path.parent / source["path"]
-        if not path.exists() or Patches(path).digest != source["digest"]:
-            return {"withheld": "these patches were split and rotated already; audit the store that ingest made"}
-        return _study_rule(Patches(path))
+        source = _source(patches)
+        withheld = "these patches were split and rotated already; audit the store that ingest made"
+        return {"withheld": withheld} if source is None else _study_rule(source)
     try:
         plan = plan_by_patch(patches.label, patches.classes, Augment.fractions, 0)
     except (InputRefused, ValueError):
         return {"withheld": "the rule needs patches of every class"}
-    whole = identity_of(patches)
-    who = Identity(whole.group[plan.parent], plan.parent)
+    who = _copies(identity_of(patches), plan)
     found = leaks(who, relations(who), plan.split, TEST, TRAIN)
     test, label = plan.split == TEST, patches.label[plan.parent]
 
     def line(mine: np.ndarray) -> dict[str, Any]:
         n = int((test & mine).sum())
-        kinds = {kind: int(mine[found[kind]].sum()) for kind in ("copy", "group")}
+        kinds = {kind: int(mine[rows].sum()) for kind, rows in found.items()}
         return {"test": n, **kinds, "copy_share": kinds["copy"] / n if n else None}
 
     by_class = {name: line(label == code) for code, name in enumerate(patches.classes)}
     return {"withheld": None, **line(np.ones(len(label), bool)), "classes": by_class}
+
+
+def _source(patches: Patches) -> Patches | None:
+    # the store that was split, if it is still there
+    named = patches.store.header["parents"]["patches"]
+    try:
+        source = Patches(find_parent(patches.path, named["path"]))
+    except HistoxaiError:
+        return None
+    return source if source.digest == named["digest"] else None
+
+
+def _copies(who: Identity, plan: Plan) -> Identity:
+    # of every copy that a plan would make; pixels are equal where the patches' are and they are turned alike
+    assert who.content is not None
+    assert who.orbit is not None
+    content = who.content[plan.parent]
+    content[:, 1] ^= plan.rotation.astype(np.uint64)
+    content[~who.content[plan.parent].any(axis=1)] = 0
+    at = who.places
+    places = None if at is None else Places(*(getattr(at, f.name)[plan.parent] for f in fields(Places)))
+    groups = {kind: names[plan.parent] for kind, names in who.groups.items()}
+    return Identity(groups, plan.parent, content, who.orbit[plan.parent], None, places)
 
 
 def _worth(
@@ -111,18 +129,19 @@ def _worth(
     right = (predictions.read("prediction") == predictions.read("label")).astype(np.float64)
     group = patches.group[rows]
 
+    kinds = found[split, "train"]
+    clean = ~np.isin(rows, kinds["any"])
+
     def contrast(leaked: np.ndarray) -> dict[str, Any]:
         how = (statistics.repetitions, statistics.seed, statistics.level)
         parts = {
             name: _estimate(bootstrap.means(right[which][:, None], group[which], *how)) if which.any() else None
-            for name, which in (("leaked", leaked), ("clean", ~leaked))
+            for name, which in (("leaked", leaked), ("clean", clean))
         }
-        both = leaked.any() and not leaked.all()
-        return parts | {
-            "difference": _estimate(bootstrap.difference(right, group, leaked, ~leaked, *how)) if both else None
-        }
+        both = leaked.any() and clean.any()
+        found = bootstrap.difference(right, group, leaked, clean, *how) if both else None
+        return parts | {"difference": None if found is None else _estimate(found)}
 
-    kinds = found[split, "train"]
     rated = [{"kind": kind, **contrast(np.isin(rows, found_))} for kind, found_ in kinds.items() if len(found_)]
     return {"path": str(run), "split": split, "patches": len(rows), "accuracy": float(right.mean()), "kinds": rated}
 

@@ -10,14 +10,14 @@ import numpy as np
 
 from histoxai import provenance, resources
 from histoxai.errors import InputRefused
-from histoxai.models.relatives import families_of, groups_of
+from histoxai.models.relatives import families_of, known
 from histoxai.progress import Progress
 from histoxai.settings import Augment, Augmentation
 from histoxai.store.create import create_or_match
 from histoxai.store.files import write_atomically
 from histoxai.store.patches import IMAGES, TARGETS, Copies, Patches, image_item
 from histoxai.store.schema import schema
-from histoxai.store.split import Plan, balance_train, hold_out, plan_by_patch, split_folds, split_units
+from histoxai.store.split import TRAIN, Plan, balance_train, hold_out, plan_by_patch, split_folds, split_units
 from histoxai.store.work import fill
 from histoxai.transforms.described import DESCRIBED, describe
 from histoxai.transforms.geometry import quarter_turns, suffix
@@ -71,22 +71,40 @@ def make_plan(patches: Patches, settings: Augment) -> Plan:
         split = split_folds(label, family, n, settings.folds, settings.fold, seed)
         aim = ((settings.folds - 2) / settings.folds, 1 / settings.folds, 1 / settings.folds)
     elif settings.hold_out is not None:
-        held = np.isin(_sites(patches, settings.hold_out), settings.hold_out)
-        split = hold_out(label, family, held, n, fractions, seed)
-        if left := int((split == 0).sum()):
-            notes.append(f"{left} patches of other sites are left out: they have relatives at a site that is held out")
+        split = _held_out(patches, settings, family, notes)
     else:
         split = split_units(label, family, n, fractions, seed)
     plan = balance_train(label, split, classes, None if settings.hold_out else aim, seed)
+    if settings.split_by == "scan" and "patient" in patches.extras():
+        notes += _parted_patients(patches.store.read("patient"), split)
     return replace(plan, notes=[*notes, *plan.notes])
 
 
-def _sites(patches: Patches, wanted: tuple[str, ...]) -> np.ndarray:
-    site = groups_of(patches, "site")
+def _held_out(patches: Patches, settings: Augment, family: np.ndarray, notes: list[str]) -> np.ndarray:
+    site, wanted = known(patches, "site"), settings.hold_out or ()
     if unknown := [w for w in wanted if w not in site]:
-        known = ", ".join(sorted(set(site[patches.column("site") != ""])))
-        raise InputRefused(f"--hold-out {unknown[0]}: the sites of {patches.path} are {known}")
-    return site
+        there = ", ".join(sorted(set(site[site != ""].tolist())))
+        raise InputRefused(f"--hold-out {unknown[0]}: the sites of {patches.path} are {there}")
+    held = np.isin(site, wanted)
+    split = hold_out(patches.label, family, held, len(patches.classes), settings.fractions, settings.seed)
+    if left := int((split == 0).sum()):
+        notes.append(f"{left} patches of other sites are left out: they have relatives at a site that is held out")
+    if nowhere := int(((site == "") & (split != 0)).sum()):
+        split[site == ""] = 0
+        notes.append(f"{nowhere} patches are left out: nobody knows their site, which may be one that is held out")
+    if not (split == TRAIN).any():
+        raise InputRefused(f"--hold-out {','.join(wanted)}: leaves no patch to train on; hold out fewer sites")
+    return split
+
+
+def _parted_patients(patient: np.ndarray, split: np.ndarray) -> list[str]:
+    sides: dict[str, set[int]] = {}
+    for name, side in zip(patient.tolist(), split.tolist(), strict=True):
+        sides.setdefault(name, set()).add(side)
+    parted = [name for name, of in sides.items() if name and len(of - {0}) > 1]
+    if not parted:
+        return []
+    return [f"{len(parted)} patients are on several sides, since their scans were split; --split-by group keeps them"]
 
 
 def _check(patches: Patches, settings: Augment) -> None:

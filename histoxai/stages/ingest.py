@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from histoxai.progress import Progress
 from histoxai.provenance import file_checksum
 from histoxai.readers.base import Index, Readable, Reader, require_source
 from histoxai.readers.chosen import Chosen, survey
-from histoxai.readers.metadata import join
+from histoxai.readers.metadata import groups, join
 from histoxai.readers.staining import STAINED, Staining, left_as_they_were, staining
 from histoxai.registry import names, resolve
 from histoxai.settings import Ingest, Work
@@ -94,6 +95,7 @@ def _header(
         "mpp": index.mpp,
         "shard_size": settings.shard_size,
         "min_tissue": settings.min_tissue,
+        "skip_bad": settings.skip_bad,
         **index.facts,
         **(stain.settings if stain else {}),
     }
@@ -104,7 +106,7 @@ def _chosen(
     reader: Reader, header: dict[str, Any], output: Path, settings: Ingest, progress: Progress, work: Work
 ) -> Readable:
     """The patches to keep, where that takes a look at all pixels; once for a store, whose ids tell afterwards."""
-    if work.only == "count" or not (settings.skip_bad or (settings.min_tissue and not reader.index.tissue_found)):
+    if not (settings.skip_bad or (settings.min_tissue and not reader.index.tissue_found)):
         return reader
     if output.exists() and not work.force:
         store = match(output, header, [])
@@ -130,10 +132,10 @@ def _write(
     _check(index)
     more = [stain.spec(len(index), settings.shard_size)] if stain else []
     item = image_item(len(index), index.size, settings.shard_size, index.has_targets, DESCRIBED, more)
-    patient = index.extra.get("patient", [""] * len(index))
+    item = replace(item, what={"patches": provenance.fingerprint(index.patch_id)})
     arrays = {
         "label": np.array(index.label, np.int16),
-        "group": np.array([p or g for p, g in zip(patient, index.group, strict=True)]),
+        "group": np.array(groups(index)),
         "scan": np.array(index.group),
         "patch_id": np.array(index.patch_id),
         "split": np.array(index.split, np.uint8),
@@ -188,7 +190,7 @@ def _summary(output: Path, name: str, index: Index) -> dict[str, Any]:
         "height": index.size[0],
         "width": index.size[1],
         "mpp": index.mpp,
-        "groups": len(set(index.group)),
+        "groups": len(set(groups(index))),
         "classes": {c: int(n) for c, n in zip(index.classes, counts, strict=True)},
         "has_targets": index.has_targets,
         "notes": index.notes,

@@ -83,7 +83,7 @@ def _leaks(patches: Patches, settings: TrainCls, progress: Progress) -> list[str
     """The firewall: splits that share relatives are refused, or go on record."""
     found = leaks_in_words(patches)
     if found and not settings.allow_leakage:
-        more = f" (and {len(found) - 1} more kinds)" if len(found) > 1 else ""
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         look = shlex.join(["histoxai", "audit", str(patches.path)])
         raise InputRefused(
             f"{patches.path}: its splits leak: {found[0]}{more}; `{look}` shows all; split again with "

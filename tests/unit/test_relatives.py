@@ -10,7 +10,17 @@ import pytest
 
 from histoxai.transforms.identity import content, orbit, perceptual, turned
 from histoxai.transforms.quality import QUALITY, quality, tissue
-from histoxai.transforms.relatives import Identity, Places, families, leaks, near_pairs, overlaps, relations
+from histoxai.transforms.relatives import (
+    Identity,
+    Places,
+    Relation,
+    families,
+    leaks,
+    members,
+    near_pairs,
+    overlaps,
+    relations,
+)
 
 
 def tissue_like(seed: int, size: tuple[int, int] = (48, 48)) -> np.ndarray:
@@ -21,6 +31,17 @@ def tissue_like(seed: int, size: tuple[int, int] = (48, 48)) -> np.ndarray:
 
 def eight(image: np.ndarray) -> list[np.ndarray]:
     return [np.ascontiguousarray(np.rot90(m, k)) for m in (image, image[:, ::-1]) for k in range(4)]
+
+
+def related(relation: Relation) -> set[tuple[int, int]]:
+    """All pairs of rows that a relation relates, by what it says of codes."""
+    pairs = {(int(a), int(b)) for a, b in relation.pairs}
+    codes = relation.code.tolist()
+    return {
+        (i, j)
+        for (i, a), (j, b) in combinations(enumerate(codes), 2)
+        if a >= 0 and b >= 0 and (a == b or (a, b) in pairs or (b, a) in pairs)
+    }
 
 
 @pytest.mark.parametrize("size", [(48, 48), (32, 48)])
@@ -64,7 +85,7 @@ def test_near_pairs_are_those_of_brute_force() -> None:
             for a, b in combinations(range(len(hashes)), 2)
             if hashes[a] and hashes[b] and min(int(np.bitwise_count(v[b] ^ hashes[a])) for v in versions) <= bits
         ]
-        assert near_pairs(hashes, bits).tolist() == [list(p) for p in wanted]
+        assert related(near_pairs(hashes, bits)) == set(wanted)
         assert len(wanted) >= bits + 1 + 3
 
 
@@ -76,7 +97,7 @@ def test_jpeg_and_scaling_are_near_and_other_tissue_is_not() -> None:
         smaller = cv2.resize(cv2.imdecode(data, cv2.IMREAD_COLOR), (80, 80), interpolation=cv2.INTER_AREA)
         copies.append(cv2.resize(smaller, (96, 96), interpolation=cv2.INTER_LINEAR))
     found = near_pairs(np.array([perceptual(i) for i in images + copies]), 4)
-    assert found.tolist() == [[k, 30 + k] for k in range(10)]
+    assert related(found) == {(k, 30 + k) for k in range(10)}
 
 
 def test_overlaps_are_those_of_brute_force() -> None:
@@ -87,22 +108,27 @@ def test_overlaps_are_those_of_brute_force() -> None:
         rng.integers(0, 900, n),
         rng.integers(0, 900, n),
         rng.choice([64.0, 96.0], n),
+        rng.choice([64.0, 32.0], n),
     )
     # tiles that touch do not overlap
-    at.x[:2], at.y[:2], at.extent[:2], at.frame[:2] = (2000, 2064), (0, 0), (64, 64), "a"
-    corners = list(zip(at.frame, at.x, at.y, at.extent, strict=True))
+    at.x[:3], at.y[:3], at.width[:3], at.height[:3], at.frame[:3] = (2000, 2064, 2000), (0, 0, 32), 64, 32, "a"
+    at.x[3], at.y[3], at.width[3], at.height[3], at.frame[3] = 2000, 0, 64, 32, "a"  # the first one again
+    corners = list(zip(at.frame, at.x, at.y, at.width, at.height, strict=True))
     wanted = {
         (i, j)
-        for (i, (f, x, y, e)), (j, (g, u, v, d)) in combinations(enumerate(corners), 2)
-        if f and f == g and x < u + d and u < x + e and y < v + d and v < y + e
+        for (i, (f, x, y, w, h)), (j, (g, u, v, s, t)) in combinations(enumerate(corners), 2)
+        if f and f == g and x < u + s and u < x + w and y < v + t and v < y + h
     }
-    assert {tuple(sorted(p)) for p in overlaps(at).tolist()} == wanted
+    assert related(overlaps(at)) == wanted
+    assert (0, 3) in wanted
+    assert (0, 1) not in wanted
     assert len(wanted) > 20
 
 
 def test_families_are_chains_of_relatives() -> None:
-    edges = {"a": np.array([[4, 1], [1, 7]]), "b": np.array([[7, 2]])}
-    assert families(8, edges).tolist() == [0, 1, 1, 2, 1, 3, 4, 1]
+    same = Relation(np.array([-1, 5, -1, -1, 5, 0, -1, 5]))
+    close = Relation(np.array([0, -1, 1, -1, -1, -1, -1, 2]), np.array([[1, 2]]))
+    assert families(8, {"same": same, "close": close}).tolist() == [0, 1, 1, 2, 1, 3, 4, 1]
     assert families(3, {}).tolist() == [0, 1, 2]
 
 
@@ -111,16 +137,21 @@ def test_a_planted_leak_of_each_kind_is_counted_once() -> None:
     images = [image, image, np.ascontiguousarray(np.rot90(image)), other, tissue_like(2), tissue_like(3)]
     split = np.array([1, 3, 3, 1, 3, 3])
     who = Identity(
-        group=np.array(["a", "b", "c", "d", "d", "e"]),
+        groups={"scan": np.array(["a", "b", "c", "d", "d", "e"]), "patient": np.array(["", "", "p", "", "", "p"])},
         content=np.stack([content(i) for i in images]),
         orbit=np.stack([orbit(i) for i in images]),
         places=Places(
-            np.array(["", "", "", "s", "", "s"]), np.array([0, 0, 0, 0, 0, 30]), np.zeros(6, int), np.full(6, 48.0)
+            np.array(["", "", "", "s", "", "s"]),
+            np.array([0, 0, 0, 0, 0, 30]),
+            np.zeros(6, int),
+            np.full(6, 48.0),
+            np.full(6, 48.0),
         ),
     )
     found = leaks(who, relations(who), split, held=3, seen=1)
     assert {k: v.tolist() for k, v in found.items()} == {
-        "group": [4],
+        "scan": [4],
+        "patient": [],
         "duplicate": [1],
         "rotated": [2],
         "overlap": [5],
@@ -155,3 +186,40 @@ def test_blur_grows_with_blur() -> None:
     values = [quality(noisy if s == 0 else cv2.GaussianBlur(noisy, (0, 0), s))[0] for s in (0, 1, 2, 4)]
     assert values == sorted(values)
     assert values[0] < 0.1 < 0.9 < values[-1]
+
+
+def test_copies_of_one_patch_are_no_duplicates_and_overlap_nothing() -> None:
+    """Rows 0 to 3 are one patch turned, 4 an overlapping tile, 5 and 6 one patch and a mirrored stranger."""
+    image, other = tissue_like(0), tissue_like(1)
+    turned_images = [np.ascontiguousarray(np.rot90(image, k)) for k in range(4)]
+    images = [*turned_images, tissue_like(2), other, np.ascontiguousarray(other[:, ::-1])]
+    x = np.array([0, 0, 0, 0, 30, 500, 900])
+    who = Identity(
+        groups={"scan": np.array(list("aaaabcd"))},
+        parent=np.array([0, 0, 0, 0, 1, 2, 3]),
+        content=np.stack([content(i) for i in images]),
+        orbit=np.stack([orbit(i) for i in images]),
+        places=Places(np.full(7, "s"), x, np.zeros(7, int), np.full(7, 48.0), np.full(7, 48.0)),
+    )
+    found = relations(who)
+    assert np.flatnonzero(members(who, "copy", found["copy"])).tolist() == [0, 1, 2, 3]
+    assert np.flatnonzero(members(who, "rotated", found["rotated"])).tolist() == [5, 6]
+    assert np.flatnonzero(members(who, "overlap", found["overlap"])).tolist() == [0, 1, 2, 3, 4]
+    split = np.array([1, 1, 3, 3, 3, 1, 3])
+    leaked = {k: v.tolist() for k, v in leaks(who, found, split, held=3, seen=1).items()}
+    assert leaked == {
+        "scan": [2, 3],
+        "copy": [2, 3],
+        "duplicate": [],
+        "rotated": [6],
+        "overlap": [4],
+        "any": [2, 3, 4, 6],
+    }
+
+
+def test_many_equal_hashes_and_places_take_no_time() -> None:
+    n = 50_000
+    at = Places(np.full(n, "s"), np.zeros(n, int), np.zeros(n, int), np.full(n, 64.0), np.full(n, 64.0))
+    assert not len(overlaps(at).pairs)
+    assert len(set(overlaps(at).code.tolist())) == 1
+    assert not len(near_pairs(np.full(n, 12345, np.uint64), 4).pairs)
