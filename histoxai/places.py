@@ -20,7 +20,7 @@ from histoxai.errors import InputRefused, UsageError
 SCHEME = "s3://"
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _OTHERS = ("gs://", "gcs://", "az://", "abfs://", "abfss://", "s3a://")
-_WORD = re.compile(r"(-o|--[a-z-]+=)?([a-z0-9]+://.*)", re.DOTALL)
+_WORD = re.compile(r"(-o|--[a-z-]+=)?([A-Za-z0-9]+)(://.*)", re.DOTALL)
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 
@@ -53,9 +53,10 @@ def split(word: str) -> tuple[str, str] | None:
     match = _WORD.fullmatch(word)
     if match is None:
         return None
-    if match[2].startswith(_OTHERS):
-        raise UsageError(f"{match[2].partition('://')[0]}://: only s3:// places are known; see docs/remote.md")
-    return (match[1] or "", match[2]) if match[2].startswith(SCHEME) else None
+    place = match[2].lower() + match[3]
+    if place.startswith(_OTHERS):
+        raise UsageError(f"{match[2]}://: only s3:// places are known; see docs/remote.md")
+    return (match[1] or "", place) if place.startswith(SCHEME) else None
 
 
 def mirror(url: str) -> Path:
@@ -67,6 +68,8 @@ def mirror(url: str) -> Path:
     parts = [p for p in prefix.split("/") if p]
     if not _BUCKET.fullmatch(bucket) or {".", ".."} & set(parts):
         raise UsageError("s3://: expected s3://bucket/prefix; keys belong into AWS_ACCESS_KEY_ID and so on")
+    if any(p.startswith(".") or p == "_part" for p in parts):
+        raise UsageError("s3://: a part of the prefix begins with a dot or is _part, as what is unfinished is called")
     return Path(mirrors(), bucket, *parts)
 
 

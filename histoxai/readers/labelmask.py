@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from PIL import Image, ImageSequence
 
 from histoxai.errors import InputRefused, UsageError
+from histoxai.readers.images import _BROKEN, FORMATS, _bits, _stretch
 
+_pillow = Lock()
 _MOST = 1 << 28  # pixels; a larger mask takes more memory than it is worth
 _VALUES = ("1", "L", "P", "I;16", "I;16L", "I;16B", "I")
 
@@ -113,26 +116,33 @@ def read_mask(path: Path) -> np.ndarray:
 
     Raises InputRefused for anything that is not one value a pixel.
     """
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # our own limit is for what is read, below
-    try:
-        with Image.open(path) as image:
-            fits = [k for k, frame in enumerate(ImageSequence.Iterator(image)) if frame.width * frame.height <= _MOST]
-            if not fits:
-                raise InputRefused(f"{path}: has more than {_MOST} pixels; export it at a lower resolution")
-            image.seek(fits[0])
-            values = np.asarray(image)
-            mode = image.mode
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise InputRefused(f"{path}: is not an image that can be read ({error}); export it again") from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+    with _pillow:  # Pillow has one limit for all threads
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # our own limit is for what is read, below
+        try:
+            return _read(path)
+        except _BROKEN as error:
+            raise InputRefused(f"{path}: is not an image that can be read ({error}); export it again") from error
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _read(path: Path) -> np.ndarray:
+    with Image.open(path, formats=FORMATS) as image:
+        fits = [k for k, frame in enumerate(ImageSequence.Iterator(image)) if frame.width * frame.height <= _MOST]
+        if not fits:
+            raise InputRefused(f"{path}: has more than {_MOST} pixels; export it at a lower resolution")
+        image.seek(fits[0])
+        deep = _bits(image) > 8  # before it is read, which forgets
+        values, mode = np.asarray(image), image.mode
     if mode in ("RGB", "RGBA"):
         # some tools write the value into the first channel, or into all three
         grey = (values[..., 1:3] == 0).all() or (values[..., :1] == values[..., 1:3]).all()
+        if grey and deep:
+            raise InputRefused(f"{path}: has 16 bits in three channels, which lose half; export it as grey")
         if grey:
             return np.ascontiguousarray(values[..., 0])
     if mode not in _VALUES:
         raise InputRefused(
             f"{path}: has mode {mode}; expected a mask with one whole number a class: export it as grey or indexed"
         )
-    return values.astype(np.uint8) if values.dtype == bool else values
+    return values.astype(np.uint8) if values.dtype == bool else values // np.array(_stretch(path, mode), values.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,7 +48,15 @@ def looks_like_slide(path: Path) -> bool:
 
 def walk(root: Path, suffixes: set[str]) -> Iterator[Path]:
     """Entries below `root` with one of these endings, sorted by path; folders of that ending too, not entered."""
-    for place, folders, files in os.walk(root):
+    home = os.path.realpath(root)
+    seen = {home}
+    for place, folders, files in os.walk(root, followlinks=True):
+        for name in list(folders):
+            target = os.path.realpath(os.path.join(place, name))
+            # a link back into the tree, or above it, would list slides twice, or for ever
+            if target in seen or home.startswith(target.rstrip(os.sep) + os.sep):
+                folders.remove(name)
+            seen.add(target)
         named = [d for d in folders if Path(d).suffix.lower() in suffixes]
         folders[:] = sorted(d for d in folders if d not in named and not d.startswith("."))
         for name in sorted([*files, *named]):
@@ -148,23 +157,31 @@ def read_region(slide: Any, path: Path, place: tuple[int, int], level: int, size
 
 
 class Kept(Generic[T]):
-    """The last few things made from a key (a path), each process its own: an open slide does not survive a fork."""
+    """The last few things made from a key (a path), each thread and process its own.
+
+    An open slide does not survive a fork, and must not be closed while another thread reads from it.
+    """
 
     def __init__(self, make: Callable[[Path], T], limit: int) -> None:
         self._make, self._limit = make, limit
-        self._kept: OrderedDict[Path, T] = OrderedDict()
-        self._process = os.getpid()
+        self._mine = threading.local()
+
+    @property
+    def _kept(self) -> OrderedDict[Path, T]:
+        if getattr(self._mine, "process", None) != os.getpid():
+            self._mine.process, self._mine.kept = os.getpid(), OrderedDict()
+        kept: OrderedDict[Path, T] = self._mine.kept
+        return kept
 
     def get(self, key: Path) -> T:
         """What belongs to `key`, made where it is not at hand; the one that was used longest ago goes."""
-        if self._process != os.getpid():
-            self._kept, self._process = OrderedDict(), os.getpid()
-        if key not in self._kept:
-            while len(self._kept) >= self._limit:
-                self.drop(next(iter(self._kept)))
-            self._kept[key] = self._make(key)
-        self._kept.move_to_end(key)
-        return self._kept[key]
+        kept = self._kept
+        if key not in kept:
+            while len(kept) >= self._limit:
+                self.drop(next(iter(kept)))
+            kept[key] = self._make(key)
+        kept.move_to_end(key)
+        return kept[key]
 
     def drop(self, key: Path) -> None:
         """Close and forget it."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from histoxai.errors import InputRefused
 from histoxai.provenance import file_checksum
+from histoxai.readers.images import decode
 from histoxai.settings import Ingest
 from histoxai.store.patches import IMAGES, Patches
 from histoxai.store.schema import ArraySpec
@@ -75,24 +73,7 @@ def _read(path: Path) -> tuple[np.ndarray, str]:
     if not path.exists():
         raise InputRefused(f"{path}: no such stain reference; give an image file or a patch store")
     if not path.is_dir():
-        return _image(path), file_checksum(path)
+        return decode(path), file_checksum(path)
     patches = Patches(path)
     rows = np.unique(np.linspace(0, len(patches) - 1, _PATCHES).round().astype(np.int64))
     return np.concatenate(list(patches.read(rows))), patches.digest
-
-
-def _image(path: Path) -> np.ndarray:
-    with _readable(path), Image.open(path) as image:
-        if image.mode not in ("RGB", "RGBA", "P"):
-            raise InputRefused(f"{path}: has mode {image.mode}; a stain reference is an 8-bit RGB image")
-        layer = image.convert("RGBA")
-        # what is transparent is glass
-        return np.asarray(Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB"))
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputRefused(f"{path}: cannot be read as an image ({error}); give a PNG, JPEG or TIFF") from error

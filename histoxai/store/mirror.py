@@ -102,22 +102,24 @@ def array_in_memory(folder: Path) -> zarr.Array[Any]:
 
 def fetch(path: Path) -> None:
     """Fetch one file anew; where it is not there, it is not here either."""
-    pieces = remote.pieces(path)
-    try:
-        first = next(pieces, b"")
-    except FileNotFoundError:
-        path.unlink(missing_ok=True)
-        return
     temporary = temporary_beside(path)
     try:
-        for _ in range(3):  # another task's refresh may just remove an empty folder
+        for last_try in (False, False, True):  # another task's refresh may just remove an empty folder
             path.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(FileNotFoundError), open(temporary, "wb") as file:
-                file.write(first)
-                for piece in pieces:
-                    file.write(piece)
-                break
-        os.replace(temporary, path)
+            try:
+                file = open(temporary, "wb")  # noqa: SIM115
+            except FileNotFoundError:
+                if last_try:
+                    raise
+                continue
+            with file:
+                try:
+                    file.writelines(remote.pieces(path))
+                except FileNotFoundError:
+                    path.unlink(missing_ok=True)
+                    return
+            os.replace(temporary, path)
+            return
     except OSError as error:
         raise cannot(path, "written", error) from error
     finally:

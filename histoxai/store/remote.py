@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -78,12 +79,14 @@ def pieces(path: Path) -> Iterator[bytes]:
     store, key, obstore = _object(path)
     with _spoken(path):
         found = obstore.get(store, key)
-        total = found.meta["size"]
+        total, version = found.meta["size"], found.meta["e_tag"]
         if total <= _PART:
             yield bytes(found.bytes())
             return
         for start in range(0, total, _PART):
-            yield bytes(obstore.get_range(store, key, start=start, end=min(start + _PART, total)))
+            # of this version alone: one that is written meanwhile would be mixed into it
+            options = {"range": (start, min(start + _PART, total)), "if_match": version}
+            yield bytes(obstore.get(store, key, options=options).bytes())
 
 
 def remove(paths: Sequence[Path]) -> None:
@@ -220,7 +223,8 @@ def _refusal(path: Path, said: str) -> HistoxaiError:
             "a public bucket"
         )
     if "NoSuchBucket" in said:
-        return InputRefused(f"{place}: there is no bucket '{bucket}' at {endpoint() or 'Amazon S3'}; check its name")
+        where = re.sub("//[^/@]*@", "//", endpoint()) or "Amazon S3"  # a password may stand in an address
+        return InputRefused(f"{place}: there is no bucket '{bucket}' at {where}; check its name")
     if any(word in said for word in ("PermissionDenied", "Unauthenticated", *_DENIED)):
         return InputRefused(
             f"{place}: access denied; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, and what they allow"

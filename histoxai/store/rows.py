@@ -136,8 +136,17 @@ class ShardRows:
         layout = self._layout
         out = np.empty((len(rows), *layout.shape[1:]), layout.dtype)
         numbers, places = np.divmod(rows, layout.rows_per_file)
-        if self._far and layout.sharded:
-            self._fetch_ahead(numbers, places)
+        try:
+            if self._far and layout.sharded:
+                self._fetch_ahead(numbers, places)
+            self._fill(out, numbers, places)
+        finally:
+            if self._far:
+                self._forget(numbers)
+        return out
+
+    def _fill(self, out: np.ndarray, numbers: np.ndarray, places: np.ndarray) -> None:
+        layout = self._layout
         for i, (k, at) in enumerate(zip(numbers.tolist(), places.tolist(), strict=True)):
             file = self._open(k)
             try:
@@ -150,7 +159,12 @@ class ShardRows:
             except ValueError as error:
                 row = k * layout.rows_per_file + (at if layout.sharded else 0)
                 raise ChunkDamaged(k, row, str(error)) from None
-        return out
+
+    def _forget(self, numbers: np.ndarray) -> None:
+        # what was fetched for these rows would stay as long as the file does
+        for k in np.unique(numbers).tolist():
+            if (file := _open_files.get((self._number, k))) is not None:
+                file.fetch_ahead([])
 
     def _fetch_ahead(self, numbers: np.ndarray, places: np.ndarray) -> None:
         # from storage, all rows of a file in as few requests as there are gaps between them

@@ -254,7 +254,7 @@ def test_patches_that_end_out_of_order_are_kept_together(
         "-O",
         "ig.steps=auto",
         "-O",
-        "ig.tolerance=0.05",
+        "ig.tolerance=0.0465",
         "--per-class",
         4,
         "--micro-batch",

@@ -232,6 +232,49 @@ def test_refusals(cloud: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert time.monotonic() - started < 30
 
 
+@pytest.mark.parametrize("prefix", [".scratch/p.zarr", "a/_part/p.zarr"])
+def test_prefixes_that_look_unfinished_are_refused(cloud: Any, mini: Mini, prefix: str) -> None:
+    refused(run("ingest", mini.diagset, "-o", f"s3://lab/{prefix}"), 2, "begins with a dot or is _part")
+    assert names(cloud, prefix) == []
+
+
+def test_the_scheme_in_capitals(cloud: Any, tmp_path: Path) -> None:
+    write_diagset(tmp_path / "source", scans=1)
+    done("ingest", tmp_path / "source", "-o", "S3://lab/capitals.zarr", "--classes", "A,N,R1")
+    assert "capitals.zarr/zarr.json" in names(cloud, "capitals.zarr")
+
+
+def test_reading_keeps_nothing_that_was_fetched(cloud: Any, tmp_path: Path) -> None:
+    from histoxai import places
+    from histoxai.store import rows
+    from histoxai.store.shards import Store
+
+    write_diagset(tmp_path / "source", scans=1)
+    done("ingest", tmp_path / "source", "-o", "s3://lab/ranges.zarr", "--classes", "A,N,R1", "--shard-size", 4)
+    store = Store(places.mirror("s3://lab/ranges.zarr"))
+    rows._open_files.clear()
+    assert len(store.read("images")) == 15
+    far = [file._far for file in rows._open_files.values() if file._far is not None]
+    assert len(far) >= 4
+    assert not any(f._fetched for f in far)
+
+
+def test_a_file_that_goes_while_it_is_fetched_is_gone(
+    cloud: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from histoxai.store import mirror, remote
+
+    def torn(path: Path) -> Iterator[bytes]:
+        yield b"the first"
+        raise FileNotFoundError
+
+    place = tmp_path / "a.bin"
+    place.write_bytes(b"whole" * 60)
+    monkeypatch.setattr(remote, "pieces", torn)
+    mirror.fetch(place)
+    assert not place.exists()
+
+
 def test_access_denied(cloud: Any, monkeypatch: pytest.MonkeyPatch, server: str) -> None:
     # moto answers so once a policy forbids it
     policy = {"Effect": "Deny", "Principal": "*", "Action": "s3:*", "Resource": "arn:aws:s3:::lab/*"}

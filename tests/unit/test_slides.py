@@ -478,6 +478,54 @@ def test_a_tile_that_does_not_decode(tmp_path: Path) -> None:
     assert np.array_equal(reader.read(10, 11)[0][0], picture()[64:128, 128:192])
 
 
+def test_threads_that_meet_damaged_tiles_read_all_others(tmp_path: Path) -> None:
+    """A handle that one thread closes is no other one's: OpenSlide would end the process."""
+    side = 16
+    rng = np.random.default_rng(0)
+    image = rng.integers(60, 200, (side * 64, side * 64, 3), np.uint8)
+    path = write_slide(tmp_path / "a.tiff", image, levels=1)
+    with tifffile.TiffFile(path) as file:
+        offsets = file.pages[0].dataoffsets
+    content, damaged = bytearray(path.read_bytes()), list(range(3, side * side, 17))
+    for tile in damaged:
+        content[offsets[tile] : offsets[tile] + 200] = bytes(200)
+    path.write_bytes(content)
+    options = ["--min-tissue", 0, "--size", 64, "--skip-bad", "--threads", 6, "--format", "slide", "--json"]
+    summary = json.loads(done("ingest", path, "-o", tmp_path / "p.zarr", *options))
+    assert summary["patches"] == side * side - len(damaged)
+    assert [r["what"] for r in summary["left_out"]] == [f"a#x{64 * (t % side)}y{64 * (t // side)}" for t in damaged]
+    store = Store(tmp_path / "p.zarr")
+    kept = [t for t in range(side * side) if t not in damaged]
+    wanted = [image[64 * (t // side) :, 64 * (t % side) :][:64, :64] for t in kept]
+    assert np.array_equal(store.read("images"), np.stack(wanted))
+
+
+def test_linked_folders_of_slides_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    root.mkdir()
+    elsewhere.mkdir()
+    write_slide(root / "a.tiff", picture(), levels=1)
+    write_slide(elsewhere / "b.tiff", picture(), levels=1)
+    (root / "more").symlink_to(elsewhere)
+    (root / "again").symlink_to(root)
+    (elsewhere / "up").symlink_to(tmp_path)
+    assert set(SlideReader(root, Ingest(**ALL)).index.group) == {"a", "more/b"}
+
+
+def test_masks_are_read_as_what_they_say_they_are(tmp_path: Path) -> None:
+    from histoxai.readers.labelmask import read_mask
+
+    values = np.array([[0, 1], [2, 3]], np.uint8)
+    Image.fromarray(values * 17, "L").save(tmp_path / "eight.png")
+    assert read_mask(tmp_path / "eight.png").tolist() == (values * 17).tolist()
+    cv2.imwrite(str(tmp_path / "deep.png"), np.repeat(values[..., None].astype(np.uint16), 3, axis=2))
+    with pytest.raises(InputRefused, match="16 bits in three channels"):
+        read_mask(tmp_path / "deep.png")
+    (tmp_path / "script.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
+    with pytest.raises(InputRefused, match="is not an image that can be read"):
+        read_mask(tmp_path / "script.png")
+
+
 def test_few_slides_are_open_at_a_time(tmp_path: Path) -> None:
     for k in range(12):
         write_slide(tmp_path / f"{k:02}.tiff", picture(64 + k, 64), levels=1)

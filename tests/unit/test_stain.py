@@ -142,7 +142,7 @@ def test_references_that_are_none(source: Path) -> None:
     Image.fromarray(glass()).save(folder / "glass.png")
     for name, words in (
         ("nothing.png", "no such stain reference"),
-        ("notes.txt", "cannot be read as an image"),
+        ("notes.txt", "is not an image that can be read"),
         ("grey.png", "has mode L"),
         ("glass.png", "too little tissue"),
     ):
