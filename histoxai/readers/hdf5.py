@@ -18,9 +18,9 @@ from histoxai.readers.arrays import (
     ArrayReader,
     Part,
     choose,
+    parts_of,
     relative,
     split_of,
-    with_parts,
 )
 from histoxai.readers.base import Array, Index, identifier, require_source
 from histoxai.readers.walk import files_below, printable, require_text
@@ -134,7 +134,7 @@ def _parts(root: Path, files: dict[str, Path], settings: Ingest) -> list[Part]:
         raise InputRefused(f"{first}: has no file of images beside it (*_x.h5); copy it, or name the file itself")
     found = {role: _only(path, role, getattr(settings, role)) for role, path in files.items()}
     stem = relative(root, files["images"]).rsplit(".", 1)[0]
-    return [with_parts(found, identifier(stem), split_of(stem.replace("/", "_")))]
+    return parts_of([("", found)], identifier(stem), split_of(stem.replace("/", "_")))
 
 
 def _one_file(root: Path, path: Path, settings: Ingest) -> list[Part]:
@@ -146,10 +146,10 @@ def _one_file(root: Path, path: Path, settings: Ingest) -> list[Part]:
         sides[side][rest if side else name] = array
     if len(sides) > 1:
         sides.pop("", None)  # facts beside the splits
-    parts = []
+    parts: list[Part] = []
     for side, found in sorted(sides.items()):
         split = split_of(side) or split_of(stem.replace("/", "_"))
-        parts.append(with_parts(choose(found, settings, path), identifier(stem, *([side] if side else [])), split))
+        parts += parts_of(choose(found, settings, path), identifier(stem, *([side] if side else [])), split)
     return parts
 
 

@@ -382,3 +382,67 @@ def test_real_sources(real_data: Path, tmp_path: Path) -> None:
     summary = json.loads(done("ingest", real_data / "crc5/training", "-o", tmp_path / "f.zarr", "--dry-run", "--json"))
     assert (summary["format"], summary["patches"]) == ("folder", 1600)
     assert set(summary["classes"].values()) == {320}
+
+
+@pytest.mark.parametrize("kind", ["hdf5", "zarr"])
+def test_arrays_of_one_folder_go_together(tmp_path: Path, kind: str) -> None:
+    first, second = images(3), images(2)
+
+    def write(name: str, **arrays: np.ndarray) -> Path:
+        if kind == "hdf5":
+            return h5(tmp_path / f"{name}.h5", **arrays)
+        group = zarr.open_group(str(tmp_path / f"{name}.zarr"), mode="w")
+        for key, data in arrays.items():
+            group.create_array(key, data=data)
+        return tmp_path / f"{name}.zarr"
+
+    def read(path: Path, **chosen: object) -> Hdf5Reader | ZarrReader:
+        return (Hdf5Reader if kind == "hdf5" else ZarrReader)(path, Ingest(**chosen))
+
+    labels = {"s1/labels": np.array([0, 1, 0]), "s2/labels": np.array([1, 1])}
+    reader = read(write("a", **{"s1/images": first, "s2/images": second}, **labels))
+    assert reader.index.patch_id == ["a/s1#0", "a/s1#1", "a/s1#2", "a/s2#0", "a/s2#1"]
+    assert reader.index.group == ["a/s1"] * 3 + ["a/s2"] * 2
+    assert reader.index.label == [0, 1, 0, 1, 1]
+    assert np.array_equal(reader.read(0, 5)[0], np.concatenate([first, second]))
+    named = read(write("b", **{"s1/t": first, "s2/t": second}, **labels), images="t", labels="labels")
+    assert (named.index.label, named.index.group[3]) == ([0, 1, 0, 1, 1], "b/s2")
+    # one folder's labels are not another's images'
+    with pytest.raises(InputRefused, match="all parts must have labels, or none"):
+        read(write("c", **{"s1/images": first, "s2/images": first, "s2/labels": labels["s1/labels"]}))
+    with pytest.raises(InputRefused, match="'meta/labels' lies beside no images, which are in s1, s2"):
+        read(write("d", **{"s1/images": first, "s2/images": first, "meta/labels": labels["s1/labels"]}))
+    # images of one folder only may have partners elsewhere, as long as there is no choice between them
+    apart = read(write("e", **{"pixels/images": first, "meta/labels": labels["s1/labels"]}))
+    assert (apart.index.label, apart.index.patch_id[0]) == ([0, 1, 0], "e#0")
+    with pytest.raises(InputRefused, match=r"cannot tell which of p/labels, q/labels .*name it with --labels"):
+        read(write("f", **{"i/images": first, "p/labels": np.arange(3), "q/labels": np.arange(3)}))
+
+
+def test_folders_of_a_zarr_group_name_its_splits(tmp_path: Path) -> None:
+    group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w")
+    for side, n in (("train", 3), ("test", 2)):
+        group.create_array(f"{side}/images", data=images(n))
+    index = ZarrReader(tmp_path / "a.zarr", Ingest()).index
+    assert index.split == [3, 3, 1, 1, 1]
+    assert index.group == index.patch_id == ["a/test#0", "a/test#1", "a/train#0", "a/train#1", "a/train#2"]
+
+
+def test_labels_as_text_are_stripped_and_may_be_empty(tmp_path: Path) -> None:
+    labels = np.array([b" T", b"T ", b"", b"N", b"  "], dtype="S4")
+    path = h5(tmp_path / "d.h5", images=images(5), labels=labels)
+    index = Hdf5Reader(path, Ingest()).index
+    assert (index.classes, index.label) == (["N", "T"], [1, 1, -1, 0, -1])
+    assert "2 patches have no label: their text is empty" in index.notes
+    chosen = Hdf5Reader(path, Ingest(classes=("T", "N"))).index
+    assert (chosen.label, chosen.patch_id[-1]) == ([0, 0, 1], "d#3")
+    path = h5(tmp_path / "e.h5", images=images(2), labels=np.arange(2), patient=np.array([0.5, 1]))
+    with pytest.raises(InputRefused, match="groups are not whole numbers from 0 on"):
+        Hdf5Reader(path, Ingest())
+
+
+def test_classes_may_go_with_labels_from_metadata(tmp_path: Path) -> None:
+    path = h5(tmp_path / "d.h5", images=images(3))
+    (tmp_path / "m.csv").write_text("patch_id,label\nd#0,T\nd#1,N\nd#2,T\n")
+    flags = ["--metadata", tmp_path / "m.csv", "--classes", "T,N", "--json"]
+    assert json.loads(done("ingest", path, "-o", tmp_path / "o.zarr", *flags))["classes"] == {"T": 2, "N": 1}
