@@ -39,6 +39,8 @@ class NpyReader(ArrayReader):
             for array in (part.images, part.labels, part.masks, part.groups):
                 if isinstance(array, NpyFile):
                     self.index.files.append((relative(root, array.path), array.bytes))
+            if isinstance(part.masks, NpyFile):
+                self.index.add_contents(relative(root, part.masks.path), part.masks.path)
 
 
 def _single(root: Path) -> Part:

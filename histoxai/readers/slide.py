@@ -124,7 +124,9 @@ class SlideReader:
     def _list_files(self, base: Path, tiles: _Tiles) -> None:
         files = [(p.relative_to(base).as_posix(), p.stat().st_size) for p in parts_of(tiles.path)]
         if tiles.drawn:
-            files.append((f"annotation of {tiles.name}: {tiles.drawn.name}", tiles.drawn.stat().st_size))
+            name = f"annotation of {tiles.name}: {tiles.drawn.name}"
+            files.append((name, tiles.drawn.stat().st_size))
+            self.index.add_contents(name, tiles.drawn)
         self.index.files += files
 
     def _scan_slide(self, name: str, path: Path, slides: int) -> _Tiles:

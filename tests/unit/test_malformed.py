@@ -687,6 +687,27 @@ BAD_PAIRS: dict[str, tuple[Callable[[Path], Any], str, str, list[str]]] = {
         "has mask value 3, which --class-map does not name; add 3=other",
         ["--class-map", "1=tumor"],
     ),
+    "mask as JPEG": (
+        lambda r: ((r / "masks/f_1_2.png").unlink(), save(r / "masks/f_1_2.jpg", np.ones((24, 32), np.uint8))),
+        "masks/f_1_2.jpg",
+        "is compressed as JPEG, which makes up values",
+        [],
+    ),
+    "mask as JPEG in a TIFF": (
+        lambda r: (
+            (r / "masks/f_1_2.png").unlink(),
+            save(r / "masks/f_1_2.tif", np.ones((24, 32), np.uint8), compression="jpeg"),
+        ),
+        "masks/f_1_2.tif",
+        "is compressed as JPEG, which makes up values",
+        [],
+    ),
+    "three channels of 16 bits": (
+        lambda r: (r / "masks/f_1_2.png").write_bytes(png(32, 24, 16, 2, bytes(24 * (1 + 32 * 6)))),
+        "masks/f_1_2.png",
+        "has three channels of 16 bits",
+        [],
+    ),
     "no masks at all": (lambda r: (r / "masks").rename(r / "other"), "", "name their folder or ending: --masks", []),
     "sizes that differ": (
         lambda r: (save(r / "images/f_1_2.png", PICTURE[:20]), save(r / "masks/f_1_2.png", PICTURE[:20, :, 0])),

@@ -601,3 +601,14 @@ def test_a_dicom_series_is_one_slide(tmp_path: Path) -> None:
 
 def test_the_reader_is_registered() -> None:
     assert resolve("reader", "slide") is SlideReader
+
+
+def test_corrected_annotations_are_another_source(tmp_path: Path) -> None:
+    slide, seen = write_slide(tmp_path / "a.tiff", picture()), []
+    drawn = tmp_path / "a.geojson"
+    for corner in (0, 0, 1):  # of one size in bytes; the tiles and their labels stay as they are
+        write_geojson(drawn, feature("T", square(corner, 0, 200)))
+        seen.append(SlideReader(slide, Ingest(annotations=drawn, min_overlap=0.5, **ALL)).index)
+    assert seen[0].label == seen[2].label
+    assert seen[0].files == seen[2].files
+    assert seen[0].digest == seen[1].digest != seen[2].digest

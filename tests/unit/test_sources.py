@@ -446,3 +446,42 @@ def test_classes_may_go_with_labels_from_metadata(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("patch_id,label\nd#0,T\nd#1,N\nd#2,T\n")
     flags = ["--metadata", tmp_path / "m.csv", "--classes", "T,N", "--json"]
     assert json.loads(done("ingest", path, "-o", tmp_path / "o.zarr", *flags))["classes"] == {"T": 2, "N": 1}
+
+
+def test_a_partition_is_part_of_what_a_store_is(tmp_path: Path) -> None:
+    root = write_diagset(tmp_path / "d", scans=2)
+    for name, train in (("P.1", "scan0"), ("P.2", "scan1")):
+        (root / "partitions" / name).mkdir(parents=True)
+        (root / "partitions" / name / "train.csv").write_text(f"scan_id\n{train}\n")
+    assert "partition" not in DiagSetReader(root, Ingest()).index.facts
+    first = DiagSetReader(root, Ingest(partition="P.1")).index.facts["partition"]
+    second = DiagSetReader(root, Ingest(partition="P.2")).index.facts["partition"]
+    assert (first["name"], list(first["files"]), second["name"]) == ("P.1", ["train.csv"], "P.2")
+    out = tmp_path / "o.zarr"
+    done("ingest", root, "-o", out, "--partition", "P.1")
+    done("ingest", root, "-o", out, "--partition", "P.1")
+    assert run("ingest", root, "-o", out, "--partition", "P.2").code != 0
+    (root / "partitions/P.1/train.csv").write_text("scan_id\nscan1\n")
+    assert run("ingest", root, "-o", out, "--partition", "P.1").code != 0
+
+
+def test_corrected_labels_groups_and_masks_are_another_source(tmp_path: Path) -> None:
+    x, labels, masks = images(4), np.array([0, 1, 0, 1]), np.zeros((4, 16, 16), np.uint8)
+    arrays = {"images": x, "labels": labels, "masks": masks, "patient": np.arange(4)}
+
+    def digest(**changed: np.ndarray) -> str:
+        for name, data in (arrays | changed).items():
+            np.save(tmp_path / f"{name}.npy", data)
+        return NpyReader(tmp_path, Ingest()).index.digest
+
+    first = digest()
+    assert digest() == first
+    changes = {"labels": 1 - labels, "patient": np.array([0, 0, 2, 3]), "masks": masks + 1}
+    assert len({first, *(digest(**{name: data}) for name, data in changes.items())}) == 4
+
+
+def test_pannuke_needs_images_to_be_recognised(tmp_path: Path) -> None:
+    for fold in ("fold1", "fold2"):
+        save(tmp_path / fold / "a.png", images(1)[0])
+    assert PanNukeReader.recognises(tmp_path) is None
+    assert recognise(tmp_path, "auto")[0] == "folder"
