@@ -20,6 +20,7 @@ from histoxai.readers.base import (
     require_size,
     require_unique,
 )
+from histoxai.readers.bounds import gaps, require_bounded, require_complete
 from histoxai.readers.labels import as_classes, label_values
 from histoxai.readers.targets import Targets
 from histoxai.readers.walk import printable
@@ -177,6 +178,7 @@ class ArrayReader:
         for array in (part.images, part.labels, part.masks):
             if getattr(array, "never_written", False):
                 raise InputRefused(f"{array and array.path}: has a header but no data; copy it again from the source")
+        require_bounded(part.images)
         size = (part.images.shape[1], part.images.shape[2])
         require_size(part.images.path, size, self.index.size if first else None, first.images.path if first else None)
         n = part.images.shape[0]
@@ -194,7 +196,12 @@ class ArrayReader:
                 )
         if part.masks is not None:
             _require_mask(part.masks, part.images)
+        if part.labels is not None:
+            require_complete(part.labels, "labels")
+        if part.groups is not None:
+            require_complete(part.groups, "groups")
         labels = None if part.labels is None else label_values(part.labels)
+        self.index.notes += [note for a in (part.images, part.masks) if a is not None and (note := gaps(a))]
         self.index.size = size
         return labels
 

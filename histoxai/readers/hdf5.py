@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +24,7 @@ from histoxai.readers.arrays import (
     split_of,
 )
 from histoxai.readers.base import Array, Index, identifier, require_source
+from histoxai.readers.bounds import Held
 from histoxai.readers.walk import files_below, printable, require_text
 from histoxai.settings import Ingest
 
@@ -47,6 +49,19 @@ class H5Array:
         try:
             with _h5py(self.file).File(self.file, "r") as file:
                 return np.asarray(file[self.name][start:stop])
+        except _BROKEN as error:
+            raise InputRefused(f"{self.path}: cannot be read ({error}); copy it again from the source") from error
+
+    def held(self) -> Held | None:
+        """Which chunks are there; None for a dataset in one piece."""
+        try:
+            with _h5py(self.file).File(self.file, "r") as file:
+                dataset = file[self.name]
+                if dataset.chunks is None or dataset.is_virtual:
+                    return None
+                total = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
+                there = int(dataset.id.get_num_chunks())
+                return Held(min(there, total), total, int(dataset.id.get_storage_size()), dataset.fillvalue)
         except _BROKEN as error:
             raise InputRefused(f"{self.path}: cannot be read ({error}); copy it again from the source") from error
 

@@ -61,8 +61,6 @@ class ZarrReader:
             for array in (part.images, part.labels, part.masks, part.groups):
                 if isinstance(array, ZarrArray):
                     self.index.files.append((relative(root, array.path), bytes_below(array.path)))
-            if isinstance(part.images, ZarrArray) and (note := part.images.gaps()):
-                self.index.notes.append(note)
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
         """images (n, H, W, 3) uint8 and, where the source has masks, targets (n, 2, H, W) uint8."""

@@ -581,6 +581,11 @@ def multi(path: Path, pyramid: Any, shape: tuple[int, ...] = (1, 3, 1, 300, 300)
     group.attrs["multiscales"] = [pyramid]
 
 
+def scaled(path: Path, scale: list[float]) -> None:
+    transform = {"type": "scale", "scale": scale}
+    multi(path, {"axes": list("tczyx"), "datasets": [{"path": "0", "coordinateTransformations": [transform]}]})
+
+
 def chunk_cut(path: Path) -> None:
     plain_zarr(path)
     chunk = path / "0.0.0.0"
@@ -611,6 +616,20 @@ BAD_ZARR: dict[str, tuple[Callable[[Path], Any], str]] = {
         "objects, which are never",
     ),
     "10^12 rows claimed": (lambda p: edit(p, ".zarray", shape=[10**12, 8, 8, 3]), "claims 1,000,000,000,000 patches"),
+    "1 of 10^5 chunks": (
+        lambda p: edit(p, ".zarray", shape=[200_000, 8, 8, 3]),
+        "claims 100,000 chunks, of which 2 are there",
+    ),
+    "1 of 10^7 chunks": (
+        lambda p: edit(p, ".zarray", shape=[20_000_000, 8, 8, 3]),
+        "claims 10,000,000 chunks, of which 2 are there",
+    ),
+    "all rows in one chunk": (
+        lambda p: edit(p, ".zarray", shape=[40_000_000, 8, 8, 3], chunks=[40_000_000, 8, 8, 3]),
+        "claims 7,680,000,000 bytes, of which",
+    ),
+    "pixels that are no squares": (lambda p: scaled(p, [1, 1, 1, 0.5, 0.54]), "has pixels of 0.54 x 0.5, which are no"),
+    "a scale that is too short": (lambda p: scaled(p, [1, 1, 1, 0.5]), "its multiscales are damaged"),
     "chunk cut": (chunk_cut, "does not decode"),
     "no chunk": (chunks_gone, "has a header but no data"),
     "empty group": (lambda p: zarr.open_group(str(p), mode="w"), "name it with --images: none"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 import zlib
 from collections import Counter
@@ -485,3 +486,55 @@ def test_pannuke_needs_images_to_be_recognised(tmp_path: Path) -> None:
         save(tmp_path / fold / "a.png", images(1)[0])
     assert PanNukeReader.recognises(tmp_path) is None
     assert recognise(tmp_path, "auto")[0] == "folder"
+
+
+def test_missing_chunks_are_told_or_refused(tmp_path: Path) -> None:
+    x = images(6)
+    group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w")
+    labels, masks = np.array([1, 1, 2, 2, 1, 1]), np.ones((6, 16, 16), np.uint8)
+    for name, data in (("images", x), ("masks", masks), ("labels", labels), ("patient", labels)):
+        group.create_array(name, data=data, chunks=(2, *data.shape[1:]))
+    assert not [n for n in ZarrReader(tmp_path / "a.zarr", Ingest()).index.notes if "chunks" in n]
+    for name in ("images", "masks"):
+        shutil.rmtree(tmp_path / "a.zarr" / name / "c" / "1")
+    reader = ZarrReader(tmp_path / "a.zarr", Ingest())
+    assert [n.partition("a.zarr/")[2] for n in reader.index.notes if "chunks" in n] == [
+        f"{name}: 1 of 3 chunks are not there and read as 0" for name in ("images", "masks")
+    ]
+    assert not reader.read(2, 4)[0].any()
+    for name, what in (("patient", "groups"), ("labels", "labels")):
+        (tmp_path / "a.zarr" / name / "c" / "1").unlink()
+        with pytest.raises(InputRefused, match=rf"{name}: 1 of 3 chunks .*a guess for {what}; copy it again"):
+            ZarrReader(tmp_path / "a.zarr", Ingest())
+
+
+def test_missing_chunks_of_hdf5(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("images", (4000, 16, 16, 3), "u1", chunks=(2, 16, 16, 3))[:4] = 7
+    index = Hdf5Reader(tmp_path / "a.h5", Ingest()).index
+    assert any("1998 of 2000 chunks are not there and read as 0" in n for n in index.notes)
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file.create_dataset("images", (4002, 16, 16, 3), "u1", chunks=(2, 16, 16, 3))[:2] = 7
+    with pytest.raises(InputRefused, match="claims 2,001 chunks, of which 1 are there"):
+        Hdf5Reader(tmp_path / "b.h5", Ingest())
+
+
+def test_scales_of_ome_images(tmp_path: Path) -> None:
+    image = images(1, 64, 64)[0]
+    for name, um in (("a", 0.25), ("b", 0.25), ("c", 0.5)):
+        write_ome(tmp_path / f"{name}.zarr", image, um)
+    with pytest.raises(InputRefused, match=r"c\.zarr: has 0.5 micrometres per px, others 0.25 .*choose with --mpp"):
+        ZarrReader(tmp_path, Ingest(size=32))
+    assert ZarrReader(tmp_path, Ingest(size=16, mpp=0.5)).index.mpp == 0.5
+    shutil.rmtree(tmp_path / "c.zarr")
+    for gone in (tmp_path / "b.zarr" / "0").glob("0.0.0.1.*"):
+        gone.unlink()
+    notes = ZarrReader(tmp_path, Ingest(size=32)).index.notes
+    assert any("b.zarr/0: 2 of 4 chunks are not there and read as 0" in n for n in notes)
+    attributes = json.loads((tmp_path / "b.zarr" / ".zattrs").read_text())
+    for level in attributes["multiscales"][0]["datasets"]:
+        del level["coordinateTransformations"]
+    (tmp_path / "b.zarr" / ".zattrs").write_text(json.dumps(attributes))
+    with pytest.raises(InputRefused, match=r"b\.zarr: has no scale, others 0.25 .*--mpp says it"):
+        ZarrReader(tmp_path, Ingest(size=32))
+    assert ZarrReader(tmp_path, Ingest(size=32, mpp=0.25)).index.mpp == 0.25
