@@ -196,6 +196,11 @@ class ArrayReader:
                 )
         if part.masks is not None:
             _require_mask(part.masks, part.images)
+            if first and first.masks and _are_planes(first.masks) != _are_planes(part.masks):
+                raise InputRefused(
+                    f"{part.masks.path}: has shape {part.masks.shape} and {first.masks.path} {first.masks.shape}; all "
+                    "masks must be class numbers, or all planes"
+                )
         if part.labels is not None:
             require_complete(part.labels, "labels")
         if part.groups is not None:
@@ -214,7 +219,15 @@ class ArrayReader:
         index.has_targets = any(p.masks is not None for p in self.parts)
         if not index.has_targets and (settings.tumor or settings.non_tumor or settings.class_map):
             raise InputRefused(f"{paths[0]}: no masks to go with --tumor, --non-tumor or --class-map; name --masks")
-        if index.has_targets:
+        if planes := [p.masks.path for p in self.parts if p.masks is not None and _are_planes(p.masks)]:
+            if settings.tumor or settings.non_tumor or settings.class_map:
+                raise InputRefused(
+                    f"{planes[0]}: holds planes already, tumor and non-tumor; leave out --tumor, --non-tumor and "
+                    "--class-map"
+                )
+            index.facts = {"tumor": ["first plane"], "non_tumor": ["second plane"]}
+            index.notes.append("masks: planes of the source; tumor: the first; non-tumor: the second")
+        elif index.has_targets:
             index.facts = self._targets.facts
             index.notes.append(self._targets.note)
         self._part: list[int] = []
@@ -256,7 +269,7 @@ class ArrayReader:
     def _planes(self, values: np.ndarray, path: Path) -> np.ndarray:
         h, w = self.index.size
         if values.shape[1:] == (2, h, w):
-            return (values > 0).astype(np.uint8)
+            return _as_planes(values, path)
         return self._targets.planes(values.reshape(-1, h, w), path)
 
 
@@ -265,6 +278,23 @@ def _names(part: Part, ids: list[str], rows: np.ndarray) -> list[str]:
     if part.groups is None:
         return ids if part.group is None else [part.group] * len(ids)
     return [identifier(g) for g in label_values(part.groups, "groups").astype(str)[rows].tolist()]
+
+
+def _are_planes(masks: Array) -> bool:
+    return len(masks.shape) == 4 and masks.shape[1] == 2 and masks.shape[3] > 1
+
+
+def _as_planes(values: np.ndarray, path: Path) -> np.ndarray:
+    # what is neither 0 nor 1 (or 255) was no plane: probabilities, class numbers, NaN
+    off = values == 0
+    for full in (1, 255):
+        on = values == full
+        if (on | off).all():
+            return on.astype(np.uint8)
+    odd = values[~(off | (values == 1))][0]
+    raise InputRefused(
+        f"{path}: planes hold 0 and 1, or 0 and 255, but here is {odd}; save (planes > 0.5), say, as uint8"
+    )
 
 
 def _require_mask(masks: Array, images: Array) -> None:

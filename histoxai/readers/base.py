@@ -228,6 +228,7 @@ OF_FORMATS = (
     "partition",
     "magnification",
     "annotations",
+    "min_overlap",
 )
 
 

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from histoxai.errors import InputRefused, UsageError
-from histoxai.readers.annotations import Annotation, Annotations, check_settings, choose, load
+from histoxai.readers.annotations import Annotation, Annotations, check_settings, choose, load, require_painted
 from histoxai.readers.base import Index
 from histoxai.readers.slidefiles import (
     SLIDES,
@@ -83,6 +83,7 @@ class SlideReader:
         self._counts: dict[str, Counter[str]] = {"tissue": Counter(), "tiles": Counter(), "annotations": Counter()}
         skip = self._annotations.holds if self._annotations else lambda path: False
         scanned = self._scan(root, find_slides(root, skip))
+        require_painted(root, (t.drawn for t in scanned), settings)
         self._name_classes(root, scanned)
         self._list(scanned)
         self._tell(scanned)
@@ -282,8 +283,8 @@ def _reload(slides: dict[Path | None, Path], settings: Ingest, drawn: Path) -> A
 
 
 def _require_settings(settings: Ingest) -> None:
-    for flag in ("images", "masks", "labels", "partition"):
-        if getattr(settings, flag) is not None:
+    for flag in ("images", "masks", "labels", "partition", "magnification"):
+        if getattr(settings, flag) != getattr(Ingest(), flag):
             raise UsageError(f"--{flag}: means nothing for slides; leave it out")
     size = settings.size or SIZE
     if settings.overlap >= size:

@@ -325,7 +325,13 @@ def test_images_outside_of_classes_are_told(tmp_path: Path) -> None:
 
 def test_settings_of_other_formats_are_refused(tmp_path: Path) -> None:
     root = folder(tmp_path / "src")
-    for flags in (["--masks", "gt"], ["--tumor", "x"], ["--class-map", "1=x"], ["--magnification", "40x"]):
+    for flags in (
+        ["--masks", "gt"],
+        ["--tumor", "x"],
+        ["--class-map", "1=x"],
+        ["--magnification", "40x"],
+        ["--min-overlap", "0.5"],
+    ):
         assert f"{flags[0]} means nothing to sources of format 'folder'" in refused(root, *flags)
     assert "choose a --size of at most 24" in refused(root, "--size", 64)
 

@@ -523,9 +523,14 @@ def test_settings_that_mean_nothing_for_slides(tmp_path: Path) -> None:
         (Ingest(images="x"), "--images: means nothing"),
         (Ingest(classes=("T",)), "name --annotations"),
         (Ingest(class_map=("1=T",)), "name them with --annotations"),
+        (Ingest(magnification="40x"), "--magnification: means nothing for slides"),
+        (Ingest(min_overlap=0.5), "--min-overlap: .*name them with --annotations"),
     ):
         with pytest.raises(UsageError, match=why):
             SlideReader(slide, chosen)
+    drawn = write_geojson(tmp_path / "a.geojson", feature("T", square(0, 0, 300)))
+    with pytest.raises(InputRefused, match="--class-map names values of masks, but all annotations are GeoJSON"):
+        SlideReader(slide, Ingest(annotations=drawn, class_map=("1=T",), **ALL))
 
 
 def test_without_openslide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,10 +133,34 @@ def test_npy(tmp_path: Path) -> None:
     assert planes is not None
     assert np.array_equal(pixels, x[[4, 5, 0, 1, 2, 3]])
     assert np.array_equal(planes, np.stack([masks == 3, masks == 4], 1)[[4, 5, 0, 1, 2, 3]])
-    np.save(tmp_path / "d" / "train" / "masks.npy", np.stack([masks > 2, masks == 1], 1)[:4].astype(np.uint8) * 9)
-    two = NpyReader(tmp_path / "d", Ingest(tumor=("3", "4"), non_tumor=("1",))).read(0, 6)[1]
-    assert two is not None
-    assert np.array_equal(two, np.stack([masks > 2, masks == 1], 1)[[4, 5, 0, 1, 2, 3]])
+
+
+def test_masks_of_two_planes(tmp_path: Path) -> None:
+    planes = RNG.integers(0, 2, (6, 2, 16, 16))
+    for side, part, full, dtype in (("train", slice(0, 4), 255, "u1"), ("test", slice(4, 6), 1, "f4")):
+        (tmp_path / side).mkdir()
+        np.save(tmp_path / side / "images.npy", images(6)[part])
+        np.save(tmp_path / side / "masks.npy", (planes[part] * full).astype(dtype))
+    reader = NpyReader(tmp_path, Ingest())
+    found = reader.read(0, 6)[1]
+    assert found is not None
+    assert (found.dtype, np.array_equal(found, planes[[4, 5, 0, 1, 2, 3]])) == (np.uint8, True)
+    assert reader.index.facts == {"tumor": ["first plane"], "non_tumor": ["second plane"]}
+    assert "masks: planes of the source; tumor: the first; non-tumor: the second" in reader.index.notes
+    for chosen in (Ingest(tumor=("1",)), Ingest(non_tumor=("1",)), Ingest(class_map=("1=tumor",))):
+        with pytest.raises(
+            InputRefused, match=r"masks\.npy: holds planes already, tumor and non-tumor; leave out --tumor"
+        ):
+            NpyReader(tmp_path, chosen)
+    for value, shown in ((np.nan, "nan"), (0.5, "0.5"), (9, "9"), (-1, "-1")):
+        odd = planes[4:].astype("f4")
+        odd[0, 0, 0, 0] = value
+        np.save(tmp_path / "test" / "masks.npy", odd)
+        with pytest.raises(InputRefused, match=f"planes hold 0 and 1, or 0 and 255, but here is {shown}"):
+            NpyReader(tmp_path, Ingest()).read(0, 2)
+    np.save(tmp_path / "test" / "masks.npy", planes[4:, 0])
+    with pytest.raises(InputRefused, match="all masks must be class numbers, or all planes"):
+        NpyReader(tmp_path, Ingest())
 
 
 @pytest.mark.parametrize("version", [2, 3])
@@ -538,3 +562,19 @@ def test_scales_of_ome_images(tmp_path: Path) -> None:
     with pytest.raises(InputRefused, match=r"b\.zarr: has no scale, others 0.25 .*--mpp says it"):
         ZarrReader(tmp_path, Ingest(size=32))
     assert ZarrReader(tmp_path, Ingest(size=32, mpp=0.25)).index.mpp == 0.25
+
+
+def test_folders_of_pairs_have_images_in_them(tmp_path: Path) -> None:
+    save(tmp_path / "a/images/x.png", images(1)[0])
+    (tmp_path / "a/annotations").mkdir()
+    (tmp_path / "a/annotations/x.geojson").write_text("{}")
+    assert PairsReader.recognises(tmp_path / "a") is None
+    (tmp_path / "a/annotations/x.xml").write_text("<a/>")  # of which pairs says what to do
+    assert PairsReader.recognises(tmp_path / "a") == "it has 'images' and 'annotations' folders"
+    for name in ("s/images/x.svs", "s/annotations/x.geojson", "s/masks/x.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert PairsReader.recognises(tmp_path / "s") is None
+    assert recognise(tmp_path / "s", "auto")[0] == "slide"
+    save(tmp_path / "m/images/masks/x.png", images(1)[0])
+    assert PairsReader.recognises(tmp_path / "m") is None
