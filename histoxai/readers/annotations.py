@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -93,7 +93,18 @@ def check_settings(settings: Ingest) -> None:
             raise UsageError(f"{flag}: says what annotations mean; name them with --annotations")
     if settings.classes and settings.annotations is None and settings.metadata is None:
         raise UsageError("--classes: a slide's tiles have no classes; name --annotations")
+    if settings.annotations is None and settings.min_overlap != Ingest().min_overlap:
+        raise UsageError("--min-overlap: says how much of a tile an annotation covers; name them with --annotations")
     value_names(settings.class_map)
+
+
+def require_painted(root: Path, drawn: Iterable[Path | None], settings: Ingest) -> None:
+    """Raise InputRefused for a class map where no annotation is a mask, whose values it could name."""
+    if settings.class_map and not any(p and p.suffix.lower() not in _DRAWN for p in drawn):
+        raise InputRefused(
+            f"{root}: --class-map names values of masks, but all annotations are GeoJSON, which names its classes "
+            "itself; leave it out"
+        )
 
 
 def choose(

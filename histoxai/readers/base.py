@@ -7,6 +7,7 @@ import unicodedata
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any, Protocol
@@ -14,13 +15,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from histoxai.errors import InputRefused
-from histoxai.provenance import fingerprint
+from histoxai.provenance import file_checksum, fingerprint
 from histoxai.readers.walk import require_text
 from histoxai.settings import Ingest
 
 # What a header may claim: more would fill memory before a byte of data is read.
 MAX_ROWS = 50_000_000
 MAX_PIXELS = 100_000_000
+MAX_CHECKED = 64 << 20  # bytes that are read for a digest alone
 
 
 @dataclass
@@ -32,7 +34,8 @@ class Index:
     of a value each (int, float or str), stored beside these: `patient`, `site`, `tissue`; `frame` (name of a coordinate
     system, a slide), `x`, `y` (upper-left corner in it, px) and `extent` (a tile's side in it, px), which tell tiles
     that overlap. facts: what else the store's settings should say. left_out: what `skip_bad` passed over, and why.
-    tissue_found: the reader chose patches by their tissue itself.
+    tissue_found: the reader chose patches by their tissue itself. contents: checksums of small files that say what the
+    patches are.
     """
 
     classes: list[str]
@@ -49,6 +52,8 @@ class Index:
     facts: dict[str, Any] = field(default_factory=dict)
     left_out: list[tuple[str, str]] = field(default_factory=list)
     tissue_found: bool = False
+    contents: dict[str, str] = field(default_factory=dict)
+    _bytes: int = field(default=0, init=False, repr=False)
 
     def leave_out(self, what: str, error: InputRefused, settings: Ingest) -> None:
         """Note a file (path below the root) that cannot be used; raises the error unless bad ones are skipped."""
@@ -61,8 +66,27 @@ class Index:
 
     @property
     def digest(self) -> str:
-        """Of names and sizes of all files; contents are not read twice for it."""
-        return fingerprint(sorted(self.files))
+        """Of names and sizes of all files, of what small ones hold, and of labels, groups, splits and more arrays.
+
+        Images are not read twice for it, but whoever corrects labels or masks has another source, of the same size.
+        """
+        columns: dict[str, list[Any]] = {"label": self.label, "group": self.group, "split": self.split, **self.extra}
+        told = {name: _checksum_of(values) for name, values in columns.items()}
+        return fingerprint([sorted(self.files), sorted(self.contents.items()), told])
+
+    def add_contents(self, name: str, path: Path) -> None:
+        """Have a file's content count in the digest, as long as that takes no time: 64 MB of all such files."""
+        size = path.stat().st_size
+        if (taken := self._bytes + size) <= MAX_CHECKED:
+            self._bytes = taken
+            self.contents[name] = file_checksum(path)
+
+
+def _checksum_of(values: list[Any]) -> str:
+    state = blake2b(digest_size=16)
+    for start in range(0, len(values), 1 << 16):  # millions of them never become one text
+        state.update("".join(f"{value!r}\n" for value in values[start : start + (1 << 16)]).encode())
+    return state.hexdigest()
 
 
 class Readable(Protocol):
@@ -204,6 +228,7 @@ OF_FORMATS = (
     "partition",
     "magnification",
     "annotations",
+    "min_overlap",
 )
 
 

@@ -55,10 +55,10 @@ class DiagSetReader:
         classes = list(settings.classes or STUDY)
         if unknown := [c for c in classes if c not in LABELS]:
             raise InputRefused(f"{root}: DiagSet has no class '{unknown[0]}'; it has {', '.join(LABELS)}")
-        partition, notes = read_partition(root, settings.partition)
-        self.index = Index(classes, settings.mpp or MPP[settings.magnification], (0, 0), notes=notes)
+        partition, notes, facts = read_partition(root, settings.partition)
+        self.index = Index(classes, settings.mpp or MPP[settings.magnification], (0, 0), notes=notes, facts=facts)
         if settings.magnification != "20x":
-            self.index.facts = {"magnification": settings.magnification}
+            self.index.facts["magnification"] = settings.magnification
         self._settings = settings
         self._rows = Rows(self._scan(root, blobs, partition))
         require_unique(root, self.index)

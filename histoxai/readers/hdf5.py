@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from pathlib import Path
 from types import ModuleType
@@ -18,11 +19,12 @@ from histoxai.readers.arrays import (
     ArrayReader,
     Part,
     choose,
+    parts_of,
     relative,
     split_of,
-    with_parts,
 )
 from histoxai.readers.base import Array, Index, identifier, require_source
+from histoxai.readers.bounds import Held
 from histoxai.readers.walk import files_below, printable, require_text
 from histoxai.settings import Ingest
 
@@ -47,6 +49,19 @@ class H5Array:
         try:
             with _h5py(self.file).File(self.file, "r") as file:
                 return np.asarray(file[self.name][start:stop])
+        except _BROKEN as error:
+            raise InputRefused(f"{self.path}: cannot be read ({error}); copy it again from the source") from error
+
+    def held(self) -> Held | None:
+        """Which chunks are there; None for a dataset in one piece."""
+        try:
+            with _h5py(self.file).File(self.file, "r") as file:
+                dataset = file[self.name]
+                if dataset.chunks is None or dataset.is_virtual:
+                    return None
+                total = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
+                there = int(dataset.id.get_num_chunks())
+                return Held(min(there, total), total, int(dataset.id.get_storage_size()), dataset.fillvalue)
         except _BROKEN as error:
             raise InputRefused(f"{self.path}: cannot be read ({error}); copy it again from the source") from error
 
@@ -134,7 +149,7 @@ def _parts(root: Path, files: dict[str, Path], settings: Ingest) -> list[Part]:
         raise InputRefused(f"{first}: has no file of images beside it (*_x.h5); copy it, or name the file itself")
     found = {role: _only(path, role, getattr(settings, role)) for role, path in files.items()}
     stem = relative(root, files["images"]).rsplit(".", 1)[0]
-    return [with_parts(found, identifier(stem), split_of(stem.replace("/", "_")))]
+    return parts_of([("", found)], identifier(stem), split_of(stem.replace("/", "_")))
 
 
 def _one_file(root: Path, path: Path, settings: Ingest) -> list[Part]:
@@ -146,10 +161,10 @@ def _one_file(root: Path, path: Path, settings: Ingest) -> list[Part]:
         sides[side][rest if side else name] = array
     if len(sides) > 1:
         sides.pop("", None)  # facts beside the splits
-    parts = []
+    parts: list[Part] = []
     for side, found in sorted(sides.items()):
         split = split_of(side) or split_of(stem.replace("/", "_"))
-        parts.append(with_parts(choose(found, settings, path), identifier(stem, *([side] if side else [])), split))
+        parts += parts_of(choose(found, settings, path), identifier(stem, *([side] if side else [])), split)
     return parts
 
 

@@ -58,6 +58,12 @@ def mask_size_of(path: Path) -> tuple[int, int]:
             raise InputRefused(
                 f"{printable(path)}: has mode {image.mode}; expected a label image (8 or 16 bit, one value)"
             )
+        if image.format == "JPEG" or image.info.get("compression") in ("jpeg", "tiff_jpeg", "webp"):
+            raise InputRefused(f"{printable(path)}: is compressed as JPEG, which makes up values; save masks as PNG")
+        if image.mode == "RGB" and (bits := _bits(image)) > 8:  # of which Pillow keeps the upper 8
+            raise InputRefused(
+                f"{printable(path)}: has three channels of {bits} bits, which cannot be read; save one channel"
+            )
         return _oriented(path, image)
 
 

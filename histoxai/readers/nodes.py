@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from histoxai.errors import InputRefused
+from histoxai.readers.bounds import Held
 
 _METADATA = {"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"}
 _LEVELS = 3  # of groups, from the source down
@@ -55,16 +57,19 @@ class ZarrArray:
         except Exception as error:  # as above
             raise InputRefused(f"{self.path}: does not decode ({error}); copy it again from the source") from error
 
-    def gaps(self) -> str | None:
-        """A note where chunks are missing: writers may leave out chunks that hold one value, copies may lose them."""
+    def held(self) -> Held:
+        """Which chunks are there; raises InputRefused where metadata do not say which there should be."""
+        files, size = _chunks_below(self.path)
         try:
-            total = int(self._array.nchunks)
-            there = total if total > _COUNTED else int(self._array.nchunks_initialized)
+            total, there = int(self._array.nchunks), files
+            if total > _COUNTED:  # too many to look for one by one
+                shape = self._array.shards or self._array.chunks
+                total = math.prod(-(-n // c) for n, c in zip(self.shape, shape, strict=True))
+            else:
+                there = int(self._array.nchunks_initialized)
+            return Held(min(there, total), total, size, self._array.fill_value)
         except Exception as error:  # as above
             raise InputRefused(f"{self.path}: has damaged metadata ({error}); copy it again from the source") from error
-        if there >= total:
-            return None
-        return f"{self.path}: {total - there} of {total} chunks are not there and read as {self._array.fill_value}"
 
 
 def node(folder: Path) -> Node | None:
@@ -98,6 +103,12 @@ def arrays_below(folder: Path, prefix: str = "", levels: int = _LEVELS) -> dict[
 def bytes_below(folder: Path) -> int:
     """Bytes of all files below a folder."""
     return sum((Path(place) / name).stat().st_size for place, _, names in os.walk(folder) for name in names)
+
+
+def _chunks_below(folder: Path) -> tuple[int, int]:
+    # files that are no metadata, and their bytes
+    found = [Path(place) / name for place, _, names in os.walk(folder) for name in names if name not in _METADATA]
+    return len(found), sum(path.stat().st_size for path in found)
 
 
 def _require_plain(source: Node) -> None:

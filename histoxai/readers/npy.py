@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from histoxai.errors import InputRefused
-from histoxai.readers.arrays import GROUPS, SPLITS, Array, ArrayReader, Part, choose, relative, split_of, with_parts
+from histoxai.readers.arrays import GROUPS, SPLITS, Array, ArrayReader, Part, choose, parts_of, relative, split_of
 from histoxai.readers.base import Index, NpyFile, identifier, require_source
 from histoxai.readers.walk import printable, require_text
 from histoxai.settings import Ingest
@@ -39,6 +39,8 @@ class NpyReader(ArrayReader):
             for array in (part.images, part.labels, part.masks, part.groups):
                 if isinstance(array, NpyFile):
                     self.index.files.append((relative(root, array.path), array.bytes))
+            if isinstance(part.masks, NpyFile):
+                self.index.add_contents(relative(root, part.masks.path), part.masks.path)
 
 
 def _single(root: Path) -> Part:
@@ -50,7 +52,7 @@ def _scan(root: Path, settings: Ingest, scan: Index) -> list[Part]:
     wanted = {_file(name) for name in (settings.images, settings.labels, settings.masks) if name}
     names = {f"{name}.npy" for name in _PARTS} | wanted
     images = _file(settings.images or "images")
-    parts = []
+    parts: list[Part] = []
     for folder in _folders(root):
         if not (folder / images).is_file():
             continue
@@ -60,8 +62,8 @@ def _scan(root: Path, settings: Ingest, scan: Index) -> list[Part]:
                 if path.name in names and path.is_file():
                     found[path.stem] = NpyFile(path)
             chosen = choose(found, _stems(settings), folder)
-            stem = identifier(*folder.relative_to(root).parts, chosen["images"].path.stem)
-            parts.append(with_parts(chosen, stem, split_of(folder.name) if folder != root else 0))
+            stem = identifier(*folder.relative_to(root).parts, chosen[0][1]["images"].path.stem)
+            parts += parts_of(chosen, stem, split_of(folder.name) if folder != root else 0)
         except InputRefused as error:
             scan.leave_out(relative(root, folder / images), error, settings)
     if not parts and not scan.left_out:

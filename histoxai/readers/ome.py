@@ -10,6 +10,7 @@ import numpy as np
 from histoxai.errors import InputRefused
 from histoxai.readers.arrays import relative
 from histoxai.readers.base import MAX_ROWS, Index, as_uint8, identifier, require_only, require_unique
+from histoxai.readers.bounds import gaps, require_bounded
 from histoxai.readers.nodes import Node, ZarrArray, bytes_below, node
 from histoxai.readers.tiles import Corner, corners
 from histoxai.readers.walk import require_text
@@ -17,6 +18,7 @@ from histoxai.settings import Ingest
 
 _SIDE = 256  # of tiles, where --size does not say
 _MICROMETRES = {"micrometer": 1.0, "micrometre": 1.0, "nanometer": 1e-3, "nanometre": 1e-3, "millimeter": 1e3}
+_SQUARE = 0.05  # how much a pixel's sides may differ, as of slides
 _DEFAULT_AXES = ("t", "c", "z", "y", "x")
 
 
@@ -60,11 +62,14 @@ class OmeTiles:
     def _take(self, root: Path, image: Node, side: int) -> None:
         index, overlap = self.index, self._settings.overlap
         level = choose_level(image, self._settings.mpp)
-        first = self._levels[0].mpp if self._levels else level.mpp
-        if level.mpp and first and abs(level.mpp / first - 1) > 0.05:
+        here = level.mpp or self._settings.mpp
+        first = index.mpp if self._levels else here
+        if (here is None) != (first is None):
             raise InputRefused(
-                f"{image.path}: has {level.mpp:g} micrometres per px, others {first:g}; choose with --mpp"
+                f"{image.path}: has {_scale_of(here)}, others {_scale_of(first)}; --mpp says it of images that do not"
             )
+        if here and first and abs(here / first - 1) > 0.05:
+            raise InputRefused(f"{image.path}: has {_scale_of(here)}, others {_scale_of(first)}; choose with --mpp")
         height, width = level.size
         if (height // (side - overlap) + 1) * (width // (side - overlap) + 1) > MAX_ROWS:
             raise InputRefused(f"{image.path}: claims {width:,} x {height:,} px; is it damaged?")
@@ -74,7 +79,7 @@ class OmeTiles:
         name = relative(root, image.path).removesuffix(".zarr").removesuffix(".ome")
         require_text(image.path)
         name = identifier(name)
-        index.mpp = level.mpp or self._settings.mpp
+        index.mpp = first
         index.label += [-1] * len(cut)
         index.split += [0] * len(cut)
         index.group += [name] * len(cut)
@@ -86,6 +91,8 @@ class OmeTiles:
         index.files.append((relative(root, level.array.path), bytes_below(level.array.path)))
         at = f"level '{level.array.path.name}', {level.mpp:g} micrometres per px" if level.mpp else "no scale known"
         index.notes.append(f"{name}: {width} x {height} px ({at})")
+        if note := gaps(level.array):
+            index.notes.append(note)
         self._tiles += [(len(self._levels), c) for c in cut]
         self._levels.append(level)
 
@@ -117,6 +124,7 @@ def choose_level(image: Node, mpp: float | None) -> Level:
     try:
         axes, units = _axes(pyramid)
         datasets = [(str(d["path"]), _scale(d, pyramid, axes)) for d in pyramid["datasets"]]
+        widths = [_scale(d, pyramid, axes, "x") for d in pyramid["datasets"]]
         first = datasets[0][1]
         unit = _MICROMETRES.get(units.get("y", ""))
         scales = [s * unit if s and unit else None for _, s in datasets]
@@ -132,7 +140,17 @@ def choose_level(image: Node, mpp: float | None) -> Level:
         ZarrArray(found), axes, scale / first if scale and first else 1.0, scales[chosen] if chosen in known else None
     )
     _require_plane(level)
+    across = widths[chosen]
+    factor = _MICROMETRES.get(units.get("x", ""), unit) / unit if unit else 1.0  # of axes in two units
+    if scale and across and abs(across * factor / scale - 1) > _SQUARE:
+        raise InputRefused(
+            f"{level.array.path}: has pixels of {across * factor:g} x {scale:g}, which are no squares; resample it"
+        )
     return level
+
+
+def _scale_of(mpp: float | None) -> str:
+    return "no scale" if mpp is None else f"{mpp:g} micrometres per px"
 
 
 def _axes(pyramid: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -141,12 +159,12 @@ def _axes(pyramid: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, str]]:
     return tuple(str(e["name"]) for e in named), {str(e["name"]): str(e.get("unit", "")) for e in named}
 
 
-def _scale(dataset: dict[str, Any], pyramid: dict[str, Any], axes: tuple[str, ...]) -> float | None:
+def _scale(dataset: dict[str, Any], pyramid: dict[str, Any], axes: tuple[str, ...], axis: str = "y") -> float | None:
     product = None
     for transforms in (dataset.get("coordinateTransformations", []), pyramid.get("coordinateTransformations", [])):
         for transform in transforms:
             if transform.get("type") == "scale":
-                product = (product or 1.0) * float(transform["scale"][axes.index("y")])
+                product = (product or 1.0) * float(transform["scale"][axes.index(axis)])
     if product is not None and not 1e-9 < product < 1e9:
         raise ValueError(f"scale {product}")
     return product
@@ -158,6 +176,7 @@ def _require_plane(level: Level) -> None:
         raise InputRefused(f"{array.path}: has shape {array.shape} for axes {', '.join(axes)}; expected t, c, z, y, x")
     if array.never_written:
         raise InputRefused(f"{array.path}: has a header but no data; copy it again from the source")
+    require_bounded(array)
     sizes = dict(zip(axes, array.shape, strict=True))
     if sizes.get("c") != 3:
         raise InputRefused(f"{array.path}: has {sizes.get('c', 1)} channels; expected 3, red, green and blue")

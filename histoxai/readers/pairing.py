@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from histoxai.errors import InputRefused
 from histoxai.readers.images import SUFFIXES
+from histoxai.readers.slidefiles import SLIDES
 from histoxai.readers.walk import printable
 from histoxai.settings import Ingest
 
@@ -19,6 +20,7 @@ MASK_FOLDERS = (
     "ground_truth", "groundtruth", "annotations",
 )  # fmt: skip
 ENDINGS = ("_anno", "_mask", "_masks", "_label", "_labels", "_seg", "_gt", "-mask", "-labels")
+_UNREAD = {".xml", ".mat"}  # what annotations of patches come as, which `find_pairs` says more of
 _FOLDERS_TO_LOOK_AT = 500  # when asked whether a source is of this kind
 
 Key = tuple[str, ...]  # folders but the one that says image or mask, and the common part of the name
@@ -42,19 +44,28 @@ class Pairs(NamedTuple):
 
 
 def looks_paired(root: Path) -> str | None:
-    """Says in a few words why a tree seems to hold images and masks, from names alone, or None."""
-    seen: set[str] = set()
-    for count, (_, folders, files) in enumerate(os.walk(root)):
-        seen |= {f.lower() for f in folders}
-        images, masks = _first(IMAGE_FOLDERS, seen), _first(MASK_FOLDERS, seen)
-        if images and masks:
-            return f"it has '{images}' and '{masks}' folders"
-        stems = {os.path.splitext(f)[0] for f in files if os.path.splitext(f)[1].lower() in SUFFIXES}
-        if ending := _ending(stems):
-            return f"it has images with '{ending}' beside them"
+    """Says in a few words why a tree seems to hold images and masks, from names alone, or None.
+
+    Folders count that have image files in them. Slides beside annotations are none of these.
+    """
+    pictured, masked, found = set[str](), set[str](), None
+    for count, (place, _, names) in enumerate(os.walk(root)):
+        files = [os.path.splitext(name) for name in names if not name.startswith(".")]
+        above = {part.lower() for part in Path(place).relative_to(root).parts}
+        kinds = {suffix.lower() for _, suffix in files}
+        if kinds & SLIDES:
+            return None
+        if kinds & (SUFFIXES | _UNREAD):
+            masked |= above
+        if kinds & SUFFIXES and not above & set(MASK_FOLDERS):
+            pictured |= above
+        found = found or _ending({stem for stem, suffix in files if suffix.lower() in SUFFIXES})
         if count > _FOLDERS_TO_LOOK_AT:
             break
-    return None
+    images, masks = _first(IMAGE_FOLDERS, pictured), _first(MASK_FOLDERS, masked)
+    if images and masks:
+        return f"it has '{images}' and '{masks}' folders"
+    return f"it has images with '{found}' beside them" if found else None
 
 
 def find_pairs(root: Path, paths: list[Path], settings: Ingest) -> Pairs:

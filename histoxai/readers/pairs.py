@@ -79,6 +79,8 @@ class PairsReader:
         index.split += [split] * n
         for path in (pair.image, *pair.masks):
             index.files.append((path.relative_to(root).as_posix(), path.stat().st_size))
+        for path in pair.masks:
+            index.add_contents(path.relative_to(root).as_posix(), path)
         self._pairs.append(pair)
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:

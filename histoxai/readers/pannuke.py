@@ -26,6 +26,7 @@ from histoxai.settings import Ingest
 
 TYPES = ("neoplastic", "inflammatory", "connective", "dead", "epithelial", "background")  # channels of masks.npy
 MPP_40X = 0.25
+_FOLD = re.compile(r"fold[ _-]?(\d+)", re.IGNORECASE)
 _SPLIT = {1: 1, 2: 1, 3: 2}  # folds 1 and 2 train, fold 3 validates
 
 
@@ -48,7 +49,9 @@ class PanNukeReader:
     @staticmethod
     def recognises(root: Path) -> str | None:
         """Says why `root` looks like PanNuke, or None."""
-        return "it has folds with images.npy and masks.npy" if root.is_dir() and _folds(root) else None
+        folds = [p for p in root.iterdir() if _FOLD.fullmatch(p.name) and p.is_dir()] if root.is_dir() else []
+        held = any(next(p.rglob("images.npy"), None) for p in folds)  # folds of other data have other files
+        return "it has folds with images.npy and masks.npy" if held else None
 
     def __init__(self, root: Path, settings: Ingest) -> None:
         require_folder(root)
@@ -78,6 +81,7 @@ class PanNukeReader:
             self.index.size = (image.shape[1], image.shape[2])
             for path in (p for p in files if p is not None):
                 self.index.files.append((path.relative_to(root).as_posix(), path.stat().st_size))
+            self.index.add_contents(files.masks.relative_to(root).as_posix(), files.masks)
         require_unique(root, self.index)
         if any(tissue):
             self.index.extra["tissue"] = tissue
@@ -136,7 +140,7 @@ def _tissue(path: Path | None, images: NpyFile) -> list[str]:
 def _folds(root: Path) -> dict[int, Fold]:
     folds: dict[int, Fold] = {}
     for folder in sorted(root.iterdir()):
-        match = re.fullmatch(r"fold[ _-]?(\d+)", folder.name, re.IGNORECASE)
+        match = _FOLD.fullmatch(folder.name)
         if match and folder.is_dir():
             images, masks, types = (sorted(folder.rglob(f"{kind}.npy")) for kind in ("images", "masks", "types"))
             if len(images) != 1 or len(masks) != 1 or len(types) > 1:

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from histoxai.errors import InputRefused
+from histoxai.provenance import file_checksum
 
 _PARTITIONS = {"train": 1, "validation": 2, "test": 3}
 _SHOWN = 5  # differences; the rest are counted
 
 
-def read_partition(root: Path, wanted: str | None) -> tuple[dict[str, int], list[str]]:
-    """Scan -> split from `partitions/<name>/{train,validation,test}.csv`, and notes.
+def read_partition(root: Path, wanted: str | None) -> tuple[dict[str, int], list[str], dict[str, Any]]:
+    """Scan -> split from `partitions/<name>/{train,validation,test}.csv`, notes, and facts.
+
+    The facts are the partition's name and what its files hold, since both decide what a store's split is.
 
     One folder is taken as it is; of several `wanted` names one, or none is used. Raises InputRefused for a name that
     is not there, a scan in two splits, and a file that is no CSV with a column scan_id.
@@ -24,20 +27,24 @@ def read_partition(root: Path, wanted: str | None) -> tuple[dict[str, int], list
     if wanted is not None and wanted not in folders:
         raise InputRefused(f"{root}: has no partition '{wanted}'; it has {', '.join(folders) or 'none'}")
     if not folders:
-        return {}, []
+        return {}, [], {}
     if wanted is None and len(folders) > 1:
         names = ", ".join(folders)
-        return {}, [
-            f"several partitions ({names}): none used; choose with --partition, or split with `histoxai augment`"
-        ]
+        note = f"several partitions ({names}): none used; choose with --partition, or split with `histoxai augment`"
+        return {}, [note], {}
     folder = folders[wanted or next(iter(folders))]
     table: dict[str, int] = {}
+    held: dict[str, str] = {}
     for name, code in _PARTITIONS.items():
         path = folder / f"{name}.csv"
-        for scan in _scan_ids(path) if path.is_file() else []:
+        if not path.is_file():
+            continue
+        held[path.name] = file_checksum(path)
+        for scan in _scan_ids(path):
             if table.setdefault(scan, code) != code:
                 raise InputRefused(f"{path}: scan '{scan}' is in two partitions; keep it in one")
-    return table, [f"split by {folder.relative_to(root)}"]
+    facts = {"partition": {"name": folder.name, "files": held}}
+    return table, [f"split by {folder.relative_to(root)}"], facts
 
 
 def _scan_ids(path: Path) -> list[str]:

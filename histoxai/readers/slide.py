@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from histoxai.errors import InputRefused, UsageError
-from histoxai.readers.annotations import Annotation, Annotations, check_settings, choose, load
+from histoxai.readers.annotations import Annotation, Annotations, check_settings, choose, load, require_painted
 from histoxai.readers.base import Index
 from histoxai.readers.slidefiles import (
     SLIDES,
@@ -83,6 +83,7 @@ class SlideReader:
         self._counts: dict[str, Counter[str]] = {"tissue": Counter(), "tiles": Counter(), "annotations": Counter()}
         skip = self._annotations.holds if self._annotations else lambda path: False
         scanned = self._scan(root, find_slides(root, skip))
+        require_painted(root, (t.drawn for t in scanned), settings)
         self._name_classes(root, scanned)
         self._list(scanned)
         self._tell(scanned)
@@ -124,7 +125,9 @@ class SlideReader:
     def _list_files(self, base: Path, tiles: _Tiles) -> None:
         files = [(p.relative_to(base).as_posix(), p.stat().st_size) for p in parts_of(tiles.path)]
         if tiles.drawn:
-            files.append((f"annotation of {tiles.name}: {tiles.drawn.name}", tiles.drawn.stat().st_size))
+            name = f"annotation of {tiles.name}: {tiles.drawn.name}"
+            files.append((name, tiles.drawn.stat().st_size))
+            self.index.add_contents(name, tiles.drawn)
         self.index.files += files
 
     def _scan_slide(self, name: str, path: Path, slides: int) -> _Tiles:
@@ -280,8 +283,8 @@ def _reload(slides: dict[Path | None, Path], settings: Ingest, drawn: Path) -> A
 
 
 def _require_settings(settings: Ingest) -> None:
-    for flag in ("images", "masks", "labels", "partition"):
-        if getattr(settings, flag) is not None:
+    for flag in ("images", "masks", "labels", "partition", "magnification"):
+        if getattr(settings, flag) != getattr(Ingest(), flag):
             raise UsageError(f"--{flag}: means nothing for slides; leave it out")
     size = settings.size or SIZE
     if settings.overlap >= size:

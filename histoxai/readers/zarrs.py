@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from histoxai.errors import InputRefused
-from histoxai.readers.arrays import ArrayReader, choose, relative, split_of, with_parts
+from histoxai.readers.arrays import ArrayReader, Part, choose, parts_of, relative, split_of
 from histoxai.readers.base import Array, Index, identifier, require_folder
 from histoxai.readers.nodes import Node, ZarrArray, arrays_below, bytes_below, node
 from histoxai.readers.ome import OmeTiles, multiscales
@@ -45,13 +45,13 @@ class ZarrReader:
             return
         notes: list[str] = []
         scan = Index([], None, (0, 0))
-        parts = []
+        parts: list[Part] = []
         for source in nodes:
             stem = relative(root, source.path).removesuffix(".zarr")
             try:
                 require_text(source.path)
                 chosen = choose(_found(source), settings, source.path)
-                parts.append(with_parts(chosen, identifier(stem), split_of(stem.replace("/", "_"))))
+                parts += parts_of(chosen, identifier(stem), split_of(stem.replace("/", "_")))
             except InputRefused as error:
                 scan.leave_out(stem, error, settings)
         self._reader = ArrayReader(root, settings, "zarr", parts, notes)
@@ -61,8 +61,6 @@ class ZarrReader:
             for array in (part.images, part.labels, part.masks, part.groups):
                 if isinstance(array, ZarrArray):
                     self.index.files.append((relative(root, array.path), bytes_below(array.path)))
-            if isinstance(part.images, ZarrArray) and (note := part.images.gaps()):
-                self.index.notes.append(note)
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
         """images (n, H, W, 3) uint8 and, where the source has masks, targets (n, 2, H, W) uint8."""

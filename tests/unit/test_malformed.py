@@ -325,7 +325,13 @@ def test_images_outside_of_classes_are_told(tmp_path: Path) -> None:
 
 def test_settings_of_other_formats_are_refused(tmp_path: Path) -> None:
     root = folder(tmp_path / "src")
-    for flags in (["--masks", "gt"], ["--tumor", "x"], ["--class-map", "1=x"], ["--magnification", "40x"]):
+    for flags in (
+        ["--masks", "gt"],
+        ["--tumor", "x"],
+        ["--class-map", "1=x"],
+        ["--magnification", "40x"],
+        ["--min-overlap", "0.5"],
+    ):
         assert f"{flags[0]} means nothing to sources of format 'folder'" in refused(root, *flags)
     assert "choose a --size of at most 24" in refused(root, "--size", 64)
 
@@ -581,6 +587,11 @@ def multi(path: Path, pyramid: Any, shape: tuple[int, ...] = (1, 3, 1, 300, 300)
     group.attrs["multiscales"] = [pyramid]
 
 
+def scaled(path: Path, scale: list[float]) -> None:
+    transform = {"type": "scale", "scale": scale}
+    multi(path, {"axes": list("tczyx"), "datasets": [{"path": "0", "coordinateTransformations": [transform]}]})
+
+
 def chunk_cut(path: Path) -> None:
     plain_zarr(path)
     chunk = path / "0.0.0.0"
@@ -611,6 +622,20 @@ BAD_ZARR: dict[str, tuple[Callable[[Path], Any], str]] = {
         "objects, which are never",
     ),
     "10^12 rows claimed": (lambda p: edit(p, ".zarray", shape=[10**12, 8, 8, 3]), "claims 1,000,000,000,000 patches"),
+    "1 of 10^5 chunks": (
+        lambda p: edit(p, ".zarray", shape=[200_000, 8, 8, 3]),
+        "claims 100,000 chunks, of which 2 are there",
+    ),
+    "1 of 10^7 chunks": (
+        lambda p: edit(p, ".zarray", shape=[20_000_000, 8, 8, 3]),
+        "claims 10,000,000 chunks, of which 2 are there",
+    ),
+    "all rows in one chunk": (
+        lambda p: edit(p, ".zarray", shape=[40_000_000, 8, 8, 3], chunks=[40_000_000, 8, 8, 3]),
+        "claims 7,680,000,000 bytes, of which",
+    ),
+    "pixels that are no squares": (lambda p: scaled(p, [1, 1, 1, 0.5, 0.54]), "has pixels of 0.54 x 0.5, which are no"),
+    "a scale that is too short": (lambda p: scaled(p, [1, 1, 1, 0.5]), "its multiscales are damaged"),
     "chunk cut": (chunk_cut, "does not decode"),
     "no chunk": (chunks_gone, "has a header but no data"),
     "empty group": (lambda p: zarr.open_group(str(p), mode="w"), "name it with --images: none"),
@@ -686,6 +711,27 @@ BAD_PAIRS: dict[str, tuple[Callable[[Path], Any], str, str, list[str]]] = {
         "masks/f_1_2.png",
         "has mask value 3, which --class-map does not name; add 3=other",
         ["--class-map", "1=tumor"],
+    ),
+    "mask as JPEG": (
+        lambda r: ((r / "masks/f_1_2.png").unlink(), save(r / "masks/f_1_2.jpg", np.ones((24, 32), np.uint8))),
+        "masks/f_1_2.jpg",
+        "is compressed as JPEG, which makes up values",
+        [],
+    ),
+    "mask as JPEG in a TIFF": (
+        lambda r: (
+            (r / "masks/f_1_2.png").unlink(),
+            save(r / "masks/f_1_2.tif", np.ones((24, 32), np.uint8), compression="jpeg"),
+        ),
+        "masks/f_1_2.tif",
+        "is compressed as JPEG, which makes up values",
+        [],
+    ),
+    "three channels of 16 bits": (
+        lambda r: (r / "masks/f_1_2.png").write_bytes(png(32, 24, 16, 2, bytes(24 * (1 + 32 * 6)))),
+        "masks/f_1_2.png",
+        "has three channels of 16 bits",
+        [],
     ),
     "no masks at all": (lambda r: (r / "masks").rename(r / "other"), "", "name their folder or ending: --masks", []),
     "sizes that differ": (

@@ -571,9 +571,14 @@ def test_settings_that_mean_nothing_for_slides(tmp_path: Path) -> None:
         (Ingest(images="x"), "--images: means nothing"),
         (Ingest(classes=("T",)), "name --annotations"),
         (Ingest(class_map=("1=T",)), "name them with --annotations"),
+        (Ingest(magnification="40x"), "--magnification: means nothing for slides"),
+        (Ingest(min_overlap=0.5), "--min-overlap: .*name them with --annotations"),
     ):
         with pytest.raises(UsageError, match=why):
             SlideReader(slide, chosen)
+    drawn = write_geojson(tmp_path / "a.geojson", feature("T", square(0, 0, 300)))
+    with pytest.raises(InputRefused, match="--class-map names values of masks, but all annotations are GeoJSON"):
+        SlideReader(slide, Ingest(annotations=drawn, class_map=("1=T",), **ALL))
 
 
 def test_without_openslide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -649,3 +654,14 @@ def test_a_dicom_series_is_one_slide(tmp_path: Path) -> None:
 
 def test_the_reader_is_registered() -> None:
     assert resolve("reader", "slide") is SlideReader
+
+
+def test_corrected_annotations_are_another_source(tmp_path: Path) -> None:
+    slide, seen = write_slide(tmp_path / "a.tiff", picture()), []
+    drawn = tmp_path / "a.geojson"
+    for corner in (0, 0, 1):  # of one size in bytes; the tiles and their labels stay as they are
+        write_geojson(drawn, feature("T", square(corner, 0, 200)))
+        seen.append(SlideReader(slide, Ingest(annotations=drawn, min_overlap=0.5, **ALL)).index)
+    assert seen[0].label == seen[2].label
+    assert seen[0].files == seen[2].files
+    assert seen[0].digest == seen[1].digest != seen[2].digest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 import zlib
 from collections import Counter
@@ -132,10 +133,34 @@ def test_npy(tmp_path: Path) -> None:
     assert planes is not None
     assert np.array_equal(pixels, x[[4, 5, 0, 1, 2, 3]])
     assert np.array_equal(planes, np.stack([masks == 3, masks == 4], 1)[[4, 5, 0, 1, 2, 3]])
-    np.save(tmp_path / "d" / "train" / "masks.npy", np.stack([masks > 2, masks == 1], 1)[:4].astype(np.uint8) * 9)
-    two = NpyReader(tmp_path / "d", Ingest(tumor=("3", "4"), non_tumor=("1",))).read(0, 6)[1]
-    assert two is not None
-    assert np.array_equal(two, np.stack([masks > 2, masks == 1], 1)[[4, 5, 0, 1, 2, 3]])
+
+
+def test_masks_of_two_planes(tmp_path: Path) -> None:
+    planes = RNG.integers(0, 2, (6, 2, 16, 16))
+    for side, part, full, dtype in (("train", slice(0, 4), 255, "u1"), ("test", slice(4, 6), 1, "f4")):
+        (tmp_path / side).mkdir()
+        np.save(tmp_path / side / "images.npy", images(6)[part])
+        np.save(tmp_path / side / "masks.npy", (planes[part] * full).astype(dtype))
+    reader = NpyReader(tmp_path, Ingest())
+    found = reader.read(0, 6)[1]
+    assert found is not None
+    assert (found.dtype, np.array_equal(found, planes[[4, 5, 0, 1, 2, 3]])) == (np.uint8, True)
+    assert reader.index.facts == {"tumor": ["first plane"], "non_tumor": ["second plane"]}
+    assert "masks: planes of the source; tumor: the first; non-tumor: the second" in reader.index.notes
+    for chosen in (Ingest(tumor=("1",)), Ingest(non_tumor=("1",)), Ingest(class_map=("1=tumor",))):
+        with pytest.raises(
+            InputRefused, match=r"masks\.npy: holds planes already, tumor and non-tumor; leave out --tumor"
+        ):
+            NpyReader(tmp_path, chosen)
+    for value, shown in ((np.nan, "nan"), (0.5, "0.5"), (9, "9"), (-1, "-1")):
+        odd = planes[4:].astype("f4")
+        odd[0, 0, 0, 0] = value
+        np.save(tmp_path / "test" / "masks.npy", odd)
+        with pytest.raises(InputRefused, match=f"planes hold 0 and 1, or 0 and 255, but here is {shown}"):
+            NpyReader(tmp_path, Ingest()).read(0, 2)
+    np.save(tmp_path / "test" / "masks.npy", planes[4:, 0])
+    with pytest.raises(InputRefused, match="all masks must be class numbers, or all planes"):
+        NpyReader(tmp_path, Ingest())
 
 
 @pytest.mark.parametrize("version", [2, 3])
@@ -382,3 +407,174 @@ def test_real_sources(real_data: Path, tmp_path: Path) -> None:
     summary = json.loads(done("ingest", real_data / "crc5/training", "-o", tmp_path / "f.zarr", "--dry-run", "--json"))
     assert (summary["format"], summary["patches"]) == ("folder", 1600)
     assert set(summary["classes"].values()) == {320}
+
+
+@pytest.mark.parametrize("kind", ["hdf5", "zarr"])
+def test_arrays_of_one_folder_go_together(tmp_path: Path, kind: str) -> None:
+    first, second = images(3), images(2)
+
+    def write(name: str, **arrays: np.ndarray) -> Path:
+        if kind == "hdf5":
+            return h5(tmp_path / f"{name}.h5", **arrays)
+        group = zarr.open_group(str(tmp_path / f"{name}.zarr"), mode="w")
+        for key, data in arrays.items():
+            group.create_array(key, data=data)
+        return tmp_path / f"{name}.zarr"
+
+    def read(path: Path, **chosen: object) -> Hdf5Reader | ZarrReader:
+        return (Hdf5Reader if kind == "hdf5" else ZarrReader)(path, Ingest(**chosen))
+
+    labels = {"s1/labels": np.array([0, 1, 0]), "s2/labels": np.array([1, 1])}
+    reader = read(write("a", **{"s1/images": first, "s2/images": second}, **labels))
+    assert reader.index.patch_id == ["a/s1#0", "a/s1#1", "a/s1#2", "a/s2#0", "a/s2#1"]
+    assert reader.index.group == ["a/s1"] * 3 + ["a/s2"] * 2
+    assert reader.index.label == [0, 1, 0, 1, 1]
+    assert np.array_equal(reader.read(0, 5)[0], np.concatenate([first, second]))
+    named = read(write("b", **{"s1/t": first, "s2/t": second}, **labels), images="t", labels="labels")
+    assert (named.index.label, named.index.group[3]) == ([0, 1, 0, 1, 1], "b/s2")
+    # one folder's labels are not another's images'
+    with pytest.raises(InputRefused, match="all parts must have labels, or none"):
+        read(write("c", **{"s1/images": first, "s2/images": first, "s2/labels": labels["s1/labels"]}))
+    with pytest.raises(InputRefused, match="'meta/labels' lies beside no images, which are in s1, s2"):
+        read(write("d", **{"s1/images": first, "s2/images": first, "meta/labels": labels["s1/labels"]}))
+    # images of one folder only may have partners elsewhere, as long as there is no choice between them
+    apart = read(write("e", **{"pixels/images": first, "meta/labels": labels["s1/labels"]}))
+    assert (apart.index.label, apart.index.patch_id[0]) == ([0, 1, 0], "e#0")
+    with pytest.raises(InputRefused, match=r"cannot tell which of p/labels, q/labels .*name it with --labels"):
+        read(write("f", **{"i/images": first, "p/labels": np.arange(3), "q/labels": np.arange(3)}))
+
+
+def test_folders_of_a_zarr_group_name_its_splits(tmp_path: Path) -> None:
+    group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w")
+    for side, n in (("train", 3), ("test", 2)):
+        group.create_array(f"{side}/images", data=images(n))
+    index = ZarrReader(tmp_path / "a.zarr", Ingest()).index
+    assert index.split == [3, 3, 1, 1, 1]
+    assert index.group == index.patch_id == ["a/test#0", "a/test#1", "a/train#0", "a/train#1", "a/train#2"]
+
+
+def test_labels_as_text_are_stripped_and_may_be_empty(tmp_path: Path) -> None:
+    labels = np.array([b" T", b"T ", b"", b"N", b"  "], dtype="S4")
+    path = h5(tmp_path / "d.h5", images=images(5), labels=labels)
+    index = Hdf5Reader(path, Ingest()).index
+    assert (index.classes, index.label) == (["N", "T"], [1, 1, -1, 0, -1])
+    assert "2 patches have no label: their text is empty" in index.notes
+    chosen = Hdf5Reader(path, Ingest(classes=("T", "N"))).index
+    assert (chosen.label, chosen.patch_id[-1]) == ([0, 0, 1], "d#3")
+    path = h5(tmp_path / "e.h5", images=images(2), labels=np.arange(2), patient=np.array([0.5, 1]))
+    with pytest.raises(InputRefused, match="groups are not whole numbers from 0 on"):
+        Hdf5Reader(path, Ingest())
+
+
+def test_classes_may_go_with_labels_from_metadata(tmp_path: Path) -> None:
+    path = h5(tmp_path / "d.h5", images=images(3))
+    (tmp_path / "m.csv").write_text("patch_id,label\nd#0,T\nd#1,N\nd#2,T\n")
+    flags = ["--metadata", tmp_path / "m.csv", "--classes", "T,N", "--json"]
+    assert json.loads(done("ingest", path, "-o", tmp_path / "o.zarr", *flags))["classes"] == {"T": 2, "N": 1}
+
+
+def test_a_partition_is_part_of_what_a_store_is(tmp_path: Path) -> None:
+    root = write_diagset(tmp_path / "d", scans=2)
+    for name, train in (("P.1", "scan0"), ("P.2", "scan1")):
+        (root / "partitions" / name).mkdir(parents=True)
+        (root / "partitions" / name / "train.csv").write_text(f"scan_id\n{train}\n")
+    assert "partition" not in DiagSetReader(root, Ingest()).index.facts
+    first = DiagSetReader(root, Ingest(partition="P.1")).index.facts["partition"]
+    second = DiagSetReader(root, Ingest(partition="P.2")).index.facts["partition"]
+    assert (first["name"], list(first["files"]), second["name"]) == ("P.1", ["train.csv"], "P.2")
+    out = tmp_path / "o.zarr"
+    done("ingest", root, "-o", out, "--partition", "P.1")
+    done("ingest", root, "-o", out, "--partition", "P.1")
+    assert run("ingest", root, "-o", out, "--partition", "P.2").code != 0
+    (root / "partitions/P.1/train.csv").write_text("scan_id\nscan1\n")
+    assert run("ingest", root, "-o", out, "--partition", "P.1").code != 0
+
+
+def test_corrected_labels_groups_and_masks_are_another_source(tmp_path: Path) -> None:
+    x, labels, masks = images(4), np.array([0, 1, 0, 1]), np.zeros((4, 16, 16), np.uint8)
+    arrays = {"images": x, "labels": labels, "masks": masks, "patient": np.arange(4)}
+
+    def digest(**changed: np.ndarray) -> str:
+        for name, data in (arrays | changed).items():
+            np.save(tmp_path / f"{name}.npy", data)
+        return NpyReader(tmp_path, Ingest()).index.digest
+
+    first = digest()
+    assert digest() == first
+    changes = {"labels": 1 - labels, "patient": np.array([0, 0, 2, 3]), "masks": masks + 1}
+    assert len({first, *(digest(**{name: data}) for name, data in changes.items())}) == 4
+
+
+def test_pannuke_needs_images_to_be_recognised(tmp_path: Path) -> None:
+    for fold in ("fold1", "fold2"):
+        save(tmp_path / fold / "a.png", images(1)[0])
+    assert PanNukeReader.recognises(tmp_path) is None
+    assert recognise(tmp_path, "auto")[0] == "folder"
+
+
+def test_missing_chunks_are_told_or_refused(tmp_path: Path) -> None:
+    x = images(6)
+    group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w")
+    labels, masks = np.array([1, 1, 2, 2, 1, 1]), np.ones((6, 16, 16), np.uint8)
+    for name, data in (("images", x), ("masks", masks), ("labels", labels), ("patient", labels)):
+        group.create_array(name, data=data, chunks=(2, *data.shape[1:]))
+    assert not [n for n in ZarrReader(tmp_path / "a.zarr", Ingest()).index.notes if "chunks" in n]
+    for name in ("images", "masks"):
+        shutil.rmtree(tmp_path / "a.zarr" / name / "c" / "1")
+    reader = ZarrReader(tmp_path / "a.zarr", Ingest())
+    assert [n.partition("a.zarr/")[2] for n in reader.index.notes if "chunks" in n] == [
+        f"{name}: 1 of 3 chunks are not there and read as 0" for name in ("images", "masks")
+    ]
+    assert not reader.read(2, 4)[0].any()
+    for name, what in (("patient", "groups"), ("labels", "labels")):
+        (tmp_path / "a.zarr" / name / "c" / "1").unlink()
+        with pytest.raises(InputRefused, match=rf"{name}: 1 of 3 chunks .*a guess for {what}; copy it again"):
+            ZarrReader(tmp_path / "a.zarr", Ingest())
+
+
+def test_missing_chunks_of_hdf5(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("images", (4000, 16, 16, 3), "u1", chunks=(2, 16, 16, 3))[:4] = 7
+    index = Hdf5Reader(tmp_path / "a.h5", Ingest()).index
+    assert any("1998 of 2000 chunks are not there and read as 0" in n for n in index.notes)
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file.create_dataset("images", (4002, 16, 16, 3), "u1", chunks=(2, 16, 16, 3))[:2] = 7
+    with pytest.raises(InputRefused, match="claims 2,001 chunks, of which 1 are there"):
+        Hdf5Reader(tmp_path / "b.h5", Ingest())
+
+
+def test_scales_of_ome_images(tmp_path: Path) -> None:
+    image = images(1, 64, 64)[0]
+    for name, um in (("a", 0.25), ("b", 0.25), ("c", 0.5)):
+        write_ome(tmp_path / f"{name}.zarr", image, um)
+    with pytest.raises(InputRefused, match=r"c\.zarr: has 0.5 micrometres per px, others 0.25 .*choose with --mpp"):
+        ZarrReader(tmp_path, Ingest(size=32))
+    assert ZarrReader(tmp_path, Ingest(size=16, mpp=0.5)).index.mpp == 0.5
+    shutil.rmtree(tmp_path / "c.zarr")
+    for gone in (tmp_path / "b.zarr" / "0").glob("0.0.0.1.*"):
+        gone.unlink()
+    notes = ZarrReader(tmp_path, Ingest(size=32)).index.notes
+    assert any("b.zarr/0: 2 of 4 chunks are not there and read as 0" in n for n in notes)
+    attributes = json.loads((tmp_path / "b.zarr" / ".zattrs").read_text())
+    for level in attributes["multiscales"][0]["datasets"]:
+        del level["coordinateTransformations"]
+    (tmp_path / "b.zarr" / ".zattrs").write_text(json.dumps(attributes))
+    with pytest.raises(InputRefused, match=r"b\.zarr: has no scale, others 0.25 .*--mpp says it"):
+        ZarrReader(tmp_path, Ingest(size=32))
+    assert ZarrReader(tmp_path, Ingest(size=32, mpp=0.25)).index.mpp == 0.25
+
+
+def test_folders_of_pairs_have_images_in_them(tmp_path: Path) -> None:
+    save(tmp_path / "a/images/x.png", images(1)[0])
+    (tmp_path / "a/annotations").mkdir()
+    (tmp_path / "a/annotations/x.geojson").write_text("{}")
+    assert PairsReader.recognises(tmp_path / "a") is None
+    (tmp_path / "a/annotations/x.xml").write_text("<a/>")  # of which pairs says what to do
+    assert PairsReader.recognises(tmp_path / "a") == "it has 'images' and 'annotations' folders"
+    for name in ("s/images/x.svs", "s/annotations/x.geojson", "s/masks/x.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert PairsReader.recognises(tmp_path / "s") is None
+    assert recognise(tmp_path / "s", "auto")[0] == "slide"
+    save(tmp_path / "m/images/masks/x.png", images(1)[0])
+    assert PairsReader.recognises(tmp_path / "m") is None
