@@ -123,7 +123,10 @@ def run_facts() -> dict[str, str]:
 def _from_environment(arguments: list[str]) -> list[str]:
     # Settings of ours that came as variables, as flags: a command on record gives the same elsewhere.
     verb = next((a for a in arguments if not a.startswith("-")), "")
-    seeded, placed = ("augment", "train-cls", "train-seg", "explain"), ("train-cls", "train-seg", "masks", "explain")
+    seeded, placed = (
+        ("augment", "train-cls", "train-seg", "explain"),
+        ("train-cls", "train-seg", "masks", "predict", "explain"),
+    )
     found = {}
     for name, verbs in (("SEED", seeded), ("DEVICE", placed)):
         if verb in verbs and os.environ.get(f"HISTOXAI_{name}"):
@@ -137,7 +140,7 @@ def _from_environment(arguments: list[str]) -> list[str]:
     for flag, value in found.items():
         if flag in given or flag in _PASSING or (flag == "--option" and "-O" in given):
             continue
-        if flag in ("--rescale", "--allow-partial", "--compile"):
+        if flag in ("--rescale", "--allow-partial", "--compile", "--embeddings"):
             words += [flag] if value.lower() in ("1", "true", "yes", "on", "t", "y") else []
         else:
             words += [w for part in (value.split() if flag == "--option" else [value]) for w in (flag, part)]

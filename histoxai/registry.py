@@ -7,6 +7,7 @@ folder or a store from elsewhere cannot name code to run.
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -25,7 +26,16 @@ ENTRIES: dict[str, dict[str, str]] = {
     },
     "classifier": {
         "thesis-cnn": "histoxai.models.classifiers:ThesisCNN",
-        "resnet18": "histoxai.models.classifiers:resnet18",
+        "resnet18": "histoxai.models.backbones:resnet18",
+        "resnet34": "histoxai.models.backbones:resnet34",
+        "resnet50": "histoxai.models.backbones:resnet50",
+        "densenet121": "histoxai.models.backbones:densenet121",
+        "efficientnet-b0": "histoxai.models.backbones:efficientnet_b0",
+        "efficientnet-v2-s": "histoxai.models.backbones:efficientnet_v2_s",
+        "convnext-tiny": "histoxai.models.backbones:convnext_tiny",
+        "vit-s-16": "histoxai.models.backbones:vit_s_16",
+        "vit-b-16": "histoxai.models.backbones:vit_b_16",
+        "swin-t": "histoxai.models.backbones:swin_t",
     },
     "segmenter": {
         "unet": "histoxai.models.unet:UNet",
@@ -61,10 +71,16 @@ ENTRIES: dict[str, dict[str, str]] = {
     },
 }
 
+# Names of other libraries' own registries, behind a prefix; what makes them gets the rest of the name first.
+FAMILIES: dict[str, dict[str, str]] = {
+    "classifier": {"timm": "histoxai.models.backbones:timm_model"},
+    "segmenter": {"smp": "histoxai.models.segmenters:smp_model"},
+}
+
 
 def names(kind: str) -> list[str]:
-    """All registered names of a kind, in the order in which they are offered."""
-    return list(ENTRIES[kind])
+    """All registered names of a kind, in the order in which they are offered; families by their prefix."""
+    return [*ENTRIES[kind], *(f"{family}:NAME" for family in FAMILIES.get(kind, {}))]
 
 
 def resolve_name(kind: str, name: str) -> str:
@@ -72,8 +88,11 @@ def resolve_name(kind: str, name: str) -> str:
 
     Raises UsageError for an unknown name, listing the known ones.
     """
+    family, given, rest = name.partition(":")
+    if given and rest and family in FAMILIES.get(kind, {}):
+        return FAMILIES[kind][family]
     if name not in ENTRIES[kind]:
-        raise UsageError(f"unknown {kind} '{name}'; known: {', '.join(ENTRIES[kind])}")
+        raise UsageError(f"unknown {kind} '{name}'; known: {', '.join(names(kind))}")
     return ENTRIES[kind][name]
 
 
@@ -83,4 +102,5 @@ def resolve(kind: str, name: str) -> Any:
     Raises UsageError for an unknown name, listing the known ones.
     """
     module, attribute = resolve_name(kind, name).split(":")
-    return getattr(import_module(module), attribute)
+    found = getattr(import_module(module), attribute)
+    return found if name in ENTRIES[kind] else partial(found, name.partition(":")[2])

@@ -236,18 +236,30 @@ class Training(_Checked):
 class TrainCls(Training):
     """The study's classifier training: Adam 1e-3, batch 64, at most 50 epochs, patience 5.
 
-    `allow_leakage`: train although the splits share relatives; it goes on record.
+    `allow_leakage`: train although the splits share relatives; it goes on record. `weights`: a file to start from.
+    `freeze`: "encoder" trains the head alone. `normalise`: the network's first layer; None for ImageNet's mean and
+    deviation with `weights`, else for none.
     """
 
     arch: str = "thesis-cnn"
     allow_leakage: bool = False
+    weights: Path | None = None
+    freeze: str | None = bounded(None, choices=("encoder",))
+    normalise: str | None = bounded(None, choices=("none", "imagenet"))
+
+    @property
+    def first_layer(self) -> str | None:
+        """The normalisation that the network is built with; None for inputs in 0..1 as they are."""
+        chosen = self.normalise or ("imagenet" if self.weights else "none")
+        return None if chosen == "none" else chosen
 
 
 @dataclass(frozen=True)
 class TrainSeg(Training):
     """The study's U-Net training: Adam 1e-4, batch 1, at most 5,000 epochs, patience 50, BCE + Dice.
 
-    `dice`: "plain" (sums in the denominator, the study's code) or "squared" (squares, its text).
+    `dice`: "plain" (sums in the denominator, the study's code) or "squared" (squares, its text). `loss`: None for the
+    study's, bce-dice. `gamma` of the focal losses. `width` is the U-Net's; the study has 24 and 32.
     """
 
     epochs: int = bounded(5000, ge=1)
@@ -257,6 +269,15 @@ class TrainSeg(Training):
     arch: str = "unet"
     width: int = bounded(32, ge=1)
     dice: str = bounded("plain", choices=("plain", "squared"))
+    loss: str | None = bounded(None, choices=("bce-dice", "focal-dice", "dice", "focal", "bce"))
+    gamma: float | None = bounded(None, ge=0, le=10)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.arch != "unet" and self.width != TrainSeg.width:
+            raise UsageError(f"--width: is the study's U-Net's; --arch {self.arch} has widths of its own")
+        if self.gamma is not None and not (self.loss or "").startswith("focal"):
+            raise UsageError("--gamma: is of the focal losses; add --loss focal-dice or --loss focal")
 
 
 @dataclass(frozen=True)
@@ -265,6 +286,17 @@ class Masks(_Checked):
 
     split: str = bounded("test", choices=("train", "validation", "test", "all"))
     rescale: bool = False
+    micro_batch: int = bounded(16, ge=1)
+    device: str = "auto"
+    shard_size: int = bounded(64, ge=1)
+
+
+@dataclass(frozen=True)
+class Predict(_Checked):
+    """`embeddings`: store what goes into the network's last layer too."""
+
+    split: str = bounded("all", choices=("train", "validation", "test", "all"))
+    embeddings: bool = False
     micro_batch: int = bounded(16, ge=1)
     device: str = "auto"
     shard_size: int = bounded(64, ge=1)

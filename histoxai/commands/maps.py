@@ -1,4 +1,4 @@
-"""What networks say of patches: `masks`, `explain`.
+"""What networks say of patches: `masks`, `predict`, `explain`.
 
 Stages are imported inside the bodies, so that `--help` and `--version` load none of torch, zarr and numpy.
 """
@@ -42,6 +42,39 @@ def masks(
     work = settings.Work(shard, one_indexed, only, force, verify, workers, used)
     with terminal.progress(quiet or count_shards or missing) as progress:
         from histoxai.stages.masks import masks as stage
+
+        summary = stage(patches, model, output, chosen, progress, work)
+    terminal.show_work(summary, only, json)
+
+
+def predict(
+    patches: Annotated[Path, typer.Argument(help="Any store of patches; they need no labels.")],
+    model: Annotated[Path, typer.Option(help="Run folder of `train-cls`.")],
+    output: flags.Output,
+    split: flags.Split = settings.Predict.split,
+    embeddings: Annotated[bool, typer.Option("--embeddings", help="Store what the last layer sees, too.")] = False,
+    micro_batch: flags.MicroBatch = settings.Predict.micro_batch,
+    shard_size: flags.ShardSize = settings.Predict.shard_size,
+    shard: flags.Shard = None,
+    one_indexed: flags.OneIndexed = False,
+    count_shards: flags.CountShards = False,
+    missing: flags.Missing = False,
+    verify: flags.Verify = False,
+    workers: flags.Workers = settings.Work.workers,
+    device: flags.Device = "auto",
+    threads: flags.Threads = None,
+    quiet: flags.Quiet = False,
+    force: flags.Force = False,
+    dry_run: flags.DryRun = False,
+    json: flags.Json = False,
+) -> None:
+    """Logits, predicted class and its probability of every patch."""
+    chosen = settings.Predict(split, embeddings, micro_batch, device, shard_size)
+    only = flags.only_one(count=count_shards, missing=missing, check=dry_run)
+    used = terminal.use_threads(threads, workers)
+    work = settings.Work(shard, one_indexed, only, force, verify, workers, used)
+    with terminal.progress(quiet or count_shards or missing) as progress:
+        from histoxai.stages.predict import predict as stage
 
         summary = stage(patches, model, output, chosen, progress, work)
     terminal.show_work(summary, only, json)

@@ -31,6 +31,11 @@ def train_cls(
     allow_leakage: Annotated[
         bool, typer.Option("--allow-leakage", help="Train although splits share relatives; it goes on record.")
     ] = False,
+    weights: Annotated[Path | None, typer.Option(help="Start from .safetensors, .pth or .pt.")] = None,
+    freeze: Annotated[str | None, typer.Option(help="encoder: train the head alone.")] = settings.TrainCls.freeze,
+    normalise: Annotated[
+        str | None, typer.Option(help="none or imagenet, inside of the network [imagenet with --weights].")
+    ] = settings.TrainCls.normalise,
     augment: Augment = "none",
     seed: flags.Seed = 0,
     device: flags.Device = "auto",
@@ -47,6 +52,9 @@ def train_cls(
         augment=changes,
         arch=arch,
         allow_leakage=allow_leakage,
+        weights=weights,
+        freeze=freeze,
+        normalise=normalise,
     )
     terminal.use_threads(threads)
     with terminal.progress(quiet) as progress:
@@ -59,8 +67,15 @@ def train_cls(
 def train_seg(
     patches: Annotated[Path, typer.Argument(help="Store with masks, made by `ingest` (PanNuke).")],
     output: flags.Output,
+    arch: Annotated[
+        str, typer.Option(help="unet, or smp:ARCHITECTURE/ENCODER such as smp:Unet/resnet18.")
+    ] = settings.TrainSeg.arch,
     width: Annotated[int, typer.Option(help="Channels of the first U-Net block.")] = settings.TrainSeg.width,
     dice: Annotated[str, typer.Option(help="plain (the study's code) or squared (its text).")] = settings.TrainSeg.dice,
+    loss: Annotated[
+        str | None, typer.Option(help="bce-dice, focal-dice, dice, focal or bce [bce-dice].")
+    ] = settings.TrainSeg.loss,
+    gamma: Annotated[float | None, typer.Option(help="Of the focal losses [2].")] = settings.TrainSeg.gamma,
     epochs: Annotated[int, typer.Option(help="At most this many.")] = settings.TrainSeg.epochs,
     batch_size: int = settings.TrainSeg.batch_size,
     lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = settings.TrainSeg.lr,
@@ -74,9 +89,16 @@ def train_seg(
     dry_run: flags.DryRun = False,
     json: flags.Json = False,
 ) -> None:
-    """Train the U-Net that marks tumor and non-tumor nuclei."""
+    """Train the network that marks tumor and non-tumor nuclei."""
     changes = settings.Augmentation.parse(augment)
-    chosen = settings.TrainSeg(epochs, batch_size, lr, patience, seed, device, changes, width=width, dice=dice)
+    chosen = settings.TrainSeg(
+        *(epochs, batch_size, lr, patience, seed, device, changes),
+        arch=arch,
+        width=width,
+        dice=dice,
+        loss=loss,
+        gamma=gamma,
+    )
     terminal.use_threads(threads)
     with terminal.progress(quiet) as progress:
         from histoxai.stages.train_seg import train_seg as stage

@@ -8,6 +8,7 @@ CNN against 25 to 46), and its rescaling, which loses sign and size and is left 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import cv2
@@ -48,6 +49,19 @@ class CAM(Explainer):
 
         return find_layer(body, self.options.layer, self.name)
 
+    def arranged(self, body: nn.Module, values: torch.Tensor) -> torch.Tensor:
+        """What the layer gives as (n, channels, h, w), where the network says that it has tokens, or channels last.
+
+        As pytorch-grad-cam's authors reshape for transformers: the class token goes, the others take their places.
+        """
+        grid = getattr(body, "gradcam_grid", None)
+        if values.ndim == 3 and grid and values.shape[1] >= grid[0] * grid[1]:
+            places = values[:, -grid[0] * grid[1] :]
+            return places.transpose(1, 2).reshape(len(values), values.shape[2], *grid)
+        if values.ndim == 4 and getattr(body, "gradcam_last", False) and not _is_convolution(self.layer(body)):
+            return values.permute(0, 3, 1, 2)
+        return values
+
     def raw_specs(self, net: Network, size: tuple[int, int]) -> dict[str, RawSpec]:
         """The signed sum (1, h, w) at the layer's resolution."""
         shape = self.activation(net, size)
@@ -65,7 +79,7 @@ class CAM(Explainer):
         layer = self.layer(net.body)
         with torch.no_grad(), captured([layer], cut=False) as values:
             net.module(net.ready(torch.zeros(1, 3, *size)))
-        shape = tuple(values[layer].shape) if layer in values else ()
+        shape = tuple(self.arranged(net.body, values[layer]).shape) if layer in values else ()
         if len(shape) != 4 or shape[0] != 1:
             said = f"-O {self.name}.layer={self.options.layer}" if self.options.layer else f"{self.name}: its layer"
             kind = UsageError if self.options.layer else InputRefused
@@ -87,7 +101,8 @@ class CAM(Explainer):
             def aggregate_multi_layers(self, cam_per_target_layer):  # type: ignore[no-untyped-def]
                 return cam_per_target_layer
 
-        cam = Signed(model=module, target_layers=[self.layer(module)])
+        transform = partial(self.arranged, module)
+        cam = Signed(model=module, target_layers=[self.layer(module)], reshape_transform=transform)
         # as its authors call it: with gradients of all weights
         flags = [(p, p.requires_grad) for p in module.parameters()]
         try:
@@ -130,6 +145,12 @@ class OnePassCAM(CAM, OnePass):
 class _Nothing:
     def release(self) -> None:
         """The library releases its hooks when it goes."""
+
+
+def _is_convolution(layer: nn.Module) -> bool:
+    from torch import nn
+
+    return isinstance(layer, nn.Conv2d)
 
 
 def _scaled(plane: np.ndarray) -> np.ndarray:

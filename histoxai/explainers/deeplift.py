@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from histoxai.explainers.base import Batch, Map
-from histoxai.explainers.hooked import Hooked
+from histoxai.errors import InputRefused
+from histoxai.explainers.base import Batch, Map, RawSpec
+from histoxai.explainers.hooked import INSTEAD, Hooked, unrolled
 from histoxai.explainers.ig import missing_share, rise
 from histoxai.settings import bounded, check_bounds
 
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
     from torch import nn
 
     from histoxai.explainers.network import Network
+
+# Functions that add up, move or average values and do nothing else to them.
+_LINEAR = {
+    *("cat", "flatten", "view", "reshape", "permute", "transpose", "contiguous", "squeeze", "unsqueeze", "expand"),
+    *("mean", "sum", "add", "sub", "adaptive_avg_pool2d", "avg_pool2d", "pad", "stochastic_depth"),
+    *("size", "dim", "getattr", "getitem", "eq", "floordiv", "_assert"),
+}
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,15 @@ class DeepLift(Hooked):
     checks = ("completeness_error",)
     name = "deeplift"
 
+    def raw_specs(self, net: Network, size: tuple[int, int]) -> dict[str, RawSpec]:
+        """Signed attributions (3, H, W).
+
+        Raises InputRefused where captum would let a step pass without the method's rule, as if it were linear.
+        """
+        if (step := _without_rule(unrolled(net.exact, self.name))) is not None:
+            raise InputRefused(f"deeplift: this network has a step that it has no rule for ({step}); {INSTEAD}")
+        return super().raw_specs(net, size)
+
     def method(self, module: nn.Module) -> Any:
         """captum.attr.DeepLift."""
         from captum.attr import DeepLift as Library
@@ -63,3 +80,21 @@ class DeepLift(Hooked):
     def passes(cls, options: Any) -> str:
         """One, of patch and baseline."""
         return "2 forward + backward"
+
+
+def _without_rule(traced: Any) -> str | None:
+    # the first layer or function that is neither linear nor known to captum
+    from captum.attr._core.deep_lift import SUPPORTED_NON_LINEAR
+    from captum.attr._utils.custom_modules import Addition_Module
+    from torch import nn
+
+    linear = (nn.Linear, nn.modules.conv._ConvNd, nn.BatchNorm1d, nn.BatchNorm2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+    same = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, Addition_Module)
+    steps = list(traced.graph.nodes)
+    for part in (traced.get_submodule(node.target) for node in steps if node.op == "call_module"):
+        known = isinstance(part, (*linear, *same, *SUPPORTED_NON_LINEAR)) or getattr(part, "indivisible", False)
+        if not known:
+            return type(part).__name__
+    called = [node.target for node in steps if node.op in ("call_function", "call_method")]
+    names = [getattr(target, "__name__", str(target)) for target in called]
+    return next((name for name in names if name not in _LINEAR), None)

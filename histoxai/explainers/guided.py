@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from histoxai.explainers.hooked import Hooked
+from histoxai.errors import InputRefused
+from histoxai.explainers.base import RawSpec
+from histoxai.explainers.hooked import Hooked, unrolled
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from histoxai.explainers.network import Network
 
 
 class GuidedBackprop(Hooked):
@@ -23,6 +27,19 @@ class GuidedBackprop(Hooked):
     local = True
 
     name = "guided"
+
+    def raw_specs(self, net: Network, size: tuple[int, int]) -> dict[str, RawSpec]:
+        """Signed attributions (3, H, W).
+
+        Raises InputRefused where there is no ReLU: the map would be the plain gradient under another name.
+        """
+        from torch import nn
+
+        if not any(isinstance(part, nn.ReLU) for part in unrolled(net.exact, self.name).modules()):
+            raise InputRefused(
+                "guided: this network has no ReLU, and without one it is saliency; use that with --method"
+            )
+        return super().raw_specs(net, size)
 
     def method(self, module: nn.Module) -> Any:
         """captum.attr.GuidedBackprop."""

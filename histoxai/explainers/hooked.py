@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     from histoxai.explainers.network import Network
 
+# What messages advise for networks that a method cannot take apart.
+INSTEAD = "use ig, saliency or gradcam with --method"
+
 
 def unrolled(module: nn.Module, method: str) -> nn.Module:
     """A copy in which every use of a layer is a layer of its own, out of place, and tensors are added by modules.
@@ -30,22 +33,21 @@ def unrolled(module: nn.Module, method: str) -> nn.Module:
     The weights are those of `module`, not copies: 392 MB of the study's CNN for each shard.
     Raises InputRefused where the network decides by its inputs what it does.
     """
-    import operator
-
-    import torch
-    from captum.attr._utils.custom_modules import Addition_Module
     from torch import fx
+
+    class Tracer(fx.Tracer):
+        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+            """Torch's own layers, and those that say so."""
+            return getattr(m, "indivisible", False) or super().is_leaf_module(m, module_qualified_name)
 
     weights = {id(t): t for t in (*module.parameters(), *module.buffers())}
     try:
-        traced = fx.symbolic_trace(copy.deepcopy(module, dict(weights)))
+        copied = copy.deepcopy(module, dict(weights))
+        traced = fx.GraphModule(copied, Tracer().trace(copied))
     except Exception as error:  # whatever a network's own code raises when it meets fx's stand-ins
         raise InputRefused(
-            f"{method}: the network cannot be unrolled into single layers ({str(error).splitlines()[0]}); choose "
-            "other methods with --method"
+            f"{method}: the network cannot be unrolled into single layers ({str(error).splitlines()[0]}); {INSTEAD}"
         ) from error
-    adds = (operator.add, operator.iadd, torch.add, "add", "add_")
-    relus = (torch.relu, torch.relu_, torch.nn.functional.relu, "relu", "relu_")
     seen: set[str] = set()
     for node in list(traced.graph.nodes):
         if node.op == "call_module":
@@ -54,21 +56,40 @@ def unrolled(module: nn.Module, method: str) -> nn.Module:
                 traced.add_submodule(fresh, copy.deepcopy(traced.get_submodule(node.target), dict(weights)))
                 node.target = fresh
             seen.add(node.target)
-        elif node.target in adds and not node.kwargs:  # with `alpha` it is no plain sum
-            fresh = f"addition{len(seen)}"
-            traced.add_submodule(fresh, Addition_Module())
-            node.op, node.target = "call_module", fresh
-            seen.add(fresh)
-        elif node.target in relus:
-            fresh = f"relu{len(seen)}"
-            traced.add_submodule(fresh, torch.nn.ReLU())
-            node.op, node.target, node.args, node.kwargs = "call_module", fresh, node.args[:1], {}
+        elif (layer := _as_layer(node)) is not None:
+            fresh = f"{type(layer).__name__.lower()}{len(seen)}"
+            traced.add_submodule(fresh, layer)
+            kept = node.args if node.target in _adds() else node.args[:1]
+            node.op, node.target, node.args, node.kwargs = "call_module", fresh, kept, {}
             seen.add(fresh)
     traced.recompile()
     for part in traced.modules():
         if getattr(part, "inplace", False):
             part.inplace = False
     return traced.eval().requires_grad_(False)
+
+
+def _adds() -> tuple[Any, ...]:
+    import operator
+
+    import torch
+
+    return operator.add, operator.iadd, torch.add, "add", "add_"
+
+
+def _as_layer(node: Any) -> nn.Module | None:
+    # the layer that computes what this call of a function or method does, where the libraries have rules for one
+    import torch
+    from captum.attr._utils.custom_modules import Addition_Module
+    from torch.nn import functional
+
+    if node.target in _adds():
+        return None if node.kwargs else Addition_Module()  # with `alpha` it is no plain sum
+    if node.target in (torch.relu, torch.relu_, functional.relu, "relu", "relu_"):
+        return torch.nn.ReLU()
+    if node.target is functional.adaptive_avg_pool2d:
+        return torch.nn.AdaptiveAvgPool2d(node.kwargs.get("output_size", node.args[-1]))
+    return None
 
 
 class Hooked(Attribution):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from histoxai.errors import InputRefused, is_out_of_memory
 from histoxai.explainers.base import RawSpec
-from histoxai.explainers.hooked import Hooked, unrolled
+from histoxai.explainers.hooked import INSTEAD, Hooked, unrolled
 
 if TYPE_CHECKING:
     import torch
@@ -45,9 +45,7 @@ class LRP(Hooked):
             if is_out_of_memory(error):
                 raise
             why = str(error).splitlines()[0][:120]
-            raise InputRefused(
-                f"lrp: this network has a layer that it has no rule for ({why}); choose other methods with --method"
-            ) from error
+            raise InputRefused(f"lrp: this network has a layer that it has no rule for ({why}); {INSTEAD}") from error
         return super().raw_specs(net, size)
 
     def method(self, module: nn.Module) -> Any:
@@ -62,7 +60,8 @@ class LRP(Hooked):
         from torch import nn
 
         for part in method.model.modules():
-            if isinstance(part, nn.BatchNorm1d | nn.Identity | nn.Flatten):
+            affine = getattr(part, "indivisible", False)  # a network's own normalisation of its input
+            if affine or isinstance(part, nn.BatchNorm1d | nn.Identity | nn.Flatten | nn.AvgPool2d):
                 part.rule = EpsilonRule()
         return method.attribute(images, target=targets)
 

@@ -166,14 +166,15 @@ class _Cast(nn.Module):
 
 
 def in_bfloat16(module: nn.Module) -> nn.Module:
-    """A copy whose convolutions and linear layers are bfloat16; normalisation keeps its float32 statistics.
+    """A copy whose weights are bfloat16; batch normalisation keeps its float32 statistics.
 
     Autocast would convert the study's 98 M weights anew in every pass.
     """
     low = copy.deepcopy(module)
     for part in low.modules():
-        if isinstance(part, nn.Conv2d | nn.Linear):
-            part.to(torch.bfloat16)
+        if not isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
+            for weight in part.parameters(recurse=False):
+                weight.data = weight.data.to(torch.bfloat16)
     return low
 
 
@@ -201,6 +202,9 @@ def reinitialised(module: nn.Module, seed: int) -> nn.Module:
         for part in copied.modules():
             if callable(reset := getattr(part, "reset_parameters", None)):
                 reset()
+            else:  # embeddings, scales and the projections of attention, which know no start of their own
+                for weight in part.parameters(recurse=False):
+                    nn.init.normal_(weight, std=0.02)
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     return copied.to(device, memory_format=torch.channels_last).eval()
 

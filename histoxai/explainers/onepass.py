@@ -34,6 +34,11 @@ class OnePass(Explainer):
         del body
         return None
 
+    def arranged(self, body: nn.Module, values: torch.Tensor) -> torch.Tensor:
+        """Values or gradients as `read` takes them."""
+        del body
+        return values
+
     @abstractmethod
     def read(self, value: torch.Tensor, gradient: torch.Tensor | None) -> np.ndarray:
         """The method's own array (n, ...) float32 from value and gradient (n, ...)."""
@@ -116,6 +121,6 @@ def _once(
     raw = {}
     for name, method in methods.items():
         layer = layers[name]
-        gradient = gradients[layer].float() if method.gradient else None
-        raw[name] = method.read(seen[layer].detach().float(), gradient)
+        gradient = method.arranged(net.body, gradients[layer].float()) if method.gradient else None
+        raw[name] = method.read(method.arranged(net.body, seen[layer].detach().float()), gradient)
     return logits.detach().cpu().numpy(), chosen.cpu().numpy(), raw

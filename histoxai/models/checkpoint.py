@@ -17,6 +17,7 @@ from torch import nn
 
 from histoxai import provenance, registry
 from histoxai.errors import InputRefused, UsageError
+from histoxai.models.normalise import Normalised
 from histoxai.models.runs import RUN, SCHEMA, WEIGHTS, Run
 from histoxai.store.files import write_atomically, write_json
 
@@ -34,17 +35,19 @@ def load_model(run: Run, device: torch.device) -> nn.Module:
     try:
         model = build(run.facts)
         model.load_state_dict(safetensors.torch.load_file(path))
-    except (safetensors.SafetensorError, RuntimeError, KeyError, TypeError, UsageError) as error:
+    except (safetensors.SafetensorError, RuntimeError, KeyError, TypeError, ValueError, UsageError) as error:
         raise InputRefused(f"{path}: does not fit {RUN}: {str(error).splitlines()[0]}") from error
     return model.to(device, memory_format=torch.channels_last).eval()
 
 
 def build(facts: dict[str, Any]) -> nn.Module:
-    """A network from a recipe: kind, registered name and plain arguments."""
+    """A network from a recipe: kind, registered name and plain arguments; `normalise` is its first layer."""
     recipe = dict(facts["recipe"])
+    normalise = recipe.pop("normalise", None)
     if "size" in recipe:
         recipe["size"] = tuple(recipe["size"])
-    return registry.resolve(facts["kind"], facts["arch"])(**recipe)
+    net = registry.resolve(facts["kind"], facts["arch"])(**recipe)
+    return net if normalise is None else Normalised(net, normalise)
 
 
 def finish(path: Path, facts: dict[str, Any], model: nn.Module) -> Run:

@@ -1,6 +1,6 @@
-"""Classifiers: (n, 3, H, W) float32 in 0..1 -> logits (n, classes).
+"""The study's classifier: (n, 3, H, W) float32 in 0..1 -> logits (n, classes).
 
-`gradcam_layer` names the module whose activations GradCAM weighs; without it the last convolution is taken.
+`gradcam_layer` names the module whose activations GradCAM weighs, `head_layer` the one that gives the logits.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class ThesisCNN(nn.Module):
     """
 
     gradcam_layer = "conv3"
+    head_layer = "head"
 
     def __init__(self, classes: int, size: tuple[int, int]) -> None:
         super().__init__()
@@ -53,19 +54,6 @@ class ThesisCNN(nn.Module):
         for layer in list(self.linear)[1:]:
             x = self.relu(layer(x))
         return self.head(x)
-
-
-def resnet18(classes: int, size: tuple[int, int]) -> nn.Module:
-    """torchvision's ResNet-18 from scratch, with a head of `classes` outputs.
-
-    Source: He et al. 2016, arXiv 1512.03385.
-    """
-    del size  # pooled globally: any size goes
-    import torchvision  # here, since it takes two seconds that the study's CNN need not wait for
-
-    net = torchvision.models.resnet18(weights=None, num_classes=classes)
-    net.gradcam_layer = "layer4"
-    return net
 
 
 def _pooled(n: int) -> int:

@@ -330,7 +330,7 @@ class Probing:
                 first = [self._again(m, net, patch, "") for m in self.methods]
                 for k, layer in enumerate(["", *layers]):
                     if layer:
-                        getattr(module, layer).load_state_dict(getattr(fresh, layer).state_dict())
+                        module.get_submodule(layer).load_state_dict(fresh.get_submodule(layer).state_dict())
                     for j, method in enumerate(self.methods):
                         found[0, j, k] = similarity(first[j], self._again(method, net, patch, "again"))
                 module.load_state_dict(self._net.exact.state_dict())
@@ -347,12 +347,14 @@ class Probing:
 
 
 def _layers(module: nn.Module) -> list[str]:
-    """Children with weights that can be drawn anew, from the output to the input."""
+    """Children with weights that can be drawn anew, from the output to the input; those of an only child, if one."""
     names = [
         name
         for name, child in module.named_children()
         if any(callable(getattr(p, "reset_parameters", None)) and list(p.parameters()) for p in child.modules())
     ]
+    if len(names) == 1 and (inner := _layers(module.get_submodule(names[0]))):
+        return [f"{names[0]}.{name}" for name in inner]
     return names[::-1]
 
 

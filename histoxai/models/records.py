@@ -20,6 +20,8 @@ from histoxai.store.patches import Patches
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item
 
+_NORMALISATION = "uint8 / 255"
+
 
 def training_facts(
     kind: str,
@@ -46,7 +48,7 @@ def training_facts(
         "classes": patches.classes,
         "size": list(patches.size),
         "mpp": patches.mpp,
-        "normalisation": "uint8 / 255",
+        "normalisation": _NORMALISATION + (f", {recipe['normalise']} inside" if recipe.get("normalise") else ""),
         "identity": {"kind": kind, "settings": chosen, "patches": patches.digest},
     }
 

@@ -58,15 +58,20 @@ def _expand(channels_in: int, channels_out: int) -> nn.Sequential:
     return nn.Sequential(*_convs(channels_in, channels_out, 3), up)
 
 
-def bce_dice(logits: torch.Tensor, targets: torch.Tensor, form: str = "plain") -> torch.Tensor:
-    """Binary cross-entropy plus Dice loss over both planes flattened together, smoothing 1.
+def dice_loss(logits: torch.Tensor, targets: torch.Tensor, form: str = "plain") -> torch.Tensor:
+    """Dice loss over both planes flattened together, smoothing 1.
 
     logits, targets (n, 2, H, W), targets in {0, 1}. form "plain": 1 - (2 sum pt + 1) / (sum p + sum t + 1),
     the study's code; "squared": p and t squared in the denominator, its text (Milletari et al. 2016).
     """
     p, t = torch.sigmoid(logits).flatten(), targets.flatten()
     below = (p.square().sum() + t.square().sum()) if form == "squared" else (p.sum() + t.sum())
-    dice = 1 - (2 * (p * t).sum() + 1) / (below + 1)
+    return 1 - (2 * (p * t).sum() + 1) / (below + 1)
+
+
+def bce_dice(logits: torch.Tensor, targets: torch.Tensor, form: str = "plain") -> torch.Tensor:
+    """Binary cross-entropy plus `dice_loss`, the study's loss."""
+    dice = dice_loss(logits, targets, form)
     return functional.binary_cross_entropy_with_logits(logits, targets) + dice
 
 

@@ -7,6 +7,7 @@
 | train_cls | balanced.zarr | cls/ (run folder) |
 | train_seg | nuclei.zarr (patches with targets) | seg/ (run folder) |
 | masks | balanced.zarr, seg/ | masks.zarr |
+| predict | any patches, cls/ | preds.zarr |
 | explain | balanced.zarr, cls/ | maps.zarr |
 | score | maps.zarr, masks.zarr | scores.zarr |
 | report | scores.zarr and, through its lineage, all before it | report/ |

@@ -16,6 +16,7 @@ from histoxai.metrics.classification import accuracy_table
 from histoxai.models.batches import Source, pick_device, predict
 from histoxai.models.checkpoint import build, finish
 from histoxai.models.fit import Job, fit, forget
+from histoxai.models.pretrained import freeze_encoder, load_weights
 from histoxai.models.records import training_facts, write_history, write_predictions
 from histoxai.models.relatives import leaks_in_words
 from histoxai.models.runs import Run, discard_run, match, open_run
@@ -46,6 +47,8 @@ def train_cls(
     registry.resolve_name("classifier", settings.arch)
     require_local(output, "run folders")
     keep_apart(output, source)
+    if settings.freeze and settings.weights is None:
+        progress.warn("--freeze encoder without --weights: the head learns on features of weights as they were drawn")
     patches = Patches(source)
     if not patches.classes:
         raise InputRefused(f"{source}: its patches have no classes; ingest a labelled source")
@@ -54,11 +57,19 @@ def train_cls(
     rows = {s: patches.rows(s) for s in ("train", "validation")}
     leaks = _leaks(patches, settings, progress)
     device = pick_device(settings.device)
-    recipe = {"classes": len(patches.classes), "size": list(patches.size)}
+    recipe: dict[str, Any] = {"classes": len(patches.classes), "size": list(patches.size)}
+    if settings.first_layer:
+        recipe["normalise"] = settings.first_layer
     facts = training_facts("classifier", settings.arch, recipe, settings, device, patches, output)
     facts["leaks"] = leaks
     torch.manual_seed(keyed_seed(settings.seed, "init"))
     model = build(facts)
+    if settings.weights is not None:
+        facts["pretrained"] = load_weights(model, settings.weights, progress)
+        # the file itself, wherever it lies, is what makes two runs the same
+        facts["identity"]["settings"]["weights"] = facts["pretrained"]["checksum"]
+    if settings.freeze:
+        freeze_encoder(model)
     if dry_run:
         state = "new" if force else match(output, facts["identity"], "train-cls")
         return {"schema": "histoxai.train-cls/1", "dry_run": True, "state": state}

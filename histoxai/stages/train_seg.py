@@ -1,21 +1,23 @@
-"""train-seg: nuclei.zarr -> seg/, a run folder with a U-Net."""
+"""train-seg: nuclei.zarr -> seg/, a run folder with a segmenter."""
 
 from __future__ import annotations
 
-from functools import partial
+import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from histoxai.errors import InputRefused
+from histoxai import registry
+from histoxai.errors import InputRefused, is_out_of_memory
 from histoxai.models.batches import Source, forward, pick_device
 from histoxai.models.checkpoint import build, finish
 from histoxai.models.fit import Job, fit, forget
+from histoxai.models.losses import segmentation_loss
 from histoxai.models.records import training_facts, write_history
 from histoxai.models.runs import Run, discard_run, match, open_run
-from histoxai.models.unet import bce_dice, soft_iou
+from histoxai.models.unet import soft_iou
 from histoxai.places import require_local
 from histoxai.progress import Progress
 from histoxai.provenance import keep_apart, keyed_seed
@@ -42,15 +44,19 @@ def train_seg(
     made with other settings.
     """
     require_local(output, "run folders")
+    registry.resolve_name("segmenter", settings.arch)
     keep_apart(output, source)
     patches = Patches(source)
     if not patches.has_targets:
         raise InputRefused(f"{source}: its patches have no masks; ingest a source with masks (PanNuke)")
     rows = {s: patches.rows(s) for s in ("train", "validation")}
     device = pick_device(settings.device)
-    facts = training_facts("segmenter", settings.arch, {"width": settings.width}, settings, device, patches, output)
+    recipe = {"width": settings.width} if settings.arch == "unet" else {}
+    facts = training_facts("segmenter", settings.arch, recipe, settings, device, patches, output)
     torch.manual_seed(keyed_seed(settings.seed, "init"))
     model = build(facts)
+    if settings.arch != "unet":
+        _try(model, patches.size, settings)
     if dry_run:
         state = "new" if force else match(output, facts["identity"], "train-seg")
         return {"schema": "histoxai.train-seg/1", "dry_run": True, "state": state}
@@ -59,7 +65,7 @@ def train_seg(
     if match(output, facts["identity"], "train-seg") != "finished":
         job = Job(
             model,
-            partial(bce_dice, form=settings.dice),
+            segmentation_loss(settings.loss or "bce-dice", settings.dice, settings.gamma),
             soft_iou,
             "soft_iou",
             Source(patches, rows["train"], masks=True, augment=augmenter(settings.augment, settings.seed)),
@@ -76,6 +82,23 @@ def train_seg(
         )
     forget(output)
     return _summary(open_run(output, "segmenter"), output)
+
+
+def _try(model: torch.nn.Module, size: tuple[int, int], settings: TrainSeg) -> None:
+    # one pass as training makes it, before hours of it: some decoders normalise over batch and places together
+    copied = copy.deepcopy(model).train()
+    try:
+        with torch.no_grad():
+            found = copied(torch.zeros(settings.batch_size, 3, *size))
+    except (RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise InputRefused(
+            f"--arch {settings.arch}: cannot be trained on patches of {size[1]} x {size[0]} px with --batch-size "
+            f"{settings.batch_size} ({(str(error).splitlines() or ['no reason given'])[0][:120]}); try a larger "
+            "--batch-size, or smp:Unet/resnet18"
+        ) from error
+    assert found.shape[1:] == (2, *size)
 
 
 def _overlap(

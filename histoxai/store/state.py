@@ -15,7 +15,7 @@ from histoxai.places import shown
 from histoxai.store.records import bad_files, is_done, item_names, read_item, read_records
 
 # Verbs that take `--shard`, and those that can look at what is done.
-_SHARDED = ("ingest", "masks", "explain")
+_SHARDED = ("ingest", "masks", "predict", "explain")
 _VERIFYING = (*_SHARDED, "augment", "score")
 
 

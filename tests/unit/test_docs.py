@@ -39,7 +39,19 @@ def test_links_of_the_docs_exist() -> None:
 
 
 def test_readme_names_every_command() -> None:
-    for verb in ("ingest", "augment", "train-cls", "train-seg", "masks", "explain", "score", "report", "info", "audit"):
+    for verb in (
+        "ingest",
+        "augment",
+        "train-cls",
+        "train-seg",
+        "masks",
+        "predict",
+        "explain",
+        "score",
+        "report",
+        "info",
+        "audit",
+    ):
         assert f"histoxai {verb} " in README
     for name in registry.names("reader"):
         assert name in README.lower()

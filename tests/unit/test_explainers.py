@@ -26,8 +26,9 @@ from histoxai.explainers.onepass import OnePass, one_pass
 from histoxai.explainers.parity import compare
 from histoxai.explainers.random import Random
 from histoxai.explainers.segments import ahead, mean_colours, with_nuclei
+from histoxai.models.backbones import resnet18
 from histoxai.models.batches import predict, to_tensor
-from histoxai.models.classifiers import ThesisCNN, resnet18
+from histoxai.models.classifiers import ThesisCNN
 from histoxai.registry import names, resolve
 from tests.conftest import patch
 
