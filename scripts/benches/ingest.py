@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import zarr
@@ -54,7 +56,8 @@ def bare_decoding(files: list[Path], path: Path) -> float:
 def ours(source: Path, output: Path, workers: int = 1, threads: int = 2) -> float:
     """Seconds from the first shard's beginning to the last one's end: start-up is left out."""
     work = Work(force=output.exists(), workers=workers, threads=threads)
-    ingest(source, output, Ingest(classes=("N",), shard_size=SHARD), Silent(), work)
+    with mock.patch.dict(os.environ, {"OMP_NUM_THREADS": str(threads)}):  # as the command sets it
+        ingest(source, output, Ingest(classes=("N",), shard_size=SHARD), Silent(), work)
     ends = []
     for record in Store(output).completeness()["images"]["records"]:
         end = (output / "_done" / "images" / f"{record['shard']}.json").stat().st_mtime
