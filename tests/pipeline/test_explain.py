@@ -256,7 +256,7 @@ def test_patches_that_end_out_of_order_are_kept_together(
         "-O",
         "ig.tolerance=0.0465",
         "--per-class",
-        4,
+        8,
         "--micro-batch",
         64,
     ]
