@@ -174,47 +174,6 @@ class Augmentation(_Checked):
     hed: float = bounded(0.0, ge=0, le=1)
     erase: float = bounded(0.0, ge=0, le=0.5)
 
-    @classmethod
-    def parse(cls, text: str, flag: str = "--augment") -> Augmentation | None:
-        """`none`, `light`, `strong`, names of transforms, or both with strengths: `light,hed=0.1,erase`.
-
-        A later word stands over an earlier one; None where nothing is left to do. Raises UsageError for unknown names
-        and strengths that are no numbers or out of bounds.
-        """
-        chosen: dict[str, Any] = {}
-        try:
-            for word in text.split(","):
-                chosen |= _PRESETS.get(word.strip()) or _strength(word.strip())
-            made = cls(**chosen)
-        except UsageError as error:
-            raise UsageError(f"{flag} {text}: {str(error).removeprefix('--')}") from None
-        return None if made == cls() else made
-
-
-_PRESETS: dict[str, dict[str, Any]] = {
-    "light": {"flips": True, "rotations": True, "colour": 0.1, "hed": 0.05},
-    "strong": {"flips": True, "rotations": True, "colour": 0.2, "hed": 0.1, "blur": 1.5, "erase": 0.1},
-}
-# What a transform that is named alone does.
-_ALONE: dict[str, Any] = {"flips": True, "rotations": True, "colour": 0.1, "hed": 0.05, "blur": 1.0, "erase": 0.1}
-
-
-def _strength(word: str) -> dict[str, Any]:
-    # one word of --augment as fields of Augmentation
-    name, given, value = word.partition("=")
-    if word == "none":
-        return dict.fromkeys(_ALONE, 0.0) | {"flips": False, "rotations": False}
-    if name not in _ALONE:
-        raise UsageError(f"'{word}' is not one of none, {', '.join(_PRESETS)}, {', '.join(_ALONE)}")
-    if not given:
-        return {name: _ALONE[name]}
-    if isinstance(_ALONE[name], bool):
-        raise UsageError(f"'{word}': {name} have no strength; name them alone")
-    try:
-        return {name: float(value)}
-    except ValueError:
-        raise UsageError(f"'{word}': expected a number, such as {name}={_ALONE[name]}") from None
-
 
 @dataclass(frozen=True)
 class Training(_Checked):

@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from histoxai import flags, settings, tables, terminal
+from histoxai import flags, settings, terminal
+from histoxai.tables import maps as tables
 
 
 def masks(

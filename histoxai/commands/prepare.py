@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from histoxai import flags, registry, settings, tables, terminal
+from histoxai import flags, registry, settings, terminal
 from histoxai.errors import UsageError
+from histoxai.tables import prepare as tables
 
 
 def ingest(
@@ -170,7 +171,7 @@ def augment(
         flags.words(hold_out, "--hold-out") if hold_out is not None else None,
         near,
     )
-    changes = settings.Augmentation.parse(shown, "--with")
+    changes = flags.augmentation(shown, "--with")
     if preview is not None and preview.suffix.lower() != ".png":
         raise UsageError(f"--preview {preview}: is a picture; name it .png")
     if changes is not None and preview is None:

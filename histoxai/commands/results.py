@@ -11,9 +11,10 @@ from typing import Annotated
 
 import typer
 
-from histoxai import flags, registry, settings, tables, terminal
+from histoxai import flags, registry, settings, terminal
 from histoxai.errors import UsageError
 from histoxai.places import shown
+from histoxai.tables import results as tables
 
 
 def score(

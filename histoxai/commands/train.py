@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from histoxai import flags, registry, settings, tables, terminal
+from histoxai import flags, registry, settings, terminal
+from histoxai.tables import train as tables
 
 Augment = Annotated[
     str,
@@ -46,7 +47,7 @@ def train_cls(
     json: flags.Json = False,
 ) -> None:
     """Train a classifier; keep the weights with the lowest validation loss."""
-    changes = settings.Augmentation.parse(augment)
+    changes = flags.augmentation(augment)
     chosen = settings.TrainCls(
         *(epochs, batch_size, lr, patience, seed, device),
         augment=changes,
@@ -90,7 +91,7 @@ def train_seg(
     json: flags.Json = False,
 ) -> None:
     """Train the network that marks tumor and non-tumor nuclei."""
-    changes = settings.Augmentation.parse(augment)
+    changes = flags.augmentation(augment)
     chosen = settings.TrainSeg(
         *(epochs, batch_size, lr, patience, seed, device, changes),
         arch=arch,

@@ -23,12 +23,13 @@ def start(arguments: list[object], log: Path) -> BaseProcess:
     """Start a command; its stdout and stderr are appended to `log`."""
     os.environ["OMP_NUM_THREADS"] = "1"  # read when the server imports torch
     _CONTEXT.set_forkserver_preload(_PRELOAD)
-    process = _CONTEXT.Process(target=_run, args=([*map(str, arguments), "--threads", "1"], str(log)))
+    process = _CONTEXT.Process(target=_run, args=([*map(str, arguments), "--threads", "1"], str(log), {**os.environ}))
     process.start()
     return process
 
 
-def _run(arguments: list[str], log: str) -> None:
+def _run(arguments: list[str], log: str, environ: dict[str, str]) -> None:
+    os.environ.update(environ)  # the server's own is of when it was started
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(handle, 1)
     os.dup2(handle, 2)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from histoxai.flags import augmentation
 from histoxai.plots import sheet
 from histoxai.plots.sheet import Band, Section, Strip, Tile, draw_sheet, in_lines, shorten
-from histoxai.settings import Augmentation
 from histoxai.store.patches import Patches
 from histoxai.transforms.quality import quality
 from tests.conftest import CLASSES, done, run, write_diagset
@@ -153,7 +153,7 @@ def test_preview_shows_copies_as_they_are_stored_and_what_training_makes_of_them
     assert stored == planned
     patches = Patches(tmp_path / "b.zarr")
     place = {name: row for row, name in enumerate(patches.patch_id.tolist())}
-    light = Augmentation.parse("light")
+    light = augmentation("light")
     assert light is not None
     for section in drawn[0][2]:
         split = section.heading.split(":")[0]

@@ -1,0 +1,34 @@
+"""What all tables share: text that is no markup, and how numbers read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table as RichTable
+from rich.text import Text
+
+
+class Table(RichTable):
+    """A table whose titles and cells are text: a class named `[red]` is no markup."""
+
+    def __init__(self, title: str, **options: Any) -> None:
+        super().__init__(title=Text(title, justify="left"), **options)
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(*[Text(str(c)) for c in cells], **options)
+
+    def add_column(self, header: Any = "", *rest: Any, **options: Any) -> None:
+        super().add_column(Text(str(header)), *rest, **options)
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None or value != value else f"{value:.3f}"
+
+
+def partial(summary: dict[str, Any]) -> str:
+    found = summary.get("partial")
+    return f"PARTIAL, {found['patches']} of {found['of']} patches: " if found else ""
+
+
+def small(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1e}"
