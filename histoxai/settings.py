@@ -109,7 +109,7 @@ class Ingest(_Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.overlap and (self.size is None or self.overlap >= self.size):
+        if self.size is not None and self.overlap >= self.size:
             raise UsageError(f"--overlap {self.overlap}: must be less than --size, which says how large tiles are")
         if (self.stain == "none") != (self.stain_reference is None):
             raise UsageError("--stain and --stain-reference go together: a method, and the image that it matches")

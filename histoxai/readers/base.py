@@ -219,6 +219,7 @@ def require_source(root: Path) -> None:
 # Settings that mean something to some formats only; a stage takes the others.
 OF_FORMATS = (
     "size",
+    "overlap",
     "class_map",
     "images",
     "masks",
@@ -234,6 +235,8 @@ OF_FORMATS = (
 
 def require_only(root: Path, settings: Ingest, name: str, *used: str) -> None:
     """Raise InputRefused for a setting that a format has no use for: left out without a word it would mislead."""
+    if "size" in used:
+        used = (*used, "overlap")
     for field_ in OF_FORMATS:
         if field_ not in used and getattr(settings, field_) != getattr(Ingest(), field_):
             flag = f"--{field_.replace('_', '-')}"

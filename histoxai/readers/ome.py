@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from histoxai.errors import InputRefused
+from histoxai.errors import InputRefused, UsageError
 from histoxai.readers.arrays import relative
 from histoxai.readers.base import MAX_ROWS, Index, as_uint8, identifier, require_only, require_unique
 from histoxai.readers.bounds import gaps, require_bounded
@@ -44,6 +44,8 @@ class OmeTiles:
         if settings.classes:
             raise InputRefused(f"{root}: tiles of an image have no classes; leave out --classes")
         side = settings.size or _SIDE
+        if settings.overlap >= side:
+            raise UsageError(f"--overlap {settings.overlap}: must be less than the side of a tile, {side}")
         self.index = Index([], settings.mpp, (side, side))
         self.index.facts = {"size": side, "overlap": settings.overlap}
         self.index.extra = {"frame": [], "x": [], "y": [], "extent": []}

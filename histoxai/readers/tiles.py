@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from histoxai.errors import InputRefused
+from histoxai.errors import InputRefused, UsageError
 from histoxai.readers.base import Index, require_size
 from histoxai.readers.walk import printable
 from histoxai.settings import Ingest
@@ -40,6 +40,8 @@ class Layout:
     """Which image and corner each patch of a list of image files has; keeps the index's size and tile coordinates."""
 
     def __init__(self, index: Index, settings: Ingest) -> None:
+        if settings.overlap and settings.size is None:
+            raise UsageError(f"--overlap {settings.overlap}: is of tiles; say with --size how large they are")
         self._index, self._settings = index, settings
         self._first: Path | None = None
         self.places: list[tuple[int, Corner]] = []

@@ -44,6 +44,8 @@ def augment(
     plan = make_plan(patches, settings)
     for note in plan.notes:
         progress.warn(note)
+    if plan.off is not None:
+        progress.say(f"each class's share of each split is within {plan.off:.1%} of what it should be")
     if settings.split_by != "source" and patches.split.any():
         progress.say(f"{source} has a split of its own, not used here; --split-by source keeps it")
     if output is not None:
@@ -55,6 +57,7 @@ def augment(
         "split_by": settings.split_by,
         "table": plan.table,
         "notes": plan.notes,
+        "largest_deviation": plan.off,
     }
 
 
@@ -83,14 +86,16 @@ def make_plan(patches: Patches, settings: Augment) -> Plan:
 def _held_out(patches: Patches, settings: Augment, family: np.ndarray, notes: list[str]) -> np.ndarray:
     site, wanted = known(patches, "site"), settings.hold_out or ()
     if unknown := [w for w in wanted if w not in site]:
-        there = ", ".join(sorted(set(site[site != ""].tolist())))
-        raise InputRefused(f"--hold-out {unknown[0]}: the sites of {patches.path} are {there}")
+        sites = ", ".join(sorted(set(site[site != ""].tolist())))
+        raise InputRefused(f"--hold-out {unknown[0]}: the sites of {patches.path} are {sites}")
+    there, split = site != "", np.zeros(len(site), np.uint8)
     held = np.isin(site, wanted)
-    split = hold_out(patches.label, family, held, len(patches.classes), settings.fractions, settings.seed)
-    if left := int((split == 0).sum()):
+    split[there] = hold_out(
+        patches.label[there], family[there], held[there], len(patches.classes), settings.fractions, settings.seed
+    )
+    if left := int((there & (split == 0)).sum()):
         notes.append(f"{left} patches of other sites are left out: they have relatives at a site that is held out")
-    if nowhere := int(((site == "") & (split != 0)).sum()):
-        split[site == ""] = 0
+    if nowhere := int((~there).sum()):
         notes.append(f"{nowhere} patches are left out: nobody knows their site, which may be one that is held out")
     if not (split == TRAIN).any():
         raise InputRefused(f"--hold-out {','.join(wanted)}: leaves no patch to train on; hold out fewer sites")

@@ -5,7 +5,7 @@ All functions take and return arrays of row numbers; nothing here reads a store.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -23,7 +23,8 @@ class Plan:
 
     parent (n,) int32, rotation (n,) uint8, split (n,) uint8, sorted by parent, then rotation.
     table: one dict a class: patches, rotated (patches after rotation), train, validation, test.
-    notes: where balance or the fractions fall short.
+    notes: where balance or the fractions fall short. off: by how much a class's share of a split differs at most from
+    what it should be, before training is balanced; None where nothing was aimed at.
     """
 
     parent: np.ndarray
@@ -31,6 +32,7 @@ class Plan:
     split: np.ndarray
     table: list[dict[str, int | str]]
     notes: list[str] = field(default_factory=list)
+    off: float | None = None
 
 
 def rotated_classes(counts: np.ndarray) -> np.ndarray:
@@ -91,7 +93,8 @@ def balance_train(
         codes = np.concatenate([np.full(len(chosen), TRAIN), split[rest]])
         parts.append(np.column_stack([kept, codes]))
         table.append(_row(name, totals[code], len(copies) + len(rest), codes))
-    return _plan(parts, table, _shortfalls(label, split, classes, fractions))
+    off = None if fractions is None else _largest_deviation(label, split, len(classes), fractions)
+    return replace(_plan(parts, table, _shortfalls(label, split, classes, fractions)), off=off)
 
 
 def split_units(
@@ -172,6 +175,11 @@ def _plan(parts: list[np.ndarray], table: list[dict[str, int | str]], notes: lis
     rows = np.concatenate(parts)
     rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
     return Plan(rows[:, 0].astype(np.int32), rows[:, 1].astype(np.uint8), rows[:, 2].astype(np.uint8), table, notes)
+
+
+def _largest_deviation(label: np.ndarray, split: np.ndarray, classes: int, fractions: tuple[float, ...]) -> float:
+    shares = [[float((split[label == code] == k).mean()) for k in _NAMES] for code in range(classes)]
+    return float(np.abs(np.array(shares) - np.array(fractions)).max())
 
 
 def _shortfalls(

@@ -500,6 +500,23 @@ def test_threads_that_meet_damaged_tiles_read_all_others(tmp_path: Path) -> None
     assert np.array_equal(store.read("images"), np.stack(wanted))
 
 
+def test_tiles_of_the_default_size_may_overlap(tmp_path: Path) -> None:
+    path = write_slide(tmp_path / "a.tiff", picture(512, 512), levels=1)
+    reader = SlideReader(path, Ingest(overlap=128, min_tissue=0.0))
+    assert reader.index.size == (256, 256)
+    assert rows(reader) == [(x, y) for y in (0, 128, 256) for x in (0, 128, 256)]
+    with pytest.raises(UsageError, match="must be less than the side of a tile, 256"):
+        SlideReader(path, Ingest(overlap=256))
+
+
+def test_overlap_is_of_tiles(tmp_path: Path) -> None:
+    (tmp_path / "source/a").mkdir(parents=True)
+    Image.fromarray(picture()).save(tmp_path / "source/a/1.png")
+    refused = run("ingest", tmp_path / "source", "-o", tmp_path / "p.zarr", "--overlap", 8)
+    assert refused.code == 2
+    assert "say with --size how large they are" in refused.err
+
+
 def test_linked_folders_of_slides_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
     root.mkdir()
