@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,17 @@ from histoxai.errors import Damaged, HistoxaiError, InputRefused, SettingsDiffer
 from histoxai.places import is_mirror
 from histoxai.provenance import NUMERICS_VERSION, fingerprint, first_difference, plain, run_facts
 from histoxai.store import mirror
-from histoxai.store.files import cannot, remove, sweep, sync_folder, sync_tree, temporary_beside, write_json, write_new
+from histoxai.store.files import (
+    cannot,
+    clear_away,
+    remove,
+    sweep,
+    sync_folder,
+    sync_tree,
+    temporary_beside,
+    write_json,
+    write_new,
+)
 from histoxai.store.records import (
     DONE,
     checksum_of,
@@ -34,6 +45,9 @@ from histoxai.store.records import (
 )
 from histoxai.store.schema import ArraySpec, index_specs
 from histoxai.store.shards import Item, Store, identity, item_fingerprint
+
+# For how long zarr's threads go on after the first of them failed, with room to spare.
+_SETTLING = 0.05
 
 
 def create_or_match(
@@ -205,9 +219,10 @@ def _create(
             return  # another task was quicker; the caller checks that it meant the same
         sync_folder(path.parent)
     except OSError as error:
+        time.sleep(_SETTLING)
         raise cannot(path, "created", error) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        clear_away(temporary)
 
 
 def _is_of(data: bytes, header: dict[str, Any]) -> bool:
@@ -250,7 +265,7 @@ def _create_beside(root: Path, spec: ArraySpec) -> None:
         if not (place / "zarr.json").exists():
             raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        clear_away(temporary)
 
 
 def _create_there(root: Path, spec: ArraySpec, parent: str, temporary: Path) -> None:
@@ -262,7 +277,7 @@ def _create_there(root: Path, spec: ArraySpec, parent: str, temporary: Path) -> 
         spec.create(temporary)
         mirror.upload_new(temporary, root)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        clear_away(temporary)
 
 
 def _difference_text(path: Path, name: str, old: Any, new: Any, where: str = "") -> str:

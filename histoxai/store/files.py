@@ -159,6 +159,20 @@ def abandoned(folder: Path) -> list[Path]:
     return [folder / n for n in names if (match := _TEMPORARY.fullmatch(n)) and _is_gone(folder / n, match)]
 
 
+def clear_away(folder: Path) -> None:
+    """Remove a temporary folder in which threads of a write that failed may still be writing; never an error.
+
+    zarr writes from several threads and raises at the first failure; the others end a moment later, and make
+    their folder anew if they have to.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    for _ in range(20):
+        if not folder.exists():
+            return
+        time.sleep(0.05)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def sweep(folders: Iterable[Path]) -> None:
     """Remove what killed runs left in these folders; never an error."""
     for folder in folders:

@@ -14,7 +14,7 @@ from histoxai import provenance
 from histoxai.errors import HistoxaiError, Incomplete, InputRefused, SettingsDiffer, UsageError
 from histoxai.progress import Silent
 from histoxai.store.create import add_item, create_or_match
-from histoxai.store.files import read_json, write_atomically
+from histoxai.store.files import clear_away, read_json, write_atomically
 from histoxai.store.records import is_done, record_path
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item, Store, open_store
@@ -291,3 +291,21 @@ def test_ranges_and_seeds() -> None:
     assert ranges([]) == ""
     assert provenance.keyed_seed(0, "ig", "a#0") == provenance.keyed_seed(0, "ig", "a#0") < 2**32
     assert len({provenance.keyed_seed(s, m, p) for s in (0, 1) for m in "ab" for p in "cd"}) == 8
+
+
+def test_a_folder_that_is_still_written_to_is_cleared_away_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ".s@host@1-00000000.tmp"
+    (folder / "c").mkdir(parents=True)
+    remove, late = shutil.rmtree, ["one", "two"]
+
+    def raced(path: Path, ignore_errors: bool) -> None:
+        remove(path, ignore_errors)
+        if late:  # a thread of zarr's writes once more
+            write_atomically(folder / "c" / late.pop(), b"late")
+
+    monkeypatch.setattr("histoxai.store.files.shutil.rmtree", raced)
+    clear_away(folder)
+    assert not late
+    assert not list(tmp_path.iterdir())
