@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 
@@ -16,6 +17,9 @@ class Progress(Protocol):
 
     def stop(self) -> None:
         """The running task is over."""
+
+    def row(self, cells: Mapping[str, str]) -> None:
+        """A line of the running task's table is done: column -> text, the same columns every time."""
 
     def say(self, message: str) -> None:
         """One line of information."""
@@ -40,6 +44,9 @@ class Silent:
         pass
 
     def stop(self) -> None:
+        pass
+
+    def row(self, cells: Mapping[str, str]) -> None:
         pass
 
     def say(self, message: str) -> None:

@@ -4,6 +4,7 @@ A stopped task raises Interrupted wherever it is; what it was computing is dropp
 Two things could swallow that: a destructor, in which Python only prints exceptions (so `check` is called
 between pieces of work), and a long call into native code, which no exception reaches. Stores are consistent
 at every moment, so a thread that the signal wakes ends the process after GRACE seconds if nothing else has.
+Training is another matter: `held` lets it end its step and write a checkpoint first.
 """
 
 from __future__ import annotations
@@ -13,16 +14,31 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from histoxai.errors import Interrupted
 
 # Seconds; schedulers wait 30 before they kill, and we promise 10.
 GRACE = 8.0
+# The same for training, which has gigabytes to write where a network is large.
+TRAINING_GRACE = 25.0
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 KEPT = "what is finished is kept: run the same command again to go on"
 
 _received: list[str] = []
+_held: list[float] = []
+
+
+@contextmanager
+def held(grace: float) -> Iterator[None]:
+    """Inside, a signal waits for `check` instead of breaking in, for at most `grace` seconds."""
+    _held.append(grace)
+    try:
+        yield
+    finally:
+        _held.pop()
 
 
 def catch() -> None:
@@ -58,7 +74,7 @@ def _stop(number: int, frame: Any) -> None:
     del frame
     _received.append(f"stopped by {signal.Signals(number).name}")
     # Schedulers and fingers repeat themselves: only the first may break in, or it would meet our own clean-up.
-    if len(_received) == 1:
+    if len(_received) == 1 and not _held:
         raise Interrupted(_received[0])
 
 
@@ -67,7 +83,7 @@ def _watch(handle: int) -> None:
         numbers = os.read(handle, 1)
         if numbers and numbers[0] in STOPPING:
             break
-    time.sleep(GRACE)
+    time.sleep(_held[-1] if _held else GRACE)
     os.write(2, f"histoxai: stopped by {signal.Signals(numbers[0]).name}; {KEPT}\n".encode())
     os._exit(Interrupted.exit_code)
 

@@ -7,13 +7,14 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import typer
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,6 +25,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 from rich.progress import Task as RichTask
+from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
@@ -194,6 +196,10 @@ class _Lines(Silent):
             total = f"/{self._total}" if self._total else ""
             print(f"{self._what}: {self._done}{total}{self._pace(now)} {note}".rstrip(), file=sys.stderr, flush=True)
 
+    def row(self, cells: Mapping[str, str]) -> None:
+        if not self._quiet:
+            print("; ".join(f"{k} {v}".strip() for k, v in cells.items() if v), file=sys.stderr, flush=True)
+
     def _pace(self, now: float) -> str:
         # of the whole task so far, and what that leaves
         rate = self._done / max(now - self._started, 1e-9)
@@ -217,15 +223,32 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:,.1f}/s" if task.speed else "-/s")
 
 
+class _Table(RichProgress):
+    """Bars with a table of finished rows above them: the last ones where the terminal is too low for all."""
+
+    rows: list[Mapping[str, str]]
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        rows = getattr(self, "rows", [])
+        if rows:
+            table = Table(box=SIMPLE_HEAD, pad_edge=False)
+            for name in rows[0]:
+                table.add_column(name, justify="left" if name == "" else "right", no_wrap=True)
+            for cells in rows[-max(3, self.console.size.height - 8) :]:
+                table.add_row(*cells.values())
+            yield table
+        yield from super().get_renderables()
+
+
 class _Bars:
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bar: RichProgress | None = None
+        self._bar: _Table | None = None
         self._task: Any = None
 
     def start(self, what: str, total: int | None) -> None:
         self.stop()
-        self._bar = RichProgress(
+        self._bar = _Table(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -236,6 +259,7 @@ class _Bars:
             TextColumn("{task.fields[note]}"),
             console=self._console,
         )
+        self._bar.rows = []
         self._bar.start()
         self._task = self._bar.add_task(what, total=total, note="")
 
@@ -247,6 +271,10 @@ class _Bars:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+    def row(self, cells: Mapping[str, str]) -> None:
+        if self._bar is not None:
+            self._bar.rows.append(cells)
 
     def say(self, message: str) -> None:
         self._console.print(shown(message), markup=False, highlight=False)

@@ -109,7 +109,7 @@ def explain(
     precision: Annotated[str, typer.Option(help="fp32, bf16, or tf32 (GPUs).")] = settings.Explain.precision,
     compile: Annotated[bool, typer.Option("--compile", help="torch.compile for LIME and its kin.")] = False,
     micro_batch: Annotated[
-        int | None, typer.Option(help="Patches in one pass [what the output has, else what pays; on a GPU what fits].")
+        int | None, typer.Option(help="Patches in one pass (what the output has, else what pays; on a GPU what fits).")
     ] = settings.Explain.micro_batch,
     shard_size: flags.ShardSize = settings.Explain.shard_size,
     shard: flags.Shard = None,

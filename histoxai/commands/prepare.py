@@ -23,7 +23,7 @@ def ingest(
     ] = settings.Ingest.format,
     classes: Annotated[str | None, typer.Option(help="Classes in order: A,N,R1.")] = None,
     mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel.")] = None,
-    size: Annotated[int | None, typer.Option(help="Side of tiles, px [slides: 256; else images as they are].")] = None,
+    size: Annotated[int | None, typer.Option(help="Side of tiles, px (slides: 256; else images as they are).")] = None,
     overlap: Annotated[int, typer.Option(help="Pixels that neighbouring tiles share.")] = settings.Ingest.overlap,
     tumor: Annotated[str | None, typer.Option(help="Mask types in the tumor plane [PanNuke: neoplastic].")] = None,
     non_tumor: Annotated[

@@ -38,12 +38,12 @@ def score(
         str, typer.Option(help="all, or counts: IoU and its kin at the fixed threshold, in a fraction of the time.")
     ] = settings.Score.measures,
     primary: Annotated[
-        str | None, typer.Option(help="The measure that methods are compared by [auroc; thesis: iou].")
+        str | None, typer.Option(help="The measure that methods are compared by (auroc; thesis: iou).")
     ] = settings.Statistics.primary,
     repetitions: Annotated[int, typer.Option(help="Of the cluster bootstrap.")] = settings.Statistics.repetitions,
     level: Annotated[float, typer.Option(help="Of intervals.")] = settings.Statistics.level,
     margin: Annotated[float, typer.Option(help="A difference that means nothing.")] = settings.Statistics.margin,
-    cancer: Annotated[str | None, typer.Option(help="Classes with tumor [all but A, N, BG, T, normal, ...].")] = None,
+    cancer: Annotated[str | None, typer.Option(help="Classes with tumor (all but A, N, BG, T, normal, ...).")] = None,
     empty: Annotated[str, typer.Option(help="What 0/0 is: exclude, zero or one.")] = settings.Statistics.empty,
     export: Annotated[
         list[Path],

@@ -6,65 +6,88 @@ Stages are imported inside the bodies, so that `--help` and `--version` load non
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from histoxai import flags, registry, settings, terminal
+from histoxai.commands.shared import show, with_training_options
 from histoxai.tables import train as tables
 
-Augment = Annotated[
-    str,
-    typer.Option(
-        help="none, light, strong, or some of flips, rotations, colour, hed, blur, erase; strengths as hed=0.1."
-    ),
-]
+FindLr = Annotated[bool, typer.Option("--find-lr", help="Suggest a learning rate from a short run; write nothing.")]
 
 
+@with_training_options(settings.TrainCls)
 def train_cls(
-    patches: Annotated[Path, typer.Argument(help="Store made by `augment`.")],
+    patches: Annotated[list[Path], typer.Argument(help="Store made by `augment`; several folds give a run each.")],
     output: flags.Output,
     arch: Annotated[str, typer.Option(help=", ".join(registry.names("classifier")) + ".")] = settings.TrainCls.arch,
-    epochs: Annotated[int, typer.Option(help="At most this many.")] = settings.TrainCls.epochs,
-    batch_size: int = settings.TrainCls.batch_size,
-    lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = settings.TrainCls.lr,
-    patience: Annotated[int, typer.Option(help="Epochs without a lower validation loss.")] = settings.TrainCls.patience,
     allow_leakage: Annotated[
         bool, typer.Option("--allow-leakage", help="Train although splits share relatives; it goes on record.")
     ] = False,
     weights: Annotated[Path | None, typer.Option(help="Start from .safetensors, .pth or .pt.")] = None,
     freeze: Annotated[str | None, typer.Option(help="encoder: train the head alone.")] = settings.TrainCls.freeze,
     normalise: Annotated[
-        str | None, typer.Option(help="none or imagenet, inside of the network [imagenet with --weights].")
+        str | None, typer.Option(help="none or imagenet, inside of the network (imagenet with --weights).")
     ] = settings.TrainCls.normalise,
-    augment: Augment = "none",
-    seed: flags.Seed = 0,
-    device: flags.Device = "auto",
+    class_weights: Annotated[
+        str, typer.Option(help="Of the loss: none, or balanced (rare classes count more).")
+    ] = settings.TrainCls.class_weights,
+    sampling: Annotated[
+        str, typer.Option(help="shuffled, or balanced: as many patches of each class an epoch.")
+    ] = settings.TrainCls.sampling,
+    label_smoothing: Annotated[
+        float, typer.Option(help="Share of each label that is spread over all classes.")
+    ] = settings.TrainCls.label_smoothing,
+    mixup: Annotated[
+        float, typer.Option(help="Mix pairs of patches, with this alpha; 0 is off.")
+    ] = settings.TrainCls.mixup,
+    temperature: Annotated[
+        bool, typer.Option("--temperature", help="Calibrate probabilities on the validation split at the end.")
+    ] = False,
+    find_lr: FindLr = False,
     threads: flags.Threads = None,
     quiet: flags.Quiet = False,
     force: flags.Force = False,
     dry_run: flags.DryRun = False,
     json: flags.Json = False,
+    *,
+    chosen: dict[str, Any],
 ) -> None:
     """Train a classifier; keep the weights with the lowest validation loss."""
-    changes = flags.augmentation(augment)
-    chosen = settings.TrainCls(
-        *(epochs, batch_size, lr, patience, seed, device),
-        augment=changes,
+    asked = settings.TrainCls(
+        **chosen,
         arch=arch,
         allow_leakage=allow_leakage,
         weights=weights,
         freeze=freeze,
         normalise=normalise,
+        class_weights=class_weights,
+        sampling=sampling,
+        label_smoothing=label_smoothing,
+        mixup=mixup,
+        temperature=temperature,
     )
-    terminal.use_threads(threads)
+    terminal.use_threads(threads, asked.devices or 1)
     with terminal.progress(quiet) as progress:
+        from histoxai.models.folds import check_folds, pooled
         from histoxai.stages.train_cls import train_cls as stage
 
-        summary = stage(patches, output, chosen, progress, force=force, dry_run=dry_run)
-    terminal.show(summary, json, tables.accuracy)
+        if len(patches) == 1:
+            summary = stage(patches[0], output, asked, progress, force=force, dry_run=dry_run, find_lr=find_lr)
+        else:
+            folds = check_folds(patches, output)
+            runs = []
+            for store, place in folds:
+                progress.say(f"{store} -> {place}")
+                runs.append(stage(store, place, asked, progress, force=force, dry_run=dry_run, find_lr=find_lr))
+            # else a dry run, a search for the learning rate, or a process that is not the first
+            finished = all("accuracy" in run for run in runs)
+            summary = pooled(output, [store for store, _ in folds], runs) if finished else runs[0]
+    show(summary, json, tables.accuracy)
 
 
+@with_training_options(settings.TrainSeg)
 def train_seg(
     patches: Annotated[Path, typer.Argument(help="Store with masks, made by `ingest` (PanNuke).")],
     output: flags.Output,
@@ -74,35 +97,23 @@ def train_seg(
     width: Annotated[int, typer.Option(help="Channels of the first U-Net block.")] = settings.TrainSeg.width,
     dice: Annotated[str, typer.Option(help="plain (the study's code) or squared (its text).")] = settings.TrainSeg.dice,
     loss: Annotated[
-        str | None, typer.Option(help="bce-dice, focal-dice, dice, focal or bce [bce-dice].")
+        str | None, typer.Option(help="bce-dice, focal-dice, dice, focal or bce (bce-dice).")
     ] = settings.TrainSeg.loss,
     gamma: Annotated[float | None, typer.Option(help="Of the focal losses [2].")] = settings.TrainSeg.gamma,
-    epochs: Annotated[int, typer.Option(help="At most this many.")] = settings.TrainSeg.epochs,
-    batch_size: int = settings.TrainSeg.batch_size,
-    lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = settings.TrainSeg.lr,
-    patience: Annotated[int, typer.Option(help="Epochs without a lower validation loss.")] = settings.TrainSeg.patience,
-    augment: Augment = "none",
-    seed: flags.Seed = 0,
-    device: flags.Device = "auto",
+    find_lr: FindLr = False,
     threads: flags.Threads = None,
     quiet: flags.Quiet = False,
     force: flags.Force = False,
     dry_run: flags.DryRun = False,
     json: flags.Json = False,
+    *,
+    chosen: dict[str, Any],
 ) -> None:
     """Train the network that marks tumor and non-tumor nuclei."""
-    changes = flags.augmentation(augment)
-    chosen = settings.TrainSeg(
-        *(epochs, batch_size, lr, patience, seed, device, changes),
-        arch=arch,
-        width=width,
-        dice=dice,
-        loss=loss,
-        gamma=gamma,
-    )
-    terminal.use_threads(threads)
+    asked = settings.TrainSeg(**chosen, arch=arch, width=width, dice=dice, loss=loss, gamma=gamma)
+    terminal.use_threads(threads, asked.devices or 1)
     with terminal.progress(quiet) as progress:
         from histoxai.stages.train_seg import train_seg as stage
 
-        summary = stage(patches, output, chosen, progress, force=force, dry_run=dry_run)
-    terminal.show(summary, json, tables.segmentation)
+        summary = stage(patches, output, asked, progress, force=force, dry_run=dry_run, find_lr=find_lr)
+    show(summary, json, tables.segmentation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from histoxai.store.patches import TARGETS, Patches
 
 # A training set under this many bytes is read once and kept; a larger one is read patch by patch.
 KEEP_BYTES = 2 << 30
+CPU = torch.device("cpu")
 Augment = Callable[[torch.Tensor, torch.Tensor, int, Sequence[str]], tuple[torch.Tensor, torch.Tensor]]
 # Forked processes that read such a set ahead of the training step.
 LOADERS = 2
@@ -56,33 +58,69 @@ def _device(wanted: str) -> torch.device:
     return device
 
 
-def to_tensor(images: np.ndarray) -> torch.Tensor:
-    """(n, H, W, 3) uint8 -> (n, 3, H, W) float32 in 0..1, channels last in memory."""
+def to_tensor(images: np.ndarray, device: torch.device = CPU) -> torch.Tensor:
+    """(n, H, W, 3) uint8 -> (n, 3, H, W) float32 in 0..1, channels last in memory; the same bits on every device."""
+    if device.type != "cpu":
+        # by a number on the device: a plain 255 would be made 1 / 255 and multiplied with
+        return (sent(images, device).float() / torch.full((), 255.0, device=device)).permute(0, 3, 1, 2)
     # numpy's one thread in one pass: torch's several wait for each other where loaders use the cores
     return torch.from_numpy(np.divide(images, np.float32(255), dtype=np.float32)).permute(0, 3, 1, 2)
+
+
+def sent(values: np.ndarray, device: torch.device) -> torch.Tensor:
+    """An array on a device; to a GPU as it is and without waiting, a quarter of what floats would be."""
+    found = torch.as_tensor(values)
+    return found if device.type == "cpu" else found.pin_memory().to(device, non_blocking=True)
 
 
 class Source(Dataset):
     """Rows of a patch store as training batches of (images, targets).
 
     Targets are labels (n,) int64, or masks (n, 2, H, W) float32 where `masks` is set. augment: what training does to
-    a batch, (images, targets, epoch, patch_ids) -> (images, targets).
+    a batch, (images, targets, epoch, patch_ids) -> (images, targets). balanced: every epoch has as many patches of each
+    class, some of a large one left out and some of a small one there again.
     """
 
-    def __init__(self, patches: Patches, rows: np.ndarray, masks: bool, augment: Augment | None = None) -> None:
+    def __init__(
+        self,
+        patches: Patches,
+        rows: np.ndarray,
+        masks: bool,
+        augment: Augment | None = None,
+        balanced: bool = False,
+    ) -> None:
         self._patches, self.rows, self._masks, self.augment = patches, rows, masks, augment
+        self._balanced = balanced
         self.ids = patches.patch_id[rows]
-        kept = len(rows) * int(np.prod(patches.images.shape[1:])) <= KEEP_BYTES
-        self._images = patches.read(rows) if kept else None
-        self._targets = patches.read(rows, TARGETS) if kept and masks else None
+        self._kept = len(rows) * int(np.prod(patches.images.shape[1:])) <= KEEP_BYTES
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def batches(self, cut: Sequence[np.ndarray]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The patches at each of these lists of positions; a large set is read ahead by forked workers."""
+    @cached_property
+    def _images(self) -> np.ndarray | None:
+        return self._patches.read(self.rows) if self._kept else None
+
+    @cached_property
+    def _targets(self) -> np.ndarray | None:
+        return self._patches.read(self.rows, TARGETS) if self._kept and self._masks else None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the patches in px."""
+        return self._patches.size
+
+    def first(self, seed: int, n: int) -> Source:
+        """The first `n` patches of the first epoch's order, as a source of its own."""
+        chosen = np.unique(self.order(seed, 0)[:n])
+        return Source(self._patches, self.rows[chosen], self._masks, self.augment, self._balanced)
+
+    def batches(
+        self, cut: Sequence[np.ndarray], device: torch.device = CPU
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The patches at each of these lists of positions, on a device; a large set is read ahead by forked workers."""
         if self._images is not None:
-            yield from (self._tensors(*self.arrays(at)) for at in cut)
+            yield from (self._tensors(device, *self.arrays(at)) for at in cut)
             return
         # Workers hand over uint8: a quarter of the shared memory that floats would take.
         loader: Iterable[Any] = DataLoader(
@@ -96,7 +134,7 @@ class Source(Dataset):
         for found in loader:
             if isinstance(found, HistoxaiError):
                 raise found
-            yield self._tensors(*(part.numpy() for part in found))
+            yield self._tensors(device, *(part.numpy() for part in found))
 
     def __getitem__(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray] | HistoxaiError:
         """`arrays`, or the error: one that crosses from a worker by itself brings its traceback along."""
@@ -113,14 +151,31 @@ class Source(Dataset):
             return images, self._patches.label[rows]
         return images, self._patches.read(rows, TARGETS) if self._targets is None else self._targets[at]
 
-    def _tensors(self, images: np.ndarray, targets: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        found = torch.as_tensor(targets)
-        return to_tensor(images), found.float() if self._masks else found
+    def _tensors(
+        self, device: torch.device, images: np.ndarray, targets: np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        found = sent(targets, device)
+        return to_tensor(images, device), found.float() if self._masks else found
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
         """This epoch's order of positions: by hash of (seed, epoch, patch_id), so a resumed run repeats it."""
         keys = [keyed_seed(seed, "order", epoch, i, bits=64) for i in self.ids]
-        return np.argsort(np.array(keys, np.uint64), kind="stable")
+        order = np.argsort(np.array(keys, np.uint64), kind="stable")
+        return self._even(order, seed, epoch) if self._balanced else order
+
+    def _even(self, order: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+        # of each class its first patches in this order, from the front again where it has too few; then mixed anew
+        label = self._patches.label[self.rows][order]
+        present = np.unique(label)
+        shares = [len(order) // len(present) + (k < len(order) % len(present)) for k in range(len(present))]
+        drawn = [np.resize(order[label == c], n) for c, n in zip(present, shares, strict=True)]
+        sizes = [int((label == c).sum()) for c in present]
+        keys = [
+            keyed_seed(seed, "place", epoch, self.ids[at], k // size, bits=64)
+            for picks, size in zip(drawn, sizes, strict=True)
+            for k, at in enumerate(picks)
+        ]
+        return np.concatenate(drawn)[np.argsort(np.array(keys, np.uint64), kind="stable")]
 
 
 def _as_tensors(found: tuple[np.ndarray, np.ndarray] | HistoxaiError) -> Any:

@@ -1,40 +1,47 @@
 """The one training loop: Lightning Fabric, Adam, early stopping on the validation loss, best weights kept.
 
-While it runs, `last/` holds all that is needed to go on. Order and augmentation are keyed by (seed, epoch, patch_id)
-and nothing else is random, so a run that was killed and resumed ends with the bytes of one that was not.
+Order, augmentation, mixing and dropout are keyed by seed, epoch and patch or batch, and nothing else is random: a run
+that was killed and resumed ends with the bytes of one that was not. Several processes share every batch, so that their
+steps are those of one process with the same batches (normalisation over the batch apart, which each does by itself).
 """
 
 from __future__ import annotations
 
-import logging
-import shutil
 import time
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from histoxai.errors import HistoxaiError
+from histoxai import signals
+from histoxai.errors import HistoxaiError, Interrupted
 from histoxai.models.batches import Source, in_batches
-from histoxai.models.checkpoint import save_tensors
-from histoxai.progress import Progress
+from histoxai.models.crew import Elsewhere
+from histoxai.models.journal import Journal
+from histoxai.models.learner import Learner
+from histoxai.models.restart import Checkpoints, State
+from histoxai.models.schedules import learning_rate
+from histoxai.progress import Progress, Silent
+from histoxai.provenance import keyed_seed
 from histoxai.settings import Training
-from histoxai.store.files import read_json, write_json
 
-SAVE_SECONDS = 30.0
 Outcome = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+# On a GPU, passes between looks at the losses: each look waits for all that was asked of it.
+_LOOK_EVERY = 16
+_NAMED = 8  # patches of a batch that a message names
 
 
 @dataclass
 class Job:
-    """What to train. loss and measure take (outputs, targets) of a batch and give a scalar, a mean over it."""
+    """What to train. loss and measure take (outputs, targets) of a batch and give a scalar, a mean over its patches.
+
+    mixup: alpha of the beta distribution that weighs two patches against each other, 0 for none.
+    """
 
     model: nn.Module
     loss: Outcome
@@ -42,179 +49,241 @@ class Job:
     measure_name: str
     train: Source
     validation: Source
+    mixup: float = 0.0
 
 
-@dataclass
-class _State:
-    epoch: int = 0
-    best: float = float("inf")
-    best_epoch: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
+@dataclass(frozen=True)
+class Fitted:
+    """What a training has come to: one dict an epoch, the best epoch, and the seconds of all its starts."""
+
+    history: list[dict[str, float]]
+    best_epoch: int
+    seconds: float
+    patches_per_second: float | None
 
 
 def fit(
-    job: Job,
-    settings: Training,
-    device: torch.device,
-    folder: Path,
-    identity: dict[str, Any],
-    progress: Progress,
-) -> tuple[list[dict[str, float]], int]:
-    """Train until patience or epochs run out; the best weights are in `job.model` afterwards.
+    job: Job, settings: Training, fabric: Fabric, folder: Path, identity: dict[str, Any], progress: Progress
+) -> Fitted:
+    """Train until patience or epochs run out; the best weights are in `job.model` afterwards, in the first process.
 
-    Goes on from `folder/last` where that exists. Returns the history (one dict an epoch) and the best epoch.
+    Goes on from `folder/last` where that exists. A signal to stop ends the running step, writes a checkpoint and raises
+    Interrupted. Raises HistoxaiError, with the patches, where the loss is not finite.
     """
-    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
-    # On a login node, where srun is there and nobody wants it.
-    warnings.filterwarnings("ignore", message="The `srun` command is available")
-    fabric = Fabric(
-        accelerator=device.type,
-        devices=[device.index or 0] if device.type == "cuda" else 1,
-        precision="32-true",
-    )
-    plain = job.model.to(memory_format=torch.channels_last)
-    model, optimizer = fabric.setup(plain, torch.optim.Adam(plain.parameters(), lr=settings.lr, fused=True))
-    last = _Last(folder / "last", identity)
-    state = last.load(plain, optimizer)
-    steps = len(list(_train_batches(job.train, settings, 0)))
-    progress.start("training", settings.epochs * steps)
-    progress.advance(state.epoch * steps)
-    while state.epoch < settings.epochs and state.epoch - state.best_epoch < settings.patience:
-        started = time.perf_counter()
-        row = {"epoch": state.epoch + 1, "lr": settings.lr}
-        row |= _epoch(job, model, fabric, settings, state, progress, optimizer)
-        row |= _epoch(job, model, fabric, settings, state, progress, None)
-        row["seconds"] = round(time.perf_counter() - started, 3)
-        state.epoch += 1
-        state.history.append(row)
-        if row["validation_loss"] < state.best:
-            state.best, state.best_epoch = row["validation_loss"], state.epoch
-            last.keep_best(plain)
-        elif not np.isfinite(row["validation_loss"]):
-            raise HistoxaiError(f"epoch {state.epoch}: the loss is not finite; use a smaller --lr")
-        last.save(plain, optimizer, state)
-    progress.stop()
-    plain.load_state_dict(last.best)
-    return state.history, state.best_epoch
+    with signals.held(signals.TRAINING_GRACE):
+        return _Fit(job, settings, fabric, folder, identity, progress).run()
 
 
-def log_tensorboard(folder: Path, history: list[dict[str, float]]) -> bool:
-    """Write the history as TensorBoard events; False where tensorboard is not installed."""
-    try:
-        from lightning_fabric.loggers import TensorBoardLogger
-
-        shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # of a run that was stopped right after
-        logger = TensorBoardLogger(folder, name=None, version="tensorboard")
-    except ModuleNotFoundError:
-        return False
-    for row in history:
-        logger.log_metrics({k: v for k, v in row.items() if k != "epoch"}, step=int(row["epoch"]))
-    logger.finalize("success")
-    return True
-
-
-def _train_batches(source: Source, settings: Training, epoch: int) -> list[np.ndarray]:
+def train_batches(source: Source, settings: Training, epoch: int, least: int = 2) -> list[np.ndarray]:
+    """This epoch's batches, as positions; a last one with fewer than `least` patches is left out."""
     batches = list(in_batches(source.order(settings.seed, epoch), settings.batch_size))
     # BatchNorm has no variance over one patch; the next epoch's order gives it another place.
-    if len(batches) > 1 and len(batches[-1]) == 1 < settings.batch_size:
+    if len(batches) > 1 and len(batches[-1]) < min(least, settings.batch_size):
         batches.pop()
     return batches
 
 
-def _epoch(
-    job: Job,
-    model: nn.Module,
-    fabric: Fabric,
-    settings: Training,
-    state: _State,
-    progress: Progress,
-    optimizer: torch.optim.Optimizer | None,
-) -> dict[str, float]:
-    training = optimizer is not None
-    source, name = (job.train, "train") if training else (job.validation, "validation")
-    batches = (
-        _train_batches(source, settings, state.epoch)
-        if training
-        else list(in_batches(np.arange(len(source)), settings.batch_size))
-    )
-    model.train(training)
-    loss_sum = measure_sum = 0.0
-    seen = 0
-    for at, pair in zip(batches, source.batches(batches), strict=True):
-        images, targets = fabric.to_device(pair)
-        if training and source.augment is not None:
-            images, targets = source.augment(images, targets, state.epoch, source.ids[at])
-        with torch.set_grad_enabled(training):
-            outputs = model(images)
-            loss = job.loss(outputs, targets)
-        if optimizer is not None:
-            optimizer.zero_grad()
-            fabric.backward(loss)
-            optimizer.step()
-            best = f", best validation loss {state.best:.4f}" if state.history else ""
-            progress.advance(1, f"epoch {state.epoch + 1}, loss {loss.item():.4f}{best}")
-        loss_sum += loss.item() * len(at)
-        measure_sum += job.measure(outputs.detach(), targets).item() * len(at)
-        seen += len(at)
-    return {f"{name}_loss": loss_sum / seen, f"{name}_{job.measure_name}": measure_sum / seen}
+def normalises_over_batch(model: nn.Module) -> bool:
+    """Whether a network has layers that take their statistics from the batch."""
+    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules())
 
 
-class _Last:
-    """`last/`: model, optimizer and history after a whole epoch, and the best weights so far.
+class _Fit:
+    def __init__(
+        self,
+        job: Job,
+        settings: Training,
+        fabric: Fabric,
+        folder: Path,
+        identity: dict[str, Any],
+        progress: Progress,
+    ) -> None:
+        self.job, self.settings, self.fabric = job, settings, fabric
+        self.lead, self.world = fabric.is_global_zero, fabric.world_size
+        self.progress: Progress = progress if self.lead else Silent()
+        self.least = 2 * self.world if normalises_over_batch(job.model) else 2
+        self.learner = Learner(job.model, settings, fabric, self.progress)
+        self.checkpoints = Checkpoints(folder / "last", identity)
+        self.journal = Journal(folder, self.progress)
+        self.state = State()
+        self._trained, self._training, self._started = 0, 0.0, time.perf_counter()
 
-    Written at most every SAVE_SECONDS, since three times the weights go to disk; an interruption loses no
-    more than that.
-    """
+    def run(self) -> Fitted:
+        settings, state = self.settings, self._restored()
+        if self.lead:
+            self.checkpoints.begin()
+            self.journal.begin(state.history)
+        per_epoch = len(train_batches(self.job.train, settings, 0, self.least))
+        self.progress.start("training", settings.epochs * per_epoch)
+        self.progress.advance(state.epoch * per_epoch + state.batch)
+        self._started = time.perf_counter() - state.seconds
+        while state.epoch < settings.epochs and state.epoch - state.best_epoch < settings.patience:
+            row = self._train(train_batches(self.job.train, settings, state.epoch, self.least))
+            row |= self._validate()
+            self._close_epoch(row)
+            if self.lead and self.checkpoints.due(settings.checkpoint_minutes, boundary=True):
+                self._save()
+        self.progress.stop()
+        self.journal.end()
+        if self.lead:
+            self.job.model.load_state_dict(self.checkpoints.best)
+        pace = self._trained / self._training if self._training else None
+        return Fitted(state.history, state.best_epoch, time.perf_counter() - self._started, pace)
 
-    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
-        self.folder = folder
-        self.best: dict[str, torch.Tensor] = {}
-        self._saved = time.monotonic()
-        write_json(folder / "identity.json", identity)
+    def _restored(self) -> State:
+        if found := self.checkpoints.load(self.progress):
+            self.state, tensors = found
+            self.learner.load(tensors, self.state.scaler)
+            at = f"epoch {self.state.epoch + 1}, batch {self.state.batch + 1}"
+            self.progress.say(f"{self.checkpoints.folder}: going on from its checkpoint at {at}")
+        return self.state
 
-    def load(self, model: nn.Module, optimizer: Any) -> _State:
-        saved = read_json(self.folder / "state.json")
-        if saved is None:
-            return _State()
-        tensors = safetensors.torch.load_file(self.folder / saved.pop("file"))
-        model.load_state_dict(_part(tensors, "model."))
-        self.best = _part(tensors, "best.")
-        inner = optimizer.state_dict()
-        inner["state"] = {}
-        weights = list(model.parameters())
-        for key, value in _part(tensors, "adam.").items():
-            number, name = key.split(".")
-            weight = weights[int(number)]
-            # The fused step walks through memory: moments must lie there as their weights do.
-            moment = torch.empty_like(weight).copy_(value) if value.shape == weight.shape else value
-            inner["state"].setdefault(int(number), {})[name] = moment.detach()
-        optimizer.load_state_dict(inner)
-        return _State(**saved)
+    def _save(self) -> None:
+        self.state.scaler = self.learner.scaler()
+        self.state.seconds = time.perf_counter() - self._started
+        self.checkpoints.save(self.state, self.learner.tensors())
 
-    def save(self, model: nn.Module, optimizer: Any, state: _State) -> None:
-        if time.monotonic() - self._saved < SAVE_SECONDS:
-            return
-        tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-        tensors |= {f"best.{k}": v for k, v in self.best.items()}
-        for number, entries in optimizer.state_dict()["state"].items():
-            tensors |= {f"adam.{number}.{k}": v for k, v in entries.items()}
-        name = f"epoch{state.epoch}.safetensors"
-        save_tensors(self.folder / name, tensors)
-        # state.json names the file: until it is replaced, the epoch saved before stands.
-        write_json(self.folder / "state.json", {**vars(state), "file": name})
-        for old in self.folder.glob("epoch*.safetensors"):
-            if old.name != name:
-                old.unlink()
-        self._saved = time.monotonic()
+    def _train(self, batches: list[np.ndarray]) -> dict[str, float]:
+        state, settings, every = self.state, self.settings, self.settings.accumulate
+        losses = [row["validation_loss"] for row in state.history]
+        per_epoch = -(-len(batches) // every)
+        feed = self._feed(self.job.train, batches[state.batch :])
+        pending: list[_Pass] = []
+        started, before = time.perf_counter(), state.sums[2]
+        self.learner.train()
+        for first in range(state.batch, len(batches), every):
+            group = batches[first : first + every]
+            step = state.epoch * per_epoch + first // every
+            total = sum(map(len, group))
+            for k, at in enumerate(group, first):
+                mine, images, targets = next(feed)
+                pending.append(self._pass(k, at, mine, images, targets, total, last=k == first + len(group) - 1))
+            self.learner.step(learning_rate(settings, step, per_epoch, losses))
+            state.batch = first + len(group)
+            if self.fabric.device.type == "cpu" or len(pending) >= _LOOK_EVERY or state.batch == len(batches):
+                self._look(pending, state.sums, "train")
+                pending = []
+        self._training += time.perf_counter() - started
+        self._trained += round(state.sums[2] - before)
+        lr = learning_rate(settings, (state.epoch + 1) * per_epoch - 1, per_epoch, losses)
+        return {"epoch": state.epoch + 1, "lr": lr, **self._means(state.sums, "train")}
 
-    def keep_best(self, model: nn.Module) -> None:
-        self.best = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    def _pass(
+        self,
+        k: int,
+        at: np.ndarray,
+        mine: np.ndarray,
+        images: torch.Tensor,
+        targets: torch.Tensor,
+        total: int,
+        last: bool,
+    ) -> _Pass:
+        # one batch forward and backward; its gradient counts by its share of the step's patches
+        job, epoch, seed, rank = self.job, self.state.epoch, self.settings.seed, self.fabric.global_rank
+        if job.train.augment is not None:
+            images, targets = job.train.augment(images, targets, epoch, job.train.ids[mine])
+        share, partner = 1.0, None
+        if job.mixup:
+            rng = np.random.default_rng(keyed_seed(seed, "mixup", epoch, k))
+            share = float(rng.beta(job.mixup, job.mixup))
+            order = np.random.default_rng(keyed_seed(seed, "partners", epoch, k, rank)).permutation(len(mine))
+            partner = torch.from_numpy(order).to(images.device)
+            images = share * images + (1 - share) * images[partner]
+        torch.manual_seed(keyed_seed(seed, "pass", epoch, k, rank, bits=63))  # of dropout
+        outputs = self.learner(images)
+        loss = job.loss(outputs, targets)
+        if partner is not None:
+            loss = share * loss + (1 - share) * job.loss(outputs, targets[partner])
+        n = self._counting(at, mine)
+        self.learner.backward(loss * (n * self.world / total), synchronise=last)
+        return _Pass(loss.detach(), job.measure(outputs.detach(), targets), n, job.train.ids[mine])
+
+    @torch.no_grad()
+    def _validate(self) -> dict[str, float]:
+        job, source = self.job, self.job.validation
+        batches = list(in_batches(np.arange(len(source)), self.settings.batch_size))
+        sums, pending = [0.0, 0.0, 0.0], []
+        self.learner.eval()
+        for k, (mine, images, targets) in enumerate(self._feed(source, batches), 1):
+            outputs = self.learner.judged(images)
+            n = self._counting(batches[k - 1], mine)
+            pending.append(_Pass(job.loss(outputs, targets), job.measure(outputs, targets), n, source.ids[mine]))
+            if self.fabric.device.type == "cpu" or len(pending) >= _LOOK_EVERY or k == len(batches):
+                self._look(pending, sums, "validation")
+                pending = []
+        return self._means(sums, "validation")
+
+    def _close_epoch(self, row: dict[str, float]) -> None:
+        state = self.state
+        state.epoch, state.batch, state.sums = state.epoch + 1, 0, [0.0, 0.0, 0.0]
+        state.history.append(row)
+        if row["validation_loss"] < state.best:
+            state.best, state.best_epoch = row["validation_loss"], state.epoch
+            if self.lead:
+                self.checkpoints.keep_best(self.learner.weights())
+        if self.lead:
+            pace = self._trained / self._training if self._training else None
+            self.journal.add(row, state.history, state.best_epoch, pace)
+
+    def _feed(
+        self, source: Source, batches: Sequence[np.ndarray]
+    ) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
+        # this process's part of every batch; where there are fewer patches than processes, one that does not count
+        parts = [np.array_split(at, self.world)[self.fabric.global_rank] for at in batches]
+        parts = [mine if len(mine) else at[:1] for mine, at in zip(parts, batches, strict=True)]
+        for mine, (images, targets) in zip(parts, source.batches(parts, self.fabric.device), strict=True):
+            yield mine, images, targets
+
+    def _counting(self, at: np.ndarray, mine: np.ndarray) -> int:
+        return len(mine) if self.fabric.global_rank < len(at) else 0
+
+    def _look(self, passes: list[_Pass], sums: list[float], part: str) -> None:
+        """Add passes to the sums, of all processes; stop or write a checkpoint where one of them is asked to."""
+        found = torch.stack([torch.stack([p.loss.double(), p.measure.double()]) for p in passes]).cpu()
+        bad = next((p for p, loss in zip(passes, found[:, 0].tolist(), strict=True) if not np.isfinite(loss)), None)
+        due = self.lead and self.checkpoints.due(self.settings.checkpoint_minutes, boundary=False)
+        n = torch.tensor([[p.n] for p in passes], dtype=torch.float64)
+        flags = torch.tensor([[bad is not None, signals.received(), due]], dtype=torch.float64)
+        table = torch.cat([torch.cat([found.nan_to_num() * n, n], dim=1), flags])
+        if self.world > 1:
+            table = self.fabric.all_reduce(table, reduce_op="sum").cpu()
+        *rows, (broken, stopped, saving) = table.tolist()
+        if broken:
+            raise self._not_finite(bad, part)
+        for row in rows:  # one by one, so that sums do not depend on when we look
+            sums[:] = [a + b for a, b in zip(sums, row, strict=True)]
+        if part == "train":
+            best = f", best validation loss {self.state.best:.4f}" if self.state.history else ""
+            loss = rows[-1][0] / max(rows[-1][2], 1)
+            self.progress.advance(len(passes), f"epoch {self.state.epoch + 1}, loss {loss:.4f}{best}")
+        if stopped or saving:
+            if self.lead:
+                self._save()
+            if stopped:
+                signals.check()
+                raise Interrupted("another process was stopped")
+
+    def _not_finite(self, bad: _Pass | None, part: str) -> HistoxaiError:
+        where = f"epoch {self.state.epoch + 1}, {part} batch"
+        if bad is None:
+            return Elsewhere(f"{where}: another process met a loss that is not finite")
+        more = f" and {len(bad.ids) - _NAMED} more" if len(bad.ids) > _NAMED else ""
+        whole = all(bool(torch.isfinite(w).all()) for w in self.job.model.parameters())
+        why = "the weights are finite" if whole else "the weights are not finite since this step or one before it"
+        return HistoxaiError(
+            f"{where} of patches {', '.join(map(str, bad.ids[:_NAMED]))}{more}: the loss is {float(bad.loss)} ({why}); "
+            "use a smaller --lr, --warmup 1 or --clip 1"
+        )
+
+    def _means(self, sums: list[float], part: str) -> dict[str, float]:
+        return {f"{part}_loss": sums[0] / sums[2], f"{part}_{self.job.measure_name}": sums[1] / sums[2]}
 
 
-def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+@dataclass
+class _Pass:
+    """One batch of this process: mean loss and measure, how many patches they count for, whose they are."""
 
-
-def forget(folder: Path) -> None:
-    """Remove `last/` once the run is finished."""
-    shutil.rmtree(folder / "last", ignore_errors=True)
+    loss: torch.Tensor
+    measure: torch.Tensor
+    n: int
+    ids: np.ndarray

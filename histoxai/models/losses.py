@@ -1,12 +1,14 @@
-"""Losses of segmenters: a loss of pixels, a loss of overlap, or their sum.
+"""Losses of classifiers: cross-entropy; of segmenters: a loss of pixels, a loss of overlap, or their sum.
 
-logits, targets (n, 2, H, W), targets in {0, 1}; each gives a scalar.
+Of classifiers logits (n, C), labels (n,); of segmenters logits, targets (n, 2, H, W), targets in {0, 1}. Each gives a
+scalar, the mean over patches but for Dice, which takes a batch's pixels together.
 """
 
 from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -14,6 +16,31 @@ from histoxai.models.fit import Outcome
 from histoxai.models.unet import bce_dice, dice_loss
 
 GAMMA = 2.0
+
+
+def classification_loss(weights: torch.Tensor | None = None, smoothing: float = 0.0) -> Outcome:
+    """Cross-entropy; weights (C,): of each patch's loss by its class; smoothing: of
+    labels (Szegedy et al. 2016, arXiv 1512.00567).
+
+    The mean is over patches, not over their weights as torch has it, so that a batch's loss is that of its parts.
+    """
+    if weights is None:
+        return partial(functional.cross_entropy, label_smoothing=smoothing)
+    return partial(_weighted, weights=weights, smoothing=smoothing)
+
+
+def _weighted(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, smoothing: float) -> torch.Tensor:
+    each = functional.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+    return (each * weights.to(logits.device)[labels]).mean()
+
+
+def balanced_weights(label: np.ndarray, classes: int) -> torch.Tensor:
+    """n / (classes x patches of the class), as scikit-learn's compute_class_weight; 0 for a class without patches."""
+    counts = np.bincount(label, minlength=classes)
+    there = counts > 0
+    found = np.zeros(classes, np.float32)
+    found[there] = len(label) / (there.sum() * counts[there])
+    return torch.from_numpy(found)
 
 
 def focal(logits: torch.Tensor, targets: torch.Tensor, gamma: float = GAMMA) -> torch.Tensor:

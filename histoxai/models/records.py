@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,8 @@ import numpy as np
 import torch
 
 from histoxai import provenance
-from histoxai.models.fit import log_tensorboard
 from histoxai.settings import Training
 from histoxai.store.create import create_or_match
-from histoxai.store.files import write_atomically
 from histoxai.store.patches import Patches
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item
@@ -49,20 +45,18 @@ def training_facts(
         "size": list(patches.size),
         "mpp": patches.mpp,
         "normalisation": _NORMALISATION + (f", {recipe['normalise']} inside" if recipe.get("normalise") else ""),
-        "identity": {"kind": kind, "settings": chosen, "patches": patches.digest},
+        "identity": {
+            "kind": kind,
+            "settings": {k: v for k, v in chosen.items() if k not in Training.HOW},
+            "patches": patches.digest,
+        },
     }
 
 
 def write_history(output: Path, history: list[dict[str, float]]) -> None:
-    """The training curves as history.csv, history.zarr and, where tensorboard is there, its events."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(history[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    write_atomically(output / "history.csv", text.getvalue().encode())
+    """The training curves as history.zarr; history.csv and TensorBoard's events have been written epoch by epoch."""
     columns = {name: np.array([row[name] for row in history]) for name in history[0]}
     create_or_match(output / "history.zarr", provenance.header("history/1", {}, None, {}), columns, [], force=True)
-    log_tensorboard(output, history)
 
 
 def write_predictions(

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from histoxai import registry
 from histoxai.errors import InputRefused
-from histoxai.metrics.classification import accuracy_table
+from histoxai.metrics.calibration import best_temperature
+from histoxai.metrics.classification import accuracy_table, classifier_scores
+from histoxai.metrics.scores import cancer_of
 from histoxai.models.batches import Source, pick_device, predict
 from histoxai.models.checkpoint import build, finish
-from histoxai.models.fit import Job, fit, forget
+from histoxai.models.fit import Fitted, Job
+from histoxai.models.losses import balanced_weights, classification_loss
+from histoxai.models.placement import Placement, placement
 from histoxai.models.pretrained import freeze_encoder, load_weights
 from histoxai.models.records import training_facts, write_history, write_predictions
 from histoxai.models.relatives import leaks_in_words
-from histoxai.models.runs import Run, discard_run, match, open_run
+from histoxai.models.runs import Run, open_run
+from histoxai.models.training import Wanted, train, training_record
 from histoxai.places import require_local
-from histoxai.progress import Progress
+from histoxai.plots.figures import confusion
+from histoxai.progress import Progress, Silent
 from histoxai.provenance import keep_apart, keyed_seed
-from histoxai.settings import TrainCls
+from histoxai.settings import Statistics, TrainCls
+from histoxai.store.files import write_atomically
 from histoxai.store.patches import Patches
 from histoxai.transforms.augmentation import augmenter
 
@@ -38,25 +45,26 @@ def train_cls(
     *,
     force: bool = False,
     dry_run: bool = False,
+    find_lr: bool = False,
 ) -> dict[str, Any]:
     """Train on the train split, stop on the validation loss, measure on the test split.
 
     Raises InputRefused where the store has no classes or no such splits, SettingsDiffer where the output
-    was made with other settings.
+    was made with other settings. Empty in a process that is not the first of several.
     """
     registry.resolve_name("classifier", settings.arch)
     require_local(output, "run folders")
     keep_apart(output, source)
+    place = placement(settings.devices, settings.nodes)
+    if place.rank:
+        progress = Silent()
     if settings.freeze and settings.weights is None:
         progress.warn("--freeze encoder without --weights: the head learns on features of weights as they were drawn")
     patches = Patches(source)
     if not patches.classes:
         raise InputRefused(f"{source}: its patches have no classes; ingest a labelled source")
-    if settings.batch_size < 2 and settings.arch == "thesis-cnn":
-        raise InputRefused("--batch-size 1: thesis-cnn normalises over the batch and needs 2 or more")
-    rows = {s: patches.rows(s) for s in ("train", "validation")}
     leaks = _leaks(patches, settings, progress)
-    device = pick_device(settings.device)
+    device = pick_device(settings.device, precision=settings.precision)
     recipe: dict[str, Any] = {"classes": len(patches.classes), "size": list(patches.size)}
     if settings.first_layer:
         recipe["normalise"] = settings.first_layer
@@ -70,24 +78,39 @@ def train_cls(
         facts["identity"]["settings"]["weights"] = facts["pretrained"]["checksum"]
     if settings.freeze:
         freeze_encoder(model)
-    if dry_run:
-        state = "new" if force else match(output, facts["identity"], "train-cls")
-        return {"schema": "histoxai.train-cls/1", "dry_run": True, "state": state}
-    if force:
-        discard_run(output)
-    if match(output, facts["identity"], "train-cls") != "finished":
-        job = Job(
-            model,
-            functional.cross_entropy,
-            _accuracy,
-            "accuracy",
-            Source(patches, rows["train"], masks=False, augment=augmenter(settings.augment, settings.seed)),
-            Source(patches, rows["validation"], masks=False),
-        )
-        history, best = fit(job, settings, device, output, facts["identity"], progress)
-        _conclude(output, facts, job.model, patches, device, history, best)
-    forget(output)
-    return _summary(open_run(output, "classifier"), output)
+    said = train(
+        Wanted("train-cls", output, settings, force, dry_run, find_lr),
+        place,
+        facts,
+        _job(model, patches, settings),
+        partial(train_cls, source, output, settings, Silent(), force=force),
+        partial(_conclude, output, facts, model, patches, settings, place),
+        progress,
+    )
+    return _summary(open_run(output, "classifier"), output) if said is None else said
+
+
+def _job(model: torch.nn.Module, patches: Patches, settings: TrainCls) -> Job:
+    rows = {s: patches.rows(s) for s in ("train", "validation")}
+    balanced = settings.sampling == "balanced"
+    train = Source(
+        patches, rows["train"], masks=False, augment=augmenter(settings.augment, settings.seed), balanced=balanced
+    )
+    if settings.overfit_batches is not None:
+        train = train.first(settings.seed, settings.overfit_batches * settings.batch_size)
+        rows["validation"] = train.rows
+    weights = None
+    if settings.class_weights == "balanced":
+        weights = balanced_weights(patches.label[train.rows], len(patches.classes))
+    return Job(
+        model,
+        classification_loss(weights, settings.label_smoothing),
+        _accuracy,
+        "accuracy",
+        train,
+        Source(patches, rows["validation"], masks=False),
+        settings.mixup,
+    )
 
 
 def _leaks(patches: Patches, settings: TrainCls, progress: Progress) -> list[str]:
@@ -114,21 +137,53 @@ def _conclude(
     facts: dict[str, Any],
     model: torch.nn.Module,
     patches: Patches,
+    settings: TrainCls,
+    place: Placement,
+    fitted: Fitted,
     device: torch.device,
-    history: list[dict[str, float]],
-    best: int,
-) -> Run:
-    model.eval()
+) -> None:
+    calibration = _calibrate(model, patches, device) if settings.temperature else None
     split = "test" if (patches.split == 3).any() else "validation"
     rows = patches.rows(split)
-    parts = [predict(model, patches.read(rows[k : k + 256]), _MICRO_BATCH, device) for k in range(0, len(rows), 256)]
-    predictions = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
-    write_history(output, history)
+    predictions = _predictions(model, patches, rows, device)
+    write_history(output, fitted.history)
     write_predictions(output, patches, rows, split, predictions)
-    table = accuracy_table(patches.label[rows], predictions["prediction"], patches.classes)
-    return finish(
-        output, {**facts, "best_epoch": best, "epochs": len(history), "split": split, "metrics": table}, model
-    )
+    label = patches.label[rows]
+    table = accuracy_table(label, predictions["prediction"], patches.classes)
+    write_atomically(output / "confusion.png", confusion(np.array(table["confusion"]), patches.classes))
+    grades = cancer_of(None, patches.classes)
+    scores = classifier_scores(predictions["logits"], label, patches.group[rows], patches.classes, grades, Statistics())
+    found: dict[str, Any] = {
+        "best_epoch": fitted.best_epoch,
+        "epochs": len(fitted.history),
+        "split": split,
+        "metrics": {**table, "scores": scores},
+        "training": training_record(fitted, place),
+    }
+    if calibration is not None:
+        found["calibration"] = calibration
+    finish(output, {**facts, **found}, model)
+
+
+def _predictions(
+    model: torch.nn.Module, patches: Patches, rows: np.ndarray, device: torch.device
+) -> dict[str, np.ndarray]:
+    parts = [predict(model, patches.read(rows[k : k + 256]), _MICRO_BATCH, device) for k in range(0, len(rows), 256)]
+    return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+
+
+def _calibrate(model: torch.nn.Module, patches: Patches, device: torch.device) -> dict[str, float]:
+    """Divide the head's weights by the temperature that makes validation probabilities most likely.
+
+    In the weights, so that every later command has calibrated probabilities; no prediction changes.
+    """
+    rows = patches.rows("validation")
+    found = best_temperature(_predictions(model, patches, rows, device)["logits"], patches.label[rows])
+    head = model.get_submodule(str(model.head_layer))
+    with torch.no_grad():
+        for weight in head.parameters():
+            weight /= found["temperature"]
+    return found
 
 
 def _summary(run: Run, output: Path) -> dict[str, Any]:
@@ -139,4 +194,6 @@ def _summary(run: Run, output: Path) -> dict[str, Any]:
         "digest": run.digest,
         **{k: run.facts[k] for k in kept},
         **run.facts["metrics"],
+        "training": run.facts["training"],
+        "calibration": run.facts.get("calibration"),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,18 @@ import numpy as np
 import torch
 
 from histoxai import registry
-from histoxai.errors import InputRefused, is_out_of_memory
+from histoxai.errors import InputRefused
 from histoxai.models.batches import Source, forward, pick_device
 from histoxai.models.checkpoint import build, finish
-from histoxai.models.fit import Job, fit, forget
+from histoxai.models.fit import Fitted, Job
 from histoxai.models.losses import segmentation_loss
+from histoxai.models.placement import Placement, placement
 from histoxai.models.records import training_facts, write_history
-from histoxai.models.runs import Run, discard_run, match, open_run
+from histoxai.models.runs import Run, open_run
+from histoxai.models.training import Wanted, train, training_record
 from histoxai.models.unet import soft_iou
 from histoxai.places import require_local
-from histoxai.progress import Progress
+from histoxai.progress import Progress, Silent
 from histoxai.provenance import keep_apart, keyed_seed
 from histoxai.settings import TrainSeg
 from histoxai.store.patches import TARGETS, Patches
@@ -37,68 +39,72 @@ def train_seg(
     *,
     force: bool = False,
     dry_run: bool = False,
+    find_lr: bool = False,
 ) -> dict[str, Any]:
     """Train on the train split (PanNuke's folds 1 and 2), stop on and measure on validation (fold 3).
 
     Raises InputRefused where the store has no masks or no such splits, SettingsDiffer where the output was
-    made with other settings.
+    made with other settings. Empty in a process that is not the first of several.
     """
     require_local(output, "run folders")
     registry.resolve_name("segmenter", settings.arch)
     keep_apart(output, source)
+    place = placement(settings.devices, settings.nodes)
+    if place.rank:
+        progress = Silent()
     patches = Patches(source)
     if not patches.has_targets:
         raise InputRefused(f"{source}: its patches have no masks; ingest a source with masks (PanNuke)")
-    rows = {s: patches.rows(s) for s in ("train", "validation")}
-    device = pick_device(settings.device)
+    device = pick_device(settings.device, precision=settings.precision)
     recipe = {"width": settings.width} if settings.arch == "unet" else {}
     facts = training_facts("segmenter", settings.arch, recipe, settings, device, patches, output)
     torch.manual_seed(keyed_seed(settings.seed, "init"))
     model = build(facts)
-    if settings.arch != "unet":
-        _try(model, patches.size, settings)
-    if dry_run:
-        state = "new" if force else match(output, facts["identity"], "train-seg")
-        return {"schema": "histoxai.train-seg/1", "dry_run": True, "state": state}
-    if force:
-        discard_run(output)
-    if match(output, facts["identity"], "train-seg") != "finished":
-        job = Job(
-            model,
-            segmentation_loss(settings.loss or "bce-dice", settings.dice, settings.gamma),
-            soft_iou,
-            "soft_iou",
-            Source(patches, rows["train"], masks=True, augment=augmenter(settings.augment, settings.seed)),
-            Source(patches, rows["validation"], masks=True),
-        )
-        history, best = fit(job, settings, device, output, facts["identity"], progress)
-        job.model.eval()
-        write_history(output, history)
-        metrics = _overlap(job.model, patches, rows["validation"], device)
-        finish(
-            output,
-            {**facts, "best_epoch": best, "epochs": len(history), "metrics": {"masks": metrics}},
-            job.model,
-        )
-    forget(output)
-    return _summary(open_run(output, "segmenter"), output)
+    said = train(
+        Wanted("train-seg", output, settings, force, dry_run, find_lr),
+        place,
+        facts,
+        _job(model, patches, settings),
+        partial(train_seg, source, output, settings, Silent(), force=force),
+        partial(_conclude, output, facts, model, patches, place),
+        progress,
+    )
+    return _summary(open_run(output, "segmenter"), output) if said is None else said
 
 
-def _try(model: torch.nn.Module, size: tuple[int, int], settings: TrainSeg) -> None:
-    # one pass as training makes it, before hours of it: some decoders normalise over batch and places together
-    copied = copy.deepcopy(model).train()
-    try:
-        with torch.no_grad():
-            found = copied(torch.zeros(settings.batch_size, 3, *size))
-    except (RuntimeError, ValueError) as error:
-        if is_out_of_memory(error):
-            raise
-        raise InputRefused(
-            f"--arch {settings.arch}: cannot be trained on patches of {size[1]} x {size[0]} px with --batch-size "
-            f"{settings.batch_size} ({(str(error).splitlines() or ['no reason given'])[0][:120]}); try a larger "
-            "--batch-size, or smp:Unet/resnet18"
-        ) from error
-    assert found.shape[1:] == (2, *size)
+def _job(model: torch.nn.Module, patches: Patches, settings: TrainSeg) -> Job:
+    rows = {s: patches.rows(s) for s in ("train", "validation")}
+    train = Source(patches, rows["train"], masks=True, augment=augmenter(settings.augment, settings.seed))
+    if settings.overfit_batches is not None:
+        train = train.first(settings.seed, settings.overfit_batches * settings.batch_size)
+        rows["validation"] = train.rows
+    return Job(
+        model,
+        segmentation_loss(settings.loss or "bce-dice", settings.dice, settings.gamma),
+        soft_iou,
+        "soft_iou",
+        train,
+        Source(patches, rows["validation"], masks=True),
+    )
+
+
+def _conclude(
+    output: Path,
+    facts: dict[str, Any],
+    model: torch.nn.Module,
+    patches: Patches,
+    place: Placement,
+    fitted: Fitted,
+    device: torch.device,
+) -> None:
+    write_history(output, fitted.history)
+    found = {
+        "best_epoch": fitted.best_epoch,
+        "epochs": len(fitted.history),
+        "metrics": {"masks": _overlap(model, patches, patches.rows("validation"), device)},
+        "training": training_record(fitted, place),
+    }
+    finish(output, {**facts, **found}, model)
 
 
 def _overlap(
@@ -126,4 +132,5 @@ def _summary(run: Run, output: Path) -> dict[str, Any]:
         "digest": run.digest,
         **{k: run.facts[k] for k in kept},
         **run.facts["metrics"],
+        "training": run.facts["training"],
     }

@@ -208,13 +208,12 @@ def test_only_training_patches_are_augmented(mini: Mini, tmp_path: Path, monkeyp
     assert {e for e, _ in seen} == {0, 1}
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights(mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_goes_on_to_the_same_weights(mini: Mini, tmp_path: Path) -> None:
     from histoxai.progress import Silent
     from histoxai.settings import TrainCls
     from histoxai.stages.train_cls import train_cls
 
-    monkeypatch.setattr("histoxai.models.fit.SAVE_SECONDS", 0.0)
-    settings = TrainCls(3, 8, augment=STRONG)
+    settings = TrainCls(3, 8, augment=STRONG, checkpoint_minutes=0)
 
     class Stops(Silent):
         def advance(self, steps: int = 1, note: str = "") -> None:

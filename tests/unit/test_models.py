@@ -14,15 +14,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from histoxai.errors import HistoxaiError, InputRefused, UsageError
+from histoxai.errors import InputRefused, UsageError
 from histoxai.models.batches import forward, padded, pick_device, predict, to_tensor
 from histoxai.models.checkpoint import load_model
 from histoxai.models.classifiers import ThesisCNN
-from histoxai.models.fit import Job, _train_batches, fit
 from histoxai.models.runs import open_run
 from histoxai.models.unet import UNet, bce_dice, soft_iou
-from histoxai.progress import Silent
-from histoxai.settings import Training
 from tests.conftest import Mini, run
 
 
@@ -104,98 +101,6 @@ def test_predictions_are_softmax_and_argmax() -> None:
     assert np.array_equal(got["prediction"], logits.argmax(1).numpy())
 
 
-class _Toy:
-    """Training data in memory: which side is brighter."""
-
-    augment = None
-
-    def __init__(self, n: int, seed: int) -> None:
-        rng = np.random.default_rng(seed)
-        self.label = torch.from_numpy(rng.integers(0, 2, n))
-        self.images = torch.from_numpy(rng.normal(size=(n, 3, 8, 8)).astype(np.float32) * 0.3)
-        self.images[self.label == 1, :, :, :4] += 1
-        self.ids = np.array([f"p{seed}/{i}" for i in range(n)])
-
-    def __len__(self) -> int:
-        return len(self.label)
-
-    def batch(self, at: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.images[at], self.label[at]
-
-    def batches(self, cut: list[np.ndarray]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        return [self.batch(at) for at in cut]
-
-    def order(self, seed: int, epoch: int) -> np.ndarray:
-        return np.random.default_rng([seed, epoch]).permutation(len(self))
-
-
-def job(n: int = 41) -> Job:
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
-
-    def right(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return (outputs.argmax(1) == targets).float().mean()
-
-    return Job(net, functional.cross_entropy, right, "accuracy", _Toy(n, 1), _Toy(20, 2))  # type: ignore[arg-type]
-
-
-def test_training_learns_and_keeps_the_best_weights(tmp_path: Path) -> None:
-    work = job()
-    history, best = fit(work, Training(6, 8, 0.01, 6), torch.device("cpu"), tmp_path, {}, Silent())
-    losses = [row["validation_loss"] for row in history]
-    assert best == int(np.argmin(losses)) + 1
-    assert history[-1]["validation_accuracy"] > 0.9
-    # the kept weights give the best epoch's loss again, in evaluation mode
-    work.model.eval()
-    with torch.no_grad():
-        images, targets = work.validation.batch(np.arange(20))
-        again = functional.cross_entropy(work.model(images), targets)
-    assert float(again) == pytest.approx(min(losses), rel=1e-5)
-
-
-def test_early_stopping(tmp_path: Path) -> None:
-    history, best = fit(job(), Training(50, 8, 0.5, 2), torch.device("cpu"), tmp_path, {}, Silent())
-    assert len(history) == best + 2 < 50
-
-
-@pytest.mark.parametrize("every", [0.0, 0.05])
-def test_a_stopped_run_goes_on_to_the_same_weights(
-    tmp_path: Path, every: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("histoxai.models.fit.SAVE_SECONDS", every)
-    whole, parts = job(), job()
-    fit(whole, Training(5, 8, 0.01, 9), torch.device("cpu"), tmp_path / "whole", {}, Silent())
-
-    class Stops(Silent):
-        steps = 0
-
-        def advance(self, steps: int = 1, note: str = "") -> None:
-            self.steps += 1
-            if self.steps == 15:
-                raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(parts, Training(5, 8, 0.01, 9), torch.device("cpu"), tmp_path / "parts", {}, Stops())
-    fresh = job()
-    history, _ = fit(fresh, Training(5, 8, 0.01, 9), torch.device("cpu"), tmp_path / "parts", {}, Silent())
-    assert len(history) == 5
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(value, fresh.model.state_dict()[name]), name
-
-
-def test_a_last_batch_of_one_is_left_out() -> None:
-    sizes = [len(b) for b in _train_batches(_Toy(41, 1), Training(batch_size=8), 0)]  # type: ignore[arg-type]
-    assert sizes == [8] * 5
-    assert [len(b) for b in _train_batches(_Toy(3, 1), Training(batch_size=1), 0)] == [1] * 3  # type: ignore[arg-type]
-
-
-def test_a_loss_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
-    work = job()
-    work.loss = lambda outputs, targets: outputs.sum() * float("nan")
-    with pytest.raises(HistoxaiError, match="not finite"):
-        fit(work, Training(2, 8), torch.device("cpu"), tmp_path, {}, Silent())
-
-
 def test_devices() -> None:
     assert pick_device("cpu").type == "cpu"
     with pytest.raises(UsageError):
@@ -269,7 +174,10 @@ def test_weights_that_do_not_fit_or_would_run_code_are_refused(cls: Path) -> Non
 
 
 def test_settings_that_cannot_be_trained(mini: Mini, tmp_path: Path) -> None:
-    assert "needs 2 or more" in run("train-cls", mini.balanced, "-o", tmp_path / "x", "--batch-size", 1).err
+    assert (
+        "with 1 in a pass of each process"
+        in run("train-cls", mini.balanced, "-o", tmp_path / "x", "--batch-size", 1).err
+    )
     assert run("train-cls", mini.balanced, "-o", tmp_path / "x", "--arch", "vgg").code == 2
     assert run("train-cls", mini.patches, "-o", tmp_path / "x").code == 3
     assert run("train-cls", mini.nuclei, "-o", tmp_path / "x").code == 3

@@ -1,0 +1,120 @@
+"""A network with its optimizer, the average of its weights, and what of them a checkpoint has to hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from histoxai.models.engine import compiled
+from histoxai.progress import Progress
+from histoxai.settings import Training
+
+Tensors = dict[str, torch.Tensor]
+
+
+class Learner:
+    """`model` as Fabric trains it; calling it gives logits in float32 whatever the precision."""
+
+    def __init__(self, model: nn.Module, settings: Training, fabric: Fabric, progress: Progress) -> None:
+        self._fabric, self._clip = fabric, settings.clip
+        self._plain = model.to(memory_format=torch.channels_last)
+        several = fabric.world_size > 1
+        if several and fabric.device.type == "cuda":
+            self._plain = nn.SyncBatchNorm.convert_sync_batchnorm(self._plain)
+        decay = settings.weight_decay
+        weights = self._plain.parameters()
+        optimizer: torch.optim.Optimizer = (
+            torch.optim.AdamW(weights, lr=settings.lr, weight_decay=decay, fused=True)
+            if decay
+            else torch.optim.Adam(weights, lr=settings.lr, fused=True)
+        )
+        net = compiled(self._plain, fabric.device, progress) if settings.compile else self._plain
+        self._model, self._optimizer = fabric.setup(net, optimizer)
+        self._average: AveragedModel | None = None
+        if settings.ema is not None:
+            self._average = AveragedModel(
+                self._plain, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True
+            )
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        return self._model(images).float()
+
+    def judged(self, images: torch.Tensor) -> torch.Tensor:
+        """Outputs of the weights that are judged and kept: the averaged ones where there are such."""
+        if self._average is None:
+            return self(images)
+        with self._fabric.autocast():
+            return self._average.module(images).float()
+
+    def train(self) -> None:
+        self._model.train()
+
+    def eval(self) -> None:
+        self._model.eval()
+        if self._average is not None:
+            self._average.eval()
+            if self._fabric.world_size > 1:  # each process has seen other batches
+                for buffer in self._average.buffers():
+                    torch.distributed.broadcast(buffer, 0)
+
+    def backward(self, loss: torch.Tensor, synchronise: bool) -> None:
+        """Add a loss's gradient; processes need to agree on it only before a step."""
+        if synchronise or self._fabric.world_size == 1:
+            self._fabric.backward(loss)
+            return
+        with self._fabric.no_backward_sync(self._model):
+            self._fabric.backward(loss)
+
+    def step(self, lr: float) -> None:
+        """One step of the optimizer with the gradient so far, which is then forgotten."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        if self._clip is not None:
+            # a gradient that is not finite shows in the next loss, which names its batch
+            self._fabric.clip_gradients(self._model, self._optimizer, max_norm=self._clip, error_if_nonfinite=False)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        if self._average is not None:
+            self._average.update_parameters(self._plain)
+
+    def weights(self) -> Tensors:
+        """The judged weights, as a state dict."""
+        return (self._plain if self._average is None else self._average.module).state_dict()
+
+    def scaler(self) -> dict[str, Any]:
+        """The state of fp16's loss scaling; empty in other precisions."""
+        return dict(self._fabric.strategy.precision.state_dict())
+
+    def tensors(self) -> Tensors:
+        """All of it for a checkpoint."""
+        found = {f"model.{k}": v for k, v in self._plain.state_dict().items()}
+        for number, entries in self._optimizer.state_dict()["state"].items():
+            found |= {f"adam.{number}.{k}": v for k, v in entries.items()}
+        if self._average is not None:
+            found |= {f"ema.{k}": v for k, v in self._average.state_dict().items()}
+        return found
+
+    def load(self, tensors: Tensors, scaler: dict[str, Any]) -> None:
+        """The inverse of `tensors` and `scaler`."""
+        self._plain.load_state_dict(_part(tensors, "model."))
+        if self._average is not None:
+            self._average.load_state_dict(_part(tensors, "ema."))
+        self._fabric.strategy.precision.load_state_dict(scaler)
+        inner = self._optimizer.state_dict()
+        inner["state"] = {}
+        weights = list(self._plain.parameters())
+        for key, value in _part(tensors, "adam.").items():
+            number, name = key.split(".")
+            weight = weights[int(number)]
+            # The fused step walks through memory: moments must lie there as their weights do.
+            moment = torch.empty_like(weight).copy_(value) if value.shape == weight.shape else value
+            inner["state"].setdefault(int(number), {})[name] = moment.detach()
+        self._optimizer.load_state_dict(inner)
+
+
+def _part(tensors: Tensors, prefix: str) -> Tensors:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
