@@ -13,6 +13,7 @@ from benches.malloc import bench_malloc
 from benches.read import bench_read
 from benches.score import bench_score
 from benches.slides import bench_slides
+from benches.train import bench_train
 from benches.workers import bench_memory, bench_workers
 
 BENCHES = {
@@ -25,6 +26,7 @@ BENCHES = {
     "explain-bf16": bench_bf16,
     "explain-memory": bench_explain_memory,
     "slides": bench_slides,
+    "train": bench_train,
     "workers": bench_workers,
     "memory": bench_memory,
 }

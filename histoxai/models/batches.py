@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
@@ -21,8 +23,10 @@ from histoxai.store.patches import TARGETS, Patches
 KEEP_BYTES = 2 << 30
 CPU = torch.device("cpu")
 Augment = Callable[[torch.Tensor, torch.Tensor, int, Sequence[str]], tuple[torch.Tensor, torch.Tensor]]
-# Forked processes that read such a set ahead of the training step.
+# Forked processes that read such a set ahead of a GPU. On a CPU a thread does: reading takes a hundredth of a step
+# there, and a fork has the next step copy every page of memory that it writes to (3 s at 256 px).
 LOADERS = 2
+AHEAD = 2  # batches that the thread reads ahead
 _FORKED: dict[str, Any] = {"num_workers": LOADERS, "prefetch_factor": 1, "multiprocessing_context": "fork"}
 
 
@@ -118,23 +122,37 @@ class Source(Dataset):
     def batches(
         self, cut: Sequence[np.ndarray], device: torch.device = CPU
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The patches at each of these lists of positions, on a device; a large set is read ahead by forked workers."""
+        """The patches at each of these lists of positions, on a device; a large set is read ahead."""
         if self._images is not None:
             yield from (self._tensors(device, *self.arrays(at)) for at in cut)
             return
-        # Workers hand over uint8: a quarter of the shared memory that floats would take.
-        loader: Iterable[Any] = DataLoader(
-            self,
-            batch_size=None,
-            sampler=cut,
-            # connections to storage do not outlive a fork
-            **({} if is_mirror(self._patches.path) else _FORKED),
-            collate_fn=_as_tensors,
-        )
+        # connections to storage do not outlive a fork
+        threaded = device.type == "cpu" or is_mirror(self._patches.path)
+        for found in (self.read_by_thread if threaded else self.read_by_workers)(cut):
+            yield self._tensors(device, *found)
+
+    def read_by_workers(self, cut: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """`arrays` at each of these lists of positions, by forked processes that read ahead."""
+        # uint8 is handed over: a quarter of the shared memory that floats would take
+        loader: Iterable[Any] = DataLoader(self, batch_size=None, sampler=cut, collate_fn=_as_tensors, **_FORKED)
         for found in loader:
             if isinstance(found, HistoxaiError):
                 raise found
-            yield self._tensors(device, *(part.numpy() for part in found))
+            yield found[0].numpy(), found[1].numpy()
+
+    def read_by_thread(self, cut: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The same by a thread of this process."""
+        pool = ThreadPoolExecutor(1)
+        try:
+            waiting: deque[Future[tuple[np.ndarray, np.ndarray]]] = deque()
+            for at in cut:
+                waiting.append(pool.submit(self.arrays, at))
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def __getitem__(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray] | HistoxaiError:
         """`arrays`, or the error: one that crosses from a worker by itself brings its traceback along."""

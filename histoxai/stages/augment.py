@@ -17,7 +17,7 @@ from histoxai.store.create import create_or_match
 from histoxai.store.files import write_atomically
 from histoxai.store.patches import IMAGES, TARGETS, Copies, Patches, image_item
 from histoxai.store.schema import schema
-from histoxai.store.split import TRAIN, Plan, balance_train, hold_out, plan_by_patch, split_folds, split_units
+from histoxai.store.split import TRAIN, Plan, balance_train, hold_out, keep_all, plan_by_patch, split_folds, split_units
 from histoxai.store.work import fill
 from histoxai.transforms.described import DESCRIBED, describe
 from histoxai.transforms.geometry import quarter_turns, suffix
@@ -35,7 +35,8 @@ def augment(
 ) -> dict[str, Any]:
     """Split, rotate and balance a patch store; `output` None plans without writing.
 
-    Raises InputRefused where the store has no classes, was augmented before, or cannot be split.
+    One with masks and no classes is split alone. Raises InputRefused where the store has neither, was augmented
+    before, or cannot be split.
     """
     if output is not None:
         provenance.keep_apart(output, source)
@@ -63,11 +64,17 @@ def augment(
 
 def make_plan(patches: Patches, settings: Augment) -> Plan:
     """Which copies of which patches go into which split."""
-    label, classes, fractions, seed = patches.label, patches.classes, settings.fractions, settings.seed
+    (label, classes), fractions, seed = _classes(patches), settings.fractions, settings.seed
     if settings.split_by == "patch":
         return plan_by_patch(label, classes, fractions, seed)
+
+    def planned(split: np.ndarray, aim: tuple[float, ...] | None) -> Plan:
+        if patches.classes:
+            return balance_train(label, split, classes, aim, seed)
+        return keep_all(label, split, classes, aim)
+
     if settings.split_by == "source":
-        return balance_train(label, patches.split, classes, None, seed)
+        return planned(patches.split, None)
     family, notes = families_of(patches, settings.split_by, settings.near)
     n, aim = len(classes), fractions
     if settings.folds is not None and settings.fold is not None:
@@ -77,22 +84,27 @@ def make_plan(patches: Patches, settings: Augment) -> Plan:
         split = _held_out(patches, settings, family, notes)
     else:
         split = split_units(label, family, n, fractions, seed)
-    plan = balance_train(label, split, classes, None if settings.hold_out else aim, seed)
+    plan = planned(split, None if settings.hold_out else aim)
     if settings.split_by == "scan" and "patient" in patches.extras():
         notes += _parted_patients(patches.store.read("patient"), split)
     return replace(plan, notes=[*notes, *plan.notes])
 
 
+def _classes(patches: Patches) -> tuple[np.ndarray, list[str]]:
+    # where there are none, all patches are of one
+    if patches.classes:
+        return patches.label, patches.classes
+    return np.zeros(len(patches), np.int64), ["all"]
+
+
 def _held_out(patches: Patches, settings: Augment, family: np.ndarray, notes: list[str]) -> np.ndarray:
-    site, wanted = known(patches, "site"), settings.hold_out or ()
+    (label, classes), site, wanted = _classes(patches), known(patches, "site"), settings.hold_out or ()
     if unknown := [w for w in wanted if w not in site]:
         sites = ", ".join(sorted(set(site[site != ""].tolist())))
         raise InputRefused(f"--hold-out {unknown[0]}: the sites of {patches.path} are {sites}")
     there, split = site != "", np.zeros(len(site), np.uint8)
     held = np.isin(site, wanted)
-    split[there] = hold_out(
-        patches.label[there], family[there], held[there], len(patches.classes), settings.fractions, settings.seed
-    )
+    split[there] = hold_out(label[there], family[there], held[there], len(classes), settings.fractions, settings.seed)
     if left := int((there & (split == 0)).sum()):
         notes.append(f"{left} patches of other sites are left out: they have relatives at a site that is held out")
     if nowhere := int((~there).sum()):
@@ -113,8 +125,10 @@ def _parted_patients(patient: np.ndarray, split: np.ndarray) -> list[str]:
 
 
 def _check(patches: Patches, settings: Augment) -> None:
-    if not patches.classes:
-        raise InputRefused(f"{patches.path}: its patches have no classes; `histoxai train-seg` takes it as it is")
+    if not patches.classes and not patches.has_targets:
+        raise InputRefused(f"{patches.path}: its patches have neither classes nor masks; there is nothing to train on")
+    if not patches.classes and settings.split_by == "patch":
+        raise InputRefused(f"{patches.path}: --split-by patch balances classes, and it has none; use --split-by group")
     if "rotation" in patches.store.group:
         raise InputRefused(f"{patches.path}: was augmented already; start from the store that `ingest` made")
     if patches.size[0] != patches.size[1]:
@@ -204,7 +218,7 @@ def preview(
         _check(patches, settings)
         plan = make_plan(patches, settings)
         copies, table, split_by, notes = _planned(patches, plan), plan.table, settings.split_by, plan.notes
-    drawn = draw_preview(source.name, f"split by {split_by}", patches.classes, copies, changes, settings.seed)
+    drawn = draw_preview(source.name, f"split by {split_by}", _classes(patches)[1], copies, changes, settings.seed)
     write_atomically(output, drawn)
     progress.say(f"{output}: written")
     return {
@@ -219,11 +233,13 @@ def preview(
 
 def _stored(patches: Patches) -> Copies:
     parent, rotation = (patches.store.read(name) for name in ("parent", "rotation"))
-    return Copies(parent, rotation, patches.split, patches.label, patches.patch_id, lambda row: patches.read([row])[0])
+    label = _classes(patches)[0]
+    return Copies(parent, rotation, patches.split, label, patches.patch_id, lambda row: patches.read([row])[0])
 
 
 def _planned(patches: Patches, plan: Plan) -> Copies:
     def image(row: int) -> np.ndarray:
         return np.ascontiguousarray(quarter_turns(patches.read([plan.parent[row]])[0], int(plan.rotation[row])))
 
-    return Copies(plan.parent, plan.rotation, plan.split, patches.label[plan.parent], _ids(patches, plan), image)
+    label = _classes(patches)[0][plan.parent]
+    return Copies(plan.parent, plan.rotation, plan.split, label, _ids(patches, plan), image)

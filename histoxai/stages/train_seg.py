@@ -41,7 +41,7 @@ def train_seg(
     dry_run: bool = False,
     find_lr: bool = False,
 ) -> dict[str, Any]:
-    """Train on the train split (PanNuke's folds 1 and 2), stop on and measure on validation (fold 3).
+    """Train on the train split (PanNuke's folds 1 and 2), stop on validation (fold 3), measure there or on test.
 
     Raises InputRefused where the store has no masks or no such splits, SettingsDiffer where the output was
     made with other settings. Empty in a process that is not the first of several.
@@ -98,10 +98,12 @@ def _conclude(
     device: torch.device,
 ) -> None:
     write_history(output, fitted.history)
+    split = "test" if (patches.split == 3).any() else "validation"
     found = {
         "best_epoch": fitted.best_epoch,
         "epochs": len(fitted.history),
-        "metrics": {"masks": _overlap(model, patches, patches.rows("validation"), device)},
+        "split": split,
+        "metrics": {"masks": _overlap(model, patches, patches.rows(split), device)},
         "training": training_record(fitted, place),
     }
     finish(output, {**facts, **found}, model)
@@ -125,7 +127,7 @@ def _overlap(
 
 
 def _summary(run: Run, output: Path) -> dict[str, Any]:
-    kept = ("arch", "best_epoch", "epochs", "mpp", "size")
+    kept = ("arch", "best_epoch", "epochs", "split", "mpp", "size")
     return {
         "schema": "histoxai.train-seg/1",
         "output": str(output),

@@ -97,6 +97,18 @@ def balance_train(
     return replace(_plan(parts, table, _shortfalls(label, split, classes, fractions)), off=off)
 
 
+def keep_all(label: np.ndarray, split: np.ndarray, classes: list[str], fractions: tuple[float, ...] | None) -> Plan:
+    """Every row of a split as it is: no turned copies, no balance; for stores with masks and no classes."""
+    rows = np.flatnonzero(split > 0)
+    table = [
+        _row(name, (label == code).sum(), (label == code).sum(), split[label == code])
+        for code, name in enumerate(classes)
+    ]
+    kept = np.column_stack([rows, np.zeros_like(rows), split[rows]])
+    off = None if fractions is None else _largest_deviation(label, split, len(classes), fractions)
+    return replace(_plan([kept], table, _shortfalls(label, split, classes, fractions)), off=off)
+
+
 def split_units(
     label: np.ndarray, unit: np.ndarray, classes: int, fractions: tuple[float, float, float], seed: int
 ) -> np.ndarray:

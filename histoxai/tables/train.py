@@ -73,8 +73,8 @@ def _others(scores: dict[str, Any]) -> str:
 
 
 def segmentation(summary: dict[str, Any]) -> Table:
-    """IoU and Dice of each plane on the validation split."""
-    table = Table(title=f"{summary['output']}: validation, pooled pixels")
+    """IoU and Dice of each plane on the test split, or validation where there is no test."""
+    table = Table(title=f"{summary['output']}: {summary['split']}, pooled pixels")
     for column in ("mask", "IoU", "Dice"):
         table.add_column(column, justify="left" if column == "mask" else "right")
     for name, value in summary["masks"].items():

@@ -110,8 +110,8 @@ def loaders(patches: Patches, path: Path) -> dict[str, Any]:
     source = Source(patches, np.arange(PATCHES), masks=False)
 
     def ours() -> None:
-        for images, _ in source.batches(cut):
-            assert images.shape[1:] == (3, 256, 256)
+        for images, _ in source.read_by_workers(cut):
+            assert to_tensor(images).shape[1:] == (3, 256, 256)
 
     def other() -> None:
         loader = DataLoader(Plain(path), BATCH, sampler=order.tolist(), num_workers=2, multiprocessing_context="fork")

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from histoxai.models.batches import Source
 from histoxai.store.patches import Patches
 from histoxai.store.shards import Store
 from tests.conftest import CLASSES, FAST, SEG, Mini, array_files, done, run, write_diagset
@@ -62,10 +63,13 @@ def test_predictions_of_training_and_of_explain_agree(mini: Mini) -> None:
     assert facts["metrics"]["accuracy"] == pytest.approx(right.mean())
 
 
-def test_a_set_too_large_to_keep_is_read_ahead_by_workers(
-    mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("by", ["thread", "workers"])
+def test_a_set_too_large_to_keep_is_read_ahead(
+    mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
     monkeypatch.setattr("histoxai.models.batches.KEEP_BYTES", 0)
+    if by == "workers":  # as on a GPU
+        monkeypatch.setattr(Source, "read_by_thread", Source.read_by_workers)
     done("train-cls", mini.balanced, "-o", tmp_path / "cls", "--epochs", 3, "--batch-size", 8)
     assert (tmp_path / "cls/weights.safetensors").read_bytes() == (mini.cls / "weights.safetensors").read_bytes()
     done("train-seg", mini.nuclei, "-o", tmp_path / "seg", *SEG)
@@ -80,6 +84,20 @@ def test_a_set_too_large_to_keep_is_read_ahead_by_workers(
     assert "balanced.zarr: array images, shard 0, patch scan" in outcome.err
     assert "--verify`" in outcome.err
     assert "Traceback" not in outcome.err
+
+
+def test_a_store_with_masks_and_no_classes_is_split(mini: Mini, tmp_path: Path) -> None:
+    done("augment", mini.nuclei, "-o", tmp_path / "b.zarr", "--fractions", "0.5,0.25,0.25")
+    made, source = Patches(tmp_path / "b.zarr"), Patches(mini.nuclei)
+    assert sorted(made.patch_id) == sorted(source.patch_id)  # as they are: none turned, none left out
+    assert np.bincount(made.split, minlength=4)[0] == 0
+    assert all(len(set(made.split[made.group == g])) == 1 for g in set(made.group))
+    at = [source.patch_id.tolist().index(p) for p in made.patch_id]
+    np.testing.assert_array_equal(made.read(range(len(made)), "targets"), source.read(at, "targets"))
+    done("augment", mini.nuclei, "--preview", tmp_path / "p.png")
+    assert set(made.split.tolist()) == {1, 2, 3}
+    out = json.loads(done("train-seg", tmp_path / "b.zarr", "-o", tmp_path / "seg", *SEG[2:], "--epochs", 1, "--json"))
+    assert out["split"] == "test"
 
 
 def test_history_is_in_csv_zarr_and_tensorboard(mini: Mini) -> None:
@@ -245,7 +263,7 @@ def test_wrong_inputs_are_refused(mini: Mini, tmp_path: Path) -> None:
     cases = [
         (["augment", mini.maps, "-o", o], "is a maps store; expected a patches store"),
         (["augment", mini.balanced, "-o", o], "was augmented already"),
-        (["augment", mini.nuclei, "-o", o], "have no classes"),
+        (["augment", mini.nuclei, "-o", o, "--split-by", "patch"], "balances classes, and it has none"),
         (["augment", mini.patches, "-o", o, "--split-by", "source"], "gave no partitions"),
         (["explain", mini.balanced, "--model", mini.seg, "-o", o], "holds a segmenter; expected a classifier"),
         (["explain", mini.balanced, "--model", mini.patches, "-o", o], "not a run folder"),

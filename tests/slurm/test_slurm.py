@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,13 +19,10 @@ import pytest
 
 from histoxai.store.shards import Store
 from tests.conftest import ROOT, array_files
+from tests.slurm.cluster import Cluster
+from tests.slurm.conftest import MARKS
 
-pytestmark = [
-    pytest.mark.slurm,
-    pytest.mark.skipif(
-        "HISTOXAI_TEST_SLURM" not in os.environ, reason="HISTOXAI_TEST_SLURM names no scripts that start a Slurm"
-    ),
-]
+pytestmark = MARKS
 JOBS = ROOT / "scripts" / "slurm"
 # LIME alone: one shard of five patches takes long enough to be hit in the middle
 SLOW = [
@@ -40,69 +34,6 @@ ALL = [
     *("-O", "ig.steps=8", "-O", "nt.steps=4", "-O", "nt.samples=2"),
     *("-O", "lime.samples=40", "-O", "lime.kernel_size=1", "-O", "lime.max_dist=6"),
 ]
-
-
-@dataclass
-class Cluster:
-    """The running Slurm: its environment, a folder for logs, and its scripts' folder."""
-
-    folder: Path
-    env: dict[str, str]
-
-    def __call__(self, *command: object, check: bool = True) -> str:
-        words = [str(c) for c in command]
-        result = subprocess.run(words, env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=60)
-        assert result.returncode == 0 or not check, (words, result.stderr)
-        return result.stdout.strip()
-
-    def submit(self, *command: object) -> str:
-        return self("sbatch", "--parsable", "--cpus-per-task=1", "--mem=500", *command)
-
-    def state(self, job: str) -> list[str]:
-        return self("squeue", "-h", "-t", "all", "-o", "%T", "-j", job, check=False).split()
-
-    def node(self, job: str) -> str:
-        return self("squeue", "-h", "-o", "%N", "-j", job, check=False)
-
-    def log(self) -> str:
-        return "".join(p.read_text() for p in sorted(self.folder.glob("*.log")))
-
-    def until(self, test: Callable[[], object], seconds: float = 90) -> None:
-        deadline = time.monotonic() + seconds
-        while not test():
-            assert time.monotonic() < deadline, (
-                self("squeue", "-t", "all") + "\n" + self("sinfo", "-R") + self.log()[-3000:]
-            )
-            time.sleep(0.1)
-
-    def finished(self, job: str) -> bool:
-        states = self.state(job)
-        assert not {"FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"} & set(states), (states, self.log())
-        return bool(states) and set(states) == {"COMPLETED"}
-
-
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    scripts = Path(os.environ["HISTOXAI_TEST_SLURM"])
-    place = tempfile.mkdtemp(prefix="histoxai-slurm-", dir="/tmp")  # short enough for its sockets
-    env = {**os.environ, "SLURM_UP_NODES": "2", "SLURM_UP_CPUS": "2"}
-    try:
-        subprocess.run(["bash", scripts / "slurm-up.sh", place], env=env, check=True, timeout=300)
-        env["SLURM_CONF"] = f"{place}/slurm.conf"
-        env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}:/usr/sbin"
-        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-            env.pop(name, None)
-        yield Cluster(tmp_path_factory.mktemp("jobs"), env)
-    finally:
-        subprocess.run(["bash", scripts / "slurm-down.sh", place], check=False, timeout=120)
-        shutil.rmtree(place, ignore_errors=True)
-
-
-@pytest.fixture(autouse=True)
-def healthy(slurm: Cluster) -> None:
-    """Both nodes take jobs: an epilog that fails in a crowd drains its node."""
-    slurm("scontrol", "update", "nodename=n1,n2", "state=resume", check=False)
-    slurm.until(lambda: slurm("sinfo", "-h", "-p", "main", "-o", "%T").split() == ["idle"], 30)
 
 
 @dataclass
