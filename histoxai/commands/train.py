@@ -71,12 +71,13 @@ def train_cls(
     terminal.use_threads(threads, asked.devices or 1)
     with terminal.progress(quiet) as progress:
         from histoxai.models.folds import check_folds, pooled
+        from histoxai.models.placement import placement
         from histoxai.stages.train_cls import train_cls as stage
 
         if len(patches) == 1:
             summary = stage(patches[0], output, asked, progress, force=force, dry_run=dry_run, find_lr=find_lr)
         else:
-            folds = check_folds(patches, output)
+            folds = check_folds(patches, output, placement(asked.devices, asked.nodes))
             runs = []
             for store, place in folds:
                 progress.say(f"{store} -> {place}")

@@ -32,6 +32,8 @@ def engine(settings: Training, place: Placement, again: Again) -> Iterator[Fabri
     Raises UsageError or InputRefused for devices and precisions that are not there.
     """
     device = check_device(settings, place)
+    if device.type == "cuda":
+        place = place.seeing(torch.cuda.device_count())
     if settings.deterministic:
         # cuBLAS reads it when it starts
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -66,10 +68,11 @@ def check_device(settings: Training, place: Placement) -> torch.device:
     if device.type == "cuda" and place.per_node > 1:
         if ":" in settings.device:
             raise UsageError(f"--device {settings.device}: is one GPU, and {place.per_node} are asked for; say cuda")
-        if place.per_node > (there := torch.cuda.device_count()):
+        there = torch.cuda.device_count()
+        if place.seeing(there).per_node > there:
             raise InputRefused(
-                f"{place.per_node} processes on this node, and {there} GPUs to be seen; ask for as many GPUs a node, "
-                "without binding them to tasks (--gpus-per-node)"
+                f"{place.per_node} processes on this node, and {there} GPUs; ask for as many GPUs (--gpus-per-node), "
+                "or for fewer --devices"
             )
     return device
 

@@ -19,7 +19,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from histoxai import signals
-from histoxai.errors import HistoxaiError, Interrupted
+from histoxai.errors import HistoxaiError, InputRefused, Interrupted
 from histoxai.models.batches import Source, in_batches
 from histoxai.models.crew import Elsewhere
 from histoxai.models.journal import Journal
@@ -110,11 +110,11 @@ class _Fit:
 
     def run(self) -> Fitted:
         settings, state = self.settings, self._restored()
+        per_epoch = len(train_batches(self.job.train, settings, 0, self.least))
+        self.progress.start("training", settings.epochs * per_epoch)
         if self.lead:
             self.checkpoints.begin()
             self.journal.begin(state.history)
-        per_epoch = len(train_batches(self.job.train, settings, 0, self.least))
-        self.progress.start("training", settings.epochs * per_epoch)
         self.progress.advance(state.epoch * per_epoch + state.batch)
         self._started = time.perf_counter() - state.seconds
         while state.epoch < settings.epochs and state.epoch - state.best_epoch < settings.patience:
@@ -133,7 +133,13 @@ class _Fit:
     def _restored(self) -> State:
         if found := self.checkpoints.load(self.progress):
             self.state, tensors = found
-            self.learner.load(tensors, self.state.scaler)
+            try:
+                self.learner.load(tensors, self.state.scaler)
+            except (RuntimeError, KeyError, ValueError, IndexError) as error:
+                raise InputRefused(
+                    f"{self.checkpoints.folder}: its checkpoint does not fit this network "
+                    f"({(str(error).splitlines() or ['no reason given'])[-1].strip()[:120]}); --force starts over"
+                ) from error
             at = f"epoch {self.state.epoch + 1}, batch {self.state.batch + 1}"
             self.progress.say(f"{self.checkpoints.folder}: going on from its checkpoint at {at}")
         return self.state

@@ -8,20 +8,27 @@ from typing import Any
 
 import numpy as np
 
-from histoxai.errors import InputRefused
+from histoxai.errors import InputRefused, UsageError
 from histoxai.metrics.classification import classifier_scores
 from histoxai.metrics.scores import cancer_of
+from histoxai.models.placement import Placement
 from histoxai.settings import Statistics
 from histoxai.store.files import write_json
 from histoxai.store.patches import Patches
 from histoxai.store.shards import open_store
 
 
-def check_folds(stores: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
+def check_folds(stores: Sequence[Path], output: Path, place: Placement) -> list[tuple[Path, Path]]:
     """Each store with the run folder of its fold, in order of the folds.
 
-    Raises InputRefused where they are not different folds of one store, cut with the same seed.
+    Raises InputRefused where they are not different folds of one store, cut with the same seed, UsageError where others
+    than we have started several processes.
     """
+    if place.world > 1 and not place.launch:
+        # they meet at one address for one training
+        raise UsageError(
+            "several folds under srun or torchrun: train each in a job of its own, then all with one process"
+        )
     found: dict[int, Path] = {}
     first: tuple[Any, ...] | None = None
     for path in stores:

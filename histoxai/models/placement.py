@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from histoxai.errors import UsageError
 
@@ -39,6 +39,15 @@ class Placement:
     @property
     def node(self) -> int:
         return self.rank // self.per_node
+
+    def seeing(self, gpus: int) -> Placement:
+        """As Lightning has to be told it where this process sees `gpus` GPUs.
+
+        Bound to one of its own (--gpus-per-task=1), each task is a node by itself.
+        """
+        if gpus == 1 and self.per_node > 1 and not self.launch:
+            return replace(self, local_rank=0, per_node=1, nodes=self.world)
+        return self
 
 
 def placement(

@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, ReduceLROnPlateau
 
-from histoxai import signals
+from histoxai import provenance, signals
 from histoxai.errors import HistoxaiError, InputRefused, Interrupted, UsageError
 from histoxai.metrics.calibration import best_temperature
 from histoxai.models.batches import Source
+from histoxai.models.checkpoint import save_tensors
 from histoxai.models.engine import engine
 from histoxai.models.fit import Fitted, Job, fit, train_batches
 from histoxai.models.folds import check_folds
@@ -226,6 +228,26 @@ def test_a_run_whose_checkpoints_are_all_torn_starts_anew(tmp_path: Path) -> Non
     assert same(whole, fresh)
 
 
+@pytest.mark.parametrize("how", ["shape", "missing", "moments"])
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path, how: str) -> None:
+    trained(job(), settings(epochs=2), tmp_path)
+    for record in (tmp_path / "last").glob("at-*.json"):
+        saved = json.loads(record.read_text())
+        path = tmp_path / "last" / saved["tensors"]["file"]
+        tensors = load_file(path)
+        if how == "shape":
+            tensors["model.5.weight"] = torch.zeros(3, 144)
+        elif how == "missing":
+            del tensors["model.5.weight"]
+        else:
+            tensors["adam.77.exp_avg"] = torch.zeros(3)
+        save_tensors(path, tensors)
+        saved["tensors"]["checksum"] = provenance.file_checksum(path)
+        record.write_text(json.dumps(saved))
+    with pytest.raises(InputRefused, match=r"does not fit this network .*--force starts over"):
+        trained(job(), settings(), tmp_path)
+
+
 @pytest.mark.usefixtures("every_epoch")
 def test_two_checkpoints_are_kept_and_the_best_weights(tmp_path: Path) -> None:
     found = trained(job(), settings(), tmp_path)
@@ -296,15 +318,13 @@ def test_averaged_weights_are_those_of_the_formula(tmp_path: Path) -> None:
     torch.testing.assert_close(work.model[0].weight, average)  # type: ignore[union-attr,index]
     images, targets = work.validation.batch(np.arange(20))  # type: ignore[attr-defined]
     loss = functional.cross_entropy(work.model(images), targets)
-    assert float(loss) == pytest.approx(found.history[0]["validation_loss"], rel=1e-5)
+    assert float(loss.detach()) == pytest.approx(found.history[0]["validation_loss"], rel=1e-5)
 
 
 def test_gradients_are_clipped(tmp_path: Path) -> None:
     # Adam's steps hardly know the scale of a gradient, but its moments do
     trained(job(norm=False), settings(epochs=1, clip=1e-3), tmp_path)
     saved = json.loads(next((tmp_path / "last").glob("at-*.json")).read_text())
-    from safetensors.torch import load_file
-
     tensors = load_file(tmp_path / "last" / saved["tensors"]["file"])
     moments = [v for k, v in tensors.items() if k.endswith("exp_avg")]
     assert 0 < math.sqrt(sum(float(m.square().sum()) for m in moments)) <= 1e-3
@@ -464,6 +484,10 @@ def test_placement() -> None:
     torchrun = {"TORCHELASTIC_RUN_ID": "x", "RANK": "5", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "6"}
     found = placement(None, None, torchrun | {"MASTER_ADDR": "a", "MASTER_PORT": "1234"})
     assert found == Placement(5, 1, 2, 3, address="a", port=1234)
+    bound = found.seeing(1)  # srun --gpus-per-task=1
+    assert (bound.rank, bound.local_rank, bound.node, bound.per_node, bound.nodes) == (5, 0, 5, 1, 6)
+    assert found.seeing(2) == found
+    assert Placement(per_node=2, launch=True).seeing(1).per_node == 2
     with environment(A_B_C=1):
         import os
 
@@ -626,4 +650,6 @@ def test_a_run_for_each_fold(mini: Mini, tmp_path: Path) -> None:
     assert run("train-cls", stores[0], mini.balanced, "-o", tmp_path / "y", *words).code == 3
     done("augment", mini.patches, "-o", tmp_path / "g.zarr", "--folds", 4, "--fold", 1)
     with pytest.raises(InputRefused, match="is a fold of another store"):
-        check_folds([stores[0], tmp_path / "g.zarr"], tmp_path)
+        check_folds([stores[0], tmp_path / "g.zarr"], tmp_path, Placement())
+    with pytest.raises(UsageError, match="under srun"):
+        check_folds(stores, tmp_path, Placement(per_node=2))
