@@ -9,8 +9,8 @@ from typing import Protocol
 class Progress(Protocol):
     """Receives what a stage has to say; the terminal has one implementation, `Silent` is another."""
 
-    def start(self, what: str, total: int | None) -> None:
-        """A task of `total` steps (None: unknown) begins; it ends the task before it."""
+    def start(self, what: str, total: int | None, done: int = 0) -> None:
+        """A task of `total` steps (None: unknown) begins, `done` of them behind; it ends the task before it."""
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """`steps` more are done; `note` is shown behind the bar."""
@@ -37,7 +37,7 @@ class Silent:
     def __init__(self) -> None:
         self.warnings: list[str] = []
 
-    def start(self, what: str, total: int | None) -> None:
+    def start(self, what: str, total: int | None, done: int = 0) -> None:
         pass
 
     def advance(self, steps: int = 1, note: str = "") -> None:

@@ -30,10 +30,14 @@ NUMERICS_VERSION = 1
 
 # Flags that say how, not what: no part of a command on record.
 _PASSING = (
-    *("--force", "--dry-run", "--missing", "--count-shards", "--estimate"),
+    *("--force", "--dry-run", "--missing", "--count-shards", "--estimate", "--find-lr"),
     *("--json", "--jsonl", "--one-indexed", "--verify", "--quiet", "-q"),
 )
-_WITH_VALUE = ("--shard", "--workers", "--contact-sheet", "--preview", "--with")
+_WITH_VALUE = ("--shard", "--workers", "--contact-sheet", "--preview", "--with", "--resume")
+_SWITCHES = (
+    *("--rescale", "--allow-partial", "--compile", "--embeddings"),
+    *("--allow-leakage", "--temperature", "--deterministic", "--skip-bad"),
+)
 _PACKAGES = (
     "numpy",
     "zarr",
@@ -140,7 +144,7 @@ def _from_environment(arguments: list[str]) -> list[str]:
     for flag, value in found.items():
         if flag in given or flag in _PASSING or (flag == "--option" and "-O" in given):
             continue
-        if flag in ("--rescale", "--allow-partial", "--compile", "--embeddings"):
+        if flag in _SWITCHES:
             words += [flag] if value.lower() in ("1", "true", "yes", "on", "t", "y") else []
         else:
             words += [w for part in (value.split() if flag == "--option" else [value]) for w in (flag, part)]

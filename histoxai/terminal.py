@@ -182,11 +182,11 @@ class _Lines(Silent):
     def __init__(self, quiet: bool) -> None:
         super().__init__()
         self._quiet, self._what, self._total, self._done, self._last = quiet, "", 0, 0, 0.0
-        self._started = 0.0
+        self._started, self._before = 0.0, 0
 
-    def start(self, what: str, total: int | None) -> None:
-        self._what, self._total, self._done, self._last = what, total or 0, 0, time.monotonic()
-        self._started = self._last
+    def start(self, what: str, total: int | None, done: int = 0) -> None:
+        self._what, self._total, self._done, self._last = what, total or 0, done, time.monotonic()
+        self._started, self._before = self._last, done
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         self._done += steps
@@ -202,7 +202,7 @@ class _Lines(Silent):
 
     def _pace(self, now: float) -> str:
         # of the whole task so far, and what that leaves
-        rate = self._done / max(now - self._started, 1e-9)
+        rate = (self._done - self._before) / max(now - self._started, 1e-9)
         if not self._total or now - self._started < 1:
             return ""
         left = timedelta(seconds=round((self._total - self._done) / rate)) if rate else "?"
@@ -246,7 +246,7 @@ class _Bars:
         self._bar: _Table | None = None
         self._task: Any = None
 
-    def start(self, what: str, total: int | None) -> None:
+    def start(self, what: str, total: int | None, done: int = 0) -> None:
         self.stop()
         self._bar = _Table(
             TextColumn("{task.description}"),
@@ -261,7 +261,7 @@ class _Bars:
         )
         self._bar.rows = []
         self._bar.start()
-        self._task = self._bar.add_task(what, total=total, note="")
+        self._task = self._bar.add_task(what, total=total, completed=done, note="")
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         if self._bar is not None:

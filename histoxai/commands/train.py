@@ -78,8 +78,10 @@ def train_cls(
             summary = stage(patches[0], output, asked, progress, force=force, dry_run=dry_run, find_lr=find_lr)
         else:
             folds = check_folds(patches, output, placement(asked.devices, asked.nodes))
+            for store, place in folds:  # what is refused is refused before hours of training
+                stage(store, place, asked, progress, force=force, dry_run=True)
             runs = []
-            for store, place in folds:
+            for store, place in folds[:1] if find_lr else folds:
                 progress.say(f"{store} -> {place}")
                 runs.append(stage(store, place, asked, progress, force=force, dry_run=dry_run, find_lr=find_lr))
             # else a dry run, a search for the learning rate, or a process that is not the first

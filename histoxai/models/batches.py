@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from histoxai import resources
+from histoxai import resources, signals
 from histoxai.errors import HistoxaiError, InputRefused, UsageError
 from histoxai.places import is_mirror
 from histoxai.provenance import keyed_seed
@@ -94,7 +95,7 @@ class Source(Dataset):
         balanced: bool = False,
     ) -> None:
         self._patches, self.rows, self._masks, self.augment = patches, rows, masks, augment
-        self._balanced = balanced
+        self.balanced = balanced
         self.ids = patches.patch_id[rows]
         self._kept = len(rows) * int(np.prod(patches.images.shape[1:])) <= KEEP_BYTES
 
@@ -117,7 +118,7 @@ class Source(Dataset):
     def first(self, seed: int, n: int) -> Source:
         """The first `n` patches of the first epoch's order, as a source of its own."""
         chosen = np.unique(self.order(seed, 0)[:n])
-        return Source(self._patches, self.rows[chosen], self._masks, self.augment, self._balanced)
+        return Source(self._patches, self.rows[chosen], self._masks, self.augment, self.balanced)
 
     def batches(
         self, cut: Sequence[np.ndarray], device: torch.device = CPU
@@ -134,7 +135,9 @@ class Source(Dataset):
     def read_by_workers(self, cut: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """`arrays` at each of these lists of positions, by forked processes that read ahead."""
         # uint8 is handed over: a quarter of the shared memory that floats would take
-        loader: Iterable[Any] = DataLoader(self, batch_size=None, sampler=cut, collate_fn=_as_tensors, **_FORKED)
+        loader: Iterable[Any] = DataLoader(
+            self, batch_size=None, sampler=cut, collate_fn=_as_tensors, worker_init_fn=_deaf, **_FORKED
+        )
         for found in loader:
             if isinstance(found, HistoxaiError):
                 raise found
@@ -179,7 +182,7 @@ class Source(Dataset):
         """This epoch's order of positions: by hash of (seed, epoch, patch_id), so a resumed run repeats it."""
         keys = [keyed_seed(seed, "order", epoch, i, bits=64) for i in self.ids]
         order = np.argsort(np.array(keys, np.uint64), kind="stable")
-        return self._even(order, seed, epoch) if self._balanced else order
+        return self._even(order, seed, epoch) if self.balanced else order
 
     def _even(self, order: np.ndarray, seed: int, epoch: int) -> np.ndarray:
         # of each class its first patches in this order, from the front again where it has too few; then mixed anew
@@ -194,6 +197,13 @@ class Source(Dataset):
             for k, at in enumerate(picks)
         ]
         return np.concatenate(drawn)[np.argsort(np.array(keys, np.uint64), kind="stable")]
+
+
+def _deaf(worker: int) -> None:
+    # signals to a whole group are for the training, which ends its workers itself
+    del worker
+    for number in signals.STOPPING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _as_tensors(found: tuple[np.ndarray, np.ndarray] | HistoxaiError) -> Any:

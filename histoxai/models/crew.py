@@ -59,7 +59,7 @@ def crew(place: Placement, again: Again) -> Iterator[None]:
         try:
             for rank in range(1, place.per_node):
                 ours, theirs = context.Pipe()
-                process = context.Process(target=_member, args=(again, theirs), daemon=True)
+                process = context.Process(target=_member, args=(again, theirs))
                 # Until it has its handlers, signals wait: Ctrl-C reaches the whole group at once.
                 signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOPPING)
                 try:
@@ -129,8 +129,9 @@ def _watch(members: list[tuple[Connection, SpawnProcess]], over: threading.Event
             error = _what_happened(members)
             for _, process in members:
                 process.kill()
+            error = error or HistoxaiError("another process of this training failed; see above")
             os.write(2, f"histoxai: {error}\n".encode())
-            os._exit(error.exit_code if error else 1)
+            os._exit(error.exit_code)
 
 
 def _what_happened(members: list[tuple[Connection, SpawnProcess]]) -> HistoxaiError | None:

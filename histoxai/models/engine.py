@@ -17,12 +17,14 @@ from torch import nn
 from histoxai.errors import HistoxaiError, InputRefused, UsageError
 from histoxai.explainers.network import can_compile
 from histoxai.models.batches import pick_device
-from histoxai.models.crew import Again, crew
+from histoxai.models.crew import Again, Elsewhere, crew
 from histoxai.models.placement import Placement, environment
 from histoxai.progress import Progress
 from histoxai.settings import Training
 
 _PRECISIONS = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+# How torch's collective operations say that the process at the other end is gone.
+_LOST = ("Connection closed", "Connection reset", "Broken pipe", "gloo", "NCCL", "Socket", "recvValue")
 
 
 @contextmanager
@@ -55,6 +57,10 @@ def engine(settings: Training, place: Placement, again: Again) -> Iterator[Fabri
         try:
             fabric.launch()
             yield fabric
+        except RuntimeError as error:
+            if several and any(word in str(error) for word in _LOST):
+                raise Elsewhere("another process of this training has ended; see what it said") from error
+            raise
         finally:
             if several and torch.distributed.is_initialized():
                 torch.distributed.destroy_process_group()

@@ -19,13 +19,13 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from histoxai import signals
-from histoxai.errors import HistoxaiError, InputRefused, Interrupted
+from histoxai.errors import HistoxaiError, InputRefused, Interrupted, is_out_of_memory
 from histoxai.models.batches import Source, in_batches
 from histoxai.models.crew import Elsewhere
 from histoxai.models.journal import Journal
 from histoxai.models.learner import Learner
-from histoxai.models.restart import Checkpoints, State
-from histoxai.models.schedules import learning_rate
+from histoxai.models.restart import Checkpoints, State, check_fit
+from histoxai.models.schedules import Rates
 from histoxai.progress import Progress, Silent
 from histoxai.provenance import keyed_seed
 from histoxai.settings import Training
@@ -111,11 +111,10 @@ class _Fit:
     def run(self) -> Fitted:
         settings, state = self.settings, self._restored()
         per_epoch = len(train_batches(self.job.train, settings, 0, self.least))
-        self.progress.start("training", settings.epochs * per_epoch)
+        self.progress.start("training", settings.epochs * per_epoch, state.epoch * per_epoch + state.batch)
         if self.lead:
             self.checkpoints.begin()
             self.journal.begin(state.history)
-        self.progress.advance(state.epoch * per_epoch + state.batch)
         self._started = time.perf_counter() - state.seconds
         while state.epoch < settings.epochs and state.epoch - state.best_epoch < settings.patience:
             row = self._train(train_batches(self.job.train, settings, state.epoch, self.least))
@@ -124,24 +123,33 @@ class _Fit:
             if self.lead and self.checkpoints.due(settings.checkpoint_minutes, boundary=True):
                 self._save()
         self.progress.stop()
-        self.journal.end()
         if self.lead:
+            self.journal.end(state.history)
             self.job.model.load_state_dict(self.checkpoints.best)
         pace = self._trained / self._training if self._training else None
         return Fitted(state.history, state.best_epoch, time.perf_counter() - self._started, pace)
 
     def _restored(self) -> State:
-        if found := self.checkpoints.load(self.progress):
-            self.state, tensors = found
-            try:
-                self.learner.load(tensors, self.state.scaler)
-            except (RuntimeError, KeyError, ValueError, IndexError) as error:
-                raise InputRefused(
-                    f"{self.checkpoints.folder}: its checkpoint does not fit this network "
-                    f"({(str(error).splitlines() or ['no reason given'])[-1].strip()[:120]}); --force starts over"
-                ) from error
-            at = f"epoch {self.state.epoch + 1}, batch {self.state.batch + 1}"
-            self.progress.say(f"{self.checkpoints.folder}: going on from its checkpoint at {at}")
+        # the first process chooses, so that none goes on from another place
+        name = self.checkpoints.newest(self.progress) if self.lead else None
+        name = self.fabric.broadcast(name)
+        if name is None:
+            if self.settings.resume == "required" and self.lead:
+                raise InputRefused(f"--resume required: {self.checkpoints.folder} holds no checkpoint to go on from")
+            return self.state
+        self.state, tensors = self.checkpoints.load(name)
+        try:
+            self.learner.load(tensors, self.state.scaler)
+            check_fit(self.checkpoints.best, self.job.model.state_dict())
+        except (RuntimeError, KeyError, ValueError, IndexError) as error:
+            if is_out_of_memory(error):
+                raise
+            raise InputRefused(
+                f"{self.checkpoints.folder}: its checkpoint does not fit this network "
+                f"({(str(error).splitlines() or ['no reason given'])[-1].strip()[:120]}); --force starts over"
+            ) from error
+        at = f"epoch {self.state.epoch + 1}, batch {self.state.batch + 1}"
+        self.progress.say(f"{self.checkpoints.folder}: going on from its checkpoint at {at}")
         return self.state
 
     def _save(self) -> None:
@@ -151,8 +159,8 @@ class _Fit:
 
     def _train(self, batches: list[np.ndarray]) -> dict[str, float]:
         state, settings, every = self.state, self.settings, self.settings.accumulate
-        losses = [row["validation_loss"] for row in state.history]
         per_epoch = -(-len(batches) // every)
+        rates = Rates(settings, per_epoch, [row["validation_loss"] for row in state.history])
         feed = self._feed(self.job.train, batches[state.batch :])
         pending: list[_Pass] = []
         started, before = time.perf_counter(), state.sums[2]
@@ -164,14 +172,14 @@ class _Fit:
             for k, at in enumerate(group, first):
                 mine, images, targets = next(feed)
                 pending.append(self._pass(k, at, mine, images, targets, total, last=k == first + len(group) - 1))
-            self.learner.step(learning_rate(settings, step, per_epoch, losses))
+            self.learner.step(rates(step))
             state.batch = first + len(group)
-            if self.fabric.device.type == "cpu" or len(pending) >= _LOOK_EVERY or state.batch == len(batches):
+            if self._looks(len(pending)) or state.batch == len(batches):
                 self._look(pending, state.sums, "train")
                 pending = []
         self._training += time.perf_counter() - started
         self._trained += round(state.sums[2] - before)
-        lr = learning_rate(settings, (state.epoch + 1) * per_epoch - 1, per_epoch, losses)
+        lr = rates((state.epoch + 1) * per_epoch - 1)
         return {"epoch": state.epoch + 1, "lr": lr, **self._means(state.sums, "train")}
 
     def _pass(
@@ -187,7 +195,10 @@ class _Fit:
         # one batch forward and backward; its gradient counts by its share of the step's patches
         job, epoch, seed, rank = self.job, self.state.epoch, self.settings.seed, self.fabric.global_rank
         if job.train.augment is not None:
-            images, targets = job.train.augment(images, targets, epoch, job.train.ids[mine])
+            ids = job.train.ids[mine]
+            # a patch that is drawn again in this epoch is augmented anew
+            keys = [f"{i}@{k}" for i in ids] if job.train.balanced else ids
+            images, targets = job.train.augment(images, targets, epoch, keys)
         share, partner = 1.0, None
         if job.mixup:
             rng = np.random.default_rng(keyed_seed(seed, "mixup", epoch, k))
@@ -196,12 +207,13 @@ class _Fit:
             partner = torch.from_numpy(order).to(images.device)
             images = share * images + (1 - share) * images[partner]
         torch.manual_seed(keyed_seed(seed, "pass", epoch, k, rank, bits=63))  # of dropout
-        outputs = self.learner(images)
-        loss = job.loss(outputs, targets)
-        if partner is not None:
-            loss = share * loss + (1 - share) * job.loss(outputs, targets[partner])
         n = self._counting(at, mine)
-        self.learner.backward(loss * (n * self.world / total), synchronise=last)
+        with self.learner.passing(last):
+            outputs = self.learner(images)
+            loss = job.loss(outputs, targets)
+            if partner is not None:
+                loss = share * loss + (1 - share) * job.loss(outputs, targets[partner])
+            self.learner.backward(loss * (n * self.world / total))
         return _Pass(loss.detach(), job.measure(outputs.detach(), targets), n, job.train.ids[mine])
 
     @torch.no_grad()
@@ -214,7 +226,7 @@ class _Fit:
             outputs = self.learner.judged(images)
             n = self._counting(batches[k - 1], mine)
             pending.append(_Pass(job.loss(outputs, targets), job.measure(outputs, targets), n, source.ids[mine]))
-            if self.fabric.device.type == "cpu" or len(pending) >= _LOOK_EVERY or k == len(batches):
+            if self._looks(len(pending)) or k == len(batches):
                 self._look(pending, sums, "validation")
                 pending = []
         return self._means(sums, "validation")
@@ -239,6 +251,11 @@ class _Fit:
         parts = [mine if len(mine) else at[:1] for mine, at in zip(parts, batches, strict=True)]
         for mine, (images, targets) in zip(parts, source.batches(parts, self.fabric.device), strict=True):
             yield mine, images, targets
+
+    def _looks(self, waiting: int) -> bool:
+        # several processes have to agree without speaking
+        stopped = self.world == 1 and signals.received()
+        return self.fabric.device.type == "cpu" or waiting >= _LOOK_EVERY or stopped
 
     def _counting(self, at: np.ndarray, mine: np.ndarray) -> int:
         return len(mine) if self.fabric.global_rank < len(at) else 0
@@ -266,6 +283,7 @@ class _Fit:
             if self.lead:
                 self._save()
             if stopped:
+                self.fabric.barrier()  # schedulers end all tasks when the first has ended
                 signals.check()
                 raise Interrupted("another process was stopped")
 

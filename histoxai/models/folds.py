@@ -34,12 +34,13 @@ def check_folds(stores: Sequence[Path], output: Path, place: Placement) -> list[
     for path in stores:
         header = open_store(path, "patches", "augment").header
         chosen = header["settings"]
-        number, of = chosen.get("fold"), chosen.get("folds")
+        number = chosen.get("fold")
         if number is None:
             raise InputRefused(f"{path}: is no fold; make folds with `histoxai augment --folds K`")
-        facts = (header["parents"]["patches"]["digest"], of, header["seed"])
+        cut = {k: v for k, v in chosen.items() if k not in ("fold", "shard_size")}
+        facts = (header["parents"]["patches"]["digest"], header["seed"], cut)
         if first is not None and facts != first:
-            raise InputRefused(f"{path}: is a fold of another store, number of folds or seed than {stores[0]}")
+            raise InputRefused(f"{path}: is a fold of another store, or cut with other settings, than {stores[0]}")
         if number in found:
             raise InputRefused(f"{path}: is fold {number}, as {found[number]} is")
         first, found[number] = facts, path
@@ -66,6 +67,7 @@ def pooled(output: Path, stores: Sequence[Path], runs: Sequence[dict[str, Any]])
         "schema": "histoxai.train-cls-folds/1",
         "output": str(output),
         "runs": [run["output"] for run in runs],
+        "folds": open_store(stores[0], "patches", "augment").header["settings"]["folds"],
         "classes": classes,
         "accuracy_of_folds": {
             "each": accuracy,

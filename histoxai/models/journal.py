@@ -30,7 +30,8 @@ class Journal:
             pass
         for row in history:
             self._log(row)
-            self._progress.row(cells(row, None, False))
+        if history:
+            self._progress.row(cells(history[-1], None, False))
 
     def add(self, row: dict[str, float], history: list[dict[str, float]], best: int, pace: float | None) -> None:
         """An epoch is over: `row`, the last of `history`; pace: patches per second of training."""
@@ -38,8 +39,9 @@ class Journal:
         self._log(row | ({} if pace is None else {"patches_per_second": pace}))
         self._progress.row(cells(row, pace, best == row["epoch"]))
 
-    def end(self) -> None:
-        """Close the events."""
+    def end(self, history: list[dict[str, float]]) -> None:
+        """Write what has to outlive a power cut, and close the events."""
+        write_atomically(self._folder / "history.csv", as_csv(history))
         if self._events is not None:
             self._events.finalize("success")
             self._events = None

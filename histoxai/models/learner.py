@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -22,23 +23,21 @@ class Learner:
     def __init__(self, model: nn.Module, settings: Training, fabric: Fabric, progress: Progress) -> None:
         self._fabric, self._clip = fabric, settings.clip
         self._plain = model.to(memory_format=torch.channels_last)
-        several = fabric.world_size > 1
-        if several and fabric.device.type == "cuda":
-            self._plain = nn.SyncBatchNorm.convert_sync_batchnorm(self._plain)
-        decay = settings.weight_decay
-        weights = self._plain.parameters()
+        if fabric.world_size > 1 and fabric.device.type == "cuda":
+            synchronise_norms(self._plain)
+        decay, weights = settings.weight_decay, self._plain.parameters()
+        # a fused step undoes the scaling of fp16 by itself, after which nothing can be clipped
+        fused = settings.precision != "fp16" or settings.clip is None
         optimizer: torch.optim.Optimizer = (
-            torch.optim.AdamW(weights, lr=settings.lr, weight_decay=decay, fused=True)
+            torch.optim.AdamW(weights, lr=settings.lr, weight_decay=decay, fused=fused)
             if decay
-            else torch.optim.Adam(weights, lr=settings.lr, fused=True)
+            else torch.optim.Adam(weights, lr=settings.lr, fused=fused)
         )
         net = compiled(self._plain, fabric.device, progress) if settings.compile else self._plain
         self._model, self._optimizer = fabric.setup(net, optimizer)
         self._average: AveragedModel | None = None
         if settings.ema is not None:
-            self._average = AveragedModel(
-                self._plain, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True
-            )
+            self._average = AveragedModel(self._plain, multi_avg_fn=averaging(settings.ema), use_buffers=True)
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         return self._model(images).float()
@@ -58,16 +57,16 @@ class Learner:
         if self._average is not None:
             self._average.eval()
             if self._fabric.world_size > 1:  # each process has seen other batches
-                for buffer in self._average.buffers():
+                for buffer in self._average.module.buffers():
                     torch.distributed.broadcast(buffer, 0)
 
-    def backward(self, loss: torch.Tensor, synchronise: bool) -> None:
-        """Add a loss's gradient; processes need to agree on it only before a step."""
-        if synchronise or self._fabric.world_size == 1:
-            self._fabric.backward(loss)
-            return
-        with self._fabric.no_backward_sync(self._model):
-            self._fabric.backward(loss)
+    def passing(self, last: bool) -> AbstractContextManager[Any]:
+        """Around a pass forward and backward; processes add up their gradients in the last one before a step alone."""
+        return self._fabric.no_backward_sync(self._model, enabled=not last)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add a loss's gradient."""
+        self._fabric.backward(loss)
 
     def step(self, lr: float) -> None:
         """One step of the optimizer with the gradient so far, which is then forgotten."""
@@ -114,6 +113,28 @@ class Learner:
             moment = torch.empty_like(weight).copy_(value) if value.shape == weight.shape else value
             inner["state"].setdefault(int(number), {})[name] = moment.detach()
         self._optimizer.load_state_dict(inner)
+
+
+def averaging(decay: float) -> Any:
+    """torch's exponential average, of numbers alone: what counts or points is copied, not averaged and cut off."""
+    average = get_ema_multi_avg_fn(decay)
+
+    def update(kept: Any, new: Any, steps: Any) -> None:
+        if torch.is_floating_point(kept[0]):  # tensors come in groups of one type
+            average(kept, new, steps)
+        else:
+            torch._foreach_copy_(kept, new)
+
+    return update
+
+
+def synchronise_norms(model: nn.Module) -> None:
+    """Let BatchNorm take its statistics from all GPUs' patches, in place; frozen layers stay as they are."""
+    for part in model.modules():
+        for name, child in part.named_children():
+            norm = isinstance(child, nn.modules.batchnorm._BatchNorm)
+            if norm and not isinstance(child, nn.SyncBatchNorm) and any(w.requires_grad for w in child.parameters()):
+                setattr(part, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
 
 
 def _part(tensors: Tensors, prefix: str) -> Tensors:

@@ -21,7 +21,8 @@ _FIRST_PORT, _PORTS = 15_000, 10_000
 class Placement:
     """This process among those of one training; `per_node` of them on each of `nodes` machines.
 
-    launch: ours to start the others. address, port: of the first process.
+    launch: ours to start the others. own_gpu: Slurm gives each task one of its own, and shows it no other. address,
+    port: of the first process.
     """
 
     rank: int = 0
@@ -29,6 +30,7 @@ class Placement:
     per_node: int = 1
     nodes: int = 1
     launch: bool = False
+    own_gpu: bool = False
     address: str = "127.0.0.1"
     port: int | None = None
 
@@ -43,9 +45,9 @@ class Placement:
     def seeing(self, gpus: int) -> Placement:
         """As Lightning has to be told it where this process sees `gpus` GPUs.
 
-        Bound to one of its own (--gpus-per-task=1), each task is a node by itself.
+        Where that is its own one (--gpus-per-task=1), each task is a node by itself.
         """
-        if gpus == 1 and self.per_node > 1 and not self.launch:
+        if gpus == 1 and self.per_node > 1 and self.own_gpu:
             return replace(self, local_rank=0, per_node=1, nodes=self.world)
         return self
 
@@ -110,7 +112,8 @@ def _found(env: Mapping[str, str]) -> Placement | None:
 
 def _under_srun(env: Mapping[str, str]) -> Placement:
     tasks, nodes = int(env["SLURM_STEP_NUM_TASKS"]), int(env.get("SLURM_STEP_NUM_NODES", "1"))
-    if tasks % nodes:
+    each = _per_node(env.get("SLURM_STEP_TASKS_PER_NODE", ""))
+    if tasks % nodes or len(set(each)) > 1:
         raise UsageError(
             f"srun started {tasks} tasks on {nodes} nodes; every node needs as many: use --ntasks-per-node"
         )
@@ -121,9 +124,16 @@ def _under_srun(env: Mapping[str, str]) -> Placement:
         local,
         per_node,
         nodes,
+        own_gpu="SLURM_GPUS_PER_TASK" in env or "gpu" in env.get("SLURM_TRES_PER_TASK", ""),
         address=env.get("MASTER_ADDR") or ("127.0.0.1" if nodes == 1 else _first_host(env["SLURM_STEP_NODELIST"])),
         port=int(env.get("MASTER_PORT") or _FIRST_PORT + _port_key(env) % _PORTS),
     )
+
+
+def _per_node(text: str) -> list[int]:
+    """Slurm's tasks of each node: 3(x2),1 -> 3, 3, 1."""
+    found = re.findall(r"(\d+)(?:\(x(\d+)\))?", text)
+    return [int(tasks) for tasks, times in found for _ in range(int(times or 1))]
 
 
 def _port_key(env: Mapping[str, str]) -> int:

@@ -57,33 +57,48 @@ class Checkpoints:
         self._best: dict[str, Any] | None = None
         self.best: Tensors = {}
         self._best_changed = False
+        self._whole: tuple[str, State, Tensors] | None = None  # what `newest` has read
 
     def begin(self) -> None:
         """Say in the folder whose it is; sweep what killed runs left."""
         sweep([self.folder])
         write_json(self.folder / "identity.json", self._identity)
 
-    def load(self, progress: Progress) -> tuple[State, Tensors] | None:
-        """State and tensors of the newest checkpoint that is whole, and its best weights in `best`; None without one.
+    def newest(self, progress: Progress) -> str | None:
+        """The name of the newest checkpoint that is whole; None without one.
 
-        One that is torn is said to be so, and the one before it is taken.
+        Those that are torn are said to be so, and removed. Raises OSError where the system cannot read.
         """
-        names = sorted(self.folder.glob("at-*.json"), reverse=True)
-        for place in names:
+        found = None
+        for place in sorted(self.folder.glob("at-*.json"), reverse=True):
             try:
-                saved = json.loads(place.read_bytes())
-                state = State(**saved["state"])
-                tensors = _read(self.folder, saved["tensors"])
-                best = _read(self.folder, saved["best"]) if saved["best"] else {}
-            except (OSError, ValueError, TypeError, KeyError, safetensors.SafetensorError) as error:
+                self._whole = (place.stem, *self.load(place.stem))
+                found = place.stem
+                break
+            except (FileNotFoundError, ValueError, TypeError, KeyError, safetensors.SafetensorError) as error:
                 why = (str(error).splitlines() or [type(error).__name__])[0]
                 progress.warn(f"{place}: this checkpoint is torn and not loaded ({why}); going back to the one before")
-                continue
-            self._best, self.best = saved["best"], best
+                place.unlink(missing_ok=True)
+        if found is None and self.folder.exists():
+            for left in [*self.folder.glob("at-*.safetensors"), *self.folder.glob("best-*.safetensors")]:
+                progress.warn(f"{left}: no checkpoint in its folder is whole; training starts anew")
+                break
+        return found
+
+    def load(self, name: str) -> tuple[State, Tensors]:
+        """State and tensors of a checkpoint, and its best weights in `best`.
+
+        Raises ValueError and its like where it is torn, OSError where it cannot be read.
+        """
+        if self._whole is not None and self._whole[0] == name:
+            _, state, tensors = self._whole
+            self._whole = None
             return state, tensors
-        if names:
-            progress.warn(f"{self.folder}: no checkpoint in it is whole; training starts anew")
-        return None
+        saved = json.loads((self.folder / f"{name}.json").read_bytes())
+        state = State(**saved["state"])
+        tensors = _read(self.folder, saved["tensors"])
+        self._best, self.best = saved["best"], _read(self.folder, saved["best"]) if saved["best"] else {}
+        return state, tensors
 
     def due(self, minutes: float, boundary: bool) -> bool:
         """Whether to write now; boundary: an epoch has just ended."""
@@ -126,6 +141,12 @@ class Checkpoints:
         for path in self.folder.glob("*.safetensors"):
             if path.name not in named:
                 path.unlink(missing_ok=True)
+
+
+def check_fit(best: Tensors, own: Tensors) -> None:
+    """Raise ValueError where best weights are not of this network."""
+    if best and {k: v.shape for k, v in best.items()} != {k: v.shape for k, v in own.items()}:
+        raise ValueError("its best weights have other names or shapes")
 
 
 def forget(folder: Path) -> None:

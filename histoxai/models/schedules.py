@@ -12,21 +12,28 @@ from histoxai.settings import Training
 FACTOR = 0.5  # of the plateau schedule
 
 
-def learning_rate(settings: Training, step: int, per_epoch: int, losses: Sequence[float]) -> float:
-    """The rate of optimizer step `step` (from 0) of `per_epoch` steps an epoch, after epochs with these losses.
+class Rates:
+    """The learning rates of an epoch's optimizer steps, of `per_epoch` in every epoch, after epochs with these losses.
 
     Linear to `lr` over `warmup` epochs, as torch's LinearLR from lr / n; then constant, along half a cosine to 0
     (Loshchilov and Hutter 2017, arXiv 1608.03983, without restarts; torch's CosineAnnealingLR), or halved each time
     that the validation loss has stayed for half the patience of early stopping (torch's ReduceLROnPlateau).
     """
-    warm, total = round(settings.warmup * per_epoch), settings.epochs * per_epoch
-    if step < warm:
-        return settings.lr * (step + 1) / warm
-    if settings.schedule == "cosine":
-        return settings.lr * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm))) / 2
-    if settings.schedule == "plateau":
-        return _after_plateaus(settings, losses)
-    return settings.lr
+
+    def __init__(self, settings: Training, per_epoch: int, losses: Sequence[float]) -> None:
+        self._settings = settings
+        self._warm = round(settings.warmup * per_epoch)
+        self._total = settings.epochs * per_epoch
+        self._steady = _after_plateaus(settings, losses) if settings.schedule == "plateau" else settings.lr
+
+    def __call__(self, step: int) -> float:
+        """The rate of a step, counted from the first epoch's first."""
+        if step < self._warm:
+            return self._settings.lr * (step + 1) / self._warm
+        if self._settings.schedule == "cosine":
+            done = (step - self._warm) / max(1, self._total - self._warm)
+            return self._settings.lr * (1 + math.cos(math.pi * done)) / 2
+        return self._steady
 
 
 def _after_plateaus(settings: Training, losses: Sequence[float]) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from histoxai.errors import InputRefused, UsageError, is_out_of_memory
+from histoxai.errors import HistoxaiError, InputRefused, UsageError, is_out_of_memory
 from histoxai.models.crew import Again
 from histoxai.models.engine import check_device, engine
 from histoxai.models.fit import Fitted, Job, fit, normalises_over_batch
@@ -53,23 +53,23 @@ def train(
     settings, schema = wanted.settings, f"histoxai.{wanted.command}/1"
     check_device(settings, place)
     check_batch(job, settings, place, facts["arch"])
+    if wanted.force and settings.resume == "required":
+        raise UsageError("--force and --resume required: one at a time")
     if wanted.dry_run:
-        state = "new" if wanted.force else match(wanted.output, facts["identity"], wanted.command)
-        return {"schema": schema, "dry_run": True, "state": state}
+        state = "new" if wanted.force else _state(wanted, facts)
+        return {} if place.rank else {"schema": schema, "dry_run": True, "state": state}
     if wanted.find_lr:
         if place.world > 1:
             raise UsageError("--find-lr: is for one process; leave --devices out")
         with engine(settings, place, again) as fabric:
             return {"schema": "histoxai.find-lr/1", **find_rate(job, settings, fabric, progress)}
     with engine(settings, place, again) as fabric:
-        if wanted.force and place.rank == 0:
-            discard_run(wanted.output)
-        fabric.barrier()
-        state = match(wanted.output, facts["identity"], wanted.command) if place.rank == 0 else ""
-        state = fabric.broadcast(state)
+        state = fabric.broadcast(_begun(wanted, facts) if place.rank == 0 else "")
+        if isinstance(state, HistoxaiError):
+            if place.rank:
+                return {}
+            raise state
         if state != "finished":
-            if settings.resume == "required" and state == "new":
-                raise InputRefused(f"--resume required: {wanted.output} holds no run to go on with")
             fitted = fit(job, settings, fabric, wanted.output, facts["identity"], progress)
             if place.rank == 0:
                 job.model.eval()
@@ -78,6 +78,23 @@ def train(
         return {}
     forget(wanted.output)
     return None
+
+
+def _state(wanted: Wanted, facts: dict[str, Any]) -> str:
+    state = match(wanted.output, facts["identity"], wanted.command)
+    if wanted.settings.resume == "required" and state == "new":
+        raise InputRefused(f"--resume required: {wanted.output} holds no run to go on with")
+    return state
+
+
+def _begun(wanted: Wanted, facts: dict[str, Any]) -> str | HistoxaiError:
+    # what the first process finds; an error is for it to raise, and for the others to end quietly
+    try:
+        if wanted.force:
+            discard_run(wanted.output)
+        return _state(wanted, facts)
+    except HistoxaiError as error:
+        return error
 
 
 def training_record(fitted: Fitted, place: Placement) -> dict[str, Any]:

@@ -94,7 +94,10 @@ def _failures(header: dict[str, Any], items: dict[str, dict[str, Any]]) -> Itera
 
 def _run(path: Path, verify: bool) -> dict[str, Any]:
     if not (path / RUN).is_file():
-        state = read_json(path / "last" / "state.json") or {}
+        written = sorted((path / "last").glob("at-*.json"), reverse=True)
+        state: dict[str, Any] = next(
+            (s["state"] for s in map(read_json, written) if isinstance(s, dict) and "state" in s), {}
+        )
         return {
             "schema": SCHEMA,
             "path": str(path),

@@ -209,7 +209,8 @@ def _segmenter(lineage: Lineage, counts: np.ndarray, axes: dict[str, list[str]],
         for k, name in enumerate(axes["mask"])
     ]
     made = {
-        **{k: facts[k] for k in ("epochs", "best_epoch", "split")},
+        **{k: facts[k] for k in ("epochs", "best_epoch")},
+        "split": facts.get("split", "validation"),  # all that segmenters were once measured on
         "curves": figures.curves(lineage.history("segmenter"), facts["best_epoch"], "soft_iou", "soft IoU"),
         "table": table,
         "warning": _scale_warning(lineage),

@@ -26,7 +26,9 @@ def accuracy(summary: dict[str, Any]) -> Group:
 def folds(summary: dict[str, Any]) -> Group:
     """All folds' test patches together, and how folds differ."""
     scores, each = summary["scores"], summary["accuracy_of_folds"]
-    title = f"{summary['output']}: accuracy on all folds' test patches ({scores['patches']} patches)"
+    found, of = len(summary["runs"]), summary["folds"]
+    which = f"all {of} folds'" if found == of else f"{found} of {of} folds'"
+    title = f"{summary['output']}: accuracy on {which} test patches ({scores['patches']} patches)"
     parted = ", ".join(number(v) for v in each["each"])
     lines = [_others(scores), f"accuracy of folds {parted}; mean {number(each['mean'])}, sd {number(each['sd'])}"]
     return Group(_of_classes(title, scores, scores["balanced_accuracy"]), *map(Text, lines))

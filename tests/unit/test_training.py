@@ -26,10 +26,11 @@ from histoxai.models.checkpoint import save_tensors
 from histoxai.models.engine import engine
 from histoxai.models.fit import Fitted, Job, fit, train_batches
 from histoxai.models.folds import check_folds
+from histoxai.models.learner import averaging, synchronise_norms
 from histoxai.models.losses import balanced_weights, classification_loss
 from histoxai.models.lrfind import find_rate, steepest
 from histoxai.models.placement import Placement, environment, placement
-from histoxai.models.schedules import learning_rate
+from histoxai.models.schedules import Rates
 from histoxai.progress import Silent
 from histoxai.settings import Training
 from histoxai.store.patches import Patches
@@ -139,7 +140,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path, at: int, more
     one = trained(whole, chosen, tmp_path / "whole")
 
     class Stops(Silent):
-        looks = -1  # the first advance says where it starts
+        looks = 0
 
         def advance(self, steps: int = 1, note: str = "") -> None:
             self.looks += 1
@@ -186,13 +187,8 @@ def test_a_torn_checkpoint_is_not_loaded_and_the_one_before_is(tmp_path: Path, h
     whole, fresh = job(), job()
     trained(whole, settings(), tmp_path / "whole")
 
-    class Stops(Silent):
-        def advance(self, steps: int = 1, note: str = "") -> None:
-            if "epoch 4" in note:
-                raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        trained(job(), settings(), tmp_path / "parts", Stops())
+        trained(job(), settings(), tmp_path / "parts", StopsIn("epoch 4"))
     records = sorted((tmp_path / "parts/last").glob("at-*.json"))
     assert [p.name for p in records] == ["at-000002-00000000.json", "at-000003-00000000.json"]
     tensors = records[1].with_suffix(".safetensors")
@@ -216,6 +212,19 @@ def test_a_torn_checkpoint_is_not_loaded_and_the_one_before_is(tmp_path: Path, h
         assert "at-000003" in listener.warnings[0]
 
 
+class StopsIn(Silent):
+    """Killed in an epoch."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where = where
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        if self.where in note:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("every_epoch")
 def test_a_run_whose_checkpoints_are_all_torn_starts_anew(tmp_path: Path) -> None:
     whole, fresh = job(), job()
     trained(whole, settings(), tmp_path / "whole")
@@ -226,6 +235,17 @@ def test_a_run_whose_checkpoints_are_all_torn_starts_anew(tmp_path: Path) -> Non
     trained(fresh, settings(), tmp_path / "parts", listener)
     assert "training starts anew" in listener.warnings[-1]
     assert same(whole, fresh)
+    # and what it writes is kept, although the torn ones came later
+    names = sorted(p.name for p in (tmp_path / "parts/last").glob("at-*.json"))
+    assert names[-1] == "at-000005-00000000.json"
+    trained(job(), settings(epochs=4), tmp_path / "more")
+    for path in (tmp_path / "more/last").glob("*.safetensors"):
+        path.write_bytes(b"torn")
+    with pytest.raises(KeyboardInterrupt):
+        trained(job(), settings(), tmp_path / "more", StopsIn("epoch 3"))
+    assert [p.name for p in sorted((tmp_path / "more/last").glob("at-*.json"))][-1] == "at-000002-00000000.json"
+    with pytest.raises(InputRefused, match="holds no checkpoint"):
+        trained(job(), settings(resume="required"), tmp_path / "nothing")
 
 
 @pytest.mark.parametrize("how", ["shape", "missing", "moments"])
@@ -321,6 +341,24 @@ def test_averaged_weights_are_those_of_the_formula(tmp_path: Path) -> None:
     assert float(loss.detach()) == pytest.approx(found.history[0]["validation_loss"], rel=1e-5)
 
 
+def test_averages_copy_what_is_no_measure() -> None:
+    kept, new = [torch.arange(169), torch.tensor(3)], [torch.arange(169), torch.tensor(4)]
+    averaging(0.9999)(kept, new, 5)
+    assert torch.equal(kept[0], torch.arange(169))  # as swin's places: 29 would be off by one
+    assert kept[1] == 4
+    floats = [torch.ones(2)]
+    averaging(0.75)(floats, [torch.zeros(2)], 5)
+    assert floats[0].tolist() == [0.75, 0.75]
+
+
+def test_frozen_norms_keep_their_statistics_among_processes() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Sequential(nn.BatchNorm2d(4)))
+    net[1].requires_grad_(False)
+    synchronise_norms(net)
+    assert type(net[1]) is nn.BatchNorm2d
+    assert type(net[2][0]) is nn.SyncBatchNorm  # type: ignore[index]
+
+
 def test_gradients_are_clipped(tmp_path: Path) -> None:
     # Adam's steps hardly know the scale of a gradient, but its moments do
     trained(job(norm=False), settings(epochs=1, clip=1e-3), tmp_path)
@@ -340,13 +378,13 @@ def test_schedules_are_torchs() -> None:
     sgd = optimizer()
     warm = LinearLR(sgd, start_factor=1 / 8, end_factor=1, total_iters=7)
     for step in range(8):
-        assert learning_rate(chosen, step, 4, []) == pytest.approx(sgd.param_groups[0]["lr"])
+        assert Rates(chosen, 4, [])(step) == pytest.approx(sgd.param_groups[0]["lr"])
         sgd.step()
         warm.step()
     sgd = optimizer()
     cosine = CosineAnnealingLR(sgd, T_max=32)
     for step in range(8, 40):
-        assert learning_rate(chosen, step, 4, []) == pytest.approx(sgd.param_groups[0]["lr"], abs=1e-12)
+        assert Rates(chosen, 4, [])(step) == pytest.approx(sgd.param_groups[0]["lr"], abs=1e-12)
         sgd.step()
         cosine.step()
     losses = [1.0, 0.9, 0.95, 0.95, 0.95, 0.95, 0.8, 0.85, 0.85, 0.85, 0.85, 0.7]
@@ -355,11 +393,11 @@ def test_schedules_are_torchs() -> None:
     chosen = Training(epochs=50, lr=0.1, schedule="plateau", patience=5)
     rates = []
     for epoch, loss in enumerate(losses):
-        rates.append(learning_rate(chosen, epoch * 4, 4, losses[:epoch]))
+        rates.append(Rates(chosen, 4, losses[:epoch])(epoch * 4))
         assert rates[-1] == sgd.param_groups[0]["lr"]
         plateau.step(loss)
     assert sorted(set(rates)) == [0.025, 0.05, 0.1]
-    assert learning_rate(Training(lr=0.1), 99, 4, losses) == 0.1
+    assert Rates(Training(lr=0.1), 4, losses)(99) == 0.1
 
 
 def test_smoothed_and_weighted_losses() -> None:
@@ -476,6 +514,8 @@ def test_placement() -> None:
     with pytest.raises(UsageError, match="--devices 4: the processes that were started are 2"):
         placement(4, None, SRUN)
     with pytest.raises(UsageError, match="every node needs as many"):
+        placement(None, None, SRUN | {"SLURM_STEP_TASKS_PER_NODE": "3,1"})
+    with pytest.raises(UsageError, match="every node needs as many"):
         placement(None, None, SRUN | {"SLURM_STEP_NUM_TASKS": "3"})
     with pytest.raises(UsageError, match="srun --nodes=2"):
         placement(1, 2, {})
@@ -484,9 +524,11 @@ def test_placement() -> None:
     torchrun = {"TORCHELASTIC_RUN_ID": "x", "RANK": "5", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "6"}
     found = placement(None, None, torchrun | {"MASTER_ADDR": "a", "MASTER_PORT": "1234"})
     assert found == Placement(5, 1, 2, 3, address="a", port=1234)
-    bound = found.seeing(1)  # srun --gpus-per-task=1
-    assert (bound.rank, bound.local_rank, bound.node, bound.per_node, bound.nodes) == (5, 0, 5, 1, 6)
-    assert found.seeing(2) == found
+    own = placement(None, None, SRUN | {"SLURM_GPUS_PER_TASK": "1", "SLURM_STEP_TASKS_PER_NODE": "2(x2)"})
+    bound = own.seeing(1)
+    assert (bound.rank, bound.local_rank, bound.node, bound.per_node, bound.nodes) == (3, 0, 3, 1, 4)
+    assert own.seeing(2) == own
+    assert found.seeing(1) == found  # one GPU for two tasks
     assert Placement(per_node=2, launch=True).seeing(1).per_node == 2
     with environment(A_B_C=1):
         import os
@@ -621,6 +663,8 @@ def test_a_rate_is_suggested_and_nothing_written(mini: Mini, tmp_path: Path) -> 
         (["--nodes", 2], 2, "srun --nodes=2"),
         (["--ema", 1], 2, "less than 1"),
         (["--resume", "required"], 3, "holds no run to go on with"),
+        (["--resume", "required", "--force"], 2, "one at a time"),
+        (["--resume", "required", "--dry-run"], 3, "holds no run to go on with"),
         (["--find-lr", "--devices", 2], 2, "is for one process"),
     ],
 )
