@@ -64,7 +64,7 @@ def test_shares_resumes_and_workers_give_the_same_bytes(mini: Mini, tmp_path: Pa
     data[10] ^= 4
     chunk.write_bytes(bytes(data))
     done(*part, "--verify")
-    words = [str(w) for w in command(mini, tmp_path / "two", "--embeddings", "--threads", 1, "--workers", 2)]
+    words = [str(w) for w in command(mini, tmp_path / "two", "--embeddings", "--threads", 2, "--workers", 2)]
     subprocess.run([sys.executable, "-m", "histoxai", *words], check=True, capture_output=True)
     for name in ("part", "two"):
         assert array_files(tmp_path / name) == array_files(tmp_path / "whole")

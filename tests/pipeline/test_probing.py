@@ -245,7 +245,7 @@ def test_what_json_and_people_see(mini: Mini, maps: Path, scored: tuple[Path, di
 def test_shards_workers_and_a_later_start_give_the_same_bytes(mini: Mini, maps: Path, tmp_path: Path) -> None:
     probes = ["--probes", "deletion,infidelity", "--steps", 3, "--squares", 10, "--sanity", 2, "--model", mini.cls]
     tested = ["--faithfulness", *probes]
-    common = ["--shard-size", 1, "--threads", 1]
+    common = ["--shard-size", 1, "--threads", 2]  # of workers as many as of this process
     done(*score(mini, maps, tmp_path / "whole", *common, *tested))
     done(*score(mini, maps, tmp_path / "later", *common))  # scores first, probes when somebody has the time
     done("report", tmp_path / "later", "-o", tmp_path / "r")

@@ -23,6 +23,10 @@ from tests.conftest import CLASSES, FAST, Mini, array_files, done, run
 EXPLAIN = [*FAST, "--shard-size", "4"]
 
 
+# of each worker as many as this process has: on some CPUs another number gives other last bits
+THREADS = ["--threads", 2]
+
+
 def explain(mini: Mini, output: Path, *more: object) -> list[object]:
     return ["explain", mini.balanced, "--model", mini.cls, "-o", output, *EXPLAIN, *more]
 
@@ -103,7 +107,8 @@ def test_a_workers_error_is_the_commands(mini: Mini, tmp_path: Path) -> None:
 
 
 def test_a_killed_worker_is_reported_and_its_work_resumed(mini: Mini, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "histoxai", *map(str, explain(mini, tmp_path / "m", "--workers", "2", "--quiet"))]
+    words = explain(mini, tmp_path / "m", "--workers", 2, *THREADS, "--quiet")
+    command = [sys.executable, "-m", "histoxai", *map(str, words)]
     parent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     victim = _wait_for(lambda: _children(parent.pid, "spawn_main"), parent)[0]
     _wait_for(lambda: list((tmp_path / "m/_done").rglob("0.json"))[1:], parent)
@@ -119,7 +124,8 @@ def test_a_killed_worker_is_reported_and_its_work_resumed(mini: Mini, tmp_path: 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_ends_workers_too_and_in_time(mini: Mini, tmp_path: Path, number: signal.Signals) -> None:
-    command = [sys.executable, "-m", "histoxai", *map(str, explain(mini, tmp_path / "m", "--workers", "2", "--quiet"))]
+    words = explain(mini, tmp_path / "m", "--workers", 2, *THREADS, "--quiet")
+    command = [sys.executable, "-m", "histoxai", *map(str, words)]
     parent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     _wait_for(lambda: list((tmp_path / "m/_done").rglob("0.json"))[1:], parent)
     workers = _children(parent.pid, "spawn_main")
