@@ -33,7 +33,7 @@ _PASSING = (
     *("--force", "--dry-run", "--missing", "--count-shards", "--estimate", "--find-lr"),
     *("--json", "--jsonl", "--one-indexed", "--verify", "--quiet", "-q"),
 )
-_WITH_VALUE = ("--shard", "--workers", "--contact-sheet", "--preview", "--with", "--resume")
+_WITH_VALUE = ("--shard", "--workers", "--contact-sheet", "--preview", "--with", "--resume", "--export")
 _SWITCHES = (
     *("--rescale", "--allow-partial", "--compile", "--embeddings"),
     *("--allow-leakage", "--temperature", "--deterministic", "--skip-bad"),

@@ -102,6 +102,7 @@ def score(
     used = terminal.use_threads(threads, workers)
     work = settings.Work(shard, one_indexed, only, force, verify, workers, used)
     with terminal.progress(quiet or count_shards or missing) as progress:
+        from histoxai.models import scored
         from histoxai.stages import score as stage
 
         probe = stage.Probe(tested, model, patches) if model is not None and (faithfulness or sanity) else None
@@ -109,13 +110,13 @@ def score(
         stage.check(maps, output, chosen, profile, statistics, export, with_means=not jsonl)
         made = stage.score(maps, masks, output, chosen, progress, work, allow_partial, probe)
         if only is None and shard is None:
-            summary = None if jsonl else stage.summary(output, profile, statistics, progress)
+            summary = None if jsonl else scored.summary(output, profile, statistics, progress)
             for path in export:
-                stage.export(output, profile, statistics, path, summary)
+                scored.export(output, profile, statistics, path, summary)
     if only is not None or shard is not None:
         terminal.show_work(made, only, json)
     elif jsonl:
-        for row in stage.patch_rows(output, profile, empty):
+        for row in scored.patch_rows(output, profile, empty):
             terminal.emit(row)
     elif json:
         terminal.emit(summary)
@@ -133,6 +134,10 @@ def report(
     model: Annotated[Path | None, typer.Option(help="The classifier's run folder, if it was moved.")] = None,
     segmenter: Annotated[Path | None, typer.Option(help="The segmenter's run folder, if it was moved.")] = None,
     title: Annotated[str, typer.Option(help="Heads the page.")] = settings.Report.title,
+    export: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Tables as CSV, LaTeX, Markdown; figures as SVG, PDF, PNG; methods, BibTeX."),
+    ] = None,
     allow_partial: flags.AllowPartial = False,
     threads: flags.Threads = None,
     quiet: flags.Quiet = False,
@@ -152,6 +157,7 @@ def report(
             force=force,
             dry_run=dry_run,
             allow_partial=allow_partial,
+            export=export,
         )
     if json:
         terminal.emit(summary)

@@ -1,4 +1,4 @@
-"""All drawings: arrays in, PNG bytes out. The only place where maps are rescaled for the eye.
+"""All drawings: arrays in, figures out. The only place where maps are rescaled for the eye.
 
 Colours are Okabe and Ito's, which colour-blind readers can tell apart; overlays keep the study's green
 (map), red (tumor), blue (non-tumor) and yellow (map and tumor).
@@ -61,17 +61,34 @@ def marked(words: str) -> Iterator[None]:
         _mark.reset(token)
 
 
+def finished(figure: Figure) -> Figure:
+    """A figure with the words of `marked` above it."""
+    if _mark.get():
+        figure.suptitle(_mark.get(), x=0.005, ha="left", color=RED, weight="bold", fontsize=10)
+    return figure
+
+
 def png(figure: Figure, dpi: int = 110) -> bytes:
     """A figure as PNG bytes; no date inside, so that equal figures are equal bytes."""
     out = io.BytesIO()
     FigureCanvasAgg(figure)
-    if _mark.get():
-        figure.suptitle(_mark.get(), x=0.005, ha="left", color=RED, weight="bold", fontsize=10)
     figure.savefig(out, format="png", dpi=dpi, metadata={"Software": None})
     return out.getvalue()
 
 
-def curves(history: dict[str, np.ndarray], best_epoch: int, measure: str, words: str) -> bytes:
+def for_print(figure: Figure) -> dict[str, bytes]:
+    """The same as svg, pdf, and png at 300 dpi; fonts are fixed and embedded, and no date is inside."""
+    figure.set_layout_engine("none")  # where things are was settled when the page's picture was drawn
+    found = {"png": png(figure, 300)}
+    with rc_context({**STYLE, "svg.fonttype": "path", "pdf.fonttype": 42}):
+        for kind, metadata in (("svg", {"Date": None}), ("pdf", {"CreationDate": None, "ModDate": None})):
+            out = io.BytesIO()
+            figure.savefig(out, format=kind, metadata=metadata, dpi=300)
+            found[kind] = out.getvalue()
+    return found
+
+
+def curves(history: dict[str, np.ndarray], best_epoch: int, measure: str, words: str) -> Figure:
     """Training and validation loss, and one more measure, over epochs; the kept epoch is marked."""
     with rc_context(STYLE):
         figure = Figure(figsize=(7.6, 2.8), layout="constrained")
@@ -82,10 +99,10 @@ def curves(history: dict[str, np.ndarray], best_epoch: int, measure: str, words:
             axes.set(title=title, xlabel="epoch")
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.legend(frameon=False, fontsize=8)
-        return png(figure)
+        return finished(figure)
 
 
-def confusion(table: np.ndarray, classes: Sequence[str]) -> bytes:
+def confusion(table: np.ndarray, classes: Sequence[str]) -> Figure:
     """Confusion matrix (C, C): rows true, columns predicted; colour is the share of the row."""
     share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     with rc_context({**STYLE, "axes.spines.left": False, "axes.spines.bottom": False}):
@@ -99,7 +116,7 @@ def confusion(table: np.ndarray, classes: Sequence[str]) -> bytes:
         axes.set_xticks(range(len(classes)), classes)
         axes.set_yticks(range(len(classes)), classes)
         figure.colorbar(shown, ax=axes, shrink=0.8, label="share of the true class")
-        return png(figure)
+        return finished(figure)
 
 
 def violins(
@@ -110,7 +127,7 @@ def violins(
     methods: Sequence[str],
     masks: Sequence[str],
     metric: str,
-) -> bytes:
+) -> Figure:
     """One measure: a violin per class in a panel per mask (row) and method (column), case means marked.
 
     values (n, methods, masks), NaN undefined; label (n,), case (n,) 1 to 4. More than ACROSS methods go on below.
@@ -134,7 +151,7 @@ def violins(
                 axes.set_ylabel(metric)
         marks = [Line2D([], [], marker=m, color=c, ls="", ms=5, label=words) for m, c, words in CASE_STYLE.values()]
         figure.legend(handles=marks, loc="lower center", ncols=4, frameon=False)
-        return png(figure)
+        return finished(figure)
 
 
 def _violin_panel(axes: Axes, values: np.ndarray, label: np.ndarray, case: np.ndarray, classes: Sequence[str]) -> None:
@@ -183,7 +200,7 @@ def maps_of_method(
     other: Sequence[np.ndarray],
     titles: Sequence[str],
     threshold: float,
-) -> bytes:
+) -> Figure:
     """The study's figures 12 to 15: for one method, patches with the map alone and over the masks.
 
     planes (H, W) in 0..1, shown on that scale with its colour bar; the overlay shows map > threshold.
@@ -193,10 +210,10 @@ def maps_of_method(
     over = [overlay(*four) for four in zip(images, [p > threshold for p in planes], tumor, other, strict=True)]
     figure, axes = _sheet([images, shown, over], titles, ["patch", "map", f"map > {threshold:g}\nover masks"])
     figure.colorbar(scale, ax=axes, shrink=0.4, pad=0.02, label="rendered map, 0 to 1")
-    return png(figure)
+    return finished(figure)
 
 
-def case_sheet(rows: Sequence[tuple[Any, ...]], methods: Sequence[str], threshold: float) -> bytes:
+def case_sheet(rows: Sequence[tuple[Any, ...]], methods: Sequence[str], threshold: float) -> Figure:
     """The study's figures 16 to 19: one case, a patch per class (row) with each method's overlay (column).
 
     rows: (title, image, tumor, other, a plane per method), or (title,) where a class has no patch of this case.
@@ -209,7 +226,7 @@ def case_sheet(rows: Sequence[tuple[Any, ...]], methods: Sequence[str], threshol
         image, tumor, other, planes = found
         grid.append([image, *[overlay(image, p > threshold, tumor, other) for p in planes]])
     figure, _ = _sheet(grid, ["patch", *methods], [row[0] for row in rows])
-    return png(figure)
+    return finished(figure)
 
 
 def _sheet(

@@ -10,20 +10,24 @@ import numpy as np
 
 from histoxai import __version__, provenance
 from histoxai.errors import InputRefused
+from histoxai.models import pictures
 from histoxai.models.lineage import SCORES, Lineage, resolve_lineage
-from histoxai.plots import figures, page
+from histoxai.models.scored import summary as summed
+from histoxai.places import require_local
+from histoxai.plots import evidence, figures, page
+from histoxai.plots.answer import answer
 from histoxai.plots.content import (
-    METRIC_WORDS,
     accuracy_rows,
     case_means,
     class_counts,
     partial_words,
     pick_cases,
-    summary_lines,
     table6,
 )
+from histoxai.plots.export import files
+from histoxai.plots.gallery import Gallery
 from histoxai.progress import Progress
-from histoxai.settings import Report
+from histoxai.settings import Report, Statistics
 from histoxai.store.create import create_or_match, match
 from histoxai.store.files import write_atomically
 
@@ -40,13 +44,19 @@ def report(
     force: bool = False,
     dry_run: bool = False,
     allow_partial: bool = False,
+    export: Path | None = None,
 ) -> dict[str, Any]:
     """Draw everything and write the page; `data.zarr` comes last, so a report that has it is complete.
 
-    Raises ParentChanged or InputRefused where a store of the lineage is gone or is not the one that was used,
-    Incomplete where patches are missing and `allow_partial` is not set.
+    export: a folder for tables, figures and methods as files, which are written anew each time. Raises ParentChanged or
+    InputRefused where a store of the lineage is gone or is not the one that was used, Incomplete where patches are
+    missing and `allow_partial` is not set.
     """
-    provenance.keep_apart(output, scores_path, *[p for p in moved.values() if p is not None])
+    inputs = [scores_path, *[p for p in moved.values() if p is not None]]
+    provenance.keep_apart(output, *inputs)
+    if export is not None:
+        require_local(export, "exports")
+        provenance.keep_apart(export, output, *inputs)
     lineage = resolve_lineage(scores_path, moved, allow_partial)
     parents = {"scores": provenance.parent(scores_path, output / "data.zarr", lineage.scores.digest(SCORES))}
     header = provenance.header(SCHEMA, settings, None, parents, partial=lineage.partial)
@@ -56,17 +66,41 @@ def report(
         "data": str(output / "data.zarr"),
     }
     _check_output(output)
-    if (output / "data.zarr").exists() and (output / "index.html").exists() and not force:
+    there = (output / "data.zarr").exists() and (output / "index.html").exists() and not force
+    if there:
         match(output / "data.zarr", header, [])
+    if dry_run or (there and export is None):
         return summary
-    if dry_run:
-        return summary
-    content, arrays, axes = _content(lineage, settings, progress)
-    write_atomically(output / "index.html", page.render(content).encode())
-    header["axes"] = axes
-    create_or_match(output / "data.zarr", header, arrays, [], force=True)
-    progress.say(f"{output / 'index.html'} and {output / 'data.zarr'} written")
+    gallery = Gallery(keep=export is not None)
+    content, arrays, axes = _content(lineage, settings, gallery, progress)
+    if not there:
+        write_atomically(output / "index.html", page.render(content).encode())
+        header["axes"] = axes
+        create_or_match(output / "data.zarr", header, arrays, [], force=True)
+        progress.say(f"{output / 'index.html'} and {output / 'data.zarr'} written")
+    if export is not None:
+        progress.start("export", len(gallery))
+        for name, data in files(content, gallery, _methods_facts(lineage, content)):
+            write_atomically(export / name, data)
+            progress.advance(name.endswith(".svg"))
+        progress.stop()
+        summary["export"] = str(export)
     return summary
+
+
+def _methods_facts(lineage: Lineage, content: dict[str, Any]) -> dict[str, Any]:
+    kept = ("size", "patches", "groups", "split", "split_by", "target", "version")
+    return {
+        **{k: content[k] for k in kept},
+        "classifier": lineage.classifier.facts,
+        "segmenter": lineage.segmenter.facts,
+        "methods": [
+            {"name": m.name, "method": m.method, "null": m.null, "options": provenance.plain(m.explainer.options)}
+            for m in lineage.methods.values()
+        ],
+        "score": lineage.scores.header["settings"],
+        "statistics": content["statistics"],
+    }
 
 
 def _check_output(output: Path) -> None:
@@ -78,7 +112,7 @@ def _check_output(output: Path) -> None:
 
 
 def _content(
-    lineage: Lineage, settings: Report, progress: Progress
+    lineage: Lineage, settings: Report, gallery: Gallery, progress: Progress
 ) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, list[str]]]:
     scores, axes = lineage.scores, lineage.scores.header["axes"]
     classes = lineage.patches.classes
@@ -93,11 +127,15 @@ def _content(
         lineage.patches.label, lineage.patches.split, classes, lineage.patches.store.header.get("table")
     )
     tables, means = table6(values, label, names, present, axes)
-    progress.start("figures", len(axes["metric"]) + 2 * len(axes["method"]) + 7)
+    progress.start("statistics", None)
+    tested = summed(scores.path, "corrected", Statistics(), progress, lineage.rows)
+    progress.start("figures", len(axes["metric"]) + 2 * len(axes["method"]) + 8)
     with figures.marked(partial_words(lineage.partial)):
-        violins = _violins(values, position[label], case, names, axes, progress)
-        maps = _maps(lineage, examples, names, progress)
-        sheets = _cases(lineage, examples, names, progress)
+        violins = pictures.violins(values, position[label], case, names, axes, gallery, progress)
+        maps = pictures.maps(lineage, examples, names, gallery, progress)
+        sheets = pictures.cases(lineage, examples, names, gallery, progress)
+        proof = evidence.section(tested, gallery)
+        progress.advance()
     content: dict[str, Any] = {
         "title": settings.title,
         "version": __version__,
@@ -110,12 +148,14 @@ def _content(
         "sure": scores.header["settings"]["sure"],
         "methods": axes["method"],
         "profiles": axes["profile"],
-        "summary": summary_lines(values, counts, label, classes, axes, lineage.classifier.facts["metrics"]),
+        "answer": answer(tested, lineage.patches.size),
+        "evidence": proof,
+        "statistics": tested["statistics"],
         "split_by": lineage.patches.store.header["settings"].get("split_by"),
         "table1": table1,
         "notes": _notes(lineage),
-        "classifier": _classifier(lineage, progress),
-        "segmenter": _segmenter(lineage, counts, axes, progress),
+        "classifier": _classifier(lineage, gallery, progress),
+        "segmenter": _segmenter(lineage, counts, axes, gallery, progress),
         "table6": tables,
         "violins": violins,
         "maps": maps,
@@ -135,6 +175,7 @@ def _content(
         "table6_n": means["n"],
         "table6_undefined": means["undefined"],
         **case_means(values, label, case, present),
+        **evidence.arrays(tested),
         "patch_values": values,
         "patch_label": label,
         "patch_case": case,
@@ -179,7 +220,7 @@ def _notes(lineage: Lineage) -> list[str]:
     return notes
 
 
-def _classifier(lineage: Lineage, progress: Progress) -> dict[str, Any]:
+def _classifier(lineage: Lineage, gallery: Gallery, progress: Progress) -> dict[str, Any]:
     facts = lineage.classifier.facts
     metrics = facts["metrics"]
     made = {
@@ -188,14 +229,24 @@ def _classifier(lineage: Lineage, progress: Progress) -> dict[str, Any]:
         "mean": metrics["mean_class_accuracy"],
         "accuracy": metrics["accuracy"],
         "table": accuracy_rows(metrics),
-        "curves": figures.curves(lineage.history("classifier"), facts["best_epoch"], "accuracy", "accuracy"),
-        "confusion": figures.confusion(np.array(metrics["confusion"]), facts["classes"]),
+        "curves": gallery.add(
+            "curves-classifier",
+            figures.curves(lineage.history("classifier"), facts["best_epoch"], "accuracy", "accuracy"),
+        ),
+        "confusion": gallery.add("confusion", figures.confusion(np.array(metrics["confusion"]), facts["classes"])),
+        "scores": metrics.get("scores"),  # runs made before they were measured have none
     }
+    if made["scores"] is not None:
+        made["reliability"] = gallery.add("reliability", evidence.reliability(made["scores"]["reliability"]))
+        for row in made["table"]:
+            row.update({k: made["scores"]["per_class"][row["name"]][k] for k in ("low", "high")})
     progress.advance(2)
     return made
 
 
-def _segmenter(lineage: Lineage, counts: np.ndarray, axes: dict[str, list[str]], progress: Progress) -> dict[str, Any]:
+def _segmenter(
+    lineage: Lineage, counts: np.ndarray, axes: dict[str, list[str]], gallery: Gallery, progress: Progress
+) -> dict[str, Any]:
     facts = lineage.segmenter.facts
     positives = counts[:, 0, :, 0] + counts[:, 0, :, 2]  # tp + fn: the mask's pixels, the same for all methods
     pixels = counts[:, 0].sum(axis=-1)
@@ -211,7 +262,10 @@ def _segmenter(lineage: Lineage, counts: np.ndarray, axes: dict[str, list[str]],
     made = {
         **{k: facts[k] for k in ("epochs", "best_epoch")},
         "split": facts.get("split", "validation"),  # all that segmenters were once measured on
-        "curves": figures.curves(lineage.history("segmenter"), facts["best_epoch"], "soft_iou", "soft IoU"),
+        "curves": gallery.add(
+            "curves-segmenter",
+            figures.curves(lineage.history("segmenter"), facts["best_epoch"], "soft_iou", "soft IoU"),
+        ),
         "table": table,
         "warning": _scale_warning(lineage),
     }
@@ -232,80 +286,3 @@ def _scale_warning(lineage: Lineage) -> str:
             "nuclei did not have the size that it learned (histoxai masks --rescale mends that)."
         )
     return ""
-
-
-def _violins(
-    values: np.ndarray,
-    label: np.ndarray,
-    case: np.ndarray,
-    names: list[str],
-    axes: dict[str, list[str]],
-    progress: Progress,
-) -> list[dict[str, Any]]:
-    made = []
-    first = axes["profile"].index("corrected")
-    for k, metric in enumerate(axes["metric"]):
-        data = values[:, :, :, first, k]
-        picture = figures.violins(
-            data, label, case, names, axes["method"], axes["mask"], METRIC_WORDS.get(metric, metric)
-        )
-        made.append({"name": METRIC_WORDS.get(metric, metric), "png": picture})
-        progress.advance()
-    return made
-
-
-def _maps(
-    lineage: Lineage, examples: list[list[int | None]], names: list[str], progress: Progress
-) -> list[dict[str, Any]]:
-    # per class the right patch of highest probability, else the wrong one
-    chosen, titles = [], []
-    for k, name in enumerate(names):
-        found = next(
-            (row[k] for row in (examples[0], examples[1], examples[2], examples[3]) if row[k] is not None),
-            None,
-        )
-        if found is not None:
-            chosen.append(found)
-            titles.append(lineage.title(found, name))
-    made = []
-    images, tumor, other = lineage.pictures(chosen)
-    threshold = lineage.scores.header["settings"]["map_threshold"]
-    for method in lineage.scores.header["axes"]["method"]:
-        planes = lineage.planes(method, chosen)
-        picture = figures.maps_of_method(images, planes, tumor, other, titles, threshold)
-        made.append({"name": method, "png": picture})
-        progress.advance()
-    return made
-
-
-def _cases(
-    lineage: Lineage, examples: list[list[int | None]], names: list[str], progress: Progress
-) -> list[dict[str, Any]]:
-    words = (
-        "Case 1: right, highest probability",
-        "Case 2: right, lowest probability",
-        "Case 3: wrong, highest probability",
-        "Case 4: wrong, lowest probability",
-    )
-    methods = lineage.scores.header["axes"]["method"]
-    threshold = lineage.scores.header["settings"]["map_threshold"]
-    made = []
-    for row, name in zip(examples, words, strict=True):
-        found = [i for i in row if i is not None]
-        for first in range(0, len(methods), figures.ACROSS):
-            some = methods[first : first + figures.ACROSS]
-            picture = None
-            if found:
-                planes = {m: dict(zip(found, lineage.planes(m, found), strict=True)) for m in some}
-                pictures = dict(zip(found, zip(*lineage.pictures(found), strict=True), strict=True))
-                rows = [
-                    (lineage.title(i, label), *pictures[i], [planes[m][i] for m in some]) if i is not None else (label,)
-                    for i, label in zip(row, names, strict=True)
-                ]
-                picture = figures.case_sheet(rows, some, threshold)
-            elif first:
-                continue
-            several = found and len(methods) > len(some)
-            made.append({"name": f"{name}: {', '.join(some)}" if several else name, "png": picture})
-        progress.advance()
-    return made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -15,21 +14,20 @@ from histoxai import provenance, resources
 from histoxai.errors import UsageError
 from histoxai.explainers.coverage import coverage
 from histoxai.explainers.stored import StoredMethod, used_items
-from histoxai.metrics import probed, thesis
-from histoxai.metrics import summary as sums
 from histoxai.metrics.counts import COUNTS, confusion_counts
 from histoxai.metrics.localisation import levels, threshold_histogram
 from histoxai.metrics.measures import ALL, DEGENERATE, MEASURES, Target, counts_only, measure
 from histoxai.metrics.profiles import METRICS, Mask, Profile, stretch
-from histoxai.metrics.scores import Method, Scores, agreed, cancer_of, primary_of
+from histoxai.metrics.scores import cancer_of, primary_of
 from histoxai.metrics.statistics import cases
+from histoxai.models.scored import metrics_of
 from histoxai.progress import Progress
 from histoxai.registry import names, resolve
-from histoxai.settings import PROBES, SANITY, Faithfulness, Score, Statistics, Work
+from histoxai.settings import Faithfulness, Score, Statistics, Work
 from histoxai.store.create import create_or_match, match
 from histoxai.store.schema import MASKS, ArraySpec, schema
 from histoxai.store.shards import Item, Store, open_store
-from histoxai.store.tables import check_table, write_table
+from histoxai.store.tables import check_table
 from histoxai.store.work import Stream, Task, do_items
 
 if TYPE_CHECKING:
@@ -246,107 +244,10 @@ def check(
     That is an unknown profile, primary measure or class, or a table that cannot be written.
     """
     resolve("profile", profile)
-    primary_of(statistics.primary, _metrics(profile, settings.measures), profile)
+    primary_of(statistics.primary, metrics_of(profile, settings.measures), profile)
     cancer_of(statistics.cancer, [str(c) for c in open_store(maps, "maps", "explain").group.attrs["classes"]])
     for path in exports:
         check_table(path)
         provenance.keep_apart(output, path)
         if path.name.startswith("means") and not with_means:
             raise UsageError(f"--export {path}: means are not made with --jsonl")
-
-
-def _metrics(profile: str, measures: str) -> list[str]:
-    # those that a scores store has in a profile
-    if profile == "thesis":
-        return list(METRICS)
-    return list(ALL) if measures == "all" else [m for m in METRICS if m != "spearman"]
-
-
-def export(path: Path, profile: str, statistics: Statistics, table: Path, summary: dict[str, Any] | None) -> None:
-    """Write one table beside a scores store: the means, where its name begins so, or one row per patch."""
-    if summary is not None and table.name.startswith("means"):
-        write_table(table, iter(summary["rows"]))
-    else:
-        write_table(table, sums.patches(read(path, profile, statistics.empty)))
-
-
-def read(path: Path, profile: str, empty: str = "exclude") -> Scores:
-    """All that summaries need of a scores store.
-
-    Raises UsageError for an unknown profile.
-    """
-    resolve("profile", profile)
-    store = open_store(path, "scores", "score")
-    axes, methods = store.header["axes"], store.header["methods"]
-    values = store.read("values")[:, :, :, axes["profile"].index(profile)]
-    values = np.concatenate([values, store.read("measures")], axis=-1)
-    metrics = _metrics(profile, store.header["settings"]["measures"])
-    columns = [axes["chance"].index(m) for m in metrics]
-    values, counts, flags = values[..., columns], store.read("counts"), store.read("flags")
-    if profile == "thesis":
-        rescaled = np.array([m["method"] in thesis.RESCALED for m in methods.values()])
-        chance = thesis.chance(counts, store.read("stretched"), store.read("lines"), rescaled)
-    else:
-        chance = store.read("chance")[..., columns]
-    kept = {k: store.read(k).astype(np.int64) for k in ("label", "case", "prediction")}
-    return Scores(
-        profile=profile,
-        values=agreed(values, flags, metrics, empty),
-        chance=chance,
-        flags=flags,
-        counts=counts,
-        union=store.read("union"),
-        curves=store.read("curves"),
-        mask_curves=store.read("mask_curves"),
-        logits=store.read("logits"),
-        group=store.read("group"),
-        patch_id=store.read("patch_id"),
-        classes=[str(c) for c in store.group.attrs["classes"]],
-        methods={name: Method(facts["method"], facts["null"]) for name, facts in methods.items()},
-        masks=axes["mask"],
-        metrics=metrics,
-        partial=store.header.get("partial"),
-        **kept,
-    )
-
-
-def summary(path: Path, profile: str, statistics: Statistics, progress: Progress) -> dict[str, Any]:
-    """What `score --json` prints: means with intervals and chance, comparisons, and the study's conclusions tested.
-
-    Raises UsageError for an unknown profile, primary measure or class.
-    """
-    scores = read(path, profile, statistics.empty)
-    made = sums.summarise(scores, statistics, progress.advance)
-    return {"schema": SCHEMA, **made, **_probed(path, scores, statistics, progress)}
-
-
-def _probed(path: Path, scores: Scores, statistics: Statistics, progress: Progress) -> dict[str, Any]:
-    # what the tests on the model gave, as far as they are done
-    store = open_store(path, "scores", "score")
-    states = {name: state for name, state in store.completeness().items() if name in (*PROBES, SANITY)}
-    finished = {name: state["shards"] - len(state["missing"]) for name, state in states.items()}
-    for name, state in states.items():
-        if state["missing"]:
-            progress.warn(f"{path}: '{name}' has {finished[name]} of {state['shards']} shards; run its command again")
-    found: dict[str, Any] = {"faithfulness": None, "sanity": None}
-
-    def about(name: str) -> dict[str, Any]:
-        return {"settings": states[name]["what"], "shards": finished[name], "of": states[name]["shards"]}
-
-    if probes := [p for p in PROBES if p in states]:
-        values = np.stack([store.read(f"faithfulness/{p}") for p in probes], axis=-1)
-        curves = {p: store.read(f"curves_of/{p}") for p in probes if f"curves_of/{p}" in store.arrays("curves_of")}
-        rows = probed.faithfulness(scores, values, probes, statistics)
-        drawn = probed.mean_curves(scores, curves)
-        found["faithfulness"] = {"probes": {p: about(p) for p in probes}, "rows": rows, "curves": drawn}
-    if SANITY in states:
-        layers = states[SANITY]["what"]["layers"]
-        rows = probed.sanity(scores, store.read(f"{SANITY}/similarity"), layers, statistics)
-        found["sanity"] = {**about(SANITY), "rows": rows}
-    return found
-
-
-def patch_rows(path: Path, profile: str, empty: str = "exclude") -> Iterator[dict[str, Any]]:
-    """What `score --jsonl` prints: one row per patch, method, mask and metric, with the keys of `summary`."""
-    for row in sums.patches(read(path, profile, empty)):
-        yield {"schema": SCHEMA, **row}

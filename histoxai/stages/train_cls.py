@@ -26,7 +26,7 @@ from histoxai.models.relatives import leaks_in_words
 from histoxai.models.runs import Run, open_run
 from histoxai.models.training import Wanted, train, training_record
 from histoxai.places import require_local
-from histoxai.plots.figures import confusion
+from histoxai.plots.figures import confusion, png
 from histoxai.progress import Progress, Silent
 from histoxai.provenance import keep_apart, keyed_seed
 from histoxai.settings import Statistics, TrainCls
@@ -150,7 +150,7 @@ def _conclude(
     write_predictions(output, patches, rows, split, predictions)
     label = patches.label[rows]
     table = accuracy_table(label, predictions["prediction"], patches.classes)
-    write_atomically(output / "confusion.png", confusion(np.array(table["confusion"]), patches.classes))
+    write_atomically(output / "confusion.png", png(confusion(np.array(table["confusion"]), patches.classes)))
     grades = cancer_of(None, patches.classes)
     scores = classifier_scores(predictions["logits"], label, patches.group[rows], patches.classes, grades, Statistics())
     found: dict[str, Any] = {

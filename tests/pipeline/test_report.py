@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from histoxai.plots.content import pick_cases
 from histoxai.plots.figures import OVERLAY, overlay
@@ -84,9 +86,11 @@ def test_other_tables_of_the_page(mini: Mini) -> None:
     parser = _Tables()
     parser.feed(page(mini))
     plan = json.loads(done("augment", mini.patches, "--plan", "--json"))["table"]
-    assert parser.tables[0][1:] == [[str(v) for v in row.values()] for row in plan]
+    counts = next(t for t in parser.tables if t[0][:2] == ["class", "patches"])
+    assert counts[1:] == [[str(v) for v in row.values()] for row in plan]
     facts = json.loads((mini.cls / "run.json").read_text())["metrics"]
-    shown = {r[0]: r[2] for r in parser.tables[1][1:]}
+    accuracy = next(t for t in parser.tables if t[0][:3] == ["class", "patches", "accuracy"])
+    shown = {r[0]: r[2] for r in accuracy[1:]}
     for name, row in facts["per_class"].items():
         assert shown[name] == f"{100 * row['accuracy']:.1f} %"
     assert shown["mean of classes"] == f"{100 * facts['mean_class_accuracy']:.1f} %"
@@ -105,7 +109,9 @@ def test_the_page_stands_alone(mini: Mini) -> None:
     assert "url(" not in text
     images = text.count("<img")
     absent = text.count("no such patch among the explained ones")
-    assert images + absent == 3 + 7 + 4 + 4  # curves twice and confusion; measures; methods; cases
+    ranks = text.count("Mean ranks of the methods")
+    # curves twice, confusion, reliability and forest; measures; methods; cases; ranks where there are groups enough
+    assert images + absent == 5 + 7 + 4 + 4 + ranks
     assert len(re.findall(r'<img[^>]*alt="[^"]{10,}"', text)) == images
     assert len(text) < 25e6
 
@@ -174,3 +180,60 @@ def test_one_class_one_method_two_patches(mini: Mini, tmp_path: Path) -> None:
     done("score", tmp_path / "maps", "--masks", tmp_path / "masks", "-o", tmp_path / "s")
     done("report", tmp_path / "s", "-o", tmp_path / "r")
     assert "2 explained patches" in (tmp_path / "r" / "index.html").read_text()
+
+
+def test_the_evidence_of_the_page_is_that_of_score(mini: Mini) -> None:
+    parser = _Tables()
+    parser.feed(page(mini))
+    out = json.loads(done("score", mini.maps, "--masks", mini.masks, "-o", mini.scores, "--json"))
+    primary = out["statistics"]["primary"]
+    rows = [r for r in out["rows"] if (r["metric"], r["class"], r["case"]) == (primary, "all", "all")]
+    shown = [t for t in parser.tables if t[0][:2] == ["method", "mean"]]
+    data = Store(mini.report / "data.zarr")
+    assert len(shown) == 2
+    for table, mask in zip(shown, ("tumor", "non_tumor"), strict=True):
+        for line, row in zip(table[1:], [r for r in rows if r["mask"] == mask], strict=True):
+            assert line[0] == row["method"]
+            assert line[1] == ("–" if row["mean"] is None else f"{row['mean']:.3f}")
+            assert line[4] == ("–" if row["above_chance"]["mean"] is None else f"{row['above_chance']['mean']:.3f}")
+            assert line[7:] == [str(row["n"]), str(row["undefined"])]
+    means = np.array([np.nan if r["mean"] is None else r["mean"] for r in rows])
+    np.testing.assert_allclose(data.read("primary_mean"), means, atol=1e-12)
+    assert data.read("primary_method").tolist() == [r["method"] for r in rows]
+    conclusions = next(t for t in parser.tables if t[0][0] == "conclusion")
+    assert [line[1] for line in conclusions[1:]] == [c["answer"] for c in out["conclusions"]]
+    assert data.read("conclusion_answer").tolist() == [c["answer"] for c in out["conclusions"]]
+
+
+def test_export_writes_what_the_page_shows(mini: Mini, tmp_path: Path) -> None:
+    before = (mini.report / "index.html").stat().st_mtime_ns
+    summary = json.loads(done("report", mini.scores, "-o", mini.report, "--export", tmp_path / "paper", "--json"))
+    assert summary["export"] == str(tmp_path / "paper")
+    assert (mini.report / "index.html").stat().st_mtime_ns == before  # it was there
+    names = {p.relative_to(tmp_path / "paper").as_posix() for p in (tmp_path / "paper").rglob("*") if p.is_file()}
+    assert {"methods.md", "methods.tex", "references.bib"} <= names
+    stems = {n.rsplit(".", 1)[0] for n in names if n.startswith("tables/")}
+    assert {f"{s}.{e}" for s in stems for e in ("csv", "tex", "md")} <= names
+    assert stems >= {f"tables/{n}" for n in ("table1-classes", "table4-accuracy", "table6-tumor", "chance-tumor")}
+    drawn = {n.rsplit(".", 1)[0] for n in names if n.startswith("figures/")}
+    assert {f"{s}.{e}" for s in drawn for e in ("svg", "pdf", "png")} <= names
+    assert len(drawn) == page(mini).count("<img")  # every figure of the page, and no other
+    rows = list(csv.DictReader((tmp_path / "paper/tables/chance-tumor.csv").open()))
+    data = Store(mini.report / "data.zarr")
+    tumor = data.read("primary_mask") == "tumor"
+    assert [float(r["mean"] or "nan") for r in rows] == pytest.approx(data.read("primary_mean")[tumor], nan_ok=True)
+    text = (tmp_path / "paper/methods.md").read_text()
+    cited = set(re.findall(r"@(\w+)", text))
+    assert {"sundararajan2017", "ribeiro2016", "selvaraju2017", "holm1979"} <= cited
+    entries = set(re.findall(r"^@\w+\{(\w+),", (tmp_path / "paper/references.bib").read_text(), re.MULTILINE))
+    assert cited <= entries
+    assert "ig was computed with steps = 8, baseline = 0.0" in text
+    assert "thesis-cnn, was trained with Adam (learning rate 0.001, batches of 8, seed 0) for 3 epochs" in text
+
+
+def test_an_export_that_cannot_be_written_is_refused(mini: Mini, tmp_path: Path) -> None:
+    outcome = run("report", mini.scores, "-o", tmp_path / "r", "--export", mini.scores / "x")
+    assert outcome.code == 3
+    assert not (tmp_path / "r").exists()
+    (tmp_path / "file").write_text("x")
+    assert run("report", mini.scores, "-o", tmp_path / "r", "--export", tmp_path / "file").code == 3

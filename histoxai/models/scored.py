@@ -1,0 +1,128 @@
+"""What a scores store says: its values in one profile, summed up with intervals, chance and tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from histoxai.metrics import probed, thesis
+from histoxai.metrics import summary as sums
+from histoxai.metrics.measures import ALL
+from histoxai.metrics.profiles import METRICS
+from histoxai.metrics.scores import Method, Scores, agreed
+from histoxai.progress import Progress
+from histoxai.registry import resolve
+from histoxai.settings import PROBES, SANITY, Statistics
+from histoxai.store.shards import open_store
+from histoxai.store.tables import write_table
+
+SCHEMA = "histoxai.score/1"
+
+
+def metrics_of(profile: str, measures: str) -> list[str]:
+    """The measures that a scores store has in a profile."""
+    if profile == "thesis":
+        return list(METRICS)
+    return list(ALL) if measures == "all" else [m for m in METRICS if m != "spearman"]
+
+
+def export(path: Path, profile: str, statistics: Statistics, table: Path, summary: dict[str, Any] | None) -> None:
+    """Write one table beside a scores store: the means, where its name begins so, or one row per patch."""
+    if summary is not None and table.name.startswith("means"):
+        write_table(table, iter(summary["rows"]))
+    else:
+        write_table(table, sums.patches(read(path, profile, statistics.empty)))
+
+
+def read(path: Path, profile: str, empty: str = "exclude", rows: np.ndarray | None = None) -> Scores:
+    """All that summaries need of a scores store; rows: of which patches, None for all.
+
+    Raises UsageError for an unknown profile.
+    """
+    resolve("profile", profile)
+    store = open_store(path, "scores", "score")
+    axes, methods = store.header["axes"], store.header["methods"]
+
+    def column(name: str) -> np.ndarray:
+        return store.read(name) if rows is None else store.take(name, rows)
+
+    values = column("values")[:, :, :, axes["profile"].index(profile)]
+    values = np.concatenate([values, column("measures")], axis=-1)
+    metrics = metrics_of(profile, store.header["settings"]["measures"])
+    columns = [axes["chance"].index(m) for m in metrics]
+    values, counts, flags = values[..., columns], column("counts"), column("flags")
+    if profile == "thesis":
+        rescaled = np.array([m["method"] in thesis.RESCALED for m in methods.values()])
+        chance = thesis.chance(counts, column("stretched"), column("lines"), rescaled)
+    else:
+        chance = column("chance")[..., columns]
+    kept = {k: column(k).astype(np.int64) for k in ("label", "case", "prediction")}
+    return Scores(
+        profile=profile,
+        values=agreed(values, flags, metrics, empty),
+        chance=chance,
+        flags=flags,
+        counts=counts,
+        union=column("union"),
+        curves=column("curves"),
+        mask_curves=column("mask_curves"),
+        logits=column("logits"),
+        group=column("group"),
+        patch_id=column("patch_id"),
+        classes=[str(c) for c in store.group.attrs["classes"]],
+        methods={name: Method(facts["method"], facts["null"]) for name, facts in methods.items()},
+        masks=axes["mask"],
+        metrics=metrics,
+        partial=store.header.get("partial"),
+        **kept,
+    )
+
+
+def summary(
+    path: Path, profile: str, statistics: Statistics, progress: Progress, rows: np.ndarray | None = None
+) -> dict[str, Any]:
+    """What `score --json` prints: means with intervals and chance, comparisons, and the study's conclusions tested.
+
+    rows: of which patches, None for all; with some, the tests on the model are left out. Raises UsageError for an
+    unknown profile, primary measure or class.
+    """
+    scores = read(path, profile, statistics.empty, rows)
+    made = sums.summarise(scores, statistics, progress.advance)
+    if rows is not None:
+        return {"schema": SCHEMA, **made}
+    return {"schema": SCHEMA, **made, **_probed(path, scores, statistics, progress)}
+
+
+def _probed(path: Path, scores: Scores, statistics: Statistics, progress: Progress) -> dict[str, Any]:
+    # what the tests on the model gave, as far as they are done
+    store = open_store(path, "scores", "score")
+    states = {name: state for name, state in store.completeness().items() if name in (*PROBES, SANITY)}
+    finished = {name: state["shards"] - len(state["missing"]) for name, state in states.items()}
+    for name, state in states.items():
+        if state["missing"]:
+            progress.warn(f"{path}: '{name}' has {finished[name]} of {state['shards']} shards; run its command again")
+    found: dict[str, Any] = {"faithfulness": None, "sanity": None}
+
+    def about(name: str) -> dict[str, Any]:
+        return {"settings": states[name]["what"], "shards": finished[name], "of": states[name]["shards"]}
+
+    if probes := [p for p in PROBES if p in states]:
+        values = np.stack([store.read(f"faithfulness/{p}") for p in probes], axis=-1)
+        curves = {p: store.read(f"curves_of/{p}") for p in probes if f"curves_of/{p}" in store.arrays("curves_of")}
+        rows = probed.faithfulness(scores, values, probes, statistics)
+        drawn = probed.mean_curves(scores, curves)
+        found["faithfulness"] = {"probes": {p: about(p) for p in probes}, "rows": rows, "curves": drawn}
+    if SANITY in states:
+        layers = states[SANITY]["what"]["layers"]
+        rows = probed.sanity(scores, store.read(f"{SANITY}/similarity"), layers, statistics)
+        found["sanity"] = {**about(SANITY), "rows": rows}
+    return found
+
+
+def patch_rows(path: Path, profile: str, empty: str = "exclude") -> Iterator[dict[str, Any]]:
+    """What `score --jsonl` prints: one row per patch, method, mask and metric, with the keys of `summary`."""
+    for row in sums.patches(read(path, profile, empty)):
+        yield {"schema": SCHEMA, **row}
