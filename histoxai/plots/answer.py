@@ -125,8 +125,12 @@ def _unsupported(f: _Found, summary: dict[str, Any]) -> list[str]:
     if below and f.above:
         lines.append(f"That the maps of {_list(below)} lie on the {_mask(f.mask)} mask more than chance would have it.")
     for c in summary["conclusions"]:
-        if c["answer"] != "supported":
+        if c["answer"] in ("not supported", "contradicted"):
             lines.append(f"The study's conclusion “{c['claim']}”. {c['words']}")
+    open_ = [c for c in summary["conclusions"] if c["answer"] == "not testable"]
+    if open_:
+        count = f"{len(open_)} of the study's {len(summary['conclusions'])} conclusions"
+        lines.append(f"{count} cannot be tested on these patches; the table below says why.")
     return lines
 
 

@@ -70,8 +70,13 @@ def test_what_every_conclusion_lacks_is_said() -> None:
     scores = planted(gradcam=0.3)
     summary = summarise(scores, QUICK)
     lines = answer(summary, (64, 64))["unsupported"]
-    open_ = [c for c in summary["conclusions"] if c["answer"] != "supported"]
-    assert sum("The study's conclusion" in line for line in lines) == len(open_) > 0
+    refuted = [c for c in summary["conclusions"] if c["answer"] in ("not supported", "contradicted")]
+    assert [line for line in lines if line.startswith("The study's conclusion")] == [
+        f"The study's conclusion “{c['claim']}”. {c['words']}" for c in refuted
+    ]
+    assert refuted
+    few = answer(summarise(planted(groups=6), QUICK), (64, 64))["unsupported"]
+    assert few == ["7 of the study's 7 conclusions cannot be tested on these patches; the table below says why."]
 
 
 def test_the_figures_of_the_evidence_are_drawn_of_its_rows() -> None:
