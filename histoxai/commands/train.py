@@ -5,6 +5,7 @@ Stages are imported inside the bodies, so that `--help` and `--version` load non
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,8 @@ import typer
 
 from histoxai import flags, registry, settings, terminal
 from histoxai.commands.shared import show, with_training_options
+from histoxai.errors import UsageError
+from histoxai.progress import Silent
 from histoxai.tables import train as tables
 
 FindLr = Annotated[bool, typer.Option("--find-lr", help="Suggest a learning rate from a short run; write nothing.")]
@@ -78,12 +81,16 @@ def train_cls(
             summary = stage(patches[0], output, asked, progress, force=force, dry_run=dry_run, find_lr=find_lr)
         else:
             folds = check_folds(patches, output, placement(asked.devices, asked.nodes))
-            for store, place in folds:  # what is refused is refused before hours of training
-                stage(store, place, asked, progress, force=force, dry_run=True)
+            if asked.resume == "required" and not any(place.exists() for _, place in folds):
+                raise UsageError(f"--resume required: {output} holds no run to go on with")
+            each = replace(asked, resume="auto")
+            if not (dry_run or find_lr):  # what is refused is refused before hours of training
+                for store, place in folds:
+                    stage(store, place, each, Silent(), force=force, dry_run=True)
             runs = []
             for store, place in folds[:1] if find_lr else folds:
                 progress.say(f"{store} -> {place}")
-                runs.append(stage(store, place, asked, progress, force=force, dry_run=dry_run, find_lr=find_lr))
+                runs.append(stage(store, place, each, progress, force=force, dry_run=dry_run, find_lr=find_lr))
             # else a dry run, a search for the learning rate, or a process that is not the first
             finished = all("accuracy" in run for run in runs)
             summary = pooled(output, [store for store, _ in folds], runs) if finished else runs[0]

@@ -14,7 +14,7 @@ from lightning_fabric.plugins.environments import LightningEnvironment
 from lightning_fabric.strategies import DDPStrategy
 from torch import nn
 
-from histoxai.errors import HistoxaiError, InputRefused, UsageError
+from histoxai.errors import HistoxaiError, InputRefused, UsageError, is_out_of_memory
 from histoxai.explainers.network import can_compile
 from histoxai.models.batches import pick_device
 from histoxai.models.crew import Again, Elsewhere, crew
@@ -24,7 +24,7 @@ from histoxai.settings import Training
 
 _PRECISIONS = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 # How torch's collective operations say that the process at the other end is gone.
-_LOST = ("Connection closed", "Connection reset", "Broken pipe", "gloo", "NCCL", "Socket", "recvValue")
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
 
 
 @contextmanager
@@ -58,8 +58,9 @@ def engine(settings: Training, place: Placement, again: Again) -> Iterator[Fabri
             fabric.launch()
             yield fabric
         except RuntimeError as error:
-            if several and any(word in str(error) for word in _LOST):
-                raise Elsewhere("another process of this training has ended; see what it said") from error
+            if several and not is_out_of_memory(error) and any(word in str(error) for word in _LOST):
+                why = (str(error).splitlines() or [""])[0][:120]
+                raise Elsewhere(f"another process of this training has ended; see what it said ({why})") from error
             raise
         finally:
             if several and torch.distributed.is_initialized():

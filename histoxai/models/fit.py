@@ -134,10 +134,14 @@ class _Fit:
         name = self.checkpoints.newest(self.progress) if self.lead else None
         name = self.fabric.broadcast(name)
         if name is None:
-            if self.settings.resume == "required" and self.lead:
-                raise InputRefused(f"--resume required: {self.checkpoints.folder} holds no checkpoint to go on from")
+            if self.settings.resume == "required":
+                said = f"--resume required: {self.checkpoints.folder} holds no checkpoint to go on from"
+                raise InputRefused(said) if self.lead else Elsewhere(said)
             return self.state
-        self.state, tensors = self.checkpoints.load(name)
+        try:
+            self.state, tensors = self.checkpoints.load(name)
+        except (ValueError, TypeError, KeyError) as error:  # not to a process that reads what the first one read
+            raise HistoxaiError(f"{self.checkpoints.folder}: this process reads another {name}: {error}") from error
         try:
             self.learner.load(tensors, self.state.scaler)
             check_fit(self.checkpoints.best, self.job.model.state_dict())

@@ -124,10 +124,17 @@ def _under_srun(env: Mapping[str, str]) -> Placement:
         local,
         per_node,
         nodes,
-        own_gpu="SLURM_GPUS_PER_TASK" in env or "gpu" in env.get("SLURM_TRES_PER_TASK", ""),
+        own_gpu=_one_each(env),
         address=env.get("MASTER_ADDR") or ("127.0.0.1" if nodes == 1 else _first_host(env["SLURM_STEP_NODELIST"])),
         port=int(env.get("MASTER_PORT") or _FIRST_PORT + _port_key(env) % _PORTS),
     )
+
+
+def _one_each(env: Mapping[str, str]) -> bool:
+    # --gpus-per-task, --ntasks-per-gpu, --gpu-bind=single:1
+    bound = env.get("SLURM_GPU_BIND", "") + env.get("SLURMD_GPU_BIND", "")
+    told = "SLURM_GPUS_PER_TASK" in env or "gpu" in env.get("SLURM_TRES_PER_TASK", "")
+    return told or env.get("SLURM_NTASKS_PER_GPU") == "1" or "single:1" in bound
 
 
 def _per_node(text: str) -> list[int]:

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 
@@ -75,10 +74,11 @@ class Checkpoints:
                 self._whole = (place.stem, *self.load(place.stem))
                 found = place.stem
                 break
-            except (FileNotFoundError, ValueError, TypeError, KeyError, safetensors.SafetensorError) as error:
+            except (FileNotFoundError, ValueError, TypeError, KeyError) as error:
                 why = (str(error).splitlines() or [type(error).__name__])[0]
                 progress.warn(f"{place}: this checkpoint is torn and not loaded ({why}); going back to the one before")
-                place.unlink(missing_ok=True)
+                # out of the way of later ones, and not lost
+                place.rename(place.with_name(f"torn-{place.name}"))
         if found is None and self.folder.exists():
             for left in [*self.folder.glob("at-*.safetensors"), *self.folder.glob("best-*.safetensors")]:
                 progress.warn(f"{left}: no checkpoint in its folder is whole; training starts anew")
@@ -129,7 +129,7 @@ class Checkpoints:
 
     def _remove_old(self) -> None:
         records = sorted(self.folder.glob("at-*.json"))
-        for old in records[:-KEPT]:
+        for old in [*records[:-KEPT], *self.folder.glob("torn-*.json")]:
             old.unlink()
         named = set()
         for place in records[-KEPT:]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from histoxai.errors import HistoxaiError, InputRefused, UsageError, is_out_of_memory
+from histoxai.errors import HistoxaiError, InputRefused, UsageError, for_users, is_out_of_memory
 from histoxai.models.crew import Again
 from histoxai.models.engine import check_device, engine
 from histoxai.models.fit import Fitted, Job, fit, normalises_over_batch
@@ -93,8 +93,8 @@ def _begun(wanted: Wanted, facts: dict[str, Any]) -> str | HistoxaiError:
         if wanted.force:
             discard_run(wanted.output)
         return _state(wanted, facts)
-    except HistoxaiError as error:
-        return error
+    except (HistoxaiError, OSError) as error:
+        return for_users(error) or HistoxaiError(str(error))
 
 
 def training_record(fitted: Fitted, place: Placement) -> dict[str, Any]:

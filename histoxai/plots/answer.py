@@ -1,7 +1,7 @@
 """The report's first lines: the question, the answer the tests give, and what they do not support.
 
-Every sentence follows from the numbers of `score --json` and says no more than its test does: a method beats chance, or
-another method, where Holm's correction over all that was tested leaves p at or below 1 - level.
+Every sentence follows from the numbers of `score --json` and says no more than its test does: a method is shown to beat
+chance, a null model or another method where p, corrected after Holm, is at or below 1 - level.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ def answer(summary: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
 
     summary: of `score` in the corrected profile. size: height and width of the patches.
     """
-    alpha = 1 - summary["statistics"]["level"]
     primary = summary["statistics"]["primary"]
     mask = "tumor" if any(r["mask"] == "tumor" for r in summary["rows"]) else summary["rows"][0]["mask"]
-    found = _Found(summary, mask, primary, alpha)
+    found = _Found(summary, mask, primary)
     words, cancer = words_of(primary), summary["statistics"]["cancer"]
+    tumor = f"by their names, {_list(cancer)} count as tumor" if cancer else "by their names, none has tumor"
     question = (
-        f"Do the maps of {_list(found.real)} lie where the {_mask(mask)} nuclei are, on "
-        f"{summary['patches']:,} patches of {size[1]} × {size[0]} px from {summary['statistics']['groups']:,} groups? "
-        f"Measured by {words}, over all classes ({_list(cancer)} count as tumor)."
+        f"Do the maps of {_list(found.real)} lie where the {_mask(mask)} nuclei are? Measured by {words} on patches of "
+        f"{size[1]} × {size[0]} px, {_count(found, summary)}, over all classes ({tumor})."
     )
+    if not found.real:
+        nothing = "No method was explained but null models, which know nothing of the network: there is no answer."
+        return {"question": question, "answer": [nothing], "unsupported": _unsupported(found, summary)}
     return {
         "question": question,
         "answer": [_against_chance(found, words), _against_null(found), _among_methods(found)],
@@ -34,96 +36,122 @@ def answer(summary: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
 
 
 class _Found:
-    """What the tests say of one mask and measure: rows by method, the best one, who beats chance."""
+    """What the tests say of one mask and measure: rows by method, their order, who is above or below chance."""
 
-    def __init__(self, summary: dict[str, Any], mask: str, primary: str, alpha: float) -> None:
-        chosen = [
-            r
+    def __init__(self, summary: dict[str, Any], mask: str, primary: str) -> None:
+        self.alpha = 1 - summary["statistics"]["level"]
+        self.mask, self.level = mask, f"{100 * summary['statistics']['level']:g} %"
+        everything = {
+            r["method"]: r
             for r in summary["rows"]
             if (r["mask"], r["metric"], r["class"], r["case"]) == (mask, primary, "all", "all")
-        ]
-        null = {name for name, m in summary["methods"].items() if m["null"]}
-        self.mask, self.alpha, self.level = mask, alpha, f"{100 * (1 - alpha):g} %"
-        self.rows = {r["method"]: r for r in chosen if r["method"] not in null}
+        }
+        self.nulls = [name for name in everything if summary["methods"][name]["null"]]
+        self.rows = {name: r for name, r in everything.items() if name not in self.nulls}
         self.real = list(self.rows)
-        defined = [m for m in self.real if self.rows[m]["mean"] is not None]
-        self.order = sorted(defined, key=lambda m: -self.rows[m]["mean"])
-        self.best = self.order[0] if self.order else None
-        self.above = [m for m in self.order if self._is_above(self.rows[m])]
-        self.withheld = next((r["withheld"] for r in self.rows.values() if r["withheld"]), None)
-        self.null = [r for r in summary["best_null"] if r["mask"] == mask]
+        self.order = sorted(
+            (m for m in self.real if self.rows[m]["mean"] is not None), key=lambda m: -self.rows[m]["mean"]
+        )
+        self.undefined = [m for m in self.real if m not in self.order]
+        self.above = [m for m in self.order if self._differs(self.rows[m]["above_chance"], 1)]
+        self.below = [m for m in self.order if self._differs(self.rows[m]["above_chance"], -1)]
+        self.against = {r["method"]: r for r in summary["best_null"] if r["mask"] == mask}
         self.pairs = [r for r in summary["comparisons"] if r["mask"] == mask]
 
-    def _is_above(self, row: dict[str, Any]) -> bool:
-        p, gap = row["above_chance"]["p_holm"], row["above_chance"]["mean"]
-        return p is not None and p <= self.alpha and gap is not None and gap > 0
+    def _differs(self, row: dict[str, Any], sign: int) -> bool:
+        gap = row.get("mean", row.get("difference"))
+        return row["p_holm"] is not None and row["p_holm"] <= self.alpha and gap is not None and sign * gap > 0
+
+    def over_null(self, sign: int) -> list[str]:
+        return [m for m in self.order if m in self.against and self._differs(self.against[m], sign)]
+
+    def over(self, first: str, other: str) -> int:
+        """1 where the first is shown to be better than the other, -1 where worse, else 0."""
+        row = next((r for r in self.pairs if {r["a"], r["b"]} == {first, other}), None)
+        if row is None:
+            return 0
+        sign = 1 if row["a"] == first else -1
+        return sign * (int(self._differs(row, 1)) - int(self._differs(row, -1)))
+
+
+def _count(f: _Found, summary: dict[str, Any]) -> str:
+    row = f.rows[f.order[0]] if f.order else None
+    if row is None or row["n"] == summary["patches"]:
+        return f"{summary['patches']:,} of them from {_groups(summary['statistics']['groups'])}"
+    return f"{row['n']:,} of {summary['patches']:,} with a value, from {_groups(row['groups'])}"
+
+
+def _groups(n: int) -> str:
+    return f"{n:,} group{'' if n == 1 else 's'}"
 
 
 def _against_chance(f: _Found, words: str) -> str:
-    if f.best is None:
-        return f"No answer: {words} is undefined for every method, since no patch has a {_mask(f.mask)} mask to find."
-    row = f.rows[f.best]
+    if not f.order:
+        return f"No answer: {words} is undefined for every method (no {_mask(f.mask)} mask, or nothing but it)."
+    best = f.order[0]
+    row = f.rows[best]
+    test = row["above_chance"]["p_holm"]
     reached = f"{words} {row['mean']:.3f}{_interval(row, f.level)}, where chance gives {_number(row['chance'])}"
-    if row["low"] is None:
-        return (
-            f"{f.best} has the highest mean ({reached}), but nothing can be claimed: intervals and tests are withheld "
-            f"({row['withheld'] or 'too few groups'})."
-        )
-    if f.best in f.above:
-        others = [m for m in f.above if m != f.best]
-        more = f"; so do {_list(others)}" if len(others) > 1 else f"; so does {others[0]}" if others else ""
-        return f"{f.best} finds the {_mask(f.mask)} mask best and beats chance ({reached}; {_p(row)}){more}."
+    lower = f" {_list(f.below)} {_verb(f.below)} shown to be below chance." if f.below else ""
+    if best in f.above:
+        others = [m for m in f.above if m != best]
+        more = f"; {_list(others)} {'do' if len(others) > 1 else 'does'} so too" if others else ""
+        return f"{best} has the highest mean and beats chance ({reached}; {_p(test)}){more}.{lower}"
     if f.above:
-        return (
-            f"{f.best} has the highest mean ({reached}) but is not shown to beat chance ({_p(row)}); "
-            f"{_list(f.above)} {'do' if len(f.above) > 1 else 'does'}."
-        )
-    return f"No method beats chance: the highest mean is that of {f.best} ({reached}; {_p(row)})."
+        why = "has no test" if test is None else f"is not shown to beat chance ({_p(test)})"
+        do = "do" if len(f.above) > 1 else "does"
+        return f"{best} has the highest mean ({reached}) but {why}; {_list(f.above)} {do} beat it.{lower}"
+    if all(f.rows[m]["above_chance"]["p_holm"] is None for m in f.order):
+        why = next((f.rows[m]["withheld"] for m in f.order if f.rows[m]["withheld"]), "too few groups")
+        return f"{best} has the highest mean ({reached}), but nothing can be claimed: tests are withheld ({why})."
+    return f"No method is shown to beat chance: the highest mean is that of {best} ({reached}; {_p(test)}).{lower}"
 
 
 def _against_null(f: _Found) -> str:
-    if not f.null:
+    if not f.nulls:
         return (
             "What a map that knows nothing of the network would reach is not known: no null model was explained "
             "(add --method random,center,edges,hematoxylin)."
         )
-    null = f.null[0]["null"]
-    better = [m for m in f.order if any(r["method"] == m and _better(r, f.alpha) for r in f.null)]
+    row = next(iter(f.against.values()), None)
+    if row is None or not any(f.against[m]["difference"] is not None for m in f.against):
+        return f"No method can be compared with the null models {_list(f.nulls)}: there are no patches with both."
+    null = f"{row['null']}, the best of the null models explained"
+    better, worse = f.over_null(1), f.over_null(-1)
+    lower = f" {_list(worse)} {_verb(worse)} shown to be worse." if worse else ""
     if not better:
-        return f"No method is shown to be better than {null}, the best map that knows nothing of the network."
-    row = next(r for r in f.null if r["method"] == better[0])
-    others = [r["method"] for r in f.null if r["method"] not in better]
-    rest = f"; {_list(others)} {'are' if len(others) > 1 else 'is'} not shown to be" if others else ""
-    gap = f" ({better[0]} by {row['difference']:+.3f})" if row["difference"] is not None else ""
-    known = f"{null}, the best map that knows nothing of the network"
-    return f"{_list(better)} {_verb(better)} better than {known}{gap}{rest}."
+        return f"No method is shown to be better than {null}.{lower}"
+    rest = [m for m in f.order if m not in better and m not in worse]
+    open_ = f"; {_list(rest)} {_verb(rest)} not shown to be" if rest else ""
+    gap = f" ({better[0]} by {f.against[better[0]]['difference']:+.3f})"
+    return f"{_list(better)} {_verb(better)} better than {null}{gap}{open_}.{lower}"
 
 
 def _among_methods(f: _Found) -> str:
+    left_out = f" {_list(f.undefined)} {'have' if len(f.undefined) > 1 else 'has'} no value." if f.undefined else ""
     if len(f.order) < 2:
-        return "There is no second method to compare with."
-    first = f.order[0]
-    worse: list[str] = []
-    open_: list[str] = []
-    for other in f.order[1:]:
-        row = next((r for r in f.pairs if {r["a"], r["b"]} == {first, other}), None)
-        if row is None or row["p_holm"] is None:
-            open_.append(other)
-            continue
-        gap = row["difference"] if row["a"] == first else -row["difference"]
-        (worse if row["p_holm"] <= f.alpha and gap > 0 else open_).append(other)
-    if worse and open_:
-        return f"{first} is better than {_list(worse)}; between it and {_list(open_)} no difference is shown."
+        return f"There is no second method with a value to compare with.{left_out}"
+    first, *others = f.order
+    found = {other: f.over(first, other) for other in others}
+    worse, better = ([m for m in others if found[m] == sign] for sign in (1, -1))
+    open_ = [m for m in others if found[m] == 0]
+    parts = []
     if worse:
-        return f"{first} is better than every other method: {_list(worse)}."
-    return f"Between {first} and {_list(open_)} no difference is shown."
+        every = "every other method, " if len(worse) == len(others) and len(worse) > 1 else ""
+        parts.append(f"{first} is better than {every}{_list(worse)}, on the patches where both have a value")
+    if better:
+        parts.append(f"there {_list(better)} {_verb(better)} better than {first}")
+    if open_:
+        parts.append(f"between {first} and {_list(open_)} no difference is shown")
+    text = "; ".join(parts)
+    return f"{text[0].upper() if text.startswith(('between', 'there')) else text[0]}{text[1:]}.{left_out}"
 
 
 def _unsupported(f: _Found, summary: dict[str, Any]) -> list[str]:
     lines = []
-    below = [m for m in f.real if m not in f.above]
-    if below and f.above:
-        lines.append(f"That the maps of {_list(below)} lie on the {_mask(f.mask)} mask more than chance would have it.")
+    rest = [m for m in f.real if m not in f.above]
+    if rest and f.above:
+        lines.append(f"That the maps of {_list(rest)} lie on the {_mask(f.mask)} mask more than chance would have it.")
     for c in summary["conclusions"]:
         if c["answer"] in ("not supported", "contradicted"):
             lines.append(f"The study's conclusion “{c['claim']}”. {c['words']}")
@@ -134,17 +162,11 @@ def _unsupported(f: _Found, summary: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _better(row: dict[str, Any], alpha: float) -> bool:
-    p, gap = row["p_holm"], row["difference"]
-    return p is not None and p <= alpha and gap is not None and gap > 0
-
-
 def _interval(row: dict[str, Any], level: str) -> str:
     return "" if row["low"] is None else f" ({level} interval {row['low']:.3f} to {row['high']:.3f})"
 
 
-def _p(row: dict[str, Any]) -> str:
-    p = row["above_chance"]["p_holm"]
+def _p(p: float | None) -> str:
     return "no test" if p is None else f"p = {p:.2g} after Holm"
 
 

@@ -72,7 +72,8 @@ def png(figure: Figure, dpi: int = 110) -> bytes:
     """A figure as PNG bytes; no date inside, so that equal figures are equal bytes."""
     out = io.BytesIO()
     FigureCanvasAgg(figure)
-    figure.savefig(out, format="png", dpi=dpi, metadata={"Software": None})
+    with rc_context(STYLE):
+        figure.savefig(out, format="png", dpi=dpi, metadata={"Software": None})
     return out.getvalue()
 
 

@@ -24,8 +24,11 @@ class Gallery:
         """A figure as the page has it, PNG bytes; name: of its files, made safe and unlike all others."""
         if self._keep:
             safe = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60] or "figure"
-            number = sum(re.fullmatch(rf"{re.escape(safe)}(-\d+)?", other) is not None for other in self._figures)
-            self._figures[f"{safe}-{number + 1}" if number else safe] = figure
+            name, number = safe, 1
+            while name in self._figures:
+                number += 1
+                name = f"{safe}-{number}"
+            self._figures[name] = figure
         return png(figure)
 
     def files(self) -> Iterator[tuple[str, bytes]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from histoxai.plots.tabular import latex
+from histoxai.plots.tabular import latex, markdown
 
 STUDY = "valatkaite2024"
 # by registered method
@@ -54,7 +54,9 @@ def paragraph(facts: Mapping[str, Any]) -> list[tuple[str, tuple[str, ...]]]:
     said: list[tuple[str, tuple[str, ...]]] = [
         (
             f"We explained {facts['patches']} patches of {width} x {height} px from {facts['groups']} groups of the "
-            f"{facts['split']} split" + (f" (split by {facts['split_by']})" if facts["split_by"] else ""),
+            f"{facts['split']} split"
+            + (f" (split by {facts['split_by']})" if facts["split_by"] else "")
+            + (f"; this is {facts['partial']}" if facts["partial"] else ""),
             (),
         ),
         (f"The classifier, {c['arch']}, {_trained(c)}; {_accuracy(c)}", _NETWORKS.get(c["arch"], ())),
@@ -63,7 +65,10 @@ def paragraph(facts: Mapping[str, Any]) -> list[tuple[str, tuple[str, ...]]]:
     ]
     said += [(f"{m['name']} was computed with {_options(m)}", CITED.get(m["method"], ())) for m in real]
     if null:
-        names = ", ".join(f"{m['name']} ({m['method']})" for m in null)
+        known = {"random", "center", "edges", "hematoxylin"}
+        names = ", ".join(
+            m["name"] if m["method"] in known else f"{m['name']} ({m['method']} on random weights)" for m in null
+        )
         said.append(
             (
                 f"Null models, which cannot know what the network looks at: {names}",
@@ -73,8 +78,9 @@ def paragraph(facts: Mapping[str, Any]) -> list[tuple[str, tuple[str, ...]]]:
     score = facts["score"]
     said += [
         (
-            f"Maps (threshold {score['map_threshold']:g}) were compared with masks (threshold "
-            f"{score['mask_threshold']:g}) by {stats['primary']}, beside the value of chance on the same patches",
+            f"Maps were compared with masks (threshold {score['mask_threshold']:g}) by {stats['primary']}; measures of "
+            f"binary maps cut them at {score['map_threshold']:g}, as the study does. Beside each value stands that of "
+            "chance on the same patches",
             (STUDY,),
         ),
         (
@@ -83,14 +89,17 @@ def paragraph(facts: Mapping[str, Any]) -> list[tuple[str, tuple[str, ...]]]:
             f"test, and absence of a difference tested as equivalence within {stats['margin']:g}",
             ("holm1979", "demsar2006", "schuirmann1987"),
         ),
-        (f"All of it was computed with histoxai {facts['version']} on PyTorch and Captum", ("kokhlikyan2020",)),
+        (
+            f"All of it was computed with histoxai {facts['version']} on PyTorch, Captum and pytorch-grad-cam",
+            ("kokhlikyan2020",),
+        ),
     ]
     return said
 
 
 def as_markdown(said: Sequence[tuple[str, tuple[str, ...]]]) -> bytes:
     """Sentences with pandoc's citations."""
-    lines = [text + (f" [{'; '.join(f'@{k}' for k in keys)}]" if keys else "") + "." for text, keys in said]
+    lines = [markdown(text) + (f" [{'; '.join(f'@{k}' for k in keys)}]" if keys else "") + "." for text, keys in said]
     return ("\n".join(lines) + "\n").encode()
 
 
@@ -121,6 +130,15 @@ def _trained(run: Mapping[str, Any]) -> str:
         for name in ("warmup", "clip", "ema", "label_smoothing", "mixup")
         if chosen.get(name)
     ]
+    if chosen.get("accumulate", 1) > 1:
+        more.append(f"{chosen['accumulate']} batches a step")
+    if chosen.get("augment"):
+        more.append("augmented: " + ", ".join(f"{k} {v}" for k, v in chosen["augment"].items() if v))
+    if chosen.get("weights"):
+        more.append("from pretrained weights" + (", its encoder frozen" if chosen.get("freeze") else ""))
+    more += [f"{chosen[k]} {k.replace('_', ' ')}" for k in ("class_weights", "sampling") if chosen.get(k) == "balanced"]
+    if chosen.get("temperature") is True:
+        more.append("probabilities calibrated by temperature")
     if chosen.get("schedule", "constant") != "constant":
         more.insert(0, f"{chosen['schedule']} schedule")
     return text + (f" ({', '.join(more)})" if more else "")

@@ -45,8 +45,8 @@ class Table:
         """A pipe table under its caption, three decimals."""
         lines = [self.columns, ["---" if text else "---:" for text in self._texts()]]
         lines += [[_shown(v) for v in row] for row in self.rows]
-        body = ["| " + " | ".join(_cell(c) for c in line) + " |" for line in lines]
-        return ("\n".join([_cell(self.caption), "", *body]) + "\n").encode()
+        body = ["| " + " | ".join(markdown(c) for c in line) + " |" for line in lines]
+        return ("\n".join([markdown(self.caption), "", *body]) + "\n").encode()
 
     def latex(self) -> bytes:
         """A `table` with booktabs rules, three decimals; names are escaped."""
@@ -79,7 +79,8 @@ def latex(text: str) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return " & ".join(latex(c) for c in cells) + r" \\"
+    # {} first: after \\ a bracket or a star would be taken for its option
+    return "{}" + " & ".join(latex(c) for c in cells) + r" \\"
 
 
 def _missing(value: Any) -> bool:
@@ -94,10 +95,10 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-def _cell(text: str) -> str:
-    # one line, and no mark of Markdown or HTML
+def markdown(text: str) -> str:
+    """A text as Markdown shows it: on one line, no mark of Markdown, HTML or pandoc."""
     plain = " ".join(text.split())
-    for mark in "\\`*_[]<>|":
+    for mark in "\\`*_[]<>|$@#~^":
         plain = plain.replace(mark, f"\\{mark}")
     return plain
 

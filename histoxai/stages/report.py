@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,11 @@ from histoxai.plots.gallery import Gallery
 from histoxai.progress import Progress
 from histoxai.settings import Report, Statistics
 from histoxai.store.create import create_or_match, match
-from histoxai.store.files import write_atomically
+from histoxai.store.files import read_json, write_atomically, write_json
 
-SCHEMA = "report/1"
+SCHEMA = "report/2"
+_EXPORTED = "export.json"  # in an export's folder: what is of it
+_MOST = 20_000  # repetitions
 
 
 def report(
@@ -52,12 +56,14 @@ def report(
     InputRefused where a store of the lineage is gone or is not the one that was used, Incomplete where patches are
     missing and `allow_partial` is not set.
     """
-    inputs = [scores_path, *[p for p in moved.values() if p is not None]]
-    provenance.keep_apart(output, *inputs)
+    provenance.keep_apart(output, scores_path, *[p for p in moved.values() if p is not None])
+    lineage = resolve_lineage(scores_path, moved, allow_partial)
+    ancestors = [Path(row["path"]) for row in lineage.ancestors()]
+    provenance.keep_apart(output, *ancestors)
     if export is not None:
         require_local(export, "exports")
-        provenance.keep_apart(export, output, *inputs)
-    lineage = resolve_lineage(scores_path, moved, allow_partial)
+        provenance.keep_apart(export, output, *ancestors)
+        exported = _exported(export)
     parents = {"scores": provenance.parent(scores_path, output / "data.zarr", lineage.scores.digest(SCORES))}
     header = provenance.header(SCHEMA, settings, None, parents, partial=lineage.partial)
     summary = {
@@ -80,23 +86,48 @@ def report(
         progress.say(f"{output / 'index.html'} and {output / 'data.zarr'} written")
     if export is not None:
         progress.start("export", len(gallery))
+        written = []
         for name, data in files(content, gallery, _methods_facts(lineage, content)):
+            written.append(name)
+            write_json(export / _EXPORTED, {"schema": "export/1", "files": sorted({*exported, *written})})
             write_atomically(export / name, data)
             progress.advance(name.endswith(".svg"))
+        for stale in set(exported) - set(written):
+            (export / stale).unlink(missing_ok=True)
+        write_json(export / _EXPORTED, {"schema": "export/1", "files": sorted(written)})
         progress.stop()
         summary["export"] = str(export)
     return summary
 
 
+def _exported(folder: Path) -> list[str]:
+    """What an export has written there before; raises InputRefused for a folder with anything else in it."""
+    facts = read_json(folder / _EXPORTED)
+    known = facts["files"] if isinstance(facts, dict) and isinstance(facts.get("files"), list) else []
+    there = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()] if folder.is_dir() else []
+    strange = [n for n in there if n not in known and n != _EXPORTED and not Path(n).name.startswith(".")]
+    if strange:
+        raise InputRefused(f"{folder}: holds {strange[0]}, which no export wrote; choose another folder for --export")
+    return [n for n in known if n in there]
+
+
+def _statistics(methods: int, masks: int) -> Statistics:
+    # enough repetitions that the least p of the largest family can be significant after Holm
+    default = Statistics()
+    tests = masks * max(methods, methods * (methods - 1) // 2)
+    enough = math.ceil(4 * tests / (1 - default.level))
+    return replace(default, repetitions=min(_MOST, max(default.repetitions, enough)))
+
+
 def _methods_facts(lineage: Lineage, content: dict[str, Any]) -> dict[str, Any]:
-    kept = ("size", "patches", "groups", "split", "split_by", "target", "version")
+    kept = ("size", "patches", "groups", "split", "split_by", "target", "version", "partial")
     return {
         **{k: content[k] for k in kept},
         "classifier": lineage.classifier.facts,
         "segmenter": lineage.segmenter.facts,
         "methods": [
             {"name": m.name, "method": m.method, "null": m.null, "options": provenance.plain(m.explainer.options)}
-            for m in lineage.methods.values()
+            for m in (lineage.methods[name] for name in content["methods"])
         ],
         "score": lineage.scores.header["settings"],
         "statistics": content["statistics"],
@@ -128,7 +159,9 @@ def _content(
     )
     tables, means = table6(values, label, names, present, axes)
     progress.start("statistics", None)
-    tested = summed(scores.path, "corrected", Statistics(), progress, lineage.rows)
+    tested = summed(
+        scores.path, "corrected", _statistics(len(axes["method"]), len(axes["mask"])), progress, lineage.rows
+    )
     progress.start("figures", len(axes["metric"]) + 2 * len(axes["method"]) + 8)
     with figures.marked(partial_words(lineage.partial)):
         violins = pictures.violins(values, position[label], case, names, axes, gallery, progress)
@@ -234,9 +267,11 @@ def _classifier(lineage: Lineage, gallery: Gallery, progress: Progress) -> dict[
             figures.curves(lineage.history("classifier"), facts["best_epoch"], "accuracy", "accuracy"),
         ),
         "confusion": gallery.add("confusion", figures.confusion(np.array(metrics["confusion"]), facts["classes"])),
-        "scores": metrics.get("scores"),  # runs made before they were measured have none
+        # runs made before they were measured have none
+        "scores": metrics.get("scores"),
+        "reliability": None,
     }
-    if made["scores"] is not None:
+    if made["scores"] and made["scores"]["patches"]:
         made["reliability"] = gallery.add("reliability", evidence.reliability(made["scores"]["reliability"]))
         for row in made["table"]:
             row.update({k: made["scores"]["per_class"][row["name"]][k] for k in ("low", "high")})

@@ -211,7 +211,7 @@ def test_export_writes_what_the_page_shows(mini: Mini, tmp_path: Path) -> None:
     assert summary["export"] == str(tmp_path / "paper")
     assert (mini.report / "index.html").stat().st_mtime_ns == before  # it was there
     names = {p.relative_to(tmp_path / "paper").as_posix() for p in (tmp_path / "paper").rglob("*") if p.is_file()}
-    assert {"methods.md", "methods.tex", "references.bib"} <= names
+    assert {"methods.md", "methods.tex", "references.bib", "export.json"} <= names
     stems = {n.rsplit(".", 1)[0] for n in names if n.startswith("tables/")}
     assert {f"{s}.{e}" for s in stems for e in ("csv", "tex", "md")} <= names
     assert stems >= {f"tables/{n}" for n in ("table1-classes", "table4-accuracy", "table6-tumor", "chance-tumor")}
@@ -229,6 +229,37 @@ def test_export_writes_what_the_page_shows(mini: Mini, tmp_path: Path) -> None:
     assert cited <= entries
     assert "ig was computed with steps = 8, baseline = 0.0" in text
     assert "thesis-cnn, was trained with Adam (learning rate 0.001, batches of 8, seed 0) for 3 epochs" in text
+
+
+def test_a_classifier_of_before_its_scores_were_measured(mini: Mini, tmp_path: Path) -> None:
+    shutil.copytree(mini.root, tmp_path / "old")
+    old = Mini(tmp_path / "old")
+    facts = json.loads((old.cls / "run.json").read_text())
+    del facts["metrics"]["scores"], facts["training"]
+    (old.cls / "run.json").write_text(json.dumps(facts))
+    done("report", old.scores, "-o", tmp_path / "r")
+    text = (tmp_path / "r/index.html").read_text()
+    assert "Reliability curve" not in text
+    assert f"{100 * facts['metrics']['accuracy']:.1f} %" in text
+
+
+def test_an_export_keeps_to_its_own_files(mini: Mini, tmp_path: Path) -> None:
+    paper = tmp_path / "paper"
+    paper.mkdir()
+    (paper / "references.bib").write_text("mine")
+    outcome = run("report", mini.scores, "-o", mini.report, "--export", paper)
+    assert outcome.code == 3
+    assert "holds references.bib, which no export wrote" in outcome.err.replace("\n", " ")
+    assert (paper / "references.bib").read_text() == "mine"
+    (paper / "references.bib").unlink()
+    (paper / "tables").mkdir()
+    (paper / "tables/old.csv").write_text("of an earlier export")
+    (paper / "export.json").write_text(json.dumps({"schema": "export/1", "files": ["tables/old.csv"]}))
+    done("report", mini.scores, "-o", mini.report, "--export", paper)
+    assert not (paper / "tables/old.csv").exists()
+    assert (paper / "references.bib").exists()
+    for inside in (mini.maps, mini.balanced, mini.cls):
+        assert run("report", mini.scores, "-o", mini.report, "--export", inside).code == 3
 
 
 def test_an_export_that_cannot_be_written_is_refused(mini: Mini, tmp_path: Path) -> None:

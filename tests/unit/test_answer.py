@@ -31,30 +31,35 @@ def said(**how: Any) -> dict[str, Any]:
 def test_the_method_that_finds_the_evidence_is_named() -> None:
     found = said(gradcam=0.3, lime=0.15, ig=-0.1)
     first, second, third = found["answer"]
-    assert first.startswith("gradcam finds the tumor mask best and beats chance (pixel AUROC 0.8")
+    assert first.startswith("gradcam has the highest mean and beats chance (pixel AUROC 0.8")
     assert "where chance gives 0.500" in first
     assert re.search(r"95 % interval 0\.\d{3} to 0\.\d{3}", first)
-    assert first.endswith("so does lime.")
-    assert second.startswith("gradcam and lime are better than random, the best map that knows nothing of the network")
-    assert second.endswith("ig and nt are not shown to be.")
-    assert third == "gradcam is better than every other method: lime, nt and ig."
+    assert first.endswith("; lime does so too. ig is shown to be below chance.")
+    assert second.startswith(
+        "gradcam and lime are better than random, the best of the null models explained (gradcam by +0."
+    )
+    assert second.endswith("; nt is not shown to be. ig is shown to be worse.")
+    assert third == (
+        "gradcam is better than every other method, lime, nt and ig, on the patches where both have a value."
+    )
     assert any(line.startswith("That the maps of ig and nt lie on the tumor mask") for line in found["unsupported"])
-    assert "96 × 64 px from 24 groups" in found["question"]
+    assert "96 × 64 px, 384 of them from 24 groups" in found["question"]
 
 
 def test_on_random_maps_no_method_beats_chance() -> None:
-    # one in twenty may say otherwise of each by the tests' own level; of 60 seeds from 100 on, none did
+    # one in twenty may say otherwise by the tests' own level; of 60 seeds from 100 on, none did
     for seed in range(100, 106):
         first, second, third = said(seed=seed)["answer"]
-        assert first.startswith("No method beats chance: the highest mean is that of ")
-        assert second == "No method is shown to be better than random, the best map that knows nothing of the network."
+        assert first.startswith("No method is shown to beat chance: the highest mean is that of ")
+        assert second.startswith("No method is shown to be better than random, the best of the null models explained.")
         assert third.startswith("Between ")
 
 
 def test_a_method_as_good_as_the_best_is_not_put_below_it() -> None:
     third = said(gradcam=0.2, lime=0.2)["answer"][2]
     assert re.fullmatch(
-        r"(gradcam|lime) is better than (ig and nt|nt and ig); between it and (lime|gradcam) no difference is shown\.",
+        r"(gradcam|lime) is better than (ig and nt|nt and ig), on the patches where both have a value; "
+        r"between (gradcam|lime) and (lime|gradcam) no difference is shown\.",
         third,
     )
 
@@ -64,6 +69,35 @@ def test_few_groups_claim_nothing() -> None:
     assert found["answer"][0].startswith("gradcam has the highest mean")
     assert "nothing can be claimed" in found["answer"][0]
     assert "no method" not in found["answer"][0].lower()
+
+
+def test_what_is_not_there_is_not_spoken_of() -> None:
+    """Stores of null models alone, without any, with undefined methods, and where the mean misleads."""
+    summary = summarise(planted(gradcam=0.3), QUICK)
+    for method in summary["methods"].values():
+        method["null"] = True
+    found = answer({**summary, "best_null": [], "comparisons": []}, (64, 64))
+    assert len(found["answer"]) == 1
+    assert "null models" in found["answer"][0]
+    summary = summarise(planted(gradcam=0.3), QUICK)
+    summary["methods"]["random"]["null"] = False
+    assert "no null model was explained" in answer({**summary, "best_null": []}, (64, 64))["answer"][1]
+    summary = summarise(planted(gradcam=0.3, lime=0.15), QUICK)
+    for row in summary["rows"]:
+        if row["method"] == "nt":
+            row.update(mean=None, n=0)
+            row["above_chance"].update(mean=None, p_holm=None)
+    for pair in summary["comparisons"]:
+        if {pair["a"], pair["b"]} == {"lime", "gradcam"}:  # on the patches that both have
+            pair["difference"] = 0.1 if pair["a"] == "lime" else -0.1
+    found = answer(summary, (64, 64))["answer"]
+    assert "there lime is better than gradcam" in found[2]
+    assert found[2].endswith("nt has no value.")
+    for row in summary["rows"]:
+        if row["method"] == "gradcam":
+            row["above_chance"]["p_holm"] = None
+    assert "gradcam has the highest mean" in answer(summary, (64, 64))["answer"][0]
+    assert answer(summary, (64, 64))["answer"][0].endswith("but has no test; lime does beat it.")
 
 
 def test_what_every_conclusion_lacks_is_said() -> None:
