@@ -23,6 +23,7 @@ from histoxai import provenance, resources
 from histoxai.explainers.base import channels_to_plane
 from histoxai.metrics import counts as c
 from histoxai.metrics.thesis import line_means, soft_iou
+from histoxai.models import scored
 from histoxai.progress import Silent
 from histoxai.settings import Explain, Score, Statistics, Work
 from histoxai.stages import explain, score
@@ -257,7 +258,7 @@ def workers_row(work: Path, maps: Path, masks: Path) -> dict[str, Any]:
 def summary_rows(work: Path, maps: Path, masks: Path) -> list[dict[str, Any]]:
     """What `--json` takes beyond the stored values."""
     path = next(work.glob("s*.zarr"))
-    took = seconds(lambda: score.summary(path, "corrected", Statistics(), Silent()))
+    took = seconds(lambda: scored.summary(path, "corrected", Statistics(), Silent()))
     return [row(f"summary of {PATCHES} patches", took, 0.0, took, "told")]
 
 
