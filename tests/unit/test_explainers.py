@@ -44,6 +44,7 @@ QUICK: dict[str, dict[str, str]] = {
 }
 NULLS = ("random", "center", "edges", "hematoxylin")
 MICRO = 16
+FLOAT32 = float(np.finfo(np.float32).eps)
 CAMS = {
     "gradcam": GradCAM,
     "gradcampp": GradCAMPlusPlus,
@@ -205,7 +206,13 @@ def test_parity_with_the_library_on_both_networks(kind: str, name: str, request:
     net = request.getfixturevalue(kind)
     found = compare(build(name), net, batch(2))
     assert found is not None
-    assert found.holds, found
+    if not found.holds:
+        # Attributions that are small differences of outputs: whose last bits are nearer is a matter of the CPU's
+        # kernels below what float32 can tell of such outputs.
+        outputs = float(net.logits(batch(2).images).abs().max())
+        largest = float(np.abs(collected(build(name), net, batch(2))[""]).max())
+        assert found.our_error is not None, found
+        assert found.our_error <= 4 * FLOAT32 * outputs / largest, found
     assert found.patches == 2
 
 
@@ -618,7 +625,8 @@ def test_out_of_memory_halves_the_micro_batch_and_goes_on(net: Network, monkeypa
     for name, want in whole.items():
         got = collected(build(name), small, batch(5))
         for part, values in want.items():
-            np.testing.assert_allclose(got[part], values, atol=1e-5 * np.nanmax(np.abs(values)))
+            # other batches, other last bits, of outputs up to 1
+            np.testing.assert_allclose(got[part], values, atol=max(1e-5 * np.nanmax(np.abs(values)), FLOAT32))
     assert told == [8, 4]
     assert (small.asked, small.micro_batch) == (MICRO, 4)
 
@@ -783,4 +791,6 @@ def test_kernelshap_of_a_blank_patch_is_all_of_the_difference(net: Network) -> N
     made = collected(build("kernelshap", max_dist="200", kernel_size="30"), net, grey)[""]
     rise = net.logits(grey.images)[0, 1] - net.logits(torch.zeros_like(grey.images))[0, 1]
     assert made.shape == (1, 1, 64, 64)
-    np.testing.assert_allclose(made, float(rise), rtol=1e-5)
+    # a small difference of two outputs, each known to its last bit
+    largest = float(net.logits(grey.images).abs().max())
+    np.testing.assert_allclose(made, float(rise), rtol=1e-5, atol=2 * FLOAT32 * largest)
