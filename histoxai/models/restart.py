@@ -66,7 +66,7 @@ class Checkpoints:
     def newest(self, progress: Progress) -> str | None:
         """The name of the newest checkpoint that is whole; None without one.
 
-        Those that are torn are said to be so, and removed. Raises OSError where the system cannot read.
+        Those that are torn are said to be so, and set aside. Raises OSError where the system cannot read.
         """
         found = None
         for place in sorted(self.folder.glob("at-*.json"), reverse=True):

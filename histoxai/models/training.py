@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from histoxai.errors import HistoxaiError, InputRefused, UsageError, for_users, is_out_of_memory
+from histoxai.models.batches import Source
 from histoxai.models.crew import Again
 from histoxai.models.engine import check_device, engine
 from histoxai.models.fit import Fitted, Job, fit, normalises_over_batch
@@ -21,6 +22,9 @@ from histoxai.models.restart import forget
 from histoxai.models.runs import discard_run, match
 from histoxai.progress import Progress
 from histoxai.settings import Training
+from histoxai.store.patches import Patches
+from histoxai.store.split import TEST
+from histoxai.transforms.augmentation import augmenter
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,24 @@ def _begun(wanted: Wanted, facts: dict[str, Any]) -> str | HistoxaiError:
         return _state(wanted, facts)
     except (HistoxaiError, OSError) as error:
         return for_users(error) or HistoxaiError(str(error))
+
+
+def sources(patches: Patches, settings: Training, masks: bool, balanced: bool = False) -> tuple[Source, Source]:
+    """What a training reads: patches of the train split, augmented, and of validation.
+
+    With `overfit_batches` both are the same few. Raises InputRefused where there are no such splits.
+    """
+    rows = {split: patches.rows(split) for split in ("train", "validation")}
+    train = Source(patches, rows["train"], masks, augmenter(settings.augment, settings.seed), balanced)
+    if settings.overfit_batches is not None:
+        train = train.first(settings.seed, settings.overfit_batches * settings.batch_size)
+        rows["validation"] = train.rows
+    return train, Source(patches, rows["validation"], masks)
+
+
+def measured_split(patches: Patches) -> str:
+    """The split that a trained network is measured on: test, or validation where there is none."""
+    return "test" if (patches.split == TEST).any() else "validation"
 
 
 def training_record(fitted: Fitted, place: Placement) -> dict[str, Any]:

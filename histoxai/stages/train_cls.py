@@ -15,7 +15,7 @@ from histoxai.errors import InputRefused
 from histoxai.metrics.calibration import best_temperature
 from histoxai.metrics.classification import accuracy_table, classifier_scores
 from histoxai.metrics.scores import cancer_of
-from histoxai.models.batches import Source, pick_device, predict
+from histoxai.models.batches import pick_device, predict
 from histoxai.models.checkpoint import build, finish
 from histoxai.models.fit import Fitted, Job
 from histoxai.models.losses import balanced_weights, classification_loss
@@ -24,7 +24,7 @@ from histoxai.models.pretrained import freeze_encoder, load_weights
 from histoxai.models.records import training_facts, write_history, write_predictions
 from histoxai.models.relatives import leaks_in_words
 from histoxai.models.runs import Run, open_run
-from histoxai.models.training import Wanted, train, training_record
+from histoxai.models.training import Wanted, measured_split, sources, train, training_record
 from histoxai.places import require_local
 from histoxai.plots.figures import confusion, png
 from histoxai.progress import Progress, Silent
@@ -32,7 +32,6 @@ from histoxai.provenance import keep_apart, keyed_seed
 from histoxai.settings import Statistics, TrainCls
 from histoxai.store.files import write_atomically
 from histoxai.store.patches import Patches
-from histoxai.transforms.augmentation import augmenter
 
 _MICRO_BATCH = 16
 
@@ -91,14 +90,7 @@ def train_cls(
 
 
 def _job(model: torch.nn.Module, patches: Patches, settings: TrainCls) -> Job:
-    rows = {s: patches.rows(s) for s in ("train", "validation")}
-    balanced = settings.sampling == "balanced"
-    train = Source(
-        patches, rows["train"], masks=False, augment=augmenter(settings.augment, settings.seed), balanced=balanced
-    )
-    if settings.overfit_batches is not None:
-        train = train.first(settings.seed, settings.overfit_batches * settings.batch_size)
-        rows["validation"] = train.rows
+    train, validation = sources(patches, settings, masks=False, balanced=settings.sampling == "balanced")
     weights = None
     if settings.class_weights == "balanced":
         weights = balanced_weights(patches.label[train.rows], len(patches.classes))
@@ -108,7 +100,7 @@ def _job(model: torch.nn.Module, patches: Patches, settings: TrainCls) -> Job:
         _accuracy,
         "accuracy",
         train,
-        Source(patches, rows["validation"], masks=False),
+        validation,
         settings.mixup,
     )
 
@@ -143,7 +135,7 @@ def _conclude(
     device: torch.device,
 ) -> None:
     calibration = _calibrate(model, patches, device) if settings.temperature else None
-    split = "test" if (patches.split == 3).any() else "validation"
+    split = measured_split(patches)
     rows = patches.rows(split)
     predictions = _predictions(model, patches, rows, device)
     write_history(output, fitted.history)

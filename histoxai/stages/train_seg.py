@@ -11,14 +11,14 @@ import torch
 
 from histoxai import registry
 from histoxai.errors import InputRefused
-from histoxai.models.batches import Source, forward, pick_device
+from histoxai.models.batches import forward, pick_device
 from histoxai.models.checkpoint import build, finish
 from histoxai.models.fit import Fitted, Job
 from histoxai.models.losses import segmentation_loss
 from histoxai.models.placement import Placement, placement
 from histoxai.models.records import training_facts, write_history
 from histoxai.models.runs import Run, open_run
-from histoxai.models.training import Wanted, train, training_record
+from histoxai.models.training import Wanted, measured_split, sources, train, training_record
 from histoxai.models.unet import soft_iou
 from histoxai.places import require_local
 from histoxai.progress import Progress, Silent
@@ -26,7 +26,6 @@ from histoxai.provenance import keep_apart, keyed_seed
 from histoxai.settings import TrainSeg
 from histoxai.store.patches import TARGETS, Patches
 from histoxai.store.schema import MASKS
-from histoxai.transforms.augmentation import augmenter
 
 _MICRO_BATCH = 16
 
@@ -73,18 +72,14 @@ def train_seg(
 
 
 def _job(model: torch.nn.Module, patches: Patches, settings: TrainSeg) -> Job:
-    rows = {s: patches.rows(s) for s in ("train", "validation")}
-    train = Source(patches, rows["train"], masks=True, augment=augmenter(settings.augment, settings.seed))
-    if settings.overfit_batches is not None:
-        train = train.first(settings.seed, settings.overfit_batches * settings.batch_size)
-        rows["validation"] = train.rows
+    train, validation = sources(patches, settings, masks=True)
     return Job(
         model,
         segmentation_loss(settings.loss or "bce-dice", settings.dice, settings.gamma),
         soft_iou,
         "soft_iou",
         train,
-        Source(patches, rows["validation"], masks=True),
+        validation,
     )
 
 
@@ -98,7 +93,7 @@ def _conclude(
     device: torch.device,
 ) -> None:
     write_history(output, fitted.history)
-    split = "test" if (patches.split == 3).any() else "validation"
+    split = measured_split(patches)
     found = {
         "best_epoch": fitted.best_epoch,
         "epochs": len(fitted.history),
