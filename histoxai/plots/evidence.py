@@ -141,17 +141,18 @@ def arrays(tested: dict[str, Any]) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {
         "primary_method": np.array([r["method"] for r in rows]),
         "primary_mask": np.array([r["mask"] for r in rows]),
-        **{f"primary_{k}": _numbers([r[k] for r in rows]) for k in ("mean", "low", "high", "chance")},
+        **{f"primary_{k}": numbers([r[k] for r in rows]) for k in ("mean", "low", "high", "chance")},
         **{
-            f"above_chance_{k}": _numbers([r["above_chance"][k] for r in rows])
+            f"above_chance_{k}": numbers([r["above_chance"][k] for r in rows])
             for k in ("mean", "low", "high", "p_holm")
         },
         "conclusion": np.array([c["name"] for c in tested["conclusions"]]),
         "conclusion_answer": np.array([c["answer"] for c in tested["conclusions"]]),
-        "conclusion_p_holm": _numbers([c["p_holm"] for c in tested["conclusions"]]),
+        "conclusion_p_holm": numbers([c["p_holm"] for c in tested["conclusions"]]),
     }
     return found
 
 
-def _numbers(values: Sequence[float | None]) -> np.ndarray:
+def numbers(values: Sequence[float | None]) -> np.ndarray:
+    """Values as float64, NaN for None."""
     return np.array([np.nan if v is None else v for v in values], np.float64)

@@ -199,7 +199,9 @@ def _content(
     ids = lineage.column("patch_id")
     arrays = {
         **{f"table1_{k}": np.array(v) for k, v in _columns(table1).items()},
-        "table4_accuracy": _floats([r["accuracy"] for r in accuracy_rows(lineage.classifier.facts["metrics"])]),
+        "table4_accuracy": evidence.numbers(
+            [r["accuracy"] for r in accuracy_rows(lineage.classifier.facts["metrics"])]
+        ),
         "table4_patches": np.array([r["n"] for r in accuracy_rows(lineage.classifier.facts["metrics"])]),
         "confusion": np.array(lineage.classifier.facts["metrics"]["confusion"]),
         **{f"classifier_{k}": v for k, v in lineage.history("classifier").items()},
@@ -235,10 +237,6 @@ def _columns(table1: dict[str, Any]) -> dict[str, list[Any]]:
     for k, name in enumerate(table1["columns"], start=1):
         columns[name.replace(" ", "_")] = [r[k] for r in table1["rows"]]
     return columns
-
-
-def _floats(values: list[float | None]) -> np.ndarray:
-    return np.array([np.nan if v is None else v for v in values], np.float64)
 
 
 def _notes(lineage: Lineage) -> list[str]:
