@@ -9,13 +9,14 @@ Training is another matter: `held` lets it end its step and write a checkpoint f
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from histoxai.errors import Interrupted
@@ -68,6 +69,12 @@ def ignore() -> None:
     """From here on the process is ending: no signal changes how."""
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
+
+
+def die_with_parent(number: int = signal.SIGTERM) -> None:
+    """Where the parent is killed nobody waits for us: the system sends this signal then (PR_SET_PDEATHSIG)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, int(number))
 
 
 def _stop(number: int, frame: Any) -> None:

@@ -11,6 +11,7 @@ from benches.explain import bench_bf16, bench_explain, bench_explain_memory, ben
 from benches.ingest import bench_ingest
 from benches.malloc import bench_malloc
 from benches.read import bench_read
+from benches.report import bench_report
 from benches.score import bench_score
 from benches.slides import bench_slides
 from benches.train import bench_train
@@ -20,6 +21,7 @@ BENCHES = {
     "ingest": bench_ingest,
     "malloc": bench_malloc,
     "read": bench_read,
+    "report": bench_report,
     "score": bench_score,
     "explain": bench_explain,
     "explain-resnet18": bench_resnet18,

@@ -138,7 +138,24 @@ def report(
         Path | None,
         typer.Option(metavar="DIR", help="Tables as CSV, LaTeX, Markdown; figures as SVG, PDF, PNG; methods, BibTeX."),
     ] = None,
+    colours: Annotated[
+        str, typer.Option(help="Of overlays: safe (colour-blind readers tell them apart), or study.")
+    ] = settings.Report.colours,
+    examples: Annotated[
+        int, typer.Option(help="Patches that can be looked at on the page.")
+    ] = settings.Report.examples,
+    show: Annotated[
+        list[str], typer.Option(metavar="ID", help="A patch that has to be among them; as often as wanted.")
+    ] = [],  # noqa: B006
+    limit: Annotated[float, typer.Option(help="Of the page, in MB.")] = settings.Report.limit,
+    primary: Annotated[
+        str | None, typer.Option(help="The measure that methods are compared by (auroc).")
+    ] = settings.Report.primary,
+    cancer: Annotated[str | None, typer.Option(help="Classes with tumor (all but A, N, BG, T, normal, ...).")] = None,
     allow_partial: flags.AllowPartial = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that draw figures (as many as cores, at most 4).")
+    ] = None,
     threads: flags.Threads = None,
     quiet: flags.Quiet = False,
     force: flags.Force = False,
@@ -147,17 +164,20 @@ def report(
 ) -> None:
     """One self-contained HTML page with all tables and figures."""
     moved = {"patches": patches, "maps": maps, "masks": masks, "model": model, "segmenter": segmenter}
-    terminal.use_threads(threads)
+    named = flags.words(cancer, "--cancer") if cancer is not None else None
+    chosen = settings.Report(title, colours, examples, tuple(show), limit, primary, named)
+    used = terminal.use_threads(threads)
     with terminal.progress(quiet) as progress:
         from histoxai.stages.report import report as stage
 
         summary = stage(
-            *(scores, output, settings.Report(title), progress),
+            *(scores, output, chosen, progress),
             moved=moved,
             force=force,
             dry_run=dry_run,
             allow_partial=allow_partial,
             export=export,
+            workers=workers or min(4, used),
         )
     if json:
         terminal.emit(summary)

@@ -37,6 +37,10 @@ class StoredMethod:
         """The evidence (H, W) float32 of one sign of the i-th of the rows read."""
         return self.explainer.relevance({k: v[i] for k, v in raw.items()}, size, sign)
 
+    def signed(self, raw: dict[str, np.ndarray], i: int, size: tuple[int, int]) -> np.ndarray:
+        """The signed evidence (H, W) float32 of the i-th of the rows read, channels added up."""
+        return self.explainer.signed({k: v[i] for k, v in raw.items()}, size).sum(axis=0)
+
     def plane(self, raw: dict[str, np.ndarray], i: int, size: tuple[int, int], constant: float = 0.0) -> np.ndarray:
         """The rendered plane (H, W) float64 of the i-th of the rows read."""
         return self.explainer.render({k: v[i] for k, v in raw.items()}, size, constant)

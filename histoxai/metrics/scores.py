@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -25,6 +25,14 @@ AGREED = (
 NO_TUMOR = ("a", "n", "bg", "t", "artifact", "artefact", "normal", "benign", "background", "tissue", "stroma")
 
 
+class Pieces(Protocol):
+    """An array of which rows are read as they are needed; an array in memory is one too."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> np.ndarray: ...
+
+
 @dataclass(frozen=True)
 class Method:
     """The registered method behind a name, and whether it is a null model: one that cannot know the classifier."""
@@ -38,8 +46,8 @@ class Scores:
     """A scores store in one profile, n patches, M methods, K masks, Q metrics.
 
     values, chance (n, M, K, Q) float64, NaN undefined; flags (n, M, K); counts (n, M, K, 4); union (n, M, 4): counts
-    against both masks together; curves, mask_curves (n, M, K, 2, 102); logits (n, classes); label, prediction, case,
-    group, patch_id (n,).
+    against both masks together; curves, mask_curves (n, M, K, 2, 102), read piece by piece, None where there are none;
+    logits (n, classes); label, prediction, case, group, patch_id (n,).
     """
 
     profile: str
@@ -48,8 +56,8 @@ class Scores:
     flags: np.ndarray
     counts: np.ndarray
     union: np.ndarray
-    curves: np.ndarray
-    mask_curves: np.ndarray
+    curves: Pieces | None
+    mask_curves: Pieces | None
     logits: np.ndarray
     label: np.ndarray
     prediction: np.ndarray

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from histoxai.metrics.bootstrap import Estimate, means
+from histoxai.metrics.bootstrap import Estimate, by_group, means, of_ratio
 from histoxai.metrics.classification import classifier_scores
 from histoxai.metrics.comparisons import friedman, holm, paired
 from histoxai.metrics.conclusions import conclude
@@ -32,11 +32,6 @@ def summarise(s: Scores, statistics: Statistics, step: Callable[[], None] = lamb
     chosen = primary_of(statistics.primary, s.metrics, s.profile)
     statistics = replace(statistics, primary=chosen)
     primary, cancer = s.of(chosen), cancer_of(statistics.cancer, s.classes)
-    rows = []
-    for name, number, mine in strata(s.label, s.case, s.classes):
-        rows += _rows(s, statistics, {"class": name, "case": number}, mine)
-        step()
-    _correct(rows, chosen)
     facts = asdict(statistics) | {"cancer": [s.classes[c] for c in cancer], "groups": len(set(s.group.tolist()))}
     return {
         "profile": s.profile,
@@ -44,7 +39,7 @@ def summarise(s: Scores, statistics: Statistics, step: Callable[[], None] = lamb
         "partial": s.partial,
         "statistics": facts,
         "methods": {name: asdict(m) for name, m in s.methods.items()},
-        "rows": rows,
+        "rows": means_of(s, statistics, step),
         "sizes": _by_size(s, statistics),
         "map_thresholds": map_thresholds(s, statistics.empty),
         "mask_thresholds": mask_thresholds(s, statistics.empty),
@@ -54,6 +49,20 @@ def summarise(s: Scores, statistics: Statistics, step: Callable[[], None] = lamb
         "conclusions": conclude(s, primary, cancer, statistics),
         "classifier": classifier_scores(s.logits, s.label, s.group, s.classes, cancer, statistics),
     }
+
+
+def means_of(s: Scores, statistics: Statistics, step: Callable[[], None] = lambda: None) -> list[dict[str, Any]]:
+    """`rows` of `summarise`: every method, mask, class, case and measure.
+
+    Raises UsageError for a primary measure that is not there.
+    """
+    chosen = primary_of(statistics.primary, s.metrics, s.profile)
+    rows = []
+    for name, number, mine in strata(s.label, s.case, s.classes):
+        rows += _rows(s, statistics, {"class": name, "case": number}, mine)
+        step()
+    _correct(rows, chosen)
+    return rows
 
 
 def patches(s: Scores) -> Iterator[dict[str, Any]]:
@@ -85,14 +94,10 @@ def patches(s: Scores) -> Iterator[dict[str, Any]]:
 
 
 def _rows(s: Scores, statistics: Statistics, about: dict[str, str], mine: np.ndarray) -> list[dict[str, Any]]:
-    values, by_chance = s.values[mine], s.chance[mine]
-    shape = values.shape[1:]
-    both = np.isfinite(values) & np.isfinite(by_chance)
-    columns = np.stack([values, np.where(both, values - by_chance, np.nan)], axis=1)
-    found = _means(columns, s.group[mine], statistics)
+    shape = s.values.shape[1:]
+    found, expected = _beside_chance(s, mine, statistics)
     low, high = _clipped(found, s.metrics, 2 * int(np.prod(shape[:-1])))
-    with np.errstate(invalid="ignore"):
-        expected = np.where(both, by_chance, 0).sum(axis=0) / both.sum(axis=0)
+    patches_here = int(mine.sum())
     flagged = {name: ((s.flags[mine] & bit) > 0).sum(axis=0) for name, bit in DEGENERATE.items()}
     rows = []
     for flat, (i, j, k) in enumerate(np.ndindex(shape)):
@@ -105,7 +110,7 @@ def _rows(s: Scores, statistics: Statistics, about: dict[str, str], mine: np.nda
                 "metric": s.metrics[k],
                 "mean": or_none(found.mean[flat]),
                 "n": int(found.n[flat]),
-                "undefined": len(values) - int(found.n[flat]),
+                "undefined": patches_here - int(found.n[flat]),
                 "partial": s.partial is not None,
                 "low": or_none(low[flat]),
                 "high": or_none(high[flat]),
@@ -143,12 +148,38 @@ def _clipped(found: Estimate, metrics: list[str], times: int) -> tuple[np.ndarra
     return np.clip(found.low, least, 1.0), np.clip(found.high, least, 1.0)
 
 
+def _beside_chance(s: Scores, mine: np.ndarray, statistics: Statistics) -> tuple[Estimate, np.ndarray]:
+    # Means of all values and, after them, of what they are above chance; chance (M, K, Q) of those that have both.
+    # One method at a time: patches are many, groups are few.
+    group, columns = s.group[mine], int(np.prod(s.values.shape[1:]))
+    if not len(group):
+        return _nothing(2 * columns), np.full(s.values.shape[1:], np.nan)
+    sums: tuple[list[np.ndarray], ...] = ([], [])
+    counts: tuple[list[np.ndarray], ...] = ([], [])
+    expected = np.empty(s.values.shape[1:])
+    for i in range(s.values.shape[1]):
+        values, by_chance = s.values[mine, i], s.chance[mine, i]
+        both = np.isfinite(values) & np.isfinite(by_chance)
+        for k, part in enumerate((values, np.where(both, values - by_chance, np.nan))):
+            found = by_group(part.reshape(len(group), -1), group)
+            sums[k].append(found[0])
+            counts[k].append(found[1])
+        with np.errstate(invalid="ignore"):
+            expected[i] = np.where(both, by_chance, 0).sum(axis=0) / both.sum(axis=0)
+    joined = [np.concatenate([*first, *second], axis=1) for first, second in (sums, counts)]
+    how = (statistics.repetitions, statistics.seed, statistics.level)
+    return of_ratio(joined[0], joined[1], *how), expected
+
+
+def _nothing(columns: int) -> Estimate:
+    nothing, none = np.full(columns, np.nan), np.zeros(columns, np.int64)
+    return Estimate(nothing, nothing, nothing, nothing, nothing, none, none)
+
+
 def _means(values: np.ndarray, group: np.ndarray, statistics: Statistics) -> Estimate:
     flat = values.reshape(len(values), int(np.prod(values.shape[1:])))
     if not len(flat):
-        nothing = np.full(flat.shape[1], np.nan)
-        none = np.zeros(flat.shape[1], np.int64)
-        return Estimate(nothing, nothing, nothing, nothing, nothing, none, none)
+        return _nothing(flat.shape[1])
     return means(flat, group, statistics.repetitions, statistics.seed, statistics.level)
 
 

@@ -6,7 +6,6 @@ Under srun and torchrun they are there already, and none of this is used.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -92,9 +91,7 @@ def _free_port() -> int:
 def _member(again: Again, pipe: Connection) -> None:
     try:
         signals.catch()
-        # Where the parent is killed nobody waits for us (PR_SET_PDEATHSIG).
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        signals.die_with_parent(signal.SIGKILL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STOPPING)
         again()
     except KeyboardInterrupt:

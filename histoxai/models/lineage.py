@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +15,13 @@ from histoxai.errors import Incomplete, ParentChanged
 from histoxai.explainers.stored import StoredMethod, stored_methods
 from histoxai.models.runs import Run, open_run
 from histoxai.places import is_mirror, shown
+from histoxai.plots.figures import short as shortened
 from histoxai.store.mirror import find_parent
 from histoxai.store.patches import Patches
 from histoxai.store.shards import Store, open_store
 from histoxai.store.state import rows_done
 
-# What is read of a scores store: tests on the model may come later, or be under way.
+# What has to be there of a scores store: tests on the model may come later, or be under way.
 SCORES = ("index", "scores")
 
 
@@ -60,8 +61,23 @@ class Lineage:
 
     def planes(self, method: str, rows: Sequence[int]) -> list[np.ndarray]:
         """Rendered maps (H, W) of some scored patches, corrected profile."""
+        found = self.methods[method]
+        return [found.plane(raw, 0, self.patches.size) for raw in self._raw(method, rows)]
+
+    def signed(self, method: str, rows: Sequence[int]) -> list[np.ndarray]:
+        """Signed evidence (H, W) of some scored patches, channels added up."""
+        found = self.methods[method]
+        return [found.signed(raw, 0, self.patches.size) for raw in self._raw(method, rows)]
+
+    def relevance(self, method: str, rows: Sequence[int]) -> list[np.ndarray]:
+        """The evidence (H, W) of some scored patches that measures rank."""
+        found, sign = self.methods[method], self.scores.header["settings"]["sign"]
+        return [found.relevance(raw, 0, self.patches.size, sign) for raw in self._raw(method, rows)]
+
+    def _raw(self, method: str, rows: Sequence[int]) -> Iterator[dict[str, np.ndarray]]:
         found, (_, maps, _) = self.methods[method], self._places
-        return [found.plane(found.take(self.maps, maps[[i]]), 0, self.patches.size) for i in rows]
+        for i in rows:
+            yield found.take(self.maps, maps[[i]])
 
     def pictures(self, rows: Sequence[int]) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
         """Patch (H, W, 3) uint8, tumor and non-tumor mask (H, W) bool of some scored patches."""
@@ -88,7 +104,8 @@ class Lineage:
     def title(self, row: int, name: str) -> str:
         """A patch's class, predicted class and probability in two lines."""
         prediction, probability = self._predicted
-        return f"{name}\npred. {self.patches.classes[int(prediction[row])]}, {probability[row]:.2f}"
+        taken = shortened(self.patches.classes[int(prediction[row])])
+        return f"{shortened(name)}\npred. {taken}, {probability[row]:.2f}"
 
     def ancestors(self) -> list[dict[str, str]]:
         """Name, path, digest and command of every ancestor."""

@@ -10,7 +10,6 @@ from histoxai.models.lineage import Lineage
 from histoxai.plots import figures
 from histoxai.plots.content import METRIC_WORDS
 from histoxai.plots.gallery import Gallery
-from histoxai.progress import Progress
 
 
 def violins(
@@ -20,24 +19,20 @@ def violins(
     names: list[str],
     axes: dict[str, list[str]],
     gallery: Gallery,
-    progress: Progress,
 ) -> list[dict[str, Any]]:
     """A figure of violins per measure: `name` and `png`."""
     made = []
     first = axes["profile"].index("corrected")
     for k, metric in enumerate(axes["metric"]):
         data = values[:, :, :, first, k]
-        picture = figures.violins(
-            data, label, case, names, axes["method"], axes["mask"], METRIC_WORDS.get(metric, metric)
-        )
-        png = gallery.add(f"violins-{metric}", picture)
-        made.append({"name": METRIC_WORDS.get(metric, metric), "png": png})
-        progress.advance()
+        words = METRIC_WORDS.get(metric, metric)
+        arguments = (data, label, case, names, axes["method"], axes["mask"], words)
+        made.append({"name": words, "png": gallery.add(f"violins-{metric}", figures.violins, *arguments)})
     return made
 
 
 def maps(
-    lineage: Lineage, examples: list[list[int | None]], names: list[str], gallery: Gallery, progress: Progress
+    lineage: Lineage, examples: list[list[int | None]], names: list[str], gallery: Gallery, colours: str
 ) -> list[dict[str, Any]]:
     """A figure per method: of each class the right patch of highest probability, else the wrong one."""
     chosen, titles = [], []
@@ -53,15 +48,14 @@ def maps(
     images, tumor, other = lineage.pictures(chosen)
     threshold = lineage.scores.header["settings"]["map_threshold"]
     for method in lineage.scores.header["axes"]["method"]:
-        planes = lineage.planes(method, chosen)
-        picture = figures.maps_of_method(images, planes, tumor, other, titles, threshold)
-        made.append({"name": method, "png": gallery.add(f"maps-{method}", picture)})
-        progress.advance()
+        shown = lineage.signed(method, chosen), lineage.planes(method, chosen)
+        arguments = (images, *shown, tumor, other, titles, threshold, colours)
+        made.append({"name": method, "png": gallery.add(f"maps-{method}", figures.maps_of_method, *arguments)})
     return made
 
 
 def cases(
-    lineage: Lineage, examples: list[list[int | None]], names: list[str], gallery: Gallery, progress: Progress
+    lineage: Lineage, examples: list[list[int | None]], names: list[str], gallery: Gallery, colours: str
 ) -> list[dict[str, Any]]:
     """The study's figures 16 to 19; `png` is None where no class has a patch of the case."""
     words = (
@@ -77,19 +71,19 @@ def cases(
         found = [i for i in row if i is not None]
         for first in range(0, len(methods), figures.ACROSS):
             some = methods[first : first + figures.ACROSS]
-            picture = None
+            png = None
             if found:
                 planes = {m: dict(zip(found, lineage.planes(m, found), strict=True)) for m in some}
                 pictures = dict(zip(found, zip(*lineage.pictures(found), strict=True), strict=True))
                 rows = [
-                    (lineage.title(i, label), *pictures[i], [planes[m][i] for m in some]) if i is not None else (label,)
+                    (lineage.title(i, label), *pictures[i], [planes[m][i] for m in some])
+                    if i is not None
+                    else (figures.short(label),)
                     for i, label in zip(row, names, strict=True)
                 ]
-                picture = figures.case_sheet(rows, some, threshold)
+                png = gallery.add(f"case-{number}", figures.case_sheet, rows, some, threshold, colours)
             elif first:
                 continue
             several = found and len(methods) > len(some)
-            png = None if picture is None else gallery.add(f"case-{number}", picture)
             made.append({"name": f"{name}: {', '.join(some)}" if several else name, "png": png})
-        progress.advance()
     return made

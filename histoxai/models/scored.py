@@ -16,7 +16,7 @@ from histoxai.metrics.scores import Method, Scores, agreed
 from histoxai.progress import Progress
 from histoxai.registry import resolve
 from histoxai.settings import PROBES, SANITY, Statistics
-from histoxai.store.shards import open_store
+from histoxai.store.shards import Store, open_store
 from histoxai.store.tables import write_table
 
 SCHEMA = "histoxai.score/1"
@@ -37,6 +37,20 @@ def export(path: Path, profile: str, statistics: Statistics, table: Path, summar
         write_table(table, sums.patches(read(path, profile, statistics.empty)))
 
 
+class _Column:
+    """Rows of an array of a store, read when they are asked for."""
+
+    def __init__(self, store: Store, name: str, rows: np.ndarray | None) -> None:
+        self._store, self._name = store, name
+        self._rows = np.arange(store.array(name).shape[0]) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        return self._store.take(self._name, self._rows[rows])
+
+
 def read(path: Path, profile: str, empty: str = "exclude", rows: np.ndarray | None = None) -> Scores:
     """All that summaries need of a scores store; rows: of which patches, None for all.
 
@@ -49,6 +63,7 @@ def read(path: Path, profile: str, empty: str = "exclude", rows: np.ndarray | No
     def column(name: str) -> np.ndarray:
         return store.read(name) if rows is None else store.take(name, rows)
 
+    whole = store.header["settings"]["measures"] == "all"
     values = column("values")[:, :, :, axes["profile"].index(profile)]
     values = np.concatenate([values, column("measures")], axis=-1)
     metrics = metrics_of(profile, store.header["settings"]["measures"])
@@ -67,8 +82,8 @@ def read(path: Path, profile: str, empty: str = "exclude", rows: np.ndarray | No
         flags=flags,
         counts=counts,
         union=column("union"),
-        curves=column("curves"),
-        mask_curves=column("mask_curves"),
+        curves=_Column(store, "curves", rows) if whole else None,
+        mask_curves=_Column(store, "mask_curves", rows) if whole else None,
         logits=column("logits"),
         group=column("group"),
         patch_id=column("patch_id"),
@@ -86,17 +101,22 @@ def summary(
 ) -> dict[str, Any]:
     """What `score --json` prints: means with intervals and chance, comparisons, and the study's conclusions tested.
 
-    rows: of which patches, None for all; with some, the tests on the model are left out. Raises UsageError for an
-    unknown profile, primary measure or class.
+    rows: of which patches, None for all. Raises UsageError for an unknown profile, primary measure or class.
     """
-    scores = read(path, profile, statistics.empty, rows)
+    return summary_of(path, read(path, profile, statistics.empty, rows), statistics, progress, rows)
+
+
+def summary_of(
+    path: Path, scores: Scores, statistics: Statistics, progress: Progress, rows: np.ndarray | None = None
+) -> dict[str, Any]:
+    """`summary` of what `read` gave for these rows."""
     made = sums.summarise(scores, statistics, progress.advance)
-    if rows is not None:
-        return {"schema": SCHEMA, **made}
-    return {"schema": SCHEMA, **made, **_probed(path, scores, statistics, progress)}
+    return {"schema": SCHEMA, **made, **_probed(path, scores, statistics, progress, rows)}
 
 
-def _probed(path: Path, scores: Scores, statistics: Statistics, progress: Progress) -> dict[str, Any]:
+def _probed(
+    path: Path, scores: Scores, statistics: Statistics, progress: Progress, rows: np.ndarray | None
+) -> dict[str, Any]:
     # what the tests on the model gave, as far as they are done
     store = open_store(path, "scores", "score")
     states = {name: state for name, state in store.completeness().items() if name in (*PROBES, SANITY)}
@@ -109,16 +129,19 @@ def _probed(path: Path, scores: Scores, statistics: Statistics, progress: Progre
     def about(name: str) -> dict[str, Any]:
         return {"settings": states[name]["what"], "shards": finished[name], "of": states[name]["shards"]}
 
+    def column(name: str) -> np.ndarray:
+        return store.read(name) if rows is None else store.take(name, rows)
+
     if probes := [p for p in PROBES if p in states]:
-        values = np.stack([store.read(f"faithfulness/{p}") for p in probes], axis=-1)
-        curves = {p: store.read(f"curves_of/{p}") for p in probes if f"curves_of/{p}" in store.arrays("curves_of")}
-        rows = probed.faithfulness(scores, values, probes, statistics)
+        values = np.stack([column(f"faithfulness/{p}") for p in probes], axis=-1)
+        curves = {p: column(f"curves_of/{p}") for p in probes if f"curves_of/{p}" in store.arrays("curves_of")}
+        made = probed.faithfulness(scores, values, probes, statistics)
         drawn = probed.mean_curves(scores, curves)
-        found["faithfulness"] = {"probes": {p: about(p) for p in probes}, "rows": rows, "curves": drawn}
+        found["faithfulness"] = {"probes": {p: about(p) for p in probes}, "rows": made, "curves": drawn}
     if SANITY in states:
         layers = states[SANITY]["what"]["layers"]
-        rows = probed.sanity(scores, store.read(f"{SANITY}/similarity"), layers, statistics)
-        found["sanity"] = {**about(SANITY), "rows": rows}
+        made = probed.sanity(scores, column(f"{SANITY}/similarity"), layers, statistics)
+        found["sanity"] = {**about(SANITY), "rows": made}
     return found
 
 

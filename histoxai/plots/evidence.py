@@ -10,17 +10,17 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from histoxai.plots.answer import words_of
-from histoxai.plots.figures import BLUE, GREY, ORANGE, RED, STYLE, finished
+from histoxai.plots.figures import BLUE, GREY, ORANGE, RED, STYLE, finished, short
 from histoxai.plots.gallery import Gallery
 
 _LINE = 0.32  # inches a method
 
 
-def forest(panels: Sequence[tuple[str, Sequence[dict[str, Any]]]], words: str) -> Figure:
+def forest(panels: Sequence[tuple[str, Sequence[dict[str, Any]]]], words: str, alpha: float) -> Figure:
     """Difference of each method to chance, with its interval, in a panel per mask.
 
-    panels: title, rows of `name`, `mean`, `low`, `high` (None: withheld), `null`. Filled marks lie above 0 with all of
-    their interval; null models are orange.
+    panels: title, rows of `name`, `mean`, `low`, `high`, `p_holm` (None: withheld), `null`. Filled marks differ from
+    chance: their p, corrected, is at or below alpha. Null models are orange.
     """
     with rc_context(STYLE):
         most = max(len(rows) for _, rows in panels)
@@ -37,10 +37,10 @@ def forest(panels: Sequence[tuple[str, Sequence[dict[str, Any]]]], words: str) -
                 colour = ORANGE if row["null"] else BLUE
                 if row["low"] is not None:
                     axes.plot([row["low"], row["high"]], [k, k], color=colour, lw=1.6, solid_capstyle="butt")
-                sure = row["low"] is not None and row["low"] > 0
+                sure = row["p_holm"] is not None and row["p_holm"] <= alpha
                 axes.plot(row["mean"], k, "o", ms=5, color=colour, mfc=colour if sure else "white")
             axes.set(title=title, xlabel=f"{words}, above chance")
-            axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+            axes.set_yticks(range(len(rows)), [short(row["name"]) for row in rows])
             axes.set_ylim(len(rows) - 0.4, -0.6)
             axes.grid(axis="x", color="#eeeeee")
             axes.set_axisbelow(True)
@@ -65,7 +65,7 @@ def ranks(found: dict[str, Any]) -> Figure:
             right = rank < (1 + len(order)) / 2
             axes.plot(rank, top, "o", ms=4, color=BLUE)
             axes.annotate(
-                f"{name}  {rank:.2f}" if not right else f"{rank:.2f}  {name}",
+                f"{short(name)}  {rank:.2f}" if not right else f"{rank:.2f}  {short(name)}",
                 (rank, low),
                 xytext=(4 if right else -4, 0),
                 textcoords="offset points",
@@ -121,15 +121,15 @@ def section(tested: dict[str, Any], gallery: Gallery) -> dict[str, Any]:
         "primary": words_of(primary),
         "level": f"{100 * level:g} %",
         "groups": tested["statistics"]["groups"],
-        "forest": gallery.add("forest", forest(bars, words_of(primary))),
+        "forest": gallery.add("forest", forest, bars, words_of(primary), 1 - level),
         "tables": [
             {"title": title, "rows": [{**r, "null": null[r["method"]]} for r in rows]} for title, rows in panels
         ],
         "ranks": [
-            {"mask": r["mask"].replace("_", "-"), "png": gallery.add(f"ranks-{r['mask']}", ranks(r)), "p": r["p"]}
+            {"mask": r["mask"].replace("_", "-"), "png": gallery.add(f"ranks-{r['mask']}", ranks, r), "p": r["p"]}
             for r in by_rank
         ],
-        "no_ranks": next((r["withheld"] for r in tested["friedman"] if r["withheld"]), None),
+        "no_ranks": [{**r, "mask": r["mask"].replace("_", "-")} for r in tested["friedman"] if r["withheld"]],
         "conclusions": tested["conclusions"],
     }
 

@@ -1,7 +1,7 @@
 """All drawings: arrays in, figures out. The only place where maps are rescaled for the eye.
 
-Colours are Okabe and Ito's, which colour-blind readers can tell apart; overlays keep the study's green
-(map), red (tumor), blue (non-tumor) and yellow (map and tumor).
+Colours are Okabe and Ito's, which colour-blind readers can tell apart; overlays can have the study's green (map), red
+(tumor), blue (non-tumor) and yellow (map and tumor) instead.
 """
 
 from __future__ import annotations
@@ -30,22 +30,34 @@ STYLE = {
     "axes.titlesize": 10,
     "figure.facecolor": "white",
     "svg.hashsalt": "histoxai",
+    "text.parse_math": False,  # a class may have a $ in its name
 }
 ACROSS = 6  # methods side by side, as many as a page can show
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
+LINES = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#222222", "#8C6D31")
 CASE_STYLE = {
     "1": ("o", GREEN, "1 right, sure"),
     "2": ("s", BLUE, "2 right, unsure"),
     "3": ("^", RED, "3 wrong, sure"),
-    "4": ("D", "black", "4 wrong, unsure"),
+    "4": ("D", "#CC79A7", "4 wrong, unsure"),
 }
-OVERLAY = {
-    "map": (0, 200, 0),
-    "tumor": (230, 0, 0),
-    "non_tumor": (30, 60, 255),
-    "map and tumor": (255, 235, 0),
-    "map and non-tumor": (0, 220, 220),
+OVERLAYS = {
+    "safe": {
+        "map": (0, 158, 115),
+        "tumor": (213, 94, 0),
+        "non_tumor": (0, 114, 178),
+        "map and tumor": (240, 228, 66),
+        "map and non-tumor": (86, 180, 233),
+    },
+    "study": {
+        "map": (0, 200, 0),
+        "tumor": (230, 0, 0),
+        "non_tumor": (30, 60, 255),
+        "map and tumor": (255, 235, 0),
+        "map and non-tumor": (0, 220, 220),
+    },
 }
+LONGEST = 16  # letters of a name that a figure has room for
 
 
 _mark = ContextVar("mark", default="")
@@ -59,6 +71,17 @@ def marked(words: str) -> Iterator[None]:
         yield
     finally:
         _mark.reset(token)
+
+
+def line_of(k: int, null: bool) -> dict[str, Any]:
+    """Colour and stroke of the k-th of several lines: told apart without colour too; null models are dotted."""
+    strokes = ["-", "--", "-."]
+    return {"color": LINES[k % len(LINES)], "ls": ":" if null else strokes[k // len(LINES) % len(strokes)], "lw": 1.5}
+
+
+def short(name: str) -> str:
+    """A name that fits into a figure, its end cut off where it is long."""
+    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
 
 
 def finished(figure: Figure) -> Figure:
@@ -114,8 +137,9 @@ def confusion(table: np.ndarray, classes: Sequence[str]) -> Figure:
         for (i, j), n in np.ndenumerate(table):
             axes.text(j, i, str(n), ha="center", va="center", color="white" if share[i, j] > 0.55 else "black")
         axes.set(xlabel="predicted", ylabel="true")
-        axes.set_xticks(range(len(classes)), classes)
-        axes.set_yticks(range(len(classes)), classes)
+        names = [short(c) for c in classes]
+        axes.set_xticks(range(len(classes)), names, rotation=_turned(names))
+        axes.set_yticks(range(len(classes)), names)
         figure.colorbar(shown, ax=axes, shrink=0.8, label="share of the true class")
         return finished(figure)
 
@@ -147,12 +171,16 @@ def violins(
                 axes.set_visible(False)
                 continue
             _violin_panel(axes, values[:, method, row], label, case, classes)
-            axes.set_title(f"{methods[method]}, {masks[row].replace('_', '-')}")
+            axes.set_title(f"{short(methods[method])}, {masks[row].replace('_', '-')}")
             if column == 0:
                 axes.set_ylabel(metric)
         marks = [Line2D([], [], marker=m, color=c, ls="", ms=5, label=words) for m, c, words in CASE_STYLE.values()]
         figure.legend(handles=marks, loc="lower center", ncols=4, frameon=False)
         return finished(figure)
+
+
+def _turned(names: Sequence[str]) -> int:
+    return 0 if len("".join(names)) < 20 else 60
 
 
 def _violin_panel(axes: Axes, values: np.ndarray, label: np.ndarray, case: np.ndarray, classes: Sequence[str]) -> None:
@@ -170,16 +198,19 @@ def _violin_panel(axes: Axes, values: np.ndarray, label: np.ndarray, case: np.nd
             of_case = values[chosen & (case == int(number))]
             if len(of_case):
                 axes.plot(code + (int(number) - 2.5) * 0.13, of_case.mean(), marker, color=colour, ms=4)
-    axes.set_xticks(range(len(classes)), classes, rotation=0 if len("".join(classes)) < 20 else 60)
+    names = [short(c) for c in classes]
+    axes.set_xticks(range(len(classes)), names, rotation=_turned(names))
     axes.set_xlim(-0.6, len(classes) - 0.4)
     axes.grid(axis="y", color="#eeeeee")
     axes.set_axisbelow(True)
 
 
-def overlay(image: np.ndarray, found: np.ndarray, tumor: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The study's overlay on a greyed patch: map green, tumor red, non-tumor blue, map and tumor yellow.
+def overlay(
+    image: np.ndarray, found: np.ndarray, tumor: np.ndarray, other: np.ndarray, colours: str = "safe"
+) -> np.ndarray:
+    """The study's overlay on a greyed patch: map, tumor, non-tumor, and where the map meets either.
 
-    image (H, W, 3) uint8; found, tumor, other (H, W) bool -> (H, W, 3) uint8.
+    image (H, W, 3) uint8; found, tumor, other (H, W) bool; colours: of OVERLAYS -> (H, W, 3) uint8.
     """
     grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
     colour = grey.copy()
@@ -190,31 +221,39 @@ def overlay(image: np.ndarray, found: np.ndarray, tumor: np.ndarray, other: np.n
         (found & other, "map and non-tumor"),
         (found & tumor, "map and tumor"),
     ):
-        colour[plane] = OVERLAY[name]
+        colour[plane] = OVERLAYS[colours][name]
     return (0.45 * grey + 0.55 * colour).round().astype(np.uint8)
 
 
 def maps_of_method(
     images: Sequence[np.ndarray],
+    signed: Sequence[np.ndarray],
     planes: Sequence[np.ndarray],
     tumor: Sequence[np.ndarray],
     other: Sequence[np.ndarray],
     titles: Sequence[str],
     threshold: float,
+    colours: str,
 ) -> Figure:
-    """The study's figures 12 to 15: for one method, patches with the map alone and over the masks.
+    """The study's figures 12 to 15: for one method, patches with signed evidence, the map, and the map over the masks.
 
-    planes (H, W) in 0..1, shown on that scale with its colour bar; the overlay shows map > threshold.
+    signed (H, W), shown as a share of each patch's largest; planes (H, W) in 0..1, shown on that scale; the overlay
+    shows map > threshold.
     """
-    scale = ScalarMappable(Normalize(0, 1), "magma")
+    scale, both = ScalarMappable(Normalize(0, 1), "magma"), ScalarMappable(Normalize(-1, 1), "RdBu_r")
+    evidence = [both.to_rgba(np.nan_to_num(s / max(np.abs(s).max(), 1e-30)), bytes=True)[..., :3] for s in signed]
     shown = [scale.to_rgba(p, bytes=True)[..., :3] for p in planes]
-    over = [overlay(*four) for four in zip(images, [p > threshold for p in planes], tumor, other, strict=True)]
-    figure, axes = _sheet([images, shown, over], titles, ["patch", "map", f"map > {threshold:g}\nover masks"])
-    figure.colorbar(scale, ax=axes, shrink=0.4, pad=0.02, label="rendered map, 0 to 1")
+    masks = zip(images, [p > threshold for p in planes], tumor, other, strict=True)
+    over = [overlay(*four, colours) for four in masks]
+    rows = ["patch", "signed evidence", "map as scored", f"map > {threshold:g}\nover masks"]
+    figure, axes = _sheet([images, evidence, shown, over], titles, rows, colours)
+    with rc_context(STYLE):
+        figure.colorbar(scale, ax=axes, shrink=0.4, pad=0.02, label="map as scored, 0 to 1")
+        figure.colorbar(both, ax=axes, shrink=0.4, pad=0.02, label="signed evidence / its largest")
     return finished(figure)
 
 
-def case_sheet(rows: Sequence[tuple[Any, ...]], methods: Sequence[str], threshold: float) -> Figure:
+def case_sheet(rows: Sequence[tuple[Any, ...]], methods: Sequence[str], threshold: float, colours: str) -> Figure:
     """The study's figures 16 to 19: one case, a patch per class (row) with each method's overlay (column).
 
     rows: (title, image, tumor, other, a plane per method), or (title,) where a class has no patch of this case.
@@ -225,13 +264,13 @@ def case_sheet(rows: Sequence[tuple[Any, ...]], methods: Sequence[str], threshol
             grid.append([None] * (len(methods) + 1))
             continue
         image, tumor, other, planes = found
-        grid.append([image, *[overlay(image, p > threshold, tumor, other) for p in planes]])
-    figure, _ = _sheet(grid, ["patch", *methods], [row[0] for row in rows])
+        grid.append([image, *[overlay(image, p > threshold, tumor, other, colours) for p in planes]])
+    figure, _ = _sheet(grid, ["patch", *[short(m) for m in methods]], [row[0] for row in rows], colours)
     return finished(figure)
 
 
 def _sheet(
-    grid: Sequence[Sequence[np.ndarray | None]], columns: Sequence[str], rows: Sequence[str]
+    grid: Sequence[Sequence[np.ndarray | None]], columns: Sequence[str], rows: Sequence[str], colours: str
 ) -> tuple[Figure, Axes]:
     # All pictures on one pair of axes: a pair for each would take seconds to lay out.
     with rc_context(STYLE):
@@ -249,10 +288,10 @@ def _sheet(
         for x, title in enumerate(columns):
             axes.text(x + 0.5, 0.03, title, ha="center", va="bottom", fontsize=8)
         axes.set(xlim=(0, len(columns)), ylim=(-len(rows), 0))
-        _overlay_legend(figure)
+        _overlay_legend(figure, colours)
         return figure, axes
 
 
-def _overlay_legend(figure: Figure) -> None:
-    handles = [Patch(color=np.array(c) / 255, label=n.replace("_", "-")) for n, c in OVERLAY.items()]
+def _overlay_legend(figure: Figure, colours: str) -> None:
+    handles = [Patch(color=np.array(c) / 255, label=n.replace("_", "-")) for n, c in OVERLAYS[colours].items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8)

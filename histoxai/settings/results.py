@@ -77,6 +77,16 @@ class Statistics(Checked):
 
 @dataclass(frozen=True)
 class Report(Checked):
-    """`title` heads the page."""
+    """`title` heads the page; `colours` of overlays: safe for colour-blind readers, or the study's.
+
+    `examples`: patches that can be looked at on the page, and `show`: some that have to be among them, by id; `limit`:
+    of the page, in MB. `primary` and `cancer` as in `Statistics`.
+    """
 
     title: str = "histoxai report"
+    colours: str = bounded("safe", choices=("safe", "study"))
+    examples: int = bounded(100, ge=0)
+    show: tuple[str, ...] = ()
+    limit: float = bounded(25.0, ge=1)
+    primary: str | None = None
+    cancer: tuple[str, ...] | None = None

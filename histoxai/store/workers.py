@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -103,7 +101,7 @@ def share_out(again: Again, shards: Sequence[int], work: Work, progress: Progres
 def _work(again: Again, work: Work, pipe: Connection) -> None:
     try:
         signals.catch()
-        _die_with_parent()
+        signals.die_with_parent()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STOPPING)
         # the parent has started over already where that was asked for
         mine = replace(work, workers=1, shard=None, force=False, feed=Feed(pipe))
@@ -119,12 +117,6 @@ def _work(again: Again, work: Work, pipe: Connection) -> None:
     # Nothing more may run here: what a library does at exit would meet the parent's SIGTERM.
     signals.ignore()
     signals.exit_now(0)
-
-
-def _die_with_parent() -> None:
-    # Where the parent is killed nobody waits for us: the system sends what it would have sent (PR_SET_PDEATHSIG).
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def _lost(process: SpawnProcess) -> HistoxaiError | Interrupted:

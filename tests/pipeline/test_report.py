@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
+import html
 import json
 import re
 import shutil
@@ -13,7 +16,7 @@ import numpy as np
 import pytest
 
 from histoxai.plots.content import pick_cases
-from histoxai.plots.figures import OVERLAY, overlay
+from histoxai.plots.figures import OVERLAYS, overlay
 from histoxai.store.shards import Store
 from tests.conftest import FAST, Mini, done, run, write_diagset
 
@@ -105,13 +108,20 @@ def test_the_page_stands_alone(mini: Mini) -> None:
     sources = re.findall(r'(?:src|href)="([^"]{0,60})', text)
     assert sources
     assert all(s.startswith(("data:image/png;base64,", "#")) for s in sources)
-    assert "<script" not in text
     assert "url(" not in text
+    scripts = re.findall(r"<script([^>]*)>(.*?)</script>", text, re.DOTALL)
+    assert [about for about, _ in scripts] == [' type="application/json" id="data"', ""]
+    digest = base64.b64encode(hashlib.sha256(scripts[1][1].encode()).digest()).decode()
+    policy = html.unescape(text)
+    assert f"script-src 'sha256-{digest}'" in policy  # and so no other script can run
+    assert "default-src 'none'" in policy
     images = text.count("<img")
     absent = text.count("no such patch among the explained ones")
     ranks = text.count("Mean ranks of the methods")
-    # curves twice, confusion, reliability and forest; measures; methods; cases; ranks where there are groups enough
-    assert images + absent == 5 + 7 + 4 + 4 + ranks
+    sizes = text.count("By the size of the")
+    assert sizes in (1, 2)  # one for each mask that any patch has
+    # curves twice, confusion, reliability, forest, agreement; measures; methods; cases; thresholds of two masks
+    assert images + absent == 6 + 7 + 4 + 4 + 2 + sizes + ranks
     assert len(re.findall(r'<img[^>]*alt="[^"]{10,}"', text)) == images
     assert len(text) < 25e6
 
@@ -129,22 +139,24 @@ def test_selection_rule() -> None:
     assert pick_cases(label, predicted, probability, case, [0, 1]) == [[1, 8], [3, None], [5, None], [7, None]]
 
 
-def test_overlay_colours_are_the_studys() -> None:
+def test_overlay_colours_are_the_studys_where_asked() -> None:
     image = np.full((1, 5, 3), 100, np.uint8)
     found = np.array([[1, 0, 0, 1, 0]], bool)
     tumor = np.array([[0, 1, 0, 1, 0]], bool)
     other = np.array([[0, 0, 1, 0, 0]], bool)
-    made = overlay(image, found, tumor, other)[0]
-    for at, name in enumerate(("map", "tumor", "non_tumor", "map and tumor")):
-        assert made[at].tolist() == np.round(0.45 * 100 + 0.55 * np.array(OVERLAY[name])).tolist()
-    assert made[4].tolist() == [100, 100, 100]
+    study = {"map": (0, 200, 0), "tumor": (230, 0, 0), "non_tumor": (30, 60, 255), "map and tumor": (255, 235, 0)}
+    for colours, palette in (("study", study), ("safe", OVERLAYS["safe"])):
+        made = overlay(image, found, tumor, other, colours)[0]
+        for at, name in enumerate(study):
+            assert made[at].tolist() == np.round(0.45 * 100 + 0.55 * np.array(palette[name])).tolist()
+        assert made[4].tolist() == [100, 100, 100]
 
 
 def test_hostile_names_show_as_text(mini: Mini, tmp_path: Path) -> None:
     title = '<script>alert("x")</script>'
     done("report", mini.scores, "-o", tmp_path / "r", "--title", title)
     text = (tmp_path / "r" / "index.html").read_text()
-    assert "<script" not in text
+    assert "<script>alert" not in text
     assert "&lt;script&gt;" in text
 
 
