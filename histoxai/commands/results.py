@@ -6,8 +6,9 @@ Stages are imported inside the bodies, so that `--help` and `--version` load non
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -126,14 +127,14 @@ def score(
 
 
 def report(
-    scores: Annotated[Path, typer.Argument(help="Store made by `score`.")],
+    scores: Annotated[list[Path], typer.Argument(help="Store made by `score`; several are compared with the first.")],
     output: flags.Output,
     patches: Annotated[Path | None, typer.Option(help="The patch store, if it was moved.")] = None,
     maps: Annotated[Path | None, typer.Option(help="The maps store, if it was moved.")] = None,
     masks: Annotated[Path | None, typer.Option(help="The masks store, if it was moved.")] = None,
     model: Annotated[Path | None, typer.Option(help="The classifier's run folder, if it was moved.")] = None,
     segmenter: Annotated[Path | None, typer.Option(help="The segmenter's run folder, if it was moved.")] = None,
-    title: Annotated[str, typer.Option(help="Heads the page.")] = settings.Report.title,
+    title: Annotated[str | None, typer.Option(help="Heads the page.")] = None,
     export: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Tables as CSV, LaTeX, Markdown; figures as SVG, PDF, PNG; methods, BibTeX."),
@@ -162,27 +163,40 @@ def report(
     dry_run: flags.DryRun = False,
     json: flags.Json = False,
 ) -> None:
-    """One self-contained HTML page with all tables and figures."""
+    """One self-contained HTML page with all tables and figures; of several stores, one that compares them."""
     moved = {"patches": patches, "maps": maps, "masks": masks, "model": model, "segmenter": segmenter}
     named = flags.words(cancer, "--cancer") if cancer is not None else None
-    chosen = settings.Report(title, colours, examples, tuple(show), limit, primary, named)
+    chosen = settings.Report(title or settings.Report.title, colours, examples, tuple(show), limit, primary, named)
+    several = len(scores) > 1
+    if several and (wrong := _only_of_one(moved, chosen)):
+        raise UsageError(f"report: {wrong} is of a report of one store; leave it out to compare several")
     used = terminal.use_threads(threads)
+    how: dict[str, Any] = {"force": force, "dry_run": dry_run, "allow_partial": allow_partial, "export": export}
+    how["workers"] = workers or min(4, used)
     with terminal.progress(quiet) as progress:
-        from histoxai.stages.report import report as stage
+        if several:
+            from histoxai.stages.compare import compare
 
-        summary = stage(
-            *(scores, output, chosen, progress),
-            moved=moved,
-            force=force,
-            dry_run=dry_run,
-            allow_partial=allow_partial,
-            export=export,
-            workers=workers or min(4, used),
-        )
+            asked = settings.Comparison(title or settings.Comparison.title, primary)
+            summary = compare(scores, output, asked, progress, **how)
+        else:
+            from histoxai.stages.report import report as stage
+
+            summary = stage(scores[0], output, chosen, progress, moved=moved, **how)
     if json:
         terminal.emit(summary)
     else:
         sys.stdout.write("checked; nothing written\n" if dry_run else f"{shown(summary['page'])}\n")
+
+
+def _only_of_one(moved: Mapping[str, Path | None], chosen: settings.Report) -> str | None:
+    # a flag that means nothing where stores are compared
+    default = settings.Report()
+    given = [name for name, path in moved.items() if path is not None]
+    given += [
+        k for k in ("colours", "examples", "show", "limit", "cancer") if getattr(chosen, k) != getattr(default, k)
+    ]
+    return f"--{given[0]}" if given else None
 
 
 def info(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from histoxai import __version__
+from histoxai import __version__, provenance
 from histoxai.metrics import summary as sums
 from histoxai.metrics.measures import FREE
 from histoxai.metrics.profiles import METRICS
@@ -22,6 +23,7 @@ from histoxai.plots.gallery import Gallery
 from histoxai.progress import Progress
 from histoxai.settings import Report, Statistics
 
+KEPT = ("size", "patches", "groups", "split", "split_by", "target", "version", "partial", "statistics")
 _MOST = 20_000  # repetitions
 _MARKS = 2_000_000  # bytes of values that the page's marks may take
 _ROOM = 200_000  # bytes of the page that are neither pictures nor numbers
@@ -165,6 +167,20 @@ def report(lineage: Lineage, settings: Report, gallery: Gallery, progress: Progr
         "example_patch_id": np.array([["" if i is None else str(patch_id[i]) for i in row] for row in examples]),
     }
     return Made(content, data, arrays, _axes(axes, names))
+
+
+def methods_facts(lineage: Lineage, content: Mapping[str, Any]) -> dict[str, Any]:
+    """What the methods paragraph of a paper says of a run; content: of its page, or as much of it as `KEPT` names."""
+    return {
+        **{k: content[k] for k in KEPT},
+        "classifier": lineage.classifier.facts,
+        "segmenter": lineage.segmenter.facts,
+        "methods": [
+            {"name": m.name, "method": m.method, "null": m.null, "options": provenance.plain(m.explainer.options)}
+            for m in (lineage.methods[name] for name in lineage.scores.header["axes"]["method"])
+        ],
+        "score": lineage.scores.header["settings"],
+    }
 
 
 def _statistics(settings: Report, methods: int, masks: int) -> Statistics:

@@ -20,10 +20,10 @@ def answer(summary: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
     mask = "tumor" if any(r["mask"] == "tumor" for r in summary["rows"]) else summary["rows"][0]["mask"]
     found = _Found(summary, mask, primary)
     words, cancer = words_of(primary), summary["statistics"]["cancer"]
-    tumor = f"by their names, {_list(cancer)} count as tumor" if cancer else "by their names, none has tumor"
+    tumor = f"by their names, {list_of(cancer)} count as tumor" if cancer else "by their names, none has tumor"
     question = (
-        f"Do the maps of {_list(found.real)} lie where the {_mask(mask)} nuclei are? Measured by {words} on patches of "
-        f"{size[1]} × {size[0]} px, {_count(found, summary)}, over all classes ({tumor})."
+        f"Do the maps of {list_of(found.real)} lie where the {_mask(mask)} nuclei are? Measured by {words} on patches "
+        f"of {size[1]} × {size[0]} px, {_count(found, summary)}, over all classes ({tumor})."
     )
     if not found.real:
         nothing = "No method was explained but null models, which know nothing of the network: there is no answer."
@@ -92,15 +92,15 @@ def _against_chance(f: _Found, words: str) -> str:
     row = f.rows[best]
     test = row["above_chance"]["p_holm"]
     reached = f"{words} {row['mean']:.3f}{_interval(row, f.level)}, where chance gives {_number(row['chance'])}"
-    lower = f" {_list(f.below)} {_verb(f.below)} shown to be below chance." if f.below else ""
+    lower = f" {list_of(f.below)} {verb(f.below)} shown to be below chance." if f.below else ""
     if best in f.above:
         others = [m for m in f.above if m != best]
-        more = f"; {_list(others)} {'do' if len(others) > 1 else 'does'} so too" if others else ""
+        more = f"; {list_of(others)} {'do' if len(others) > 1 else 'does'} so too" if others else ""
         return f"{best} has the highest mean and beats chance ({reached}; {_p(test)}){more}.{lower}"
     if f.above:
         why = "has no test" if test is None else f"is not shown to beat chance ({_p(test)})"
         do = "do" if len(f.above) > 1 else "does"
-        return f"{best} has the highest mean ({reached}) but {why}; {_list(f.above)} {do} beat it.{lower}"
+        return f"{best} has the highest mean ({reached}) but {why}; {list_of(f.above)} {do} beat it.{lower}"
     if all(f.rows[m]["above_chance"]["p_holm"] is None for m in f.order):
         why = next((f.rows[m]["withheld"] for m in f.order if f.rows[m]["withheld"]), "too few groups")
         return f"{best} has the highest mean ({reached}), but nothing can be claimed: tests are withheld ({why})."
@@ -115,20 +115,20 @@ def _against_null(f: _Found) -> str:
         )
     row = next(iter(f.against.values()), None)
     if row is None or not any(f.against[m]["difference"] is not None for m in f.against):
-        return f"No method can be compared with the null models {_list(f.nulls)}: there are no patches with both."
+        return f"No method can be compared with the null models {list_of(f.nulls)}: there are no patches with both."
     null = f"{row['null']}, the best of the null models explained"
     better, worse = f.over_null(1), f.over_null(-1)
-    lower = f" {_list(worse)} {_verb(worse)} shown to be worse." if worse else ""
+    lower = f" {list_of(worse)} {verb(worse)} shown to be worse." if worse else ""
     if not better:
         return f"No method is shown to be better than {null}.{lower}"
     rest = [m for m in f.order if m not in better and m not in worse]
-    open_ = f"; {_list(rest)} {_verb(rest)} not shown to be" if rest else ""
+    open_ = f"; {list_of(rest)} {verb(rest)} not shown to be" if rest else ""
     gap = f" ({better[0]} by {f.against[better[0]]['difference']:+.3f})"
-    return f"{_list(better)} {_verb(better)} better than {null}{gap}{open_}.{lower}"
+    return f"{list_of(better)} {verb(better)} better than {null}{gap}{open_}.{lower}"
 
 
 def _among_methods(f: _Found) -> str:
-    left_out = f" {_list(f.undefined)} {'have' if len(f.undefined) > 1 else 'has'} no value." if f.undefined else ""
+    left_out = f" {list_of(f.undefined)} {'have' if len(f.undefined) > 1 else 'has'} no value." if f.undefined else ""
     if len(f.order) < 2:
         return f"There is no second method with a value to compare with.{left_out}"
     first, *others = f.order
@@ -138,11 +138,11 @@ def _among_methods(f: _Found) -> str:
     parts = []
     if worse:
         every = "every other method, " if len(worse) == len(others) and len(worse) > 1 else ""
-        parts.append(f"{first} is better than {every}{_list(worse)}, on the patches where both have a value")
+        parts.append(f"{first} is better than {every}{list_of(worse)}, on the patches where both have a value")
     if better:
-        parts.append(f"there {_list(better)} {_verb(better)} better than {first}")
+        parts.append(f"there {list_of(better)} {verb(better)} better than {first}")
     if open_:
-        parts.append(f"between {first} and {_list(open_)} no difference is shown")
+        parts.append(f"between {first} and {list_of(open_)} no difference is shown")
     text = "; ".join(parts)
     return f"{text[0].upper() if text.startswith(('between', 'there')) else text[0]}{text[1:]}.{left_out}"
 
@@ -151,7 +151,9 @@ def _unsupported(f: _Found, summary: dict[str, Any]) -> list[str]:
     lines = []
     rest = [m for m in f.real if m not in f.above]
     if rest and f.above:
-        lines.append(f"That the maps of {_list(rest)} lie on the {_mask(f.mask)} mask more than chance would have it.")
+        lines.append(
+            f"That the maps of {list_of(rest)} lie on the {_mask(f.mask)} mask more than chance would have it."
+        )
     for c in summary["conclusions"]:
         if c["answer"] in ("not supported", "contradicted"):
             lines.append(f"The study's conclusion “{c['claim']}”. {c['words']}")
@@ -174,7 +176,7 @@ def _number(value: float | None) -> str:
     return "no value" if value is None else f"{value:.3f}"
 
 
-def _verb(names: list[str]) -> str:
+def verb(names: list[str]) -> str:
     return "are" if len(names) > 1 else "is"
 
 
@@ -187,7 +189,7 @@ def words_of(metric: str) -> str:
     return {"auroc": "pixel AUROC", "iou": "IoU"}.get(metric, metric.replace("_", " "))
 
 
-def _list(names: list[str]) -> str:
+def list_of(names: list[str]) -> str:
     """A, B and C; of many the first few and how many more."""
     if not names:
         return "none"

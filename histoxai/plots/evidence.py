@@ -17,10 +17,10 @@ _LINE = 0.32  # inches a method
 
 
 def forest(panels: Sequence[tuple[str, Sequence[dict[str, Any]]]], words: str, alpha: float) -> Figure:
-    """Difference of each method to chance, with its interval, in a panel per mask.
+    """Differences with their intervals, in a panel per mask; words: below the axis.
 
     panels: title, rows of `name`, `mean`, `low`, `high`, `p_holm` (None: withheld), `null`. Filled marks differ from
-    chance: their p, corrected, is at or below alpha. Null models are orange.
+    0: their p, corrected, is at or below alpha. Null models are orange.
     """
     with rc_context(STYLE):
         most = max(len(rows) for _, rows in panels)
@@ -39,7 +39,7 @@ def forest(panels: Sequence[tuple[str, Sequence[dict[str, Any]]]], words: str, a
                     axes.plot([row["low"], row["high"]], [k, k], color=colour, lw=1.6, solid_capstyle="butt")
                 sure = row["p_holm"] is not None and row["p_holm"] <= alpha
                 axes.plot(row["mean"], k, "o", ms=5, color=colour, mfc=colour if sure else "white")
-            axes.set(title=title, xlabel=f"{words}, above chance")
+            axes.set(title=title, xlabel=words)
             axes.set_yticks(range(len(rows)), [short(row["name"]) for row in rows])
             axes.set_ylim(len(rows) - 0.4, -0.6)
             axes.grid(axis="x", color="#eeeeee")
@@ -121,7 +121,7 @@ def section(tested: dict[str, Any], gallery: Gallery) -> dict[str, Any]:
         "primary": words_of(primary),
         "level": f"{100 * level:g} %",
         "groups": tested["statistics"]["groups"],
-        "forest": gallery.add("forest", forest, bars, words_of(primary), 1 - level),
+        "forest": gallery.add("forest", forest, bars, f"{words_of(primary)}, above chance", 1 - level),
         "tables": [
             {"title": title, "rows": [{**r, "null": null[r["method"]]} for r in rows]} for title, rows in panels
         ],

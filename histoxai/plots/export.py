@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from histoxai.plots.gallery import Gallery
@@ -10,28 +10,40 @@ from histoxai.plots.methods import as_latex, as_markdown, bibliography, paragrap
 from histoxai.plots.tabular import Table
 
 
-def files(content: Mapping[str, Any], gallery: Gallery, facts: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
+def files(
+    tables: Iterable[Table], gallery: Gallery, facts: Mapping[str, Mapping[str, Any]]
+) -> Iterator[tuple[str, bytes]]:
     """Path below the folder, and bytes, of everything.
 
-    content: of the page; gallery: its figures, kept; facts: of `methods.paragraph`.
+    gallery: the page's figures, kept; facts: of `methods.paragraph`, by the run they are of ("" where there is one).
     """
-    for table in tables(content):
+    for table in tables:
         yield f"tables/{table.name}.csv", table.csv()
         yield f"tables/{table.name}.tex", table.latex()
         yield f"tables/{table.name}.md", table.markdown()
     for name, data in gallery.files():
         yield f"figures/{name}", data
-    said = paragraph(facts)
-    yield "methods.md", as_markdown(said)
-    yield "methods.tex", as_latex(said)
-    yield "references.bib", bibliography(said)
+    everything = []
+    for run, about in facts.items():
+        said = paragraph(about)
+        name = f"methods-{run}" if run else "methods"
+        yield f"{name}.md", as_markdown(said)
+        yield f"{name}.tex", as_latex(said)
+        everything += said
+    yield "references.bib", bibliography(everything)
 
 
 def tables(content: Mapping[str, Any]) -> Iterator[Table]:
-    """The tables of the page, with the numbers that it shows."""
+    """The tables of a report's page, with the numbers that it shows."""
     partial = f" ({content['partial']})" if content["partial"] else ""
     first = content["table1"]
     yield Table("table1-classes", "Patches of each class", ["class", *first["columns"]], first["rows"])
+    yield Table(
+        "leakage",
+        "Patches of one split that have relatives in another",
+        ["patches of", "relatives in", "kind", "patches", "share"],
+        [[r["held_out"], r["seen_in"], r["words"], r["patches"], r["share"]] for r in content["leakage"]["rows"]],
+    )
     yield _accuracy(content["classifier"])
     masks = content["segmenter"]["table"]
     yield Table(
@@ -59,11 +71,74 @@ def tables(content: Mapping[str, Any]) -> Iterator[Table]:
         rows = [[r["metric"], r["method"], *[cell["mean"] for cell in r["cells"]]] for r in t["rows"]]
         name = f"table6-{t['mask']}"
         yield Table(name, f"Means per class, {t['mask']} mask{partial}", ["measure", "method", *heads], rows)
+    yield from _tests_on_model(content, partial)
+    yield from _robustness(content, partial)
     steps = [[r["name"], r["path"], r["digest"], r["command"]] for r in content["lineage"]]
     yield Table("lineage", "What the report was made from", ["step", "path", "digest", "command"], steps)
 
 
 _MORE = ("low of it", "high of it", "p (Holm)", "patches", "undefined")
+
+
+def _tests_on_model(content: Mapping[str, Any], partial: str) -> Iterator[Table]:
+    level = content["evidence"]["level"]
+    if found := content["faithfulness"]:
+        yield Table(
+            "faithfulness",
+            f"Probes of the model: means over patches with {level} intervals{partial}",
+            ["probe", "better", "method", "null model", "mean", "low", "high", "patches"],
+            [
+                [r["probe"], r["better"], r["method"], _yes(r["null"]), r["mean"], r["low"], r["high"], r["n"]]
+                for r in found["rows"]
+            ],
+        )
+    if found := content["sanity"]:
+        yield Table(
+            "randomised-weights",
+            "Similarity of maps with the trained network's while its parts are drawn anew from the output down to "
+            f"one, with {level} intervals{partial}",
+            ["method", "down to", "rank correlation", "low", "high", "SSIM", "patches"],
+            [
+                [
+                    r["method"],
+                    r["down_to"] or "another seed",
+                    r["rank_correlation"],
+                    r["low"],
+                    r["high"],
+                    r["ssim"],
+                    r["n"],
+                ]
+                for r in found["rows"]
+            ],
+        )
+
+
+def _robustness(content: Mapping[str, Any], partial: str) -> Iterator[Table]:
+    for f in content["sizes"]:
+        yield Table(
+            f"sizes-{f['mask']}",
+            f"{content['evidence']['primary']} by the size of the {f['mask']} mask{partial}",
+            ["method", "size", "patches", "mean", "low", "high", "chance"],
+            [[r[k] for k in ("method", "size", "n", "mean", "low", "high", "chance")] for r in f["rows"]],
+        )
+    if found := content["mask_thresholds"]:
+        yield Table(
+            "mask-thresholds",
+            f"IoU where the mask's probability is cut elsewhere{partial}",
+            ["mask", "method", *[f"at {t:g}" for t in found["at"]]],
+            [[r["mask"], r["method"], *r["means"]] for r in found["rows"]],
+        )
+    if found := content["agreement"]:
+        yield Table(
+            "agreement",
+            f"Mean rank correlation of the methods' maps over {found['patches']} patches{partial}",
+            ["method", *found["methods"]],
+            [[name, *row] for name, row in zip(found["methods"], found["table"], strict=True)],
+        )
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
 
 
 def _accuracy(classifier: Mapping[str, Any]) -> Table:
@@ -72,13 +147,14 @@ def _accuracy(classifier: Mapping[str, Any]) -> Table:
     everything = (classifier["scores"] or {}).get("accuracy", {})
     ends = [everything.get("low"), everything.get("high")]
     rows.append(["all patches", classifier["patches"], classifier["accuracy"], *ends])
-    caption = f"Accuracy on the {classifier['split']} split, with 95 % intervals"
+    some = any(r[3] is not None for r in rows)
+    caption = f"Accuracy on the {classifier['split']} split{', with 95 % intervals' if some else ''}"
     return Table("table4-accuracy", caption, ["class", "patches", "accuracy", "low", "high"], rows)
 
 
 def _chance_row(row: Mapping[str, Any]) -> list[Any]:
     above = row["above_chance"]
     return [
-        *(row["method"], "yes" if row["null"] else "no", row["mean"], row["low"], row["high"], row["chance"]),
+        *(row["method"], _yes(row["null"]), row["mean"], row["low"], row["high"], row["chance"]),
         *(above["mean"], above["low"], above["high"], above["p_holm"], row["n"], row["undefined"]),
     ]

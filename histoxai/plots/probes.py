@@ -102,7 +102,8 @@ def sanity(tested: dict[str, Any], gallery: Gallery) -> dict[str, Any] | None:
     return {
         "figure": gallery.add("cascade", cascade, found["rows"], layers, nulls),
         "patches": max((r["n"] for r in found["rows"]), default=0),
-        "words": [_left(m, found["rows"], layers) for m in dict.fromkeys(r["method"] for r in found["rows"])],
+        "rows": found["rows"],
+        "words": [_left(m, found["rows"], layers) for m, about in tested["methods"].items() if not about["null"]],
         "unfinished": _unfinished({"sanity": found}),
     }
 

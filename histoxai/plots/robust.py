@@ -101,6 +101,7 @@ def sizes(tested: dict[str, Any], gallery: Gallery) -> list[dict[str, Any]]:
         made.append(
             {
                 "mask": name,
+                "rows": rows,
                 "png": gallery.add(f"sizes-{mask}", strata, rows, words_of(primary)),
                 "caption": f"By the size of the {name} mask, in thirds of the patches that have one ({spans}); "
                 "grey: chance.",
@@ -141,7 +142,13 @@ def matrix(table: np.ndarray, methods: Sequence[str], patches: int, gallery: Gal
         f"How far two methods say the same: rank correlation of their maps, mean over {patches:,} "
         f"patch{'' if patches == 1 else 'es'}. Methods that agree are no independent witnesses."
     )
-    return {"png": gallery.add("agreement", agreement, table, methods), "caption": caption}
+    return {
+        "png": gallery.add("agreement", agreement, table, methods),
+        "caption": caption,
+        "patches": patches,
+        "methods": list(methods),
+        "table": table.tolist(),
+    }
 
 
 def arrays(tested: dict[str, Any], table: np.ndarray | None) -> dict[str, np.ndarray]:

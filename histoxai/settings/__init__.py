@@ -3,7 +3,7 @@
 from histoxai.settings.base import bounded, check_bounds
 from histoxai.settings.data import Audit, Augment, Ingest, Work
 from histoxai.settings.maps import Explain, Masks, Predict
-from histoxai.settings.results import INFILLS, PROBES, SANITY, Faithfulness, Report, Score, Statistics
+from histoxai.settings.results import INFILLS, PROBES, SANITY, Comparison, Faithfulness, Report, Score, Statistics
 from histoxai.settings.training import Augmentation, TrainCls, Training, TrainSeg
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Audit",
     "Augment",
     "Augmentation",
+    "Comparison",
     "Explain",
     "Faithfulness",
     "Ingest",

@@ -90,3 +90,11 @@ class Report(Checked):
     limit: float = bounded(25.0, ge=1)
     primary: str | None = None
     cancer: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Comparison(Checked):
+    """`title` heads the page; `primary` as in `Statistics`."""
+
+    title: str = "histoxai comparison"
+    primary: str | None = None

@@ -129,8 +129,11 @@ def test_the_figures_of_the_evidence_are_drawn_of_its_rows() -> None:
 
 
 def test_a_figure_for_print_is_the_same_bytes_each_time() -> None:
-    rows = [{"name": n, "mean": m, "low": m - 0.1, "high": m + 0.1, "null": False} for n, m in (("a", 0.2), ("b", 0.0))]
-    first, again = (for_print(evidence.forest([("tumor mask", rows)], "IoU")) for _ in range(2))
+    rows = [
+        {"name": n, "mean": m, "low": m - 0.1, "high": m + 0.1, "p_holm": p, "null": False}
+        for n, m, p in (("a", 0.2, 0.01), ("b", 0.0, None))
+    ]
+    first, again = (for_print(evidence.forest([("tumor mask", rows)], "IoU", 0.05)) for _ in range(2))
     assert first.keys() == {"png", "svg", "pdf"}
     assert first == again
 

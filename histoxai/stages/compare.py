@@ -1,0 +1,69 @@
+"""report of several stores: two or more scores.zarr and their lineages -> one page that sets them side by side."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from histoxai import provenance
+from histoxai.errors import UsageError
+from histoxai.models import comparing, reporting
+from histoxai.models.lineage import resolve_lineage
+from histoxai.models.published import Publication
+from histoxai.plots import compared, page
+from histoxai.plots.export import files
+from histoxai.plots.gallery import Gallery
+from histoxai.progress import Progress
+from histoxai.settings import Comparison
+
+SCHEMA = "comparison/1"
+
+
+def compare(
+    paths: Sequence[Path],
+    output: Path,
+    settings: Comparison,
+    progress: Progress,
+    *,
+    force: bool = False,
+    dry_run: bool = False,
+    allow_partial: bool = False,
+    export: Path | None = None,
+    workers: int = 1,
+) -> dict[str, Any]:
+    """Write a page that compares scores stores with the first of them, tested on the patches that both have.
+
+    export, workers: as for `report`. Raises UsageError where a store is named twice, and what `report` raises.
+    """
+    if len({p.resolve() for p in paths}) < len(paths):
+        raise UsageError("report: a scores store is named twice; there is nothing to compare")
+    provenance.keep_apart(output, *paths)
+    names = comparing.names_of(paths)
+    lineages = {name: resolve_lineage(path, {}, allow_partial) for name, path in zip(names, paths, strict=True)}
+    place = Publication(output, export, [Path(r["path"]) for line in lineages.values() for r in line.ancestors()])
+    parents = {
+        f"scores{k}": provenance.parent(line.scores.path, place.data, line.scores.digest())
+        for k, line in enumerate(lineages.values())
+    }
+    partial = {name: line.partial for name, line in lineages.items() if line.partial}
+    header = provenance.header(SCHEMA, settings, None, parents, partial=partial or None)
+    summary = {"schema": "histoxai.comparison/1", "page": str(place.page), "data": str(place.data)}
+    there = not force and place.there(header)
+    if dry_run or (there and export is None):
+        return summary
+    with Gallery(workers, export is not None, "; ".join(f"{n}: partial" for n in partial)) as gallery:
+        content, arrays = comparing.compare(lineages, settings, gallery, progress)
+    if not there:
+        place.write(page.render("compare.html", content), header, arrays, progress)
+    if export is not None:
+        facts = {
+            re.sub(r"[^\w.-]+", "-", name): reporting.methods_facts(
+                line, comparing.methods_facts(line, content["statistics"])
+            )
+            for name, line in lineages.items()
+        }
+        place.write_export(files(compared.tables(content), gallery, facts), len(gallery), progress)
+        summary["export"] = str(export)
+    return summary

@@ -1,0 +1,166 @@
+"""Several scores stores on one page: tests on what they share, and nothing claimed of what they do not."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from histoxai.metrics.comparisons import holm, paired
+from histoxai.metrics.scores import Method, Scores
+from histoxai.models.comparing import _pair, names_of
+from histoxai.settings import Statistics
+from histoxai.store.shards import Store
+from tests.conftest import Mini, done, run
+
+N, GROUPS = 120, 20
+
+
+def scores(shift: float, seed: int = 0) -> Scores:
+    """Two methods and two masks; the first method is `shift` better on the tumor mask than in a run of shift 0."""
+    rng = np.random.default_rng(7)
+    values = rng.normal(0.5, 0.05, (N, 2, 2, 1))
+    noise = np.random.default_rng(seed).normal(0, 0.02, values.shape)
+    values[:, 0, 0, 0] += shift
+    label = np.arange(N) % 2
+    return Scores(
+        profile="corrected",
+        values=values + noise,
+        chance=np.full(values.shape, 0.5),
+        flags=np.zeros((N, 2, 2), np.uint8),
+        counts=np.ones((N, 2, 2, 4), np.int64),
+        union=np.ones((N, 2, 4), np.int64),
+        curves=None,
+        mask_curves=None,
+        logits=np.zeros((N, 2), np.float32),
+        label=label,
+        prediction=label.copy(),
+        case=np.ones(N, np.int64),
+        group=np.array([f"g{k % GROUPS}" for k in range(N)]),
+        patch_id=np.array([f"p{k}" for k in range(N)]),
+        classes=["A", "R1"],
+        methods={"ig": Method("ig", False), "random": Method("random", True)},
+        masks=["tumor", "non_tumor"],
+        metrics=["auroc"],
+        partial=None,
+    )
+
+
+STATISTICS = Statistics(primary="auroc", repetitions=500)
+
+
+def test_differences_are_those_of_the_paired_test() -> None:
+    a, b = scores(0.0), scores(0.1, 1)
+    found = _pair(a, b, "b", STATISTICS)
+    row = found["rows"][0]
+    want = paired(b.values[:, 0, 0, 0], a.values[:, 0, 0, 0], a.group, 500, 0)
+    assert (row["method"], row["mask"], row["difference"], row["low"], row["p"]) == (
+        *("ig", "tumor", want.mean),
+        *(want.low, want.p),
+    )
+    assert row["difference"] == pytest.approx((b.values - a.values)[:, 0, 0, 0].mean())
+    assert row["low"] > 0.08
+    assert found["rows"][1]["p"] > 0.01
+    assert found["accuracy"]["difference"] == 0
+    assert holm(np.array([r["p"] for r in found["rows"]]))[0] < 0.05
+
+
+def test_patches_are_matched_by_their_ids_whatever_their_order() -> None:
+    a, b = scores(0.0), scores(0.1, 1)
+    order = np.random.default_rng(3).permutation(N)[:80]
+    fields = (
+        "values",
+        "chance",
+        "flags",
+        "counts",
+        "union",
+        "logits",
+        "label",
+        "prediction",
+        "case",
+        "group",
+        "patch_id",
+    )
+    turned = replace(b, **{k: getattr(b, k)[order] for k in fields})
+    found = _pair(a, turned, "b", STATISTICS)
+    want = (b.values - a.values)[order, 0, 0, 0].mean()
+    assert found["rows"][0]["difference"] == pytest.approx(want)
+    assert (found["patches"], found["only_first"], found["only_theirs"]) == (80, 40, 0)
+    apart = replace(b, patch_id=np.array([f"q{k}" for k in range(N)]))
+    found = _pair(a, apart, "b", STATISTICS)
+    assert found["rows"] == []
+    assert found["patches"] == 0
+    assert found["accuracy"] is None
+
+
+def test_names_tell_runs_apart(tmp_path: Path) -> None:
+    assert names_of([tmp_path / "a.zarr", tmp_path / "b.zarr"]) == ["a", "b"]
+    assert names_of([tmp_path / "x/s.zarr", tmp_path / "y/s.zarr"]) == ["x/s", "y/s"]
+
+
+def test_a_page_of_two_runs(mini: Mini, tmp_path: Path) -> None:
+    maps, other = tmp_path / "maps.zarr", tmp_path / "other.zarr"
+    options = ["-O", "ig.steps=3", "-O", "gradcam.layer=conv2"]
+    done("explain", mini.balanced, "--model", mini.cls, "-o", maps, "--method", "ig,gradcam", *options)
+    done("score", maps, "--masks", mini.masks, "-o", other)
+    before = (mini.scores / "zarr.json").read_bytes()
+    command = ["report", mini.scores, other, "-o", tmp_path / "r"]
+    made = json.loads(done(*command, "--export", tmp_path / "paper", "--json"))
+    assert made["schema"] == "histoxai.comparison/1"
+    text = (tmp_path / "r/index.html").read_text()
+    assert "ig.steps" in text  # in what they differ
+    assert "gradcam.layer" in text
+    assert "mask_threshold" not in text  # in what they do not
+    data = Store(tmp_path / "r/data.zarr")
+    keys = ("method", "mask", "difference", "n")
+    stored = {row[:2]: row[2:] for row in zip(*(data.read(f"difference_{k}").tolist() for k in keys), strict=True)}
+    assert {m for m, _ in stored} == {"ig", "gradcam"}
+    a, b = (Store(p) for p in (mini.scores, other))
+    for (method, mask), (difference, n) in stored.items():
+        columns = [
+            s.read("measures")[:, s.header["axes"]["method"].index(method), s.header["axes"]["mask"].index(mask), 0]
+            for s in (b, a)
+        ]
+        assert b.header["axes"]["measure"][0] == "auroc"
+        each = columns[0] - columns[1]
+        assert n == np.isfinite(each).sum()
+        if n == 0:  # no patch has a non-tumor mask
+            assert np.isnan(difference)
+            continue
+        assert difference == pytest.approx(np.nanmean(each), abs=1e-12)
+        assert f"<td>{difference:.3f}</td>" in text
+    assert any(n for _, n in stored.values())
+    rows = list(csv.DictReader((tmp_path / "paper/tables/differences.csv").open()))
+    got = [float(r["difference"] or "nan") for r in rows]
+    assert got == pytest.approx([d for d, _ in stored.values()], nan_ok=True)
+    assert {p.name for p in (tmp_path / "paper").glob("methods-*")} == {
+        f"methods-{n}.{e}" for n in ("scores", "other") for e in ("md", "tex")
+    }
+    # nothing was written into the inputs, and a second run finds all done
+    assert (mini.scores / "zarr.json").read_bytes() == before
+    stamp = (tmp_path / "r/index.html").stat().st_mtime_ns
+    done(*command)
+    assert (tmp_path / "r/index.html").stat().st_mtime_ns == stamp
+    assert run("report", other, mini.scores, "-o", tmp_path / "r").code == 3  # another comparison
+
+
+def test_what_cannot_be_compared_is_refused(mini: Mini, tmp_path: Path) -> None:
+    assert run("report", mini.scores, mini.scores, "-o", tmp_path / "r").code == 2
+    shutil.copytree(mini.scores, mini.root / "twin.zarr")
+    try:
+        outcome = run("report", mini.scores, mini.root / "twin.zarr", "-o", tmp_path / "r", "--maps", mini.maps)
+        assert outcome.code == 2
+        assert "--maps" in outcome.err
+        done("report", mini.scores, mini.root / "twin.zarr", "-o", tmp_path / "r")
+        text = (tmp_path / "r/index.html").read_text()
+        assert "In nothing that is on record." in text
+        data = Store(tmp_path / "r/data.zarr")
+        known = data.read("difference_difference")
+        assert set(known[np.isfinite(known)].tolist()) <= {0.0}
+    finally:
+        shutil.rmtree(mini.root / "twin.zarr")
