@@ -153,6 +153,9 @@ def report(
         str | None, typer.Option(help="The measure that methods are compared by (auroc).")
     ] = settings.Report.primary,
     cancer: Annotated[str | None, typer.Option(help="Classes with tumor (all but A, N, BG, T, normal, ...).")] = None,
+    slides: Annotated[
+        bool, typer.Option("--slides/--no-slides", help="Export maps and masks of slides for QuPath too.")
+    ] = True,
     allow_partial: flags.AllowPartial = False,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that draw figures (as many as cores, at most 4).")
@@ -182,7 +185,7 @@ def report(
         else:
             from histoxai.stages.report import report as stage
 
-            summary = stage(scores[0], output, chosen, progress, moved=moved, **how)
+            summary = stage(scores[0], output, chosen, progress, moved=moved, slides=slides, **how)
     if json:
         terminal.emit(summary)
     else:

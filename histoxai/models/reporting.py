@@ -14,7 +14,7 @@ from histoxai.metrics import summary as sums
 from histoxai.metrics.measures import FREE
 from histoxai.metrics.profiles import METRICS
 from histoxai.metrics.scores import Scores
-from histoxai.models import explorer, pictures, scored, sections
+from histoxai.models import explorer, pictures, scored, sections, slides
 from histoxai.models.lineage import Lineage
 from histoxai.plots import evidence, interactive, probes, robust
 from histoxai.plots.answer import answer
@@ -72,6 +72,8 @@ def report(lineage: Lineage, settings: Report, gallery: Gallery, progress: Progr
     tested = scored.summary_of(path, measured, statistics, progress, lineage.rows)
     means = {"corrected": tested["rows"], **_other_profiles(lineage, statistics, progress)}
     progress.stop()
+    tissue = slides.slides_of(lineage)
+    stitched = slides.shown(tissue, lineage, settings.colours, gallery, progress)
     primary, mask = tested["statistics"]["primary"], _mask(axes["mask"])
     agreeing, compared = explorer.agreement(lineage, patch_id, progress) if len(axes["method"]) > 1 else (None, 0)
 
@@ -108,6 +110,8 @@ def report(lineage: Lineage, settings: Report, gallery: Gallery, progress: Progr
         "violins": violins,
         "maps": maps,
         "cases": sheets,
+        "slides": stitched,
+        "other_slides": len(tissue) - len(stitched),
         "colour_words": _COLOURS[settings.colours],
         "thresholds": robust.thresholds(tested, used["map_threshold"], gallery),
         "faithfulness": probes.faithfulness(tested, gallery),

@@ -7,7 +7,7 @@ Colours are Okabe and Ito's, which colour-blind readers can tell apart; overlays
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -20,7 +20,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 
 STYLE = {
     "font.size": 9,
@@ -295,3 +295,48 @@ def _sheet(
 def _overlay_legend(figure: Figure, colours: str) -> None:
     handles = [Patch(color=np.array(c) / 255, label=n.replace("_", "-")) for n, c in OVERLAYS[colours].items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+
+
+def slide_sheet(
+    thumbnail: np.ndarray,
+    boxes: Sequence[tuple[float, float, float, bool | None]],
+    aspect: float,
+    masks: np.ndarray,
+    maps: Mapping[str, np.ndarray],
+    colours: str,
+) -> Figure:
+    """A slide: its patches, the masks, and each method's maps where they lie, on the greyed slide.
+
+    thumbnail (h, w, 3) uint8. boxes: x, y, width in its px and whether the patch was taken for its class, None without
+    one; aspect: their height over width. masks (h, w): 1 tumor, 2 non-tumor. maps: method -> (h, w) in 0..1, NaN where
+    there is no patch.
+    """
+    grey = np.repeat(thumbnail.mean(axis=2, keepdims=True), 3, axis=2)
+    look, scale = OVERLAYS[colours], ScalarMappable(Normalize(0, 1), "magma")
+    painted = grey.copy()
+    for code, name in ((1, "tumor"), (2, "non_tumor")):
+        painted[masks == code] = 0.3 * grey[masks == code] + 0.7 * np.array(look[name])
+    panels = [("explained patches", thumbnail), ("masks", painted.round().astype(np.uint8))]
+    for name, plane in maps.items():
+        shown = scale.to_rgba(np.nan_to_num(plane), bytes=True)[..., :3].astype(float)
+        there = np.isfinite(plane)[..., None]
+        panels.append((short(name), np.where(there, 0.25 * grey + 0.75 * shown, grey).round().astype(np.uint8)))
+    with rc_context(STYLE):
+        columns = min(4, len(panels))
+        lines = -(-len(panels) // columns)
+        tall = 2.5 * thumbnail.shape[0] / thumbnail.shape[1]
+        figure = Figure(figsize=(2.6 * columns + 0.9, (tall + 0.35) * lines + 0.3), layout="constrained")
+        grid = figure.subplots(lines, columns, squeeze=False)
+        for axes in grid.ravel():
+            axes.set_axis_off()
+        for axes, (title, picture) in zip(grid.ravel(), panels, strict=False):
+            axes.imshow(picture)
+            axes.set_title(title, fontsize=8)
+        for x, y, side, right in boxes:
+            colour = GREY if right is None else BLUE if right else RED
+            grid[0, 0].add_patch(Rectangle((x, y), side, side * aspect, fill=False, ec=colour, lw=0.8))
+        figure.colorbar(scale, ax=grid, shrink=0.6, pad=0.01, label="map as scored, 0 to 1")
+        handles = [Patch(fill=False, ec=BLUE, label="right"), Patch(fill=False, ec=RED, label="wrong")]
+        handles += [Patch(color=np.array(look[n]) / 255, label=n.replace("_", "-")) for n in ("tumor", "non_tumor")]
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+        return finished(figure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ from histoxai import provenance
 from histoxai.models import reporting
 from histoxai.models.lineage import resolve_lineage
 from histoxai.models.published import Publication
-from histoxai.plots import page
+from histoxai.models.scored import read
+from histoxai.models.slides import slides_of
+from histoxai.models.slidexport import overlay_files
+from histoxai.plots import overlays, page
 from histoxai.plots.content import partial_words
 from histoxai.plots.export import files, tables
 from histoxai.plots.gallery import Gallery
@@ -31,13 +35,15 @@ def report(
     dry_run: bool = False,
     allow_partial: bool = False,
     export: Path | None = None,
+    slides: bool = True,
     workers: int = 1,
 ) -> dict[str, Any]:
     """Draw everything and write the page; `data.zarr` comes last, so a report that has it is complete.
 
-    export: a folder for tables, figures and methods as files, which are written anew each time; workers: processes that
-    draw. Raises ParentChanged or InputRefused where a store of the lineage is gone or is not the one that was used,
-    Incomplete where patches are missing and `allow_partial` is not set.
+    export: a folder for tables, figures, methods and, with `slides`, overlays of slides, written anew each time;
+    workers: processes that draw. Raises UsageError where a library that it takes is missing, ParentChanged or
+    InputRefused where a store of the lineage is gone or is not the one that was used, Incomplete where patches are
+    missing and `allow_partial` is not set.
     """
     provenance.keep_apart(output, scores_path, *[p for p in moved.values() if p is not None])
     lineage = resolve_lineage(scores_path, moved, allow_partial)
@@ -48,6 +54,9 @@ def report(
     there = not force and place.there(header)
     if dry_run or (there and export is None):
         return summary
+    tissue = slides_of(lineage) if export is not None and slides else []
+    if tissue:
+        overlays.require()
     with Gallery(workers, export is not None, partial_words(lineage.partial)) as gallery:
         made = reporting.report(lineage, settings, gallery, progress)
     if not there:
@@ -55,6 +64,11 @@ def report(
         place.write(text, {**header, "axes": made.axes}, made.arrays, progress)
     if export is not None:
         facts = {"": reporting.methods_facts(lineage, made.content)}
-        place.write_export(files(tables(made.content), gallery, facts), len(gallery), progress)
+        written = files(tables(made.content), gallery, facts)
+        if tissue:
+            scores, primary = read(scores_path, "corrected", rows=lineage.rows), made.data["primary"]
+            more = overlay_files(tissue, lineage, scores, primary, settings.colours, progress)
+            written = chain(written, more)
+        place.write_export(written, len(gallery), progress)
         summary["export"] = str(export)
     return summary
