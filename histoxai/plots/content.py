@@ -6,7 +6,13 @@ from typing import Any
 
 import numpy as np
 
-METRIC_WORDS = {"iou": "IoU", "f1": "F1", "spearman": "Spearman", "pixel_accuracy": "pixel accuracy"}
+METRIC_WORDS = {
+    "iou": "IoU",
+    "f1": "F1",
+    "spearman": "Spearman",
+    "pixel_accuracy": "pixel accuracy",
+    "auroc": "AUROC",
+}
 # Why the corrected profile and the study's code differ: heading, measures, words.
 WHY = (
     (

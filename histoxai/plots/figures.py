@@ -30,6 +30,7 @@ STYLE = {
     "axes.titlesize": 10,
     "figure.facecolor": "white",
     "svg.hashsalt": "histoxai",
+    "image.composite_image": False,  # print has the pixels of each picture as they are
     "text.parse_math": False,  # a class may have a $ in its name
 }
 ACROSS = 6  # methods side by side, as many as a page can show
@@ -281,7 +282,7 @@ def _sheet(
             for x, image in enumerate(row):
                 place = (x + 0.03, x + 0.97, -y - 0.97, -y - 0.03)
                 shown = np.full((1, 1, 3), 244, np.uint8) if image is None else image
-                axes.imshow(shown, extent=place, interpolation="nearest")
+                axes.imshow(shown, extent=place, interpolation="none")
             if row[0] is None:
                 axes.text(0.5, -y - 0.5, "none", ha="center", va="center", color=GREY)
             axes.text(-0.04, -y - 0.5, rows[y], ha="right", va="center", fontsize=8)

@@ -167,7 +167,7 @@ if (data.explorer.patches.length) {
     byId("explorer-keys").replaceChildren(...shown);
   }
   const again = () => { keys(); draw(); };
-  const set = (k) => (v) => { filter[k] = v; select(list[current]); };
+  const set = (k) => (v) => { filter[k] = v; select(-1); };
   const chooser = made("select", { "aria-label": "Patch", onchange: () => { current = +chooser.value; outside = null; draw(); } });
   const step = (by) => {
     if (!list.length) return;
