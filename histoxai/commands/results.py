@@ -41,7 +41,9 @@ def score(
     primary: Annotated[
         str | None, typer.Option(help="The measure that methods are compared by (auroc; thesis: iou).")
     ] = settings.Statistics.primary,
-    repetitions: Annotated[int, typer.Option(help="Of the cluster bootstrap.")] = settings.Statistics.repetitions,
+    repetitions: Annotated[
+        int, typer.Option(help="Of the cluster bootstrap; by default more where many methods need it.")
+    ] = settings.Statistics.repetitions,
     level: Annotated[float, typer.Option(help="Of intervals.")] = settings.Statistics.level,
     margin: Annotated[float, typer.Option(help="A difference that means nothing.")] = settings.Statistics.margin,
     cancer: Annotated[str | None, typer.Option(help="Classes with tumor (all but A, N, BG, T, normal, ...).")] = None,

@@ -5,6 +5,7 @@ Arrays in, plain rows out; the CLI prints them and the report draws them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from typing import Any
@@ -22,6 +23,7 @@ from histoxai.metrics.thresholds import map_thresholds, mask_thresholds
 from histoxai.settings import Statistics
 
 SIZES = ("small", "medium", "large")
+_MOST = 20_000  # repetitions
 
 
 def summarise(s: Scores, statistics: Statistics, step: Callable[[], None] = lambda: None) -> dict[str, Any]:
@@ -29,9 +31,9 @@ def summarise(s: Scores, statistics: Statistics, step: Callable[[], None] = lamb
 
     Raises UsageError for a primary measure or class that is not there.
     """
-    chosen = primary_of(statistics.primary, s.metrics, s.profile)
-    statistics = replace(statistics, primary=chosen)
-    primary, cancer = s.of(chosen), cancer_of(statistics.cancer, s.classes)
+    statistics = settled(s, statistics)
+    assert statistics.primary is not None
+    primary, cancer = s.of(statistics.primary), cancer_of(statistics.cancer, s.classes)
     facts = asdict(statistics) | {"cancer": [s.classes[c] for c in cancer], "groups": len(set(s.group.tolist()))}
     return {
         "profile": s.profile,
@@ -56,13 +58,32 @@ def means_of(s: Scores, statistics: Statistics, step: Callable[[], None] = lambd
 
     Raises UsageError for a primary measure that is not there.
     """
-    chosen = primary_of(statistics.primary, s.metrics, s.profile)
+    statistics = settled(s, statistics)
+    assert statistics.primary is not None
     rows = []
     for name, number, mine in strata(s.label, s.case, s.classes):
         rows += _rows(s, statistics, {"class": name, "case": number}, mine)
         step()
-    _correct(rows, chosen)
+    _correct(rows, statistics.primary)
     return rows
+
+
+def settled(s: Scores, statistics: Statistics) -> Statistics:
+    """With the primary measure named, and so many repetitions that the least p can stand Holm's correction.
+
+    Repetitions other than the default are left as they are. Raises UsageError for a measure that is not there.
+    """
+    statistics = replace(statistics, primary=primary_of(statistics.primary, s.metrics, s.profile))
+    methods = len(s.methods)
+    return enough(statistics, len(s.masks) * max(methods, methods * (methods - 1) // 2))
+
+
+def enough(statistics: Statistics, tests: int) -> Statistics:
+    """With enough repetitions for a family of so many tests, unless their number was chosen."""
+    if statistics.repetitions != Statistics.repetitions:
+        return statistics
+    needed = math.ceil(4 * tests / (1 - statistics.level))
+    return replace(statistics, repetitions=min(_MOST, max(statistics.repetitions, needed)))
 
 
 def patches(s: Scores) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from histoxai.metrics.bootstrap import FEWEST
 from histoxai.metrics.comparisons import holm, paired
 from histoxai.metrics.scores import Scores, primary_of
 from histoxai.metrics.statistics import or_none
-from histoxai.metrics.summary import means_of
+from histoxai.metrics.summary import enough, means_of
 from histoxai.models import scored
 from histoxai.models.lineage import Lineage
 from histoxai.plots import compared
@@ -53,13 +52,14 @@ def compare(
     }
     common = [m for m in next(iter(read.values())).metrics if all(m in s.metrics for s in read.values())]
     statistics = replace(statistics, primary=primary_of(settings.primary, common, "corrected"))
-    tests = sum(len(s.methods) * len(s.masks) for s in list(read.values())[1:])
-    enough = math.ceil(4 * tests / (1 - statistics.level))
-    statistics = replace(statistics, repetitions=min(20_000, max(statistics.repetitions, enough)))
+    statistics = enough(statistics, sum(len(s.methods) * len(s.masks) for s in list(read.values())[1:]))
     first, *others = read
     rows = {name: _means(s, statistics, progress) for name, s in read.items()}
     pairs = [_pair(read[first], read[other], other, statistics) for other in others]
-    _correct([row for pair in pairs for row in pair["rows"]])
+    # null models cannot differ but by what they are measured against: they are shown, and not tested
+    _correct([row for pair in pairs for row in pair["rows"] if not row["null"]])
+    for row in (r for pair in pairs for r in pair["rows"] if r["null"]):
+        row.update(p_holm=None, wilcoxon_holm=None)
     _correct([pair["accuracy"] for pair in pairs if pair["accuracy"] is not None])
     masks = list(dict.fromkeys(m for s in read.values() for m in s.masks))
     methods = list(dict.fromkeys(m for s in read.values() for m in s.methods))
@@ -116,19 +116,20 @@ def _pair(a: Scores, b: Scores, run: str, statistics: Statistics) -> dict[str, A
                 null = a.methods[method].null and b.methods[method].null
                 about = {"run": run, "mask": mask, "method": method, "null": null}
                 rows.append({**about, **_difference(x, y, group, *how)})
+    labelled = (a.label[ours] >= 0) & (b.label[theirs] >= 0)
+    same = labelled & (np.array(a.classes)[a.label[ours]] == np.array(b.classes)[b.label[theirs]])
     accuracy = None
-    known = a.label[ours] >= 0
-    if known.any():
-        right = [(s.prediction == s.label)[at].astype(np.float64)[known] for s, at in ((b, theirs), (a, ours))]
+    if same.any():
+        right = [(s.prediction == s.label)[at].astype(np.float64)[same] for s, at in ((b, theirs), (a, ours))]
         shares = {"theirs": float(right[0].mean()), "first": float(right[1].mean())}
-        accuracy = {**shares, **_difference(right[0], right[1], group[known], *how)}
+        accuracy = {**shares, **_difference(right[0], right[1], group[same], *how)}
     return {
         "run": run,
         "patches": len(ours),
         "groups": len(set(group.tolist())),
         "only_first": len(a.label) - len(ours),
         "only_theirs": len(b.label) - len(ours),
-        "other_class": int((np.array(a.classes)[a.label[ours]] != np.array(b.classes)[b.label[theirs]])[known].sum()),
+        "other_class": int((labelled & ~same).sum()),
         "other_group": int((group != b.group[theirs]).sum()),
         "rows": rows,
         "accuracy": accuracy,
@@ -198,9 +199,8 @@ def _notes(lineages: Mapping[str, Lineage], pairs: Sequence[Mapping[str, Any]], 
     notes = []
     digests = {name: {r["name"]: r["digest"] for r in line.ancestors()} for name, line in lineages.items()}
     for pair in pairs:
-        run, changed = pair["run"], []
-        changed = [p for p in ("patches", "classifier", "masks") if digests[run][p] != digests[first][p]]
-        if pair["patches"] and "masks" in changed:
+        run = pair["run"]
+        if pair["patches"] and digests[run]["masks"] != digests[first]["masks"]:
             notes.append(
                 f"{run} was scored against other masks than {first}: a difference can be the masks', not the maps'."
             )
@@ -210,12 +210,42 @@ def _notes(lineages: Mapping[str, Lineage], pairs: Sequence[Mapping[str, Any]], 
                 f"not in {run}: tests leave them out, means do not."
             )
         if pair["other_class"]:
-            notes.append(f"{pair['other_class']:,} patches have another class in {run} than in {first}.")
+            notes.append(
+                f"{pair['other_class']:,} patches have another class in {run} than in {first}; the classifiers' test "
+                "leaves them out."
+            )
+        if others := _other_pixels(lineages[first], lineages[run]):
+            notes.append(
+                f"{others:,} patches of one id have other pixels in {run} than in {first} (another source, stain or "
+                "scale): a difference can be the pictures'."
+            )
+        if changed := _other_measure(lineages[first], lineages[run]):
+            notes.append(f"{run} was measured in another way than {first} ({changed}): a difference can be that.")
         if pair["other_group"]:
             notes.append(
                 f"{pair['other_group']:,} patches are of another group in {run} than in {first}; tests go by {first}."
             )
     return notes
+
+
+def _other_pixels(first: Lineage, other: Lineage) -> int:
+    # how many patches that both have are not the same picture
+    if first.patches.digest == other.patches.digest:
+        return 0
+    found = []
+    for line in (first, other):
+        pixels = line.patches.store.take("identity", line.column("row").astype(np.int64))[:, :2]
+        found.append(dict(zip(line.column("patch_id").tolist(), map(tuple, pixels.tolist()), strict=True)))
+    return sum(found[0][i] != pixels for i, pixels in found[1].items() if i in found[0])
+
+
+def _other_measure(first: Lineage, other: Lineage) -> str:
+    # settings that change what a score means, where they are not the same
+    ours, theirs = (
+        {**line.scores.header["settings"], "target": line.scores.header["target"]} for line in (first, other)
+    )
+    changed = [k for k in ours if k != "shard_size" and ours[k] != theirs.get(k)]
+    return ", ".join(f"{k} {theirs.get(k)} instead of {ours[k]}" for k in changed)
 
 
 def _classes(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,7 +23,6 @@ from histoxai.progress import Progress
 from histoxai.settings import Report, Statistics
 
 KEPT = ("size", "patches", "groups", "split", "split_by", "target", "version", "partial", "statistics")
-_MOST = 20_000  # repetitions
 _MARKS = 2_000_000  # bytes of values that the page's marks may take
 _ROOM = 200_000  # bytes of the page that are neither pictures nor numbers
 _COLOURS = {
@@ -67,7 +65,7 @@ def report(lineage: Lineage, settings: Report, gallery: Gallery, progress: Progr
     sheets = pictures.cases(lineage, examples, names, gallery, settings.colours)
 
     progress.start("statistics", None)
-    statistics = _statistics(settings, len(axes["method"]), len(axes["mask"]))
+    statistics = Statistics(primary=settings.primary, cancer=settings.cancer)
     measured = scored.read(path, "corrected", statistics.empty, lineage.rows)
     tested = scored.summary_of(path, measured, statistics, progress, lineage.rows)
     means = {"corrected": tested["rows"], **_other_profiles(lineage, statistics, progress)}
@@ -145,8 +143,16 @@ def report(lineage: Lineage, settings: Report, gallery: Gallery, progress: Progr
     shown = [{"point": place[patch.pop("row")], **patch} for patch in found]
     data["explorer"] = {"patches": shown, "size": lineage.patches.size, **interactive.looks(settings.colours)}
     content["explorer"] = {"count": len(shown), "points": len(marked), "mask": mask.replace("_", "-")}
-    if len(shown) < min(len(wanted), settings.examples):
+    pictured = {int(marked[patch["point"]]) for patch in shown}
+    if lost := [str(patch_id[i]) for i in asked if i not in pictured]:
+        progress.warn(f"--show {lost[0]}: has no room below {settings.limit:g} MB; raise --limit")
+    elif len(shown) < len(wanted):
         progress.say(f"{len(shown)} patches can be looked at: more would exceed {settings.limit:g} MB (--limit)")
+    if budget < 0:
+        progress.warn(
+            f"the page has about {settings.limit - budget / 1e6:.0f} MB without any patch to look at: its figures and "
+            f"numbers alone are larger than --limit {settings.limit:g}"
+        )
 
     kept = accuracy_rows(lineage.classifier.facts["metrics"])
     arrays = {
@@ -185,14 +191,6 @@ def methods_facts(lineage: Lineage, content: Mapping[str, Any]) -> dict[str, Any
         ],
         "score": lineage.scores.header["settings"],
     }
-
-
-def _statistics(settings: Report, methods: int, masks: int) -> Statistics:
-    # enough repetitions that the least p of the largest family can be significant after Holm
-    default = Statistics(primary=settings.primary, cancer=settings.cancer)
-    tests = masks * max(methods, methods * (methods - 1) // 2)
-    enough = math.ceil(4 * tests / (1 - default.level))
-    return replace(default, repetitions=min(_MOST, max(default.repetitions, enough)))
 
 
 def _other_profiles(lineage: Lineage, statistics: Statistics, progress: Progress) -> dict[str, list[dict[str, Any]]]:

@@ -110,6 +110,7 @@ def summary_of(
     path: Path, scores: Scores, statistics: Statistics, progress: Progress, rows: np.ndarray | None = None
 ) -> dict[str, Any]:
     """`summary` of what `read` gave for these rows."""
+    statistics = sums.settled(scores, statistics)
     made = sums.summarise(scores, statistics, progress.advance)
     return {"schema": SCHEMA, **made, **_probed(path, scores, statistics, progress, rows)}
 

@@ -6,6 +6,7 @@ chance, a null model or another method where p, corrected after Holm, is at or b
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 _MANY = 4  # names in a row
@@ -26,6 +27,7 @@ def answer(summary: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
         f"of {size[1]} × {size[0]} px, {_count(found, summary)}, over all classes ({tumor})."
     )
     if not found.real:
+        question = f"Do the maps lie where the {_mask(mask)} nuclei are?"
         nothing = "No method was explained but null models, which know nothing of the network: there is no answer."
         return {"question": question, "answer": [nothing], "unsupported": _unsupported(found, summary)}
     return {
@@ -117,6 +119,8 @@ def _against_null(f: _Found) -> str:
     if row is None or not any(f.against[m]["difference"] is not None for m in f.against):
         return f"No method can be compared with the null models {list_of(f.nulls)}: there are no patches with both."
     null = f"{row['null']}, the best of the null models explained"
+    if all(r["p_holm"] is None for r in f.against.values()):
+        return f"Whether any method is better than {null}, is not tested ({_few(f.against.values())})."
     better, worse = f.over_null(1), f.over_null(-1)
     lower = f" {list_of(worse)} {verb(worse)} shown to be worse." if worse else ""
     if not better:
@@ -132,6 +136,8 @@ def _among_methods(f: _Found) -> str:
     if len(f.order) < 2:
         return f"There is no second method with a value to compare with.{left_out}"
     first, *others = f.order
+    if all(r["p_holm"] is None for r in f.pairs):
+        return f"Whether methods differ from each other is not tested ({_few(f.pairs)}).{left_out}"
     found = {other: f.over(first, other) for other in others}
     worse, better = ([m for m in others if found[m] == sign] for sign in (1, -1))
     open_ = [m for m in others if found[m] == 0]
@@ -162,6 +168,11 @@ def _unsupported(f: _Found, summary: dict[str, Any]) -> list[str]:
         count = f"{len(open_)} of the study's {len(summary['conclusions'])} conclusions"
         lines.append(f"{count} cannot be tested on these patches; the table below says why.")
     return lines
+
+
+def _few(rows: Iterable[Mapping[str, Any]]) -> str:
+    # why none of these rows has a p
+    return f"too few groups: {max((r['groups'] for r in rows), default=0)}"
 
 
 def _interval(row: dict[str, Any], level: str) -> str:

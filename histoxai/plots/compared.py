@@ -15,6 +15,7 @@ from histoxai.plots.gallery import Gallery
 from histoxai.plots.tabular import Table
 
 _LINE = 0.16  # inches a mark
+_MARKS = "os^Dv<>"
 
 
 def side_by_side(panels: Sequence[tuple[str, Sequence[dict[str, Any]]]], runs: Sequence[str], words: str) -> Figure:
@@ -37,13 +38,16 @@ def side_by_side(panels: Sequence[tuple[str, Sequence[dict[str, Any]]]], runs: S
                         axes.plot([found["chance"]] * 2, [y - 0.12, y + 0.12], color=GREY, lw=1)
                     if found["low"] is not None:
                         axes.plot([found["low"], found["high"]], [y, y], color=colour, lw=1.6)
-                    axes.plot(found["mean"], y, "o", ms=5, color=colour)
+                    axes.plot(found["mean"], y, _MARKS[r % len(_MARKS)], ms=5, color=colour)
             axes.set(title=title, xlabel=words)
             axes.set_yticks(range(len(rows)), [short(row["method"]) for row in rows])
             axes.set_ylim(len(rows) - 0.4, -0.6)
             axes.grid(axis="x", color="#eeeeee")
             axes.set_axisbelow(True)
-        marks = [axes.plot([], [], "o", color=LINES[r % len(LINES)], label=short(n))[0] for r, n in enumerate(runs)]
+        marks = [
+            axes.plot([], [], _MARKS[r % len(_MARKS)], color=LINES[r % len(LINES)], label=short(n))[0]
+            for r, n in enumerate(runs)
+        ]
         figure.legend(handles=marks, loc="outside lower center", ncols=min(4, len(runs)), frameon=False, fontsize=8)
         return finished(figure)
 
@@ -86,13 +90,14 @@ def answer(found: Mapping[str, Any]) -> dict[str, Any]:
         lines.append(_sentence(pair, first, found))
         if pair["accuracy"] is not None:
             lines.append(_accuracy(pair, first, found))
-        open_ += [f"{r['method']} in {pair['run']}" for r in pair["rows"] if _mine(r, found) and not _differs(r, found)]
+        tested = [r for r in pair["rows"] if _mine(r, found) and r["p_holm"] is not None]
+        open_ += [f"{r['method']} in {pair['run']}" for r in tested if not _differs(r, found)]
     unsupported = [f"That the maps of {list_of(open_)} differ from those in {first}."] if open_ else []
     return {"question": question, "answer": lines, "unsupported": unsupported}
 
 
 def _mine(row: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
-    return bool(row["mask"] == found["mask"] and row["difference"] is not None)
+    return bool(row["mask"] == found["mask"] and row["difference"] is not None and not row["null"])
 
 
 def _differs(row: Mapping[str, Any], found: Mapping[str, Any]) -> int:
@@ -106,9 +111,11 @@ def _sentence(pair: Mapping[str, Any], first: str, found: Mapping[str, Any]) -> 
     if not pair["patches"]:
         return f"{run} and {first} have no patch in common: their means stand side by side, and nothing is tested."
     rows = [r for r in pair["rows"] if _mine(r, found)]
-    on = f"On {pair['patches']:,} patches of {pair['groups']:,} groups in both"
     if not rows:
-        return f"{on}, {run} and {first} have no method with a value in common."
+        return f"{run} and {first} have {pair['patches']:,} patches in common, and no method with a value on them."
+    n, groups = (max(r[k] for r in rows) for k in ("n", "groups"))
+    count = f"{n:,}" if n == pair["patches"] else f"{n:,} of the {pair['patches']:,}"
+    on = f"On {count} patches that both have, with a value, of {groups:,} group{'' if groups == 1 else 's'}"
     if all(r["p_holm"] is None for r in rows):
         return f"{on}, nothing can be claimed of {run} and {first}: tests are withheld ({rows[0]['withheld']})."
     better = [f"{r['method']} ({r['difference']:+.3f})" for r in rows if _differs(r, found) > 0]
@@ -117,20 +124,23 @@ def _sentence(pair: Mapping[str, Any], first: str, found: Mapping[str, Any]) -> 
         return f"{on}, no method is shown to differ between {run} and {first}."
     parts = []
     if better:
-        parts.append(f"{list_of(better)} {verb(better)} better in {run} than in {first}")
+        parts.append(f"{list_of(better)} {verb(better)} higher in {run} than in {first}")
     if worse:
-        parts.append(f"{list_of(worse)} {verb(worse)} worse in {run} than in {first}")
+        parts.append(f"{list_of(worse)} {verb(worse)} lower in {run} than in {first}")
     return f"{on}, {'; '.join(parts)} (p after Holm at or below {1 - found['level']:.2g})."
 
 
 def _accuracy(pair: Mapping[str, Any], first: str, found: Mapping[str, Any]) -> str:
     row = pair["accuracy"]
-    shares = f"{100 * row['theirs']:.1f} % against {100 * row['first']:.1f} %"
+    said = (
+        f"The classifier of {pair['run']} is right on {100 * row['theirs']:.1f} % of the {row['n']:,} patches with one "
+        f"class in both, that of {first} on {100 * row['first']:.1f} %"
+    )
     if row["p_holm"] is None:
-        return f"{pair['run']} is right on {shares} of them; that is not tested ({row['withheld']})."
+        return f"{said}; that is not tested ({row['withheld']})."
     if row["p_holm"] > 1 - found["level"]:
-        return f"{pair['run']} is right on {shares} of them: no difference is shown (p = {row['p_holm']:.2g})."
-    return f"{pair['run']} is right on {shares} of them: a difference (p = {row['p_holm']:.2g})."
+        return f"{said}: no difference is shown (p = {row['p_holm']:.2g} after Holm)."
+    return f"{said}: a difference (p = {row['p_holm']:.2g} after Holm)."
 
 
 def tables(content: Mapping[str, Any]) -> Iterator[Table]:

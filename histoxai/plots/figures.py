@@ -132,7 +132,7 @@ def confusion(table: np.ndarray, classes: Sequence[str]) -> Figure:
     share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     with rc_context({**STYLE, "axes.spines.left": False, "axes.spines.bottom": False}):
         side = 1.6 + 0.48 * len(classes)
-        figure = Figure(figsize=(side + 0.9, side), layout="constrained")
+        figure = Figure(figsize=(side + 1.6, side), layout="constrained")
         axes = figure.subplots()
         shown = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
         for (i, j), n in np.ndenumerate(table):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import struct
@@ -21,6 +22,7 @@ from histoxai.plots.figures import for_print, marked, png
 from histoxai.progress import Progress
 
 Draw = Callable[..., Figure]
+_KILLED = "a process that draws figures was killed (out of memory?); try again with --workers 1"
 
 
 class Picture:
@@ -52,6 +54,8 @@ class Gallery:
         self._keep, self._mark = keep, mark
         self._pictures: dict[str, Picture] = {}
         self._waiting: dict[Future[dict[str, bytes]], Picture] = {}
+        # Its tracker would warn of semaphores that a stopped run did not give back; they are gone by themselves.
+        os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
         # spawn: a fork of a process that has used OpenMP cannot use it again
         self._pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin) if workers > 1 else None
 
@@ -82,7 +86,10 @@ class Gallery:
         if self._pool is None:
             picture.forms = _drawn(*job)
         else:
-            self._waiting[self._pool.submit(_drawn, *job)] = picture
+            try:
+                self._waiting[self._pool.submit(_drawn, *job)] = picture
+            except BrokenProcessPool:
+                raise HistoxaiError(_KILLED) from None
         return picture
 
     def finish(self, progress: Progress) -> None:
@@ -98,9 +105,7 @@ class Gallery:
                 try:
                     self._waiting.pop(future).forms = future.result()
                 except BrokenProcessPool:
-                    raise HistoxaiError(
-                        "a process that draws figures was killed (out of memory?); try again with --workers 1"
-                    ) from None
+                    raise HistoxaiError(_KILLED) from None
                 progress.advance()
         progress.stop()
 
@@ -118,8 +123,10 @@ class Gallery:
 
 
 def _begin() -> None:
-    # the parent decides when to stop, and where it is gone there is nobody to draw for
-    signals.ignore()
+    # The parent decides when to stop, and then sends SIGTERM; where it is gone there is nobody to draw for.
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signals.die_with_parent(signal.SIGKILL)
 
 

@@ -31,6 +31,8 @@ def table(summaries: Mapping[str, Sequence[dict[str, Any]]], nulls: Sequence[str
     words = {k: list(dict.fromkeys(row[k] for row in rows)) for k in KEYS}
     place = {k: {word: n for n, word in enumerate(found)} for k, found in words.items()}
     columns: dict[str, list[Any]] = {k: [place[k][row[k]] for row in rows] for k in KEYS}
+    of_thesis = {_key(row): row["mean"] for row in summaries.get("thesis", ())}
+    columns["difference"] = [_less(of_thesis.get(_key(row)), row["mean"]) for row in rows]
     for k in ("mean", "low", "high", "chance"):
         columns[k] = [three(row[k]) for row in rows]
     tested = [row["above_chance"]["p_holm"] for row in rows]
@@ -38,6 +40,14 @@ def table(summaries: Mapping[str, Sequence[dict[str, Any]]], nulls: Sequence[str
     for k in ("n", "undefined"):
         columns[k] = [row[k] for row in rows]
     return {"words": words, "columns": columns, "null_methods": list(nulls)}
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[k] for k in KEYS[:-1])
+
+
+def _less(thesis: float | None, corrected: float | None) -> float | None:
+    return None if thesis is None or corrected is None else three(thesis - corrected)
 
 
 def curves(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -114,10 +114,8 @@ def _left(method: str, rows: Sequence[dict[str, Any]], layers: Sequence[str]) ->
     seed, last = by[None], by[layers[-1]]
     if seed is None or last is None:
         return f"{method}: no value."
-    kept = f"rank correlation {last:.3f} with all weights drawn anew, {seed:.3f} with another seed alone"
-    if last >= seed - _HARDLY:
-        return f"{method} hardly changes ({kept}): it does not show what the network has learned."
-    return f"{method} changes ({kept})."
+    words = "hardly changes" if last >= seed - _HARDLY else "changes"
+    return f"{method} {words}: {last:.3f} with all weights drawn anew, {seed:.3f} with another seed alone."
 
 
 def _unfinished(items: dict[str, dict[str, Any]]) -> list[str]:

@@ -74,7 +74,7 @@ def agreement(table: np.ndarray, methods: Sequence[str]) -> Figure:
     """Mean rank correlations (M, M) of the methods' maps; NaN is left white."""
     with rc_context({**STYLE, "axes.spines.left": False, "axes.spines.bottom": False}):
         side = 1.6 + 0.52 * len(methods)
-        figure = Figure(figsize=(side + 1.0, side), layout="constrained")
+        figure = Figure(figsize=(side + 1.6, side), layout="constrained")
         axes = figure.subplots()
         shown = axes.imshow(table, cmap="RdBu_r", vmin=-1, vmax=1)
         for (i, j), value in np.ndenumerate(table):

@@ -60,10 +60,10 @@ class Faithfulness(Checked):
 class Statistics(Checked):
     """How scores are summed up; nothing here is stored.
 
-    `repetitions` of the cluster bootstrap, `level` of its intervals. `primary`: the measure that methods are compared
-    by and conclusions rest on; None for auroc, or iou in the profile that has no auroc. `margin`: differences of it
-    that mean nothing. `cancer`: classes with tumor; None for all but those whose names say otherwise. `empty`: what 0/0
-    is: left out, 0, or 1.
+    `repetitions` of the cluster bootstrap (the default is raised where many methods need it), `level` of its intervals.
+    `primary`: the measure that methods are compared by and conclusions rest on; None for auroc, or iou in the profile
+    that has no auroc. `margin`: differences of it that mean nothing. `cancer`: classes with tumor; None for all but
+    those whose names say otherwise. `empty`: what 0/0 is: left out, 0, or 1.
     """
 
     repetitions: int = bounded(2000, ge=100)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from histoxai import provenance
-from histoxai.errors import UsageError
+from histoxai.errors import ParentChanged, UsageError
 from histoxai.models import comparing, reporting
-from histoxai.models.lineage import resolve_lineage
+from histoxai.models.lineage import Lineage, resolve_lineage
 from histoxai.models.published import Publication
 from histoxai.plots import compared, page
 from histoxai.plots.export import files
 from histoxai.plots.gallery import Gallery
+from histoxai.plots.overlays import stems
 from histoxai.progress import Progress
 from histoxai.settings import Comparison
 
@@ -41,7 +41,7 @@ def compare(
         raise UsageError("report: a scores store is named twice; there is nothing to compare")
     provenance.keep_apart(output, *paths)
     names = comparing.names_of(paths)
-    lineages = {name: resolve_lineage(path, {}, allow_partial) for name, path in zip(names, paths, strict=True)}
+    lineages = {name: _lineage(path, allow_partial) for name, path in zip(names, paths, strict=True)}
     place = Publication(output, export, [Path(r["path"]) for line in lineages.values() for r in line.ancestors()])
     parents = {
         f"scores{k}": provenance.parent(line.scores.path, place.data, line.scores.digest())
@@ -59,11 +59,17 @@ def compare(
         place.write(page.render("compare.html", content), header, arrays, progress)
     if export is not None:
         facts = {
-            re.sub(r"[^\w.-]+", "-", name): reporting.methods_facts(
-                line, comparing.methods_facts(line, content["statistics"])
-            )
-            for name, line in lineages.items()
+            stem: reporting.methods_facts(line, comparing.methods_facts(line, content["statistics"]))
+            for stem, line in zip(stems(names), lineages.values(), strict=True)
         }
         place.write_export(files(compared.tables(content), gallery, facts), len(gallery), progress)
         summary["export"] = str(export)
     return summary
+
+
+def _lineage(path: Path, allow_partial: bool) -> Lineage:
+    try:
+        return resolve_lineage(path, {}, allow_partial)
+    except ParentChanged as error:
+        why = str(error).split("; name ")[0]  # the flags that name a moved store are of a report of one run
+        raise ParentChanged(f"{why}; to compare runs every store has to be where {path} has it") from error

@@ -7,13 +7,16 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from histoxai.metrics.comparisons import holm, paired
 from histoxai.metrics.scores import Method, Scores
-from histoxai.models.comparing import _pair, names_of
+from histoxai.models.comparing import _correct, _other_pixels, _pair, names_of
+from histoxai.models.lineage import resolve_lineage
+from histoxai.plots.compared import answer
 from histoxai.settings import Statistics
 from histoxai.store.shards import Store
 from tests.conftest import Mini, done, run
@@ -98,6 +101,53 @@ def test_patches_are_matched_by_their_ids_whatever_their_order() -> None:
     assert found["accuracy"] is None
 
 
+def test_only_patches_with_one_class_in_both_tell_classifiers_apart() -> None:
+    a, b = scores(0.0), scores(0.1, 1)
+    wrong = b.prediction.copy()
+    wrong[:12] = 1 - wrong[:12]
+    label = b.label.copy()
+    label[:30] = -1  # unlabelled there, with all that are wrong
+    found = _pair(a, replace(b, prediction=wrong, label=label), "b", STATISTICS)
+    assert (found["accuracy"]["theirs"], found["accuracy"]["n"], found["other_class"]) == (1.0, 90, 0)
+    label[30:40] = 1 - label[30:40]
+    found = _pair(a, replace(b, prediction=wrong, label=label), "b", STATISTICS)
+    assert (found["accuracy"]["theirs"], found["accuracy"]["n"], found["other_class"]) == (1.0, 80, 10)
+    found = _pair(a, replace(b, prediction=wrong), "b", STATISTICS)
+    assert found["accuracy"]["difference"] == pytest.approx(-12 / N)
+    assert _pair(a, replace(b, label=np.full(N, -1)), "b", STATISTICS)["accuracy"] is None
+
+
+def said(a: Scores, b: Scores) -> dict[str, list[str]]:
+    pair = _pair(a, b, "b", STATISTICS)
+    _correct([r for r in pair["rows"] if not r["null"]])
+    for row in pair["rows"]:
+        row.setdefault("p_holm", None)
+    if pair["accuracy"]:
+        _correct([pair["accuracy"]])
+    return answer({"runs": [{"name": "a"}], "pairs": [pair], "primary": "auroc", "mask": "tumor", "level": 0.95})
+
+
+def test_sentences_claim_what_is_tested_and_no_more() -> None:
+    a, b = scores(0.0), scores(0.1, 1)
+    found = said(a, b)
+    assert found["answer"][0].startswith("On 120 patches that both have, with a value, of 20 groups, ig (+0.1")
+    assert "is higher in b than in a" in found["answer"][0]
+    assert "no difference is shown" in found["answer"][1]
+    assert found["unsupported"] == []
+    same = said(a, scores(0.0, 1))
+    assert "no method is shown to differ between b and a" in same["answer"][0]
+    assert same["unsupported"] == ["That the maps of ig in b differ from those in a."]  # random is a null model
+    values = b.values.copy()
+    values[:60] = np.nan
+    assert said(a, replace(b, values=values))["answer"][0].startswith("On 60 of the 120 patches that both have")
+    few = said(replace(a, group=np.array([f"g{k % 4}" for k in range(N)])), b)
+    assert "nothing can be claimed of b and a: tests are withheld (4 groups; a test needs 10)" in few["answer"][0]
+    assert "that is not tested" in few["answer"][1]
+    assert few["unsupported"] == []
+    apart = said(a, replace(b, patch_id=np.array([f"q{k}" for k in range(N)])))
+    assert "have no patch in common" in apart["answer"][0]
+
+
 def test_names_tell_runs_apart(tmp_path: Path) -> None:
     assert names_of([tmp_path / "a.zarr", tmp_path / "b.zarr"]) == ["a", "b"]
     assert names_of([tmp_path / "x/s.zarr", tmp_path / "y/s.zarr"]) == ["x/s", "y/s"]
@@ -116,6 +166,7 @@ def test_a_page_of_two_runs(mini: Mini, tmp_path: Path) -> None:
     assert "ig.steps" in text  # in what they differ
     assert "gradcam.layer" in text
     assert "mask_threshold" not in text  # in what they do not
+    assert "was measured in another way" not in text
     data = Store(tmp_path / "r/data.zarr")
     keys = ("method", "mask", "difference", "n")
     stored = {row[:2]: row[2:] for row in zip(*(data.read(f"difference_{k}").tolist() for k in keys), strict=True)}
@@ -147,6 +198,25 @@ def test_a_page_of_two_runs(mini: Mini, tmp_path: Path) -> None:
     done(*command)
     assert (tmp_path / "r/index.html").stat().st_mtime_ns == stamp
     assert run("report", other, mini.scores, "-o", tmp_path / "r").code == 3  # another comparison
+
+
+def test_what_else_differs_is_said(mini: Mini, tmp_path: Path) -> None:
+    other = tmp_path / "other.zarr"
+    done("score", mini.maps, "--masks", mini.masks, "-o", other, "--mask-threshold", 0.4)
+    done("report", mini.scores, other, "-o", tmp_path / "r")
+    text = (tmp_path / "r/index.html").read_text()
+    assert "was measured in another way than scores (mask_threshold 0.4 instead of 0.5)" in text
+    assert "have other pixels" not in text
+    first, second = resolve_lineage(mini.scores, {}), resolve_lineage(other, {})
+    stained = second.patches.store.read("identity")
+    stained[:, 0] += 1
+    take = second.patches.store.take
+    second.patches.digest = "another"
+    with mock.patch.object(
+        second.patches.store, "take", lambda name, rows: stained[rows] if name == "identity" else take(name, rows)
+    ):
+        assert _other_pixels(first, second) == len(first.rows)
+    assert _other_pixels(first, resolve_lineage(mini.scores, {})) == 0
 
 
 def test_what_cannot_be_compared_is_refused(mini: Mini, tmp_path: Path) -> None:

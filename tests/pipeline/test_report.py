@@ -18,7 +18,7 @@ import pytest
 from histoxai.plots.content import pick_cases
 from histoxai.plots.figures import OVERLAYS, overlay
 from histoxai.store.shards import Store
-from tests.conftest import FAST, Mini, done, run, write_diagset
+from tests.conftest import FAST, Mini, array_files, done, run, write_diagset
 
 
 class _Tables(HTMLParser):
@@ -127,8 +127,27 @@ def test_the_page_stands_alone(mini: Mini) -> None:
 
 
 def test_same_stores_same_page(mini: Mini, tmp_path: Path) -> None:
-    done("report", mini.scores, "-o", tmp_path / "r")
-    assert (tmp_path / "r" / "index.html").read_bytes() == (mini.report / "index.html").read_bytes()
+    for workers in (1, 3):
+        done("report", mini.scores, "-o", tmp_path / f"r{workers}", "--workers", workers)
+        assert (tmp_path / f"r{workers}/index.html").read_bytes() == (mini.report / "index.html").read_bytes()
+        assert array_files(tmp_path / f"r{workers}/data.zarr") == array_files(mini.report / "data.zarr")
+
+
+def test_what_a_page_has_no_room_for_is_said(mini: Mini, tmp_path: Path) -> None:
+    wanted = str(Store(mini.scores).read("patch_id")[5])
+    outcome = run("report", mini.scores, "-o", tmp_path / "small", "--limit", 1, "--show", wanted)
+    assert outcome.code == 0
+    said = outcome.err.replace("\n", " ")
+    assert f"--show {wanted}: has no room below 1 MB; raise --limit" in said
+    size = (tmp_path / "small/index.html").stat().st_size / 1e6
+    about = re.search(r"the page has about (\d+) MB without any patch to look at", said)
+    assert about
+    assert abs(int(about[1]) - size) < 1
+    done("report", mini.scores, "-o", tmp_path / "one", "--examples", 0, "--show", wanted, "--workers", 1)
+    data = json.loads(re.search(r'id="data">(.*?)</script>', (tmp_path / "one/index.html").read_text())[1])
+    assert [data["points"]["id"][p["point"]] for p in data["explorer"]["patches"]] == [wanted]
+    assert run("report", mini.scores, "-o", tmp_path / "x", "--show", "nobody").code == 2
+    assert not (tmp_path / "x").exists()
 
 
 def test_selection_rule() -> None:

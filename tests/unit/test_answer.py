@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+import multiprocessing
+import os
 import re
+import time
 from typing import Any
 
 import numpy as np
 import pytest
 
 from histoxai import registry
+from histoxai.errors import HistoxaiError
 from histoxai.metrics.summary import summarise
 from histoxai.plots import evidence
 from histoxai.plots.answer import answer
@@ -18,6 +22,7 @@ from histoxai.plots.figures import for_print
 from histoxai.plots.gallery import Gallery
 from histoxai.plots.methods import CITED, as_latex, as_markdown, bibliography
 from histoxai.plots.tabular import Table, latex
+from histoxai.progress import Silent
 from histoxai.settings import Statistics
 from tests.unit.test_conclusions import planted
 
@@ -136,6 +141,33 @@ def test_a_figure_for_print_is_the_same_bytes_each_time() -> None:
     first, again = (for_print(evidence.forest([("tumor mask", rows)], "IoU", 0.05)) for _ in range(2))
     assert first.keys() == {"png", "svg", "pdf"}
     assert first == again
+
+
+@pytest.mark.parametrize("more", [0, 3])
+def test_a_killed_drawing_process_is_an_error_and_no_hang(more: int) -> None:
+    def draw_all() -> None:
+        with Gallery(workers=2) as gallery:
+            gallery.add("killed", os._exit, 1)
+            for k in range(more):
+                time.sleep(0.5)
+                gallery.add(f"f{k}", evidence.reliability, [{"confidence": 0.5, "accuracy": 0.5, "n": 1}])
+            gallery.finish(Silent())
+
+    with pytest.raises(HistoxaiError, match="--workers 1"):
+        draw_all()
+    assert multiprocessing.active_children() == []
+
+
+def test_figures_are_the_same_bytes_whoever_draws_them() -> None:
+    rows = [{"confidence": 0.5, "accuracy": 0.4, "n": 3}]
+    made = []
+    for workers in (1, 2):
+        with Gallery(workers, keep=True, mark="partial: 1 of 2 patches") as gallery:
+            pictures = [gallery.add("a/b", evidence.reliability, rows), gallery.add("A b", evidence.reliability, rows)]
+            gallery.finish(Silent())
+        made.append(({p.name: p.png for p in pictures}, dict(gallery.files())))
+    assert made[0] == made[1]
+    assert set(made[0][0]) == {"a-b", "a-b-2"}
 
 
 HOSTILE = [

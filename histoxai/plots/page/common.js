@@ -5,6 +5,7 @@ const stored = document.getElementById("data");
 const data = stored ? JSON.parse(stored.textContent) : null;
 const byId = (id) => document.getElementById(id);
 const dash = "–";
+const any = " any"; /* no filter; the space keeps it apart from a class of that name */
 
 function made(tag, about = {}, ...children) {
   const element = document.createElement(tag);

@@ -5,7 +5,8 @@ if (data.cuts.length) {
   const words = { iou: "IoU", precision: "precision", recall: "recall" };
   const dashes = ["", "7 3", "2 3", "9 3 2 3", "12 4", "1 4"];
   let mask = data.mask, measure = "iou";
-  const width = 860, height = 260, left = 44, bottom = 34, top = 8;
+  const height = 260, left = 44, bottom = 34, top = 8;
+  let width = 860;
   const right = 16;
   let most = 1;
   const x = (t) => left + (t / 100) * (width - left - right), y = (v) => top + (1 - v / most) * (height - top - bottom);
@@ -18,6 +19,7 @@ if (data.cuts.length) {
   const rows = () => data.cuts.filter((c) => c.mask === mask);
   const colour = (name) => data.colours[data.methods.indexOf(name) % data.colours.length];
   function draw() {
+    width = Math.min(860, svg.parentElement.clientWidth - 30);
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.replaceChildren();
     const highest = rows().reduce((a, row) => row[measure].reduce((b, v) => Math.max(b, v ?? 0), a), 0);
@@ -30,8 +32,12 @@ if (data.cuts.length) {
     }
     svg.append(node("text", { x: (width + left) / 2, y: height - 3, "text-anchor": "middle" }, "threshold of the map"));
     rows().forEach((row, k) => {
-      const points = row[measure].map((v, t) => (v === null ? null : `${x(t).toFixed(1)},${y(v).toFixed(1)}`)).filter(Boolean);
-      svg.append(node("polyline", { points: points.join(" "), fill: "none", stroke: colour(row.method), "stroke-width": 2, "stroke-dasharray": dashes[k % dashes.length] }));
+      let path = "", open = false; /* no line where there is no value */
+      row[measure].forEach((v, t) => {
+        if (v !== null) path += `${open ? "L" : "M"}${x(t).toFixed(1)} ${y(v).toFixed(1)}`;
+        open = v !== null;
+      });
+      svg.append(node("path", { d: path, class: "line", fill: "none", stroke: colour(row.method), "stroke-width": 2, "stroke-dasharray": dashes[k % dashes.length] }));
     });
     svg.append(node("line", { x1: x(threshold), x2: x(threshold), y1: top, y2: height - bottom, class: "axis", "stroke-dasharray": "3 3" }));
     byId("cut-keys").replaceChildren(...rows().map((row, k) => {
@@ -47,7 +53,8 @@ if (data.cuts.length) {
   byId("cut-controls").append(move,
     choice("Drawn", measures.map((m) => [m, words[m]]), measure, (v) => { measure = v; draw(); }),
     choice("Mask", data.masks.map((m) => [m, m.replace("_", "-")]), mask, (v) => { mask = v; draw(); }));
+  window.addEventListener("resize", draw);
   on("threshold", () => { move.set(threshold); draw(); });
-  byId("cut").hidden = false;
+  byId("cut").hidden = false; /* first, since what is hidden has no width */
   draw();
 }

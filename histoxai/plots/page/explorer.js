@@ -6,10 +6,10 @@ function valueOf(point, method, mask, measure) {
   const v = values[((point * m + method) * k + mask) * q + measure];
   return v === -32768 ? null : v / 1000;
 }
-if (data.explorer.patches.length) {
+if (data.points.id.length) {
   const { patches, size, palettes, sequential, diverging } = data.explorer, [height, width] = size;
   const points = data.points, primary = points.measures.indexOf(data.primary) >= 0 ? data.primary : points.measures[0];
-  const filter = { class: "any", case: "any", order: "four", metric: primary, mask: data.mask, method: "all" };
+  const filter = { class: any, case: any, order: "four", metric: primary, mask: data.mask, method: "all" };
   const layers = { image: true, map: false, signed: false, masks: false, overlay: true };
   let opacity = 55, palette = data.explorer.palette, list = [], current = 0, outside = null;
   const cache = new Map();
@@ -134,8 +134,8 @@ if (data.explorer.patches.length) {
     return known.reduce((a, b) => a + b, 0) / known.length;
   }
   function select(keep) {
-    list = patches.map((_, k) => k).filter((k) => (filter.class === "any" || points.words.label[points.label[patches[k].point]] === filter.class)
-      && (filter.case === "any" || String(points.case[patches[k].point]) === filter.case));
+    list = patches.map((_, k) => k).filter((k) => (filter.class === any || points.words.label[points.label[patches[k].point]] === filter.class)
+      && (filter.case === any || String(points.case[patches[k].point]) === filter.case));
     if (filter.order !== "four") {
       const by = new Map(list.map((k) => [k, rank(patches[k])]));
       const sign = filter.order === "worst" ? 1 : -1;
@@ -178,8 +178,8 @@ if (data.explorer.patches.length) {
   };
   const present = points.words.label;
   byId("explorer-filters").append(
-    choice("Class", [["any", "any"], ...present.map((v) => [v, v])], "any", set("class")),
-    choice("Case", [["any", "any"], ["1", "1: right, sure"], ["2", "2: right, unsure"], ["3", "3: wrong, sure"], ["4", "4: wrong, unsure"]], "any", set("case")),
+    choice("Class", [[any, "any"], ...present.map((v) => [v, v])], any, set("class")),
+    choice("Case", [[any, "any"], ["1", "1: right, sure"], ["2", "2: right, unsure"], ["3", "3: wrong, sure"], ["4", "4: wrong, unsure"]], any, set("case")),
     choice("Order", [["four", "as chosen"], ["best", "best first"], ["worst", "worst first"], ["apart", "most disagreement first"]], "four", set("order")),
     choice("By", points.measures.map((m) => [m, data.metrics[m] || m]), filter.metric, set("metric")),
     choice("Mask", data.masks.map((m) => [m, m.replace("_", "-")]), filter.mask, set("mask")),
@@ -198,8 +198,8 @@ if (data.explorer.patches.length) {
   on("patch", (point) => {
     const at = patches.findIndex((p) => p.point === point);
     if (at >= 0) {
-      Object.assign(filter, { class: "any", case: "any" });
-      byId("explorer-filters").querySelectorAll("select").forEach((s, k) => { if (k < 2) s.value = "any"; });
+      Object.assign(filter, { class: any, case: any });
+      byId("explorer-filters").querySelectorAll("select").forEach((s, k) => { if (k < 2) s.value = any; });
       select(at);
     } else {
       outside = point;

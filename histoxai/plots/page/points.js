@@ -1,5 +1,5 @@
 /* Every patch a mark: class across, a measure upwards; marks open their patch. */
-if (data.points && data.explorer.patches.length) {
+if (data.points.id.length) {
   const points = data.points, canvas = byId("points-canvas"), context = canvas.getContext("2d");
   const pictured = new Set(data.explorer.patches.map((p) => p.point));
   const state = { metric: points.measures.indexOf(data.primary) >= 0 ? data.primary : points.measures[0], mask: data.mask, method: data.methods[0] };

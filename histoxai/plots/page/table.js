@@ -2,7 +2,7 @@
 {
   const { columns, words, null_methods: nulls } = data.table;
   const number = columns.mean.length, page = 60;
-  const chosen = { metric: data.primary, mask: data.mask, class: "all", case: "all", method: "any", profile: "corrected" };
+  const chosen = { metric: data.primary, mask: data.mask, class: "all", case: "all", method: any, profile: "corrected" };
   let sorting = { key: null, up: false }, shown = page;
   const name = (key, row) => words[key][columns[key][row]];
   const key = (row, profile) => ["method", "mask", "class", "case", "metric"].map((k) => columns[k][row]).join() + profile;
@@ -17,11 +17,9 @@
     ["n", "patches"], ["undefined", "undefined"],
   ];
   function value(row, what) {
-    if (what === "thesis" || what === "difference") {
+    if (what === "thesis") {
       const other = place.get(key(row, "thesis"));
-      const thesis = other === undefined ? null : columns.mean[other];
-      if (what === "thesis") return thesis;
-      return thesis === null || columns.mean[row] === null ? null : Math.round((thesis - columns.mean[row]) * 1000) / 1000;
+      return other === undefined ? null : columns.mean[other];
     }
     return what in words ? name(what, row) : columns[what][row];
   }
@@ -37,7 +35,7 @@
   }
   function found() {
     const rows = [];
-    const wanted = Object.entries(chosen).filter(([k, v]) => v !== "any" && k !== "profile").map(([k, v]) => [k, words[k].indexOf(v)]);
+    const wanted = Object.entries(chosen).filter(([k, v]) => v !== any && k !== "profile").map(([k, v]) => [k, words[k].indexOf(v)]);
     const profile = words.profile.indexOf(both() ? "corrected" : chosen.profile);
     for (let row = 0; row < number; row++) {
       if (columns.profile[row] !== profile || wanted.some(([k, v]) => columns[k][row] !== v)) continue;
@@ -71,7 +69,7 @@
     byId("table-body").replaceChildren(made("table", {}, made("thead", {}, head), made("tbody", {}, ...body)));
     byId("table-count").textContent = `${Math.min(shown, rows.length).toLocaleString("en")} of ${rows.length.toLocaleString("en")} means`;
     byId("table-more").hidden = rows.length <= shown;
-    const why = chosen.profile === "corrected" ? "" : data.why[chosen.metric] || (chosen.metric === "any" ? "Pick a measure to read why its two profiles differ." : "Only the corrected profile has this measure.");
+    const why = chosen.profile === "corrected" ? "" : data.why[chosen.metric] || (chosen.metric === any ? "Pick a measure to read why its two profiles differ." : "Only the corrected profile has this measure.");
     byId("table-why").hidden = !why;
     byId("table-why").textContent = why;
   }
@@ -80,7 +78,7 @@
     shown = page;
     draw();
   }));
-  const named = (k, show = (v) => v) => [["any", "any"], ...words[k].filter((v) => v !== "all").map((v) => [v, show(v)])];
+  const named = (k, show = (v) => v) => [[any, "any"], ...words[k].filter((v) => v !== "all").map((v) => [v, show(v)])];
   const all = (k) => [["all", "all together"], ...named(k)];
   pick("metric", "Measure", named("metric", (v) => data.metrics[v] || v));
   pick("method", "Method", named("method"));

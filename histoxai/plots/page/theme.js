@@ -23,4 +23,11 @@
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);
   show();
+  /* what scrolls has to be reached by keyboard, and what does not should not be in the way */
+  const reach = () => document.querySelectorAll("figure").forEach((f) => {
+    if (f.scrollWidth > f.clientWidth) f.tabIndex = 0;
+    else f.removeAttribute("tabindex");
+  });
+  window.addEventListener("load", reach);
+  window.addEventListener("resize", reach);
 }
