@@ -139,7 +139,7 @@ def report(
     title: Annotated[str | None, typer.Option(help="Heads the page.")] = None,
     export: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Tables as CSV, LaTeX, Markdown; figures as SVG, PDF, PNG; methods, BibTeX."),
+        typer.Option(metavar="DIR", help="Tables as CSV, LaTeX, Markdown; figures as SVG, PDF, PNG; methods; slides."),
     ] = None,
     colours: Annotated[
         str, typer.Option(help="Of overlays: safe (colour-blind readers tell them apart), or study.")
@@ -156,7 +156,11 @@ def report(
     ] = settings.Report.primary,
     cancer: Annotated[str | None, typer.Option(help="Classes with tumor (all but A, N, BG, T, normal, ...).")] = None,
     slides: Annotated[
-        bool, typer.Option("--slides/--no-slides", help="Export maps and masks of slides for QuPath too.")
+        bool,
+        typer.Option(
+            "--slides/--no-slides",
+            help="Export slides for QuPath too, where patches know their place.",
+        ),
     ] = True,
     allow_partial: flags.AllowPartial = False,
     workers: Annotated[
@@ -173,7 +177,7 @@ def report(
     named = flags.words(cancer, "--cancer") if cancer is not None else None
     chosen = settings.Report(title or settings.Report.title, colours, examples, tuple(show), limit, primary, named)
     several = len(scores) > 1
-    if several and (wrong := _only_of_one(moved, chosen)):
+    if several and (wrong := "--no-slides" if not slides else _only_of_one(moved, chosen)):
         raise UsageError(f"report: {wrong} is of a report of one store; leave it out to compare several")
     used = terminal.use_threads(threads)
     how: dict[str, Any] = {"force": force, "dry_run": dry_run, "allow_partial": allow_partial, "export": export}

@@ -18,6 +18,11 @@ CANCELLED = 1e-10  # a sum of squares that is no more than this share of its ter
 _CHUNK = 1 << 24  # numbers of a block of draws
 
 
+def counted(groups: int) -> str:
+    """So many groups, in words."""
+    return f"{groups:,} group{'' if groups == 1 else 's'}"
+
+
 @dataclass(frozen=True)
 class Estimate:
     """Means (K,) with lower and upper ends, n and groups behind each.
@@ -43,7 +48,7 @@ class Estimate:
     def withheld(self, k: int) -> str | None:
         """Why a mean has no interval; None where it has one."""
         if self.groups[k] < FEWEST:
-            return f"{int(self.groups[k])} groups; an interval needs {FEWEST}"
+            return f"{counted(int(self.groups[k]))}; an interval needs {FEWEST}"
         return None if np.isfinite(self.low[k]) else "nearly all groups have the same value"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from histoxai import __version__, provenance
-from histoxai.metrics.bootstrap import FEWEST
+from histoxai.metrics.bootstrap import FEWEST, counted
 from histoxai.metrics.comparisons import holm, paired
 from histoxai.metrics.scores import Scores, primary_of
 from histoxai.metrics.statistics import or_none
@@ -103,7 +103,7 @@ def _pair(a: Scores, b: Scores, run: str, statistics: Statistics) -> dict[str, A
     place = {p: k for k, p in enumerate(a.patch_id.tolist())}
     theirs = np.array([k for k, p in enumerate(b.patch_id.tolist()) if p in place], np.int64)
     ours = np.array([place[p] for p in b.patch_id[theirs].tolist()], np.int64)
-    group = a.group[ours]
+    group = _joined(a.group[ours], b.group[theirs])
     assert statistics.primary is not None
     first, second = a.of(statistics.primary)[ours], b.of(statistics.primary)[theirs]
     how = (statistics.repetitions, statistics.seed, statistics.level)
@@ -130,16 +130,30 @@ def _pair(a: Scores, b: Scores, run: str, statistics: Statistics) -> dict[str, A
         "only_first": len(a.label) - len(ours),
         "only_theirs": len(b.label) - len(ours),
         "other_class": int((labelled & ~same).sum()),
-        "other_group": int((group != b.group[theirs]).sum()),
+        "other_group": int((a.group[ours] != b.group[theirs]).sum()),
         "rows": rows,
         "accuracy": accuracy,
     }
 
 
+def _joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    # groups that keep together what either run keeps together
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    if not len(first) or (first == second).all():
+        return first
+    a, b = (np.unique(g, return_inverse=True)[1] for g in (first, second))
+    n = int(a.max()) + 1
+    total = n + int(b.max()) + 1
+    edges = coo_array((np.ones(len(a)), (a, n + b)), shape=(total, total))
+    return np.asarray(connected_components(edges, directed=False)[1][a])
+
+
 def _difference(x: np.ndarray, y: np.ndarray, group: np.ndarray, *how: Any) -> dict[str, Any]:
     found = asdict(paired(x, y, group, *how))
     row = {k: v if isinstance(v, int) else or_none(v) for k, v in found.items()}
-    why = f"{found['groups']} groups; a test needs {FEWEST}" if found["groups"] < FEWEST else None
+    why = f"{counted(found['groups'])}; a test needs {FEWEST}" if found["groups"] < FEWEST else None
     return {"difference": row.pop("mean"), **row, "withheld": why}
 
 
@@ -166,7 +180,7 @@ def _settings(lineages: Mapping[str, Lineage]) -> list[dict[str, Any]]:
     # every setting of the whole lineage that is not the same in all runs, and which stores are others
     common = set.intersection(*(set(line.methods) for line in lineages.values()))
     found = [_described(line, common) for line in lineages.values()]
-    keys = dict.fromkeys(key for about in found for key in about)
+    keys = sorted(dict.fromkeys(key for about in found for key in about), key=lambda key: _PARTS.index(key[0]))
     rows = []
     for part, setting in keys:
         values = ["–" if (v := about.get((part, setting))) is None else str(v) for about in found]
@@ -191,7 +205,8 @@ def _described(line: Lineage, methods: set[str]) -> dict[tuple[str, str], Any]:
     made: dict[tuple[str, str], Any] = {}
     for part in _PARTS:
         made[part, "digest"] = digests[part][:12]
-        made |= {(part, key): value for key, value in provenance.flatten(settings[part]).items()}
+        flat = provenance.flatten(settings[part])
+        made |= {(part, key): v for key, v in flat.items() if not key.startswith("slides.")}  # facts of each slide
     return made
 
 
@@ -223,7 +238,8 @@ def _notes(lineages: Mapping[str, Lineage], pairs: Sequence[Mapping[str, Any]], 
             notes.append(f"{run} was measured in another way than {first} ({changed}): a difference can be that.")
         if pair["other_group"]:
             notes.append(
-                f"{pair['other_group']:,} patches are of another group in {run} than in {first}; tests go by {first}."
+                f"{pair['other_group']:,} patches are of another group in {run} than in {first}; tests keep together "
+                "what either keeps together."
             )
     return notes
 

@@ -70,7 +70,8 @@ def report(lineage: Lineage, settings: Report, gallery: Gallery, progress: Progr
     tested = scored.summary_of(path, measured, statistics, progress, lineage.rows)
     means = {"corrected": tested["rows"], **_other_profiles(lineage, statistics, progress)}
     progress.stop()
-    tissue = slides.slides_of(lineage)
+    places = slides.places_of(lineage)
+    tissue = slides.slides_of(lineage, places, slides.SHOWN)
     stitched = slides.shown(tissue, lineage, settings.colours, gallery, progress)
     primary, mask = tested["statistics"]["primary"], _mask(axes["mask"])
     agreeing, compared = explorer.agreement(lineage, patch_id, progress) if len(axes["method"]) > 1 else (None, 0)
@@ -109,7 +110,7 @@ def report(lineage: Lineage, settings: Report, gallery: Gallery, progress: Progr
         "maps": maps,
         "cases": sheets,
         "slides": stitched,
-        "other_slides": len(tissue) - len(stitched),
+        "other_slides": 0 if places is None else len(places.names) - len(stitched),
         "colour_words": _COLOURS[settings.colours],
         "thresholds": robust.thresholds(tested, used["map_threshold"], gallery),
         "faithfulness": probes.faithfulness(tested, gallery),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from histoxai.models.lineage import Lineage
 from histoxai.plots.figures import slide_sheet
 from histoxai.plots.gallery import Gallery
 from histoxai.progress import Progress
-from histoxai.readers.slidefiles import find_slides, open_slide
+from histoxai.readers.base import identifier
+from histoxai.readers.slidefiles import SLIDES, TIFFS, open_slide, walk
+from histoxai.readers.slidegrid import bounds
+from histoxai.readers.tissue import thumbnail
 from histoxai.store.mirror import find_parent
 from histoxai.store.patches import Patches
 
@@ -28,8 +32,10 @@ SIDE = 700  # pixels of a slide on the page, at most
 class Slide:
     """A slide and its explained patches.
 
-    rows: positions among the scored patches; x, y, extent, turns: of each its corner and side in the slide's full
-    resolution, and the quarter turns by which it was copied. width, height: what the picture covers, in the same px.
+    rows: positions among the scored patches; x, y, extent, turns: of each its corner and side in px of the slide's full
+    resolution, counted from the corner that viewers count from, and the quarter turns by which it was copied. frame: x,
+    y, width, height of what viewers show, in level-0 px. mpp: micrometres per px of patches, None unknown. file: the
+    slide itself, None where it is gone, or another by now.
     """
 
     name: str
@@ -38,75 +44,124 @@ class Slide:
     y: np.ndarray
     extent: np.ndarray
     turns: np.ndarray
-    width: float
-    height: float
+    frame: tuple[int, int, int, int]
+    mpp: float | None
     file: Path | None
 
+    @property
+    def width(self) -> int:
+        return self.frame[2]
 
-def slides_of(lineage: Lineage) -> list[Slide]:
-    """The slides of the scored patches, those with most patches first; none where patches do not know their place."""
+    @property
+    def height(self) -> int:
+        return self.frame[3]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where patches lie: for every scored patch its slide by number, place and turns; which slides there are."""
+
+    names: list[str]
+    which: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    extent: np.ndarray
+    turns: np.ndarray
+
+
+def places_of(lineage: Lineage) -> Places | None:
+    """Where the scored patches lie; None where they do not know. Of a patch and its turned copies one is left."""
     patches, rows = lineage.patches, lineage.column("row").astype(np.int64)
     columns = [patches.column(k) for k in ("frame", "x", "y", "extent")]
     if any(c is None for c in columns):
-        return []
-    frame, x, y, extent = (c for c in columns if c is not None)
+        return None
+    frame, x, y, extent = (c[rows] for c in columns if c is not None)
     turned = patches.column("rotation")
-    turns = np.zeros(len(patches), np.int64) if turned is None else turned.astype(np.int64)
-    across = patches.size[0] / patches.size[1]
-    files = _files(patches)
-    made = []
-    for name in sorted(set(frame[rows].tolist()) - {""}):
-        whole, mine = frame == name, np.flatnonzero(frame[rows] == name)
-        # of a patch and its turned copies one is enough
-        mine = mine[np.argsort(turns[rows[mine]], kind="stable")]
-        _, first = np.unique(np.column_stack([x[rows[mine]], y[rows[mine]]]), axis=0, return_index=True)
-        mine = np.sort(mine[first])
-        at = rows[mine]
-        size = float((x[whole] + extent[whole]).max()), float((y[whole] + extent[whole] * across).max())
-        file = files.get(name)
-        if file is not None and (found := _dimensions(file)) is not None:
-            size = float(found[0]), float(found[1])
-        made.append(Slide(name, mine, x[at], y[at], extent[at], turns[at], *size, file))
-    return sorted(made, key=lambda s: (-len(s.rows), s.name))
+    turns = np.zeros(len(rows), np.int64) if turned is None else turned[rows].astype(np.int64)
+    names, which = np.unique(frame, return_inverse=True)
+    order = np.argsort(turns, kind="stable")
+    _, first = np.unique(np.column_stack([which, x, y, extent])[order], axis=0, return_index=True)
+    kept = np.full(len(rows), -1)
+    kept[order[first]] = which[order[first]]
+    if (blank := np.flatnonzero(names == "")).size:
+        kept[kept == blank[0]] = -1
+    return Places(names.tolist(), kept, x, y, extent, turns) if (kept >= 0).any() else None
 
 
-def _files(patches: Patches) -> dict[str, Path]:
-    # the slides themselves, where they still are
+def slides_of(lineage: Lineage, places: Places | None, most: int | None = None) -> list[Slide]:
+    """Slides, those with most explained patches first; none where patches do not know their place."""
+    if places is None:
+        return []
+    counts = np.bincount(places.which[places.which >= 0], minlength=len(places.names))
+    chosen = [k for k in np.argsort(-counts, kind="stable").tolist() if counts[k]][:most]
+    source = _source(lineage.patches)
+    files = {} if source is None else _files(source, {places.names[k] for k in chosen})
+    facts = {} if source is None else source.store.header["settings"].get("slides", {})
+    return [_slide(k, lineage, places, files, facts) for k in chosen]
+
+
+def _slide(
+    number: int, lineage: Lineage, places: Places, files: Mapping[str, Path], facts: Mapping[str, Mapping[str, Any]]
+) -> Slide:
+    name, mine = places.names[number], np.flatnonzero(places.which == number)
+    x, y, extent = places.x[mine], places.y[mine], places.extent[mine]
+    across = lineage.patches.size[0] / lineage.patches.size[1]
+    right, bottom = float((x + extent).max()), float((y + extent * across).max())
+    file = files.get(name)
+    frame = None if file is None else _frame(file)
+    if frame is None or right > frame[0] + frame[2] + 1 or bottom > frame[1] + frame[3] + 1:
+        file, frame = None, (0, 0, math.ceil(right), math.ceil(bottom))
+    mpp = facts.get(name, {}).get("tile_mpp", lineage.patches.mpp)
+    return Slide(name, mine, x - frame[0], y - frame[1], extent, places.turns[mine], frame, mpp, file)
+
+
+def _source(patches: Patches) -> Patches | None:
+    # the store that ingest made, which names the slides
     try:
         while "patches" in patches.store.header["parents"]:
             patches = Patches(find_parent(patches.path, patches.store.header["parents"]["patches"]["path"]))
-        source = find_parent(patches.path, patches.store.header["parents"]["source"]["path"])
-        return find_slides(source, lambda path: False)
+    except (HistoxaiError, OSError):
+        return None
+    return patches
+
+
+def _files(source: Patches, names: set[str]) -> dict[str, Path]:
+    # The slides themselves, where they still are. A label mask may lie beside a slide, under its name.
+    try:
+        root = find_parent(source.path, source.store.header["parents"]["source"]["path"])
+        if root.is_file():
+            return {identifier(root.stem): root}
+        found: dict[str, list[Path]] = {}
+        for path in walk(root, SLIDES | TIFFS):
+            name = identifier(*path.relative_to(root).parts[:-1], path.stem)
+            if name in names:
+                found.setdefault(name, []).append(path)
     except (HistoxaiError, KeyError, OSError):
         return {}
+    best = {name: [p for p in paths if p.suffix.lower() in SLIDES] or paths for name, paths in found.items()}
+    return {name: paths[0] for name, paths in best.items() if len(paths) == 1}
 
 
-def _dimensions(path: Path) -> tuple[int, int] | None:
+def _frame(path: Path) -> tuple[int, int, int, int] | None:
     try:
         with open_slide(path) as slide:
-            return slide.dimensions
+            return bounds(slide)
     except HistoxaiError:
         return None
 
 
 def _thumbnail(slide: Slide, lineage: Lineage, size: tuple[int, int]) -> np.ndarray:
-    # (height, width, 3) uint8: the scanner's, or else what the store's patches show of it
+    # (height, width, 3) uint8: the slide, or else what the explained patches show of it
     if slide.file is not None:
         try:
             with open_slide(slide.file) as opened:
-                found = np.asarray(opened.get_thumbnail(size).convert("RGB"))
-            return cv2.resize(found, size, interpolation=cv2.INTER_AREA)
-        except (HistoxaiError, OSError):
+                return thumbnail(opened, slide.file, slide.frame, size)
+        except HistoxaiError:  # damaged since
             pass
-    patches = lineage.patches
-    frame, x, y, extent = (patches.store.read(k) for k in ("frame", "x", "y", "extent"))
-    turned = patches.column("rotation")
-    there = np.flatnonzero((frame == slide.name) & (turned == 0 if turned is not None else True))
-    there = there[:: max(1, len(there) // 4000)]
     picture = np.full((size[1], size[0], 3), 255, np.uint8)
-    for row in there.tolist():
-        image = patches.read([row])[0]
-        put(picture, image, (x[row], y[row], extent[row]), size[0] / slide.width)
+    for k, row in enumerate(slide.rows[:MOST].tolist()):
+        image = np.rot90(lineage.pictures([row])[0][0], -int(slide.turns[k]))
+        put(picture, image, (slide.x[k], slide.y[k], slide.extent[k]), size[0] / slide.width)
     return picture
 
 
@@ -116,6 +171,8 @@ def put(canvas: np.ndarray, plane: np.ndarray, place: tuple[float, float, float]
     left, top = round(x * scale), round(y * scale)
     right = max(left + 1, round((x + side) * scale))
     bottom = max(top + 1, round((y + side * plane.shape[0] / plane.shape[1]) * scale))
+    if right <= 0 or bottom <= 0:
+        return
     how = cv2.INTER_AREA if right - left < plane.shape[1] else cv2.INTER_NEAREST
     small = cv2.resize(plane, (right - left, bottom - top), interpolation=how)
     there = canvas[max(top, 0) : bottom, max(left, 0) : right]
@@ -143,8 +200,8 @@ def shown(
     methods = lineage.scores.header["axes"]["method"]
     prediction, label = lineage.column("prediction"), lineage.column("label")
     left, made = MOST, []
-    progress.start("slides", min(SHOWN, len(slides)))
-    for slide in slides[:SHOWN]:
+    progress.start("slides", len(slides))
+    for slide in slides:
         if left <= 0:
             break
         which = list(range(len(slide.rows)))
@@ -168,8 +225,8 @@ def shown(
         ]
         boxes = [(x * scale, y * scale, s * scale, ok) for (x, y, s), ok in zip(places, right, strict=True)]
         aspect = lineage.patches.size[0] / lineage.patches.size[1]
-        thumbnail = _thumbnail(slide, lineage, size)
-        picture = gallery.add(f"slide-{slide.name}", slide_sheet, thumbnail, boxes, aspect, masks, maps, colours)
+        tissue = _thumbnail(slide, lineage, size)
+        picture = gallery.add(f"slide-{slide.name}", slide_sheet, tissue, boxes, aspect, masks, maps, colours)
         some = "" if len(which) == len(slide.rows) else f"{len(which):,} of "
         words = f"{slide.name}: {some}{len(slide.rows):,} explained patches"
         made.append({"name": slide.name, "png": picture, "words": words})

@@ -17,7 +17,8 @@ from histoxai.plots import overlays
 from histoxai.plots.figures import OVERLAYS
 from histoxai.progress import Progress
 
-ROOM = 150_000_000  # pixels of an overlay file, all channels together
+ROOM = 1_000_000_000  # pixels of an overlay file, all channels together
+TEXT = 200_000_000  # bytes of a GeoJSON after which no more regions are added; viewers open no larger ones
 _SPACE = UUID("6f1c1f0e-6b0c-5b0e-9a53-1b6a3f1f2c11")  # of our names
 
 
@@ -28,48 +29,66 @@ def overlay_files(
 
     The libraries that write them have to be there (`overlays.require`).
     """
-    progress.start("slide overlays", len(slides))
+    progress.start("slide overlays", sum(len(s.rows) for s in slides))
     for slide, stem in zip(slides, overlays.stems([s.name for s in slides]), strict=True):
-        features = _features(slide, lineage, scores, primary, colours)
-        yield f"slides/{stem}.geojson", json.dumps({"type": "FeatureCollection", "features": features}).encode()
+        yield f"slides/{stem}.geojson", _geojson(slide, lineage, scores, primary, colours, progress)
         yield f"slides/{stem}.ome.tif", _tiff(slide, lineage)
-        progress.advance()
     progress.stop()
 
 
-def _features(slide: Slide, lineage: Lineage, scores: Scores, primary: str, colours: str) -> list[dict[str, Any]]:
-    threshold = lineage.scores.header["settings"]["map_threshold"]
-    # regions of null models would be noise, and most of the file
-    methods = [name for name, facts in scores.methods.items() if not facts.null]
-    height, width = lineage.patches.size
-    classes, palette = lineage.patches.classes, OVERLAYS[colours]
-    values, probability = scores.of(primary), lineage.column("probability")
-    features = []
-    which = range(len(slide.rows))
-    maps = {name: planes_on(slide, lineage, name, which) for name in methods}
+def _geojson(slide: Slide, lineage: Lineage, scores: Scores, primary: str, colours: str, progress: Progress) -> bytes:
+    # a FeatureCollection, feature by feature: as text they take a fraction of the memory that lists take
+    text, left_out = bytearray(b'{"type":"FeatureCollection","features":['), 0
+    which, sure = range(len(slide.rows)), lineage.column("probability")
     for k, masks in zip(which, masks_on(slide, lineage, which), strict=True):
-        row = int(slide.rows[k])
-        patch_id = str(scores.patch_id[row])
-        frame = overlays.Frame(float(slide.x[k]), float(slide.y[k]), float(slide.extent[k]) / width)
-        measured = {"probability": float(probability[row]), "case": int(scores.case[row])}
-        for i, name in enumerate(scores.methods):
-            for j, mask in enumerate(scores.masks):
-                if (value := or_none(float(values[row, i, j]))) is not None:
-                    measured[f"{primary}: {name}, {mask.replace('_', '-')}"] = value
-        colour = overlays.colour_of(int(scores.prediction[row]))
-        predicted = classes[int(scores.prediction[row])]
-        key = [slide.name, patch_id]
-        features.append(overlays.tile(_id(*key), patch_id, frame.box(width, height), predicted, colour, measured))
-        for plane, name, key_of in (
-            (masks[..., 0], "tumor mask", "tumor"),
-            (masks[..., 1], "non-tumor mask", "non_tumor"),
-        ):
-            features += overlays.region(_id(*key, name), plane, frame, name, palette[key_of])
-        for name in methods:
-            found = next(maps[name]) > threshold
-            words = f"{name} > {threshold:g}"
-            features += overlays.region(_id(*key, name), found, frame, words, palette["map"])
-    return features
+        features = [_tile(slide, k, lineage, scores, primary, float(sure[slide.rows[k]]))]
+        if len(text) < TEXT:
+            features += _regions(slide, k, masks, lineage, scores, colours)
+        else:
+            left_out += 1
+        for feature in features:
+            text += b"," if text[-1:] != b"[" else b""
+            text += json.dumps(feature, separators=(",", ":")).encode()
+        progress.advance()
+    if left_out:
+        progress.warn(
+            f"{slide.name}: its GeoJSON has {TEXT / 1e6:.0f} MB: masks and maps of {left_out:,} patches are left out "
+            "of it; the OME-TIFF has them"
+        )
+    return bytes(text + b"]}")
+
+
+def _tile(slide: Slide, k: int, lineage: Lineage, scores: Scores, primary: str, probability: float) -> dict[str, Any]:
+    row, (height, width) = int(slide.rows[k]), lineage.patches.size
+    values = scores.of(primary)[row]
+    measured = {"probability": probability, "case": int(scores.case[row])}
+    for (i, j), value in np.ndenumerate(values):
+        if (known := or_none(float(value))) is not None:
+            measured[f"{primary}: {list(scores.methods)[i]}, {scores.masks[j].replace('_', '-')}"] = known
+    code, name = int(scores.prediction[row]), str(scores.patch_id[row])
+    box = _frame(slide, k, width).box(width, height)
+    key = _id(slide.name, name)
+    return overlays.tile(key, name, box, lineage.patches.classes[code], overlays.colour_of(code), measured)
+
+
+def _regions(
+    slide: Slide, k: int, masks: np.ndarray, lineage: Lineage, scores: Scores, colours: str
+) -> list[dict[str, Any]]:
+    # both masks, and every method's map above its threshold; null models would be noise, and most of the file
+    threshold, palette = lineage.scores.header["settings"]["map_threshold"], OVERLAYS[colours]
+    name, frame = str(scores.patch_id[slide.rows[k]]), _frame(slide, k, lineage.patches.size[1])
+    planes = {f"{m.replace('_', '-')} mask": (masks[..., i], palette[m]) for i, m in enumerate(("tumor", "non_tumor"))}
+    for method in (m for m, facts in scores.methods.items() if not facts.null):
+        found = next(planes_on(slide, lineage, method, [k])) > threshold
+        planes[f"{method} > {threshold:g}"] = found, palette["map"]
+    made = []
+    for words, (plane, colour) in planes.items():
+        made += overlays.region(_id(slide.name, name, words), plane, frame, words, colour)
+    return made
+
+
+def _frame(slide: Slide, k: int, width: int) -> overlays.Frame:
+    return overlays.Frame(float(slide.x[k]), float(slide.y[k]), float(slide.extent[k]) / width)
 
 
 def _id(*parts: str) -> str:
@@ -80,9 +99,10 @@ def _tiff(slide: Slide, lineage: Lineage) -> bytes:
     # channels: every method's map and both masks, 0..255; at the patches' own resolution, or halved until there is room
     methods, width = lineage.scores.header["axes"]["method"], lineage.patches.size[1]
     names = [*methods, "tumor mask", "non-tumor mask"]
-    scale = width / float(slide.extent.max())
+    full = scale = width / float(slide.extent.max())
     while len(names) * slide.width * slide.height * scale**2 > ROOM:
         scale /= 2
+    # pages that nothing is put on take no memory
     stack = np.zeros((len(names), max(1, round(slide.height * scale)), max(1, round(slide.width * scale))), np.uint8)
     which = range(len(slide.rows))
     places = [(float(slide.x[k]), float(slide.y[k]), float(slide.extent[k])) for k in which]
@@ -92,7 +112,5 @@ def _tiff(slide: Slide, lineage: Lineage) -> bytes:
     for masks, place in zip(masks_on(slide, lineage, which), places, strict=True):
         for k in (0, 1):
             put(stack[len(methods) + k], 255 * masks[..., k].astype(np.uint8), place, scale)
-    full = None if lineage.patches.mpp is None else lineage.patches.mpp * width / float(slide.extent.max())
-    return overlays.ome_tiff(
-        stack, names, None if full is None else full / scale, _id(slide.name, lineage.scores.digest())
-    )
+    mpp = None if slide.mpp is None else slide.mpp * full / scale
+    return overlays.ome_tiff(stack, names, mpp, _id(slide.name, lineage.scores.digest()))

@@ -40,6 +40,7 @@ def forest(panels: Sequence[tuple[str, Sequence[dict[str, Any]]]], words: str, a
                 sure = row["p_holm"] is not None and row["p_holm"] <= alpha
                 axes.plot(row["mean"], k, "o", ms=5, color=colour, mfc=colour if sure else "white")
             axes.set(title=title, xlabel=words)
+            axes.xaxis.get_major_locator().set_params(nbins=5)
             axes.set_yticks(range(len(rows)), [short(row["name"]) for row in rows])
             axes.set_ylim(len(rows) - 0.4, -0.6)
             axes.grid(axis="x", color="#eeeeee")

@@ -325,7 +325,7 @@ def slide_sheet(
     with rc_context(STYLE):
         columns = min(4, len(panels))
         lines = -(-len(panels) // columns)
-        tall = 2.5 * thumbnail.shape[0] / thumbnail.shape[1]
+        tall = min(8.0, 2.5 * thumbnail.shape[0] / thumbnail.shape[1])  # a narrow slide stands in a wide panel
         figure = Figure(figsize=(2.6 * columns + 0.9, (tall + 0.35) * lines + 0.3), layout="constrained")
         grid = figure.subplots(lines, columns, squeeze=False)
         for axes in grid.ravel():

@@ -44,15 +44,15 @@ def require() -> None:
 
 def stems(names: Sequence[str]) -> list[str]:
     """File names of slides, safe and unlike each other."""
-    made: list[str] = []
+    made: dict[str, str] = {}
     for name in names:
         safe = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:80] or "slide"
         stem, number = safe, 1
-        while stem.lower() in (m.lower() for m in made):
+        while stem.lower() in made:  # some file systems know no capitals
             number += 1
             stem = f"{safe}-{number}"
-        made.append(stem)
-    return made
+        made[stem.lower()] = stem
+    return list(made.values())
 
 
 def colour_of(code: int) -> list[int]:

@@ -19,24 +19,33 @@ _CHROMA = (14, 40)  # bounds of the threshold: glass varies by less than the one
 
 
 def overview(slide: Any, path: Path, plan: Plan) -> tuple[np.ndarray, tuple[float, float]]:
-    """A thumbnail (h, w, 3) uint8 of the whole slide, and how many level-0 px one of its px is wide and high.
-
-    Read block by block, since a slide may have no small level.
-    """
+    """A thumbnail (h, w, 3) uint8 of the whole slide, and how many level-0 px one of its px is wide and high."""
     width, height = slide.dimensions
     scale = max(1.0, min(plan.extent / _PER_TILE, _MICROMETRES / plan.mpp), max(width, height) / _LONGEST)
-    out = np.empty((max(1, int(height / scale)), max(1, int(width / scale)), 3), np.uint8)
-    across, down = width / out.shape[1], height / out.shape[0]  # its px fill the slide, also at the far edges
+    size = max(1, int(width / scale)), max(1, int(height / scale))
+    return thumbnail(slide, path, (0, 0, width, height), size), (width / size[0], height / size[1])
+
+
+def thumbnail(slide: Any, path: Path, frame: tuple[int, int, int, int], size: tuple[int, int]) -> np.ndarray:
+    """A part of a slide as a picture (height, width, 3) uint8 of `size` width and height.
+
+    frame: x, y, width, height in level-0 px. Read block by block, since a slide may have no small level.
+    """
+    left, top, width, height = frame
+    out = np.empty((size[1], size[0], 3), np.uint8)
+    across, down = width / size[0], height / size[1]  # its px fill the slide, also at the far edges
+    scale = min(across, down)
     level = slide.get_best_level_for_downsample(scale * 1.01)
     downsample = slide.level_downsamples[level]
-    block = max(1, int(_BLOCK * downsample / scale))
+    block = max(1, int(_BLOCK * downsample / max(across, down)))
     for y in range(0, out.shape[0], block):
         for x in range(0, out.shape[1], block):
             part = out[y : y + block, x : x + block]
-            size = max(1, int(part.shape[1] * across / downsample)), max(1, int(part.shape[0] * down / downsample))
-            pixels = read_region(slide, path, (round(x * across), round(y * down)), level, size)
+            wanted = max(1, int(part.shape[1] * across / downsample)), max(1, int(part.shape[0] * down / downsample))
+            place = left + round(x * across), top + round(y * down)
+            pixels = read_region(slide, path, place, level, wanted)
             part[:] = cv2.resize(pixels, (part.shape[1], part.shape[0]), interpolation=cv2.INTER_AREA)
-    return out, (across, down)
+    return out
 
 
 def find_tissue(image: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from histoxai.models import reporting
 from histoxai.models.lineage import resolve_lineage
 from histoxai.models.published import Publication
 from histoxai.models.scored import read
-from histoxai.models.slides import slides_of
+from histoxai.models.slides import places_of, slides_of
 from histoxai.models.slidexport import overlay_files
 from histoxai.plots import overlays, page
 from histoxai.plots.content import partial_words
@@ -54,8 +54,8 @@ def report(
     there = not force and place.there(header)
     if dry_run or (there and export is None):
         return summary
-    tissue = slides_of(lineage) if export is not None and slides else []
-    if tissue:
+    places = places_of(lineage) if export is not None and slides else None
+    if places is not None:
         overlays.require()
     with Gallery(workers, export is not None, partial_words(lineage.partial)) as gallery:
         made = reporting.report(lineage, settings, gallery, progress)
@@ -65,10 +65,10 @@ def report(
     if export is not None:
         facts = {"": reporting.methods_facts(lineage, made.content)}
         written = files(tables(made.content), gallery, facts)
-        if tissue:
+        if places is not None:
             scores, primary = read(scores_path, "corrected", rows=lineage.rows), made.data["primary"]
-            more = overlay_files(tissue, lineage, scores, primary, settings.colours, progress)
-            written = chain(written, more)
+            tissue = slides_of(lineage, places)
+            written = chain(written, overlay_files(tissue, lineage, scores, primary, settings.colours, progress))
         place.write_export(written, len(gallery), progress)
         summary["export"] = str(export)
     return summary

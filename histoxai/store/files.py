@@ -143,11 +143,16 @@ def write_new(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file's value, or None where the file is missing or torn (then it is not done)."""
+    """A JSON file's value, or None where the file is missing or torn (then it is not done).
+
+    Raises HistoxaiError for one that cannot be read: taken for missing, it would change the digest of its store.
+    """
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
         return None
+    except OSError as error:
+        raise cannot(path, "read", error) from error
 
 
 def abandoned(folder: Path) -> list[Path]:

@@ -6,15 +6,14 @@ import random
 import shutil
 import signal
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from histoxai.store.records import read_item
 from histoxai.store.shards import Store
 from tests.conftest import CLASSES, Mini, array_files
 from tests.faults.crowd import start
+from tests.faults.whole import Case, nothing_wrong
 
 pytestmark = pytest.mark.faults
 QUICK = [
@@ -31,20 +30,7 @@ PROBES = [
     *("--faithfulness", "--probes", "deletion,infidelity,sensitivity", "--steps", 2, "--squares", 10),
     *("--perturbations", 1, "--sanity", 4),
 ]
-KILLS = {"explain": 30, "explain more": 15, "ingest": 8, "masks": 8, "score": 8, "score more": 8}
-
-
-@dataclass
-class Case:
-    """A command without its output, what it writes when left alone, and the seconds that takes."""
-
-    command: list[object]
-    whole: dict[str, bytes]
-    digest: str
-    seconds: float
-
-    def to(self, output: Path) -> list[object]:
-        return [*self.command, "-o", output, "--quiet"]
+KILLS = {"explain": 12, "explain more": 12, "ingest": 4, "masks": 4, "score": 4, "score more": 8}
 
 
 def commands(mini: Mini) -> dict[str, list[object]]:
@@ -67,26 +53,6 @@ def quiet_run(command: list[object], folder: Path) -> Case:
     assert process.exitcode == 0, (folder / "whole.log").read_text()
     seconds = time.monotonic() - started
     return Case(command, array_files(folder / "whole.zarr"), Store(folder / "whole.zarr").digest(), seconds)
-
-
-def nothing_wrong(output: Path, case: Case) -> bool:
-    """Every record stands for the right bytes; returns whether the store is complete."""
-    if not output.exists():
-        return False
-    written = array_files(output)
-    states = Store(output).completeness(verify=True)
-    for name, state in states.items():
-        assert not state["failed"], name
-        if name == "index":
-            continue
-        facts = read_item(output, name)
-        assert facts is not None
-        for shard in (record["shard"] for record in state["records"]):
-            starts = tuple(f"{array}/c/{shard}/" for array in facts["arrays"])
-            files = {n: data for n, data in written.items() if f"{n}/".startswith(starts)}
-            assert files
-            assert all(case.whole[n] == data for n, data in files.items())
-    return not any(state["missing"] for state in states.values())
 
 
 @pytest.mark.parametrize("verb", list(KILLS))

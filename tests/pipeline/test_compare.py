@@ -14,7 +14,7 @@ import pytest
 
 from histoxai.metrics.comparisons import holm, paired
 from histoxai.metrics.scores import Method, Scores
-from histoxai.models.comparing import _correct, _other_pixels, _pair, names_of
+from histoxai.models.comparing import _correct, _joined, _other_pixels, _pair, names_of
 from histoxai.models.lineage import resolve_lineage
 from histoxai.plots.compared import answer
 from histoxai.settings import Statistics
@@ -99,6 +99,18 @@ def test_patches_are_matched_by_their_ids_whatever_their_order() -> None:
     assert found["rows"] == []
     assert found["patches"] == 0
     assert found["accuracy"] is None
+
+
+def test_groups_are_what_either_run_keeps_together() -> None:
+    first, second = np.array(["a", "a", "b", "c", "d"]), np.array(["1", "2", "2", "3", "3"])
+    assert len(set(_joined(first, second).tolist())) == 2
+    assert _joined(first, second)[[0, 2]].tolist() == [_joined(first, second)[1]] * 2
+    assert _joined(first, first).tolist() == first.tolist()
+    a, b = scores(0.0), scores(0.1, 1)
+    coarse = replace(b, group=np.array([f"h{k % 4}" for k in range(N)]))
+    for x, y in ((a, coarse), (coarse, a)):
+        row = _pair(x, y, "b", STATISTICS)["rows"][0]
+        assert (row["groups"], row["p"]) == (4, None)
 
 
 def test_only_patches_with_one_class_in_both_tell_classifiers_apart() -> None:

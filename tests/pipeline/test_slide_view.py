@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy.ndimage import label as components
 
+from histoxai.models import slides, slidexport
 from histoxai.models.lineage import Lineage, resolve_lineage
-from histoxai.models.slides import put, slides_of
+from histoxai.models.scored import read
+from histoxai.models.slides import places_of, put, slides_of
 from histoxai.plots.overlays import LEAST, Frame, region, stems
+from histoxai.progress import Silent
 from tests.conftest import FAST, Mini, done, patch
 
 shapely = pytest.importorskip("shapely", reason="shapely is not installed (`pip install .[slides]`)")
@@ -53,6 +59,9 @@ def test_patches_are_put_where_they_lie() -> None:
     assert np.count_nonzero(canvas) == 15
     put(canvas, np.full((4, 4), 9, np.float32), (156, -4, 8), 0.5)  # partly outside
     assert np.array_equal(canvas[0:2, 78:80], np.full((2, 2), 9))
+    for place in ((-20, 8, 8), (8, -20, 8), (400, 8, 8), (8, 400, 8)):  # wholly
+        put(canvas, np.full((4, 4), 77, np.float32), place, 0.5)
+    assert not (canvas == 77).any()
 
 
 def test_file_names_of_slides_are_safe_and_unlike() -> None:
@@ -87,10 +96,10 @@ def lineage(tissue: Path) -> Lineage:
 
 
 def test_every_place_of_a_slide_is_there_once(lineage: Lineage, tissue: Path) -> None:
-    slides = slides_of(lineage)
-    assert sum(len(s.rows) for s in slides) == len({i.split("@")[0] for i in lineage.column("patch_id").tolist()})
-    assert all((s.width, s.height) == (192, 128) for s in slides)
-    assert any(s.turns.any() for s in slides) or len(slides) == 8
+    found = slides_of(lineage, places_of(lineage))
+    assert sum(len(s.rows) for s in found) == len({i.split("@")[0] for i in lineage.column("patch_id").tolist()})
+    assert all((s.width, s.height) == (192, 128) for s in found)
+    assert any(s.turns.any() for s in found) or len(found) == 8
     text = (tissue / "r/index.html").read_text()
     assert 'id="slides"' in text
     assert text.count("patches, masks, and maps of each method") == 4  # as many as a page shows
@@ -98,8 +107,8 @@ def test_every_place_of_a_slide_is_there_once(lineage: Lineage, tissue: Path) ->
 
 
 def test_overlay_file_has_the_maps_where_patches_lie(lineage: Lineage, tissue: Path) -> None:
-    slides = slides_of(lineage)
-    for slide, stem in zip(slides, stems([s.name for s in slides]), strict=True):
+    found = slides_of(lineage, places_of(lineage))
+    for slide, stem in zip(found, stems([s.name for s in found]), strict=True):
         with tifffile.TiffFile(tissue / f"paper/slides/{stem}.ome.tif") as file:
             stack, about = file.series[0].asarray(), file.ome_metadata
         assert stack.shape == (5, 128, 192)
@@ -118,11 +127,11 @@ def test_overlay_file_has_the_maps_where_patches_lie(lineage: Lineage, tissue: P
 
 
 def test_geojson_has_tiles_regions_and_measurements(lineage: Lineage, tissue: Path) -> None:
-    slides = slides_of(lineage)
+    found = slides_of(lineage, places_of(lineage))
     ids = lineage.column("patch_id").tolist()
     auroc = lineage.column("measures")[:, 0, 0, 0]  # of ig on the tumor mask
     seen: set[str] = set()
-    for slide, stem in zip(slides, stems([s.name for s in slides]), strict=True):
+    for slide, stem in zip(found, stems([s.name for s in found]), strict=True):
         features = json.loads((tissue / f"paper/slides/{stem}.geojson").read_text())["features"]
         tiles = [f for f in features if f["properties"]["objectType"] == "tile"]
         assert [t["properties"]["name"] for t in tiles] == [ids[r] for r in slide.rows.tolist()]
@@ -153,3 +162,61 @@ def test_the_same_bytes_again_and_without_slides_where_asked(tissue: Path) -> No
     assert len(before) == 16
     done("report", tissue / "s", "-o", tissue / "r", "--export", tissue / "again", "--no-slides")
     assert not list((tissue / "again").rglob("*.ome.tif"))
+
+
+@dataclass(frozen=True)
+class Opened:
+    """As much of an OpenSlide as says where it begins."""
+
+    properties: dict[str, str]
+    dimensions: tuple[int, int] = (1000, 900)
+
+    def __enter__(self) -> Opened:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+def test_places_are_counted_from_where_viewers_count(lineage: Lineage, tmp_path: Path) -> None:
+    places = places_of(lineage)
+    assert places is not None
+    name = places.names[0]
+    edges = {"x": "0", "y": "0", "width": "500", "height": "400"}
+    with mock.patch.object(slides, "_files", return_value={name: tmp_path / "a.mrxs"}):
+        for corner, seen in (((0, 0), (500, 400)), ((-10, -20), (500, 400)), ((90, 0), None)):
+            edges |= {"x": str(corner[0]), "y": str(corner[1])}
+            opened = Opened({f"openslide.bounds-{k}": v for k, v in edges.items()})
+            with mock.patch.object(slides, "open_slide", return_value=opened):
+                found = next(s for s in slides_of(lineage, places) if s.name == name)
+            mine = places.which == 0
+            assert found.x.tolist() == (places.x[mine] - corner[0]).tolist()
+            assert found.y.tolist() == (places.y[mine] - corner[1]).tolist()
+            assert seen is None or (found.width, found.height) == seen
+            assert found.file == tmp_path / "a.mrxs"
+        # a smaller slide of that name is another one
+        opened = Opened({}, dimensions=(100, 100))
+        with mock.patch.object(slides, "open_slide", return_value=opened):
+            found = next(s for s in slides_of(lineage, places) if s.name == name)
+        assert (found.file, found.width, found.height) == (None, 192, 128)
+
+
+def test_a_label_mask_beside_a_slide_is_not_the_slide(tmp_path: Path) -> None:
+    for name in ("a.svs", "a.tif", "b.tiff", "c.tif", "c.tiff"):
+        (tmp_path / name).touch()
+    source = SimpleNamespace(
+        path=tmp_path / "p.zarr", store=SimpleNamespace(header={"parents": {"source": {"path": "."}}})
+    )
+    found = slides._files(source, {"a", "b", "c"})
+    assert {k: v.name for k, v in found.items()} == {"a": "a.svs", "b": "b.tiff"}
+
+
+def test_a_geojson_that_grows_too_large_keeps_its_tiles(lineage: Lineage) -> None:
+    places = places_of(lineage)
+    slide, progress = slides_of(lineage, places)[0], Silent()
+    scores = read(lineage.scores.path, "corrected")
+    with mock.patch.object(slidexport, "TEXT", 0):
+        files = dict(slidexport.overlay_files([slide], lineage, scores, "auroc", "safe", progress))
+    features = json.loads(next(v for k, v in files.items() if k.endswith(".geojson")))["features"]
+    assert [f["properties"]["objectType"] for f in features] == ["tile"] * len(slide.rows)
+    assert f"masks and maps of {len(slide.rows)} patches are left out" in progress.warnings[0]
