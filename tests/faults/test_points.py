@@ -25,8 +25,8 @@ pytestmark = [
     pytest.mark.skipif(shim() is None, reason="no C compiler (cc) to build the shim that fails calls with"),
 ]
 EVERYTHING = bool(os.environ.get("HISTOXAI_TEST_EVERY_FAULT"))
-KILLS = {"ingest": 24, "augment": 12, "masks": 16, "explain": 30, "score": 24, "predict": 8, "report": 3}
-ERRORS = {"ingest": 24, "augment": 16, "masks": 20, "explain": 30, "score": 24, "predict": 10, "report": 3}
+KILLS = {"ingest": 20, "augment": 10, "masks": 12, "explain": 20, "score": 16, "predict": 6, "report": 1}
+ERRORS = {"ingest": 20, "augment": 12, "masks": 16, "explain": 24, "score": 20, "predict": 8, "report": 2}
 # errors that a call may come back with; EINTR is tried again by Python itself
 CODES = {
     "create": ("ENOSPC", "EACCES", "EIO", "EINTR"),
@@ -44,7 +44,7 @@ def commands(mini: Mini) -> dict[str, list[object]]:
         "augment": ["augment", mini.patches, "--shard-size", 64],
         "masks": ["masks", mini.balanced, "--model", mini.seg, "--shard-size", 16],
         "explain": ["explain", mini.balanced, "--model", mini.cls, "--method", "saliency,gradcam", *small],
-        "score": ["score", mini.maps, "--masks", mini.masks, "--shard-size", 16],
+        "score": ["score", mini.maps, "--masks", mini.masks, "--shard-size", 16, "--repetitions", 100],
         "predict": ["predict", mini.patches, "--model", mini.cls, "--shard-size", 64],
         "report": ["report", mini.scores, "--examples", 0, "--workers", 1],
     }
