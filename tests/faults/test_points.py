@@ -25,8 +25,8 @@ pytestmark = [
     pytest.mark.skipif(shim() is None, reason="no C compiler (cc) to build the shim that fails calls with"),
 ]
 EVERYTHING = bool(os.environ.get("HISTOXAI_TEST_EVERY_FAULT"))
-KILLS = {"ingest": 20, "augment": 10, "masks": 12, "explain": 20, "score": 16, "predict": 6, "report": 1}
-ERRORS = {"ingest": 20, "augment": 12, "masks": 16, "explain": 24, "score": 20, "predict": 8, "report": 2}
+KILLS = {"ingest": 12, "augment": 6, "masks": 8, "explain": 12, "score": 10, "predict": 4, "report": 1}
+ERRORS = {"ingest": 12, "augment": 8, "masks": 10, "explain": 14, "score": 12, "predict": 5, "report": 1}
 # errors that a call may come back with; EINTR is tried again by Python itself
 CODES = {
     "create": ("ENOSPC", "EACCES", "EIO", "EINTR"),

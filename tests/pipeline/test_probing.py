@@ -255,7 +255,13 @@ def test_shards_workers_and_a_later_start_give_the_same_bytes(mini: Mini, maps: 
             outcome = run(*score(mini, maps, tmp_path / "later", *common))
             assert "'deletion' has 1 of 3 shards" in outcome.err
             assert "PARTIAL, deletion 1 of 3 shards, infidelity 1 of 3 shards" in " ".join(outcome.out.split())
-            done("report", tmp_path / "later", "-o", tmp_path / "r")  # which rests on the scores alone
+            refused = run("report", tmp_path / "later", "-o", tmp_path / "r")  # which was made without the tests
+            assert refused.code == 3
+            assert "--force" in refused.err
+            done("report", tmp_path / "later", "-o", tmp_path / "r", "--force")
+            text = (tmp_path / "r/index.html").read_text()
+            assert "deletion: 1 of 3 shards are done; run its command again." in text
+            assert "sanity: 1 of 3 shards are done; run its command again." in text
     done(*score(mini, maps, tmp_path / "crew", *common, *tested, "--workers", 2))
     assert array_files(tmp_path / "whole") == array_files(tmp_path / "later") == array_files(tmp_path / "crew")
     record = json.loads((tmp_path / "whole/_done/deletion/0.json").read_text())
