@@ -155,6 +155,9 @@ def test_a_killed_drawing_process_is_an_error_and_no_hang(more: int) -> None:
 
     with pytest.raises(HistoxaiError, match="--workers 1"):
         draw_all()
+    until = time.monotonic() + 20
+    while multiprocessing.active_children() and time.monotonic() < until:  # the other worker is being ended
+        time.sleep(0.05)
     assert multiprocessing.active_children() == []
 
 
