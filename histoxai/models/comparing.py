@@ -295,18 +295,3 @@ def _arrays(content: Mapping[str, Any]) -> dict[str, np.ndarray]:
     made |= {f"mean_{k}": np.array([c[i] for c in cells]) for i, k in enumerate(("run", "mask", "method"))}
     made |= {f"mean_{k}": numbers([c[3][k] for c in cells]) for k in ("mean", "low", "high", "chance")}
     return made
-
-
-def methods_facts(line: Lineage, statistics: Mapping[str, Any]) -> dict[str, Any]:
-    """As much of a run's page as its methods paragraph needs."""
-    return {
-        "size": line.patches.size,
-        "patches": len(line.rows),
-        "groups": len(set(line.column("group").tolist())),
-        "split": line.maps.header["settings"]["split"],
-        "split_by": line.patches.store.header["settings"].get("split_by"),
-        "target": line.scores.header["target"],
-        "version": __version__,
-        "partial": partial_words(line.partial),
-        "statistics": statistics,
-    }

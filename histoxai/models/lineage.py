@@ -81,11 +81,15 @@ class Lineage:
 
     def pictures(self, rows: Sequence[int]) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
         """Patch (H, W, 3) uint8, tumor and non-tumor mask (H, W) bool of some scored patches."""
-        threshold = self.scores.header["settings"]["mask_threshold"]
-        patches, _, masks = self._places
-        images = list(self.patches.read(patches[list(rows)]))
-        planes = self.masks.take("probability", masks[list(rows)]) > threshold
-        return images, [p[0] for p in planes], [p[1] for p in planes]
+        patches, _, _ = self._places
+        planes = self.binary(rows)
+        return list(self.patches.read(patches[list(rows)])), [p[0] for p in planes], [p[1] for p in planes]
+
+    def binary(self, rows: Sequence[int]) -> np.ndarray:
+        """Tumor and non-tumor mask (n, 2, H, W) bool of some scored patches."""
+        _, _, masks = self._places
+        found: np.ndarray = self.masks.take("probability", masks[list(rows)])
+        return found > self.scores.header["settings"]["mask_threshold"]
 
     @cached_property
     def _places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -115,7 +119,7 @@ class Lineage:
             ("segmenter", self.segmenter.path, self.segmenter.digest, self.segmenter.facts),
             ("masks", self.masks.path, self.masks.digest(), self.masks.header),
             ("maps", self.maps.path, self.maps.digest(), self.maps.header),
-            ("scores", self.scores.path, self.scores.digest(SCORES), self.scores.header),
+            ("scores", self.scores.path, self.scores.digest(), self.scores.header),
         ]
         rows = [{"name": n, "path": str(p), "digest": d, "command": h["run"]["command"]} for n, p, d, h in stores]
         return list(shown(rows))

@@ -18,11 +18,11 @@ from histoxai.models.lineage import Lineage
 from histoxai.plots import evidence, interactive, probes, robust
 from histoxai.plots.answer import answer
 from histoxai.plots.content import WHY, accuracy_rows, case_means, class_counts, partial_words, pick_cases, table6
+from histoxai.plots.figures import LINES
 from histoxai.plots.gallery import Gallery
 from histoxai.progress import Progress
 from histoxai.settings import Report, Statistics
 
-KEPT = ("size", "patches", "groups", "split", "split_by", "target", "version", "partial", "statistics")
 _MARKS = 2_000_000  # bytes of values that the page's marks may take
 _ROOM = 200_000  # bytes of the page that are neither pictures nor numbers
 _COLOURS = {
@@ -82,14 +82,8 @@ def report(lineage: Lineage, settings: Report, gallery: Gallery, progress: Progr
     tables, sixth = table6(values, label, names, present, axes)
     used = lineage.scores.header["settings"]
     content: dict[str, Any] = {
+        **facts_of(lineage),
         "title": settings.title,
-        "version": __version__,
-        "patches": len(label),
-        "partial": partial_words(lineage.partial),
-        "groups": len(set(lineage.column("group").tolist())),
-        "split": lineage.maps.header["settings"]["split"],
-        "size": lineage.patches.size,
-        "target": lineage.scores.header["target"],
         "sure": used["sure"],
         "map_threshold": used["map_threshold"],
         "mask_threshold": used["mask_threshold"],
@@ -98,7 +92,6 @@ def report(lineage: Lineage, settings: Report, gallery: Gallery, progress: Progr
         "answer": answer(tested, lineage.patches.size),
         "evidence": evidence.section(tested, gallery),
         "statistics": tested["statistics"],
-        "split_by": lineage.patches.store.header["settings"].get("split_by"),
         "table1": table1,
         "leakage": sections.leakage(lineage.patches),
         "notes": sections.notes(lineage),
@@ -110,7 +103,7 @@ def report(lineage: Lineage, settings: Report, gallery: Gallery, progress: Progr
         "maps": maps,
         "cases": sheets,
         "slides": stitched,
-        "other_slides": 0 if places is None else len(places.names) - len(stitched),
+        "other_slides": 0 if places is None else len(set(places.which.tolist()) - {-1}) - len(stitched),
         "colour_words": _COLOURS[settings.colours],
         "thresholds": robust.thresholds(tested, used["map_threshold"], gallery),
         "faithfulness": probes.faithfulness(tested, gallery),
@@ -131,7 +124,7 @@ def report(lineage: Lineage, settings: Report, gallery: Gallery, progress: Progr
         "mask": mask,
         "metrics": interactive.measure_words(measured.metrics),
         "threshold": round(100 * used["map_threshold"]),
-        "colours": interactive.lines(),
+        "colours": list(LINES),
         "table": interactive.table(means, [m for m, facts in tested["methods"].items() if facts["null"]]),
         "why": interactive.reasons(),
         "cuts": interactive.curves(tested["map_thresholds"]),
@@ -180,10 +173,25 @@ def report(lineage: Lineage, settings: Report, gallery: Gallery, progress: Progr
     return Made(content, data, arrays, _axes(axes, names))
 
 
-def methods_facts(lineage: Lineage, content: Mapping[str, Any]) -> dict[str, Any]:
-    """What the methods paragraph of a paper says of a run; content: of its page, or as much of it as `KEPT` names."""
+def facts_of(lineage: Lineage) -> dict[str, Any]:
+    """What a run is, for its page and its methods paragraph."""
     return {
-        **{k: content[k] for k in KEPT},
+        "version": __version__,
+        "patches": len(lineage.rows),
+        "partial": partial_words(lineage.partial),
+        "groups": len(set(lineage.column("group").tolist())),
+        "split": lineage.maps.header["settings"]["split"],
+        "split_by": lineage.patches.store.header["settings"].get("split_by"),
+        "size": lineage.patches.size,
+        "target": lineage.scores.header["target"],
+    }
+
+
+def methods_facts(lineage: Lineage, statistics: Mapping[str, Any]) -> dict[str, Any]:
+    """What the methods paragraph of a paper says of a run; statistics: as they were used."""
+    return {
+        **facts_of(lineage),
+        "statistics": statistics,
         "classifier": lineage.classifier.facts,
         "segmenter": lineage.segmenter.facts,
         "methods": [

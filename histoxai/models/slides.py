@@ -189,8 +189,7 @@ def planes_on(slide: Slide, lineage: Lineage, method: str, which: Sequence[int])
 def masks_on(slide: Slide, lineage: Lineage, which: Sequence[int]) -> Iterator[np.ndarray]:
     """Masks (H, W, 2) bool, tumor and non-tumor, of some of a slide's patches as they lie on it."""
     for k in which:
-        _, tumor, other = lineage.pictures([int(slide.rows[k])])
-        yield np.rot90(np.dstack([tumor[0], other[0]]), -int(slide.turns[k]))
+        yield np.rot90(lineage.binary([int(slide.rows[k])])[0].transpose(1, 2, 0), -int(slide.turns[k]))
 
 
 def shown(

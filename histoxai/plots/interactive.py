@@ -14,7 +14,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from histoxai.plots.content import METRIC_WORDS, WHY
-from histoxai.plots.figures import LINES, OVERLAYS
+from histoxai.plots.figures import OVERLAYS
 from histoxai.plots.page import p_value
 
 # what a mean is of
@@ -111,11 +111,6 @@ def looks(colours: str) -> dict[str, Any]:
         "sequential": [to_hex(colormaps["magma"](k / 100)) for k in range(101)],
         "diverging": [to_hex(colormaps["RdBu_r"](k / 254)) for k in range(255)],
     }
-
-
-def lines() -> list[str]:
-    """Colours of methods in charts."""
-    return list(LINES)
 
 
 def measure_words(metrics: Sequence[str]) -> dict[str, str]:

@@ -59,7 +59,7 @@ def compare(
         place.write(page.render("compare.html", content), header, arrays, progress)
     if export is not None:
         facts = {
-            stem: reporting.methods_facts(line, comparing.methods_facts(line, content["statistics"]))
+            stem: reporting.methods_facts(line, content["statistics"])
             for stem, line in zip(stems(names), lineages.values(), strict=True)
         }
         place.write_export(files(compared.tables(content), gallery, facts), len(gallery), progress)

@@ -63,7 +63,7 @@ def report(
         text = page.render("report.html", made.content, made.data)
         place.write(text, {**header, "axes": made.axes}, made.arrays, progress)
     if export is not None:
-        facts = {"": reporting.methods_facts(lineage, made.content)}
+        facts = {"": reporting.methods_facts(lineage, made.content["statistics"])}
         written = files(tables(made.content), gallery, facts)
         if places is not None:
             scores, primary = read(scores_path, "corrected", rows=lineage.rows), made.data["primary"]
