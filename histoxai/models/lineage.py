@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from histoxai.errors import Incomplete, ParentChanged
+from histoxai.errors import HistoxaiError, Incomplete, ParentChanged
 from histoxai.explainers.stored import StoredMethod, stored_methods
 from histoxai.models.runs import Run, open_run
 from histoxai.places import is_mirror, shown
 from histoxai.plots.figures import short as shortened
 from histoxai.store.mirror import find_parent
 from histoxai.store.patches import Patches
+from histoxai.store.records import item_names, read_item
 from histoxai.store.shards import Store, open_store
 from histoxai.store.state import rows_done
 
@@ -123,6 +125,37 @@ class Lineage:
         ]
         rows = [{"name": n, "path": str(p), "digest": d, "command": h["run"]["command"]} for n, p, d, h in stores]
         return list(shown(rows))
+
+    def commands(self) -> list[str]:
+        """Every command that the scores come from, in an order in which they can be run again.
+
+        Of what the patches and the nuclei were made from too, as far as it is still there.
+        """
+        made = [*_back(self.patches), self.classifier.facts["run"]["command"]]
+        if (nuclei := _patches_of(self.segmenter)) is not None:
+            made += _back(nuclei)
+        made.append(self.segmenter.facts["run"]["command"])
+        for store in (self.masks, self.maps, self.scores):
+            used = [name for name in item_names(store.path) if store is not self.maps or name in self.methods]
+            items = [read_item(store.path, name) for name in used]
+            made += [store.header["run"]["command"], *[item["command"] for item in items if item]]
+        return list(shown(list(dict.fromkeys(made))))
+
+
+def _back(patches: Patches) -> list[str]:
+    # the commands that made a patch store, the oldest first
+    made = [patches.store.header["run"]["command"]]
+    if "patches" in patches.store.header["parents"]:
+        place = find_parent(patches.path, patches.store.header["parents"]["patches"]["path"])
+        with suppress(HistoxaiError):
+            return [*_back(Patches(place)), *made]
+    return made
+
+
+def _patches_of(run: Run) -> Patches | None:
+    with suppress(HistoxaiError, KeyError):
+        return Patches(find_parent(run.path, run.facts["parents"]["patches"]["path"]))
+    return None
 
 
 def resolve_lineage(path: Path, moved: Mapping[str, Path | None], allow_partial: bool = False) -> Lineage:

@@ -112,6 +112,7 @@ def report(lineage: Lineage, settings: Report, gallery: Gallery, progress: Progr
         "mask_thresholds": robust.mask_thresholds(tested),
         "agreement": None if agreeing is None else robust.matrix(agreeing, axes["method"], compared, gallery),
         "lineage": lineage.ancestors(),
+        "commands": lineage.commands(),
     }
 
     ranked = measured.of(primary)[:, measured.real() or slice(None), axes["mask"].index(mask)]

@@ -73,6 +73,7 @@ def tables(content: Mapping[str, Any]) -> Iterator[Table]:
         yield Table(name, f"Means per class, {t['mask']} mask{partial}", ["measure", "method", *heads], rows)
     yield from _tests_on_model(content, partial)
     yield from _robustness(content, partial)
+    yield Table("commands", "To repeat it, in this order", ["command"], [[c] for c in content["commands"]])
     steps = [[r["name"], r["path"], r["digest"], r["command"]] for r in content["lineage"]]
     yield Table("lineage", "What the report was made from", ["step", "path", "digest", "command"], steps)
 

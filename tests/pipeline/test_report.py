@@ -150,6 +150,31 @@ def test_what_a_page_has_no_room_for_is_said(mini: Mini, tmp_path: Path) -> None
     assert not (tmp_path / "x").exists()
 
 
+def test_every_command_to_repeat_it_is_there(mini: Mini) -> None:
+    text = html.unescape(page(mini))
+    block = text[text.index('<ol class="commands">') :]
+    lines = re.findall(r"<code>(.*?)</code>", block[: block.index("</ol>")])
+    verbs = [line.split()[1] for line in lines]
+    assert verbs == ["ingest", "augment", "train-cls", "ingest", "train-seg", "masks", "explain", "score"]
+    for line, made in zip(
+        lines, ("patches", "balanced", "cls", "nuclei", "seg", "masks", "maps", "scores"), strict=True
+    ):
+        assert f"-o {getattr(mini, made)}" in line
+
+
+def test_no_patch_has_a_mask(mini: Mini, tmp_path: Path) -> None:
+    done("score", mini.maps, "--masks", mini.masks, "-o", tmp_path / "s", "--mask-threshold", 0.99999999)
+    assert not Store(tmp_path / "s").read("counts")[..., [0, 2]].any()
+    done("report", tmp_path / "s", "-o", tmp_path / "r", "--export", tmp_path / "paper")
+    text = (tmp_path / "r/index.html").read_text()
+    assert "No answer: pixel AUROC is undefined for every method (no tumor mask, or nothing but it)." in text
+    assert "By the size of the" not in text
+    data = json.loads(re.search(r'id="data">(.*?)</script>', text)[1])
+    auroc = data["table"]["words"]["metric"].index("auroc")
+    columns = data["table"]["columns"]
+    assert {m for m, k in zip(columns["mean"], columns["metric"], strict=True) if k == auroc} == {None}
+
+
 def test_selection_rule() -> None:
     label = np.array([0, 0, 0, 0, 0, 0, 0, 0, 1])
     predicted = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1])
