@@ -33,6 +33,7 @@ from histoxai.errors import Interrupted, for_users
 from histoxai.places import mirror, shown, split
 from histoxai.progress import Progress, Silent
 from histoxai.signals import KEPT
+from histoxai.wording import printable, told
 
 _PLAIN_EVERY = 5.0  # seconds between progress lines where stderr is no terminal
 
@@ -120,8 +121,11 @@ def progress(quiet: bool) -> Iterator[Progress]:
 
 
 def emit(value: Any) -> None:
-    """Print one strict JSON object (null for NaN) on stdout."""
-    sys.stdout.write(json.dumps(shown(strict(value)), ensure_ascii=False, allow_nan=False) + "\n")
+    """Print one strict JSON object (null for NaN) on stdout; as ASCII where stdout takes no UTF-8."""
+    ascii_only = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+    text = json.dumps(shown(strict(value)), ensure_ascii=ascii_only, allow_nan=False)
+    # of a name that is not UTF-8, JSON's own escape
+    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
 
 
 def strict(value: Any) -> Any:
@@ -155,7 +159,7 @@ def show(summary: dict[str, Any], json: bool, table: Any) -> None:
     elif summary.get("dry_run"):
         out().print("checked; nothing written", highlight=False)
     else:
-        out().print(table(shown(summary)))
+        out().print(table(told(shown(summary))))
 
 
 def show_work(summary: dict[str, Any], only: str | None, json: bool) -> None:
@@ -169,13 +173,18 @@ def show_work(summary: dict[str, Any], only: str | None, json: bool) -> None:
             sys.stdout.write(summary["shards"] + "\n")
     else:
         done = ", ".join(f"{name} {n}" for name, n in summary["done"].items())
-        sys.stdout.write(f"{shown(summary['output'])}: {summary['patches']} patches; shards done now: {done}\n")
+        output = printable(shown(summary["output"]))
+        sys.stdout.write(f"{output}: {summary['patches']} patches; shards done now: {done}\n")
 
 
 def _complain(message: str) -> None:
     Console(stderr=True, soft_wrap=True).print(
-        f"histoxai: {shown(message)}", markup=False, highlight=False, style="red"
+        f"histoxai: {_said(message)}", markup=False, highlight=False, style="red"
     )
+
+
+def _said(message: str) -> str:
+    return printable(shown(message))
 
 
 class _Lines(Silent):
@@ -210,10 +219,10 @@ class _Lines(Silent):
 
     def say(self, message: str) -> None:
         if not self._quiet:
-            print(shown(message), file=sys.stderr, flush=True)
+            print(_said(message), file=sys.stderr, flush=True)
 
     def warn(self, message: str) -> None:
-        print(f"warning: {shown(message)}", file=sys.stderr, flush=True)
+        print(f"warning: {_said(message)}", file=sys.stderr, flush=True)
 
 
 class _Rate(ProgressColumn):
@@ -277,10 +286,10 @@ class _Bars:
             self._bar.rows.append(cells)
 
     def say(self, message: str) -> None:
-        self._console.print(shown(message), markup=False, highlight=False)
+        self._console.print(_said(message), markup=False, highlight=False)
 
     def news(self, message: str) -> None:
         self.warn(message)
 
     def warn(self, message: str) -> None:
-        self._console.print(f"warning: {shown(message)}", markup=False, highlight=False, style="yellow")
+        self._console.print(f"warning: {_said(message)}", markup=False, highlight=False, style="yellow")

@@ -13,6 +13,7 @@ import typer
 
 from histoxai import flags, settings, terminal
 from histoxai.tables import maps as tables
+from histoxai.wording import told
 
 
 def masks(
@@ -160,7 +161,7 @@ def explain(
 
         summary = stage.explain(patches, model, output, chosen, progress, work, masks)
     if only == "estimate" and not json:
-        terminal.out().print(tables.estimate(summary))
+        terminal.out().print(tables.estimate(told(summary)))
         sys.stdout.write(summary["sbatch"])
     elif only == "parity":
         terminal.show(summary, json, tables.parity)
@@ -168,4 +169,4 @@ def explain(
     else:
         terminal.show_work(summary, only, json)
         if not json and summary.get("checks"):
-            terminal.out().print(tables.checks(summary["checks"]))
+            terminal.out().print(tables.checks(told(summary["checks"])))

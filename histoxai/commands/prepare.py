@@ -13,6 +13,7 @@ import typer
 from histoxai import flags, registry, settings, terminal
 from histoxai.errors import UsageError
 from histoxai.tables import prepare as tables
+from histoxai.wording import told
 
 
 def ingest(
@@ -124,7 +125,7 @@ def audit(
     if json:
         terminal.emit(summary)
     else:
-        for table in tables.audit(summary):
+        for table in tables.audit(told(summary)):
             terminal.out().print(table)
 
 

@@ -16,6 +16,7 @@ from histoxai import flags, registry, settings, terminal
 from histoxai.errors import UsageError
 from histoxai.places import shown
 from histoxai.tables import results as tables
+from histoxai.wording import told
 
 
 def score(
@@ -124,7 +125,7 @@ def score(
     elif json:
         terminal.emit(summary)
     elif summary is not None:
-        for table in tables.scored(summary):
+        for table in tables.scored(told(summary)):
             terminal.out().print(table)
 
 
@@ -220,7 +221,7 @@ def info(
     if json:
         terminal.emit(summary)
     else:
-        for table in tables.store(shown(summary)):
+        for table in tables.store(told(shown(summary))):
             terminal.out().print(table)
     sys.stdout.flush()
     stage.complain(summary)

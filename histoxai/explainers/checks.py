@@ -44,7 +44,7 @@ def summarise(maps: Store) -> dict[str, dict[str, Any]]:
 
 def _columns(maps: Store, name: str, rows: np.ndarray) -> dict[str, np.ndarray]:
     path = checks_path(name)
-    if path not in maps.group:  # a store of an earlier version
+    if not maps.has(path):  # a store of an earlier version
         return {}
     columns = maps.array(path).attrs["columns"]
     return dict(zip(map(str, columns), maps.take(path, rows).astype(np.float64).T, strict=True))

@@ -33,11 +33,29 @@ def load_model(run: Run, device: torch.device) -> nn.Module:
     if provenance.file_checksum(path) != run.facts["weights"]["checksum"]:
         raise InputRefused(f"{path}: is not the file that {RUN} describes (checksum differs); train again")
     try:
+        tensors = safetensors.torch.load_file(path)
+        _require_shapes(run.facts, tensors)
         model = build(run.facts)
-        model.load_state_dict(safetensors.torch.load_file(path))
+        model.load_state_dict(tensors)
     except (safetensors.SafetensorError, RuntimeError, KeyError, TypeError, ValueError, UsageError) as error:
         raise InputRefused(f"{path}: does not fit {RUN}: {str(error).splitlines()[0]}") from error
     return model.to(device, memory_format=torch.channels_last).eval()
+
+
+def _require_shapes(facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    """Raise ValueError where a recipe asks for other tensors than there are, before memory is taken for them.
+
+    On torch's device `meta`, which has shapes and no numbers. Networks of other libraries are as large as their names
+    say and no larger.
+    """
+    if ":" in facts["arch"]:
+        return
+    with torch.device("meta"):
+        wanted = {name: tuple(value.shape) for name, value in build(facts).state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    if wanted != found:
+        name = next(n for n in sorted(wanted.keys() | found.keys()) if wanted.get(n) != found.get(n))
+        raise ValueError(f"{name} is {found.get(name, 'missing')}, and {wanted.get(name, 'unknown')} by the recipe")
 
 
 def build(facts: dict[str, Any]) -> nn.Module:

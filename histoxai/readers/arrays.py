@@ -23,8 +23,8 @@ from histoxai.readers.base import (
 from histoxai.readers.bounds import gaps, require_bounded, require_complete
 from histoxai.readers.labels import as_classes, label_values
 from histoxai.readers.targets import Targets
-from histoxai.readers.walk import printable
 from histoxai.settings import Ingest
+from histoxai.wording import printable
 
 SPLITS = {"train": 1, "training": 1, "val": 2, "valid": 2, "validation": 2, "test": 3, "testing": 3}
 IMAGES = ("images", "image", "x", "imgs", "img", "data")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -18,9 +19,9 @@ from histoxai.errors import InputRefused
 from histoxai.provenance import file_checksum, fingerprint
 from histoxai.readers.walk import require_text
 from histoxai.settings import Ingest
+from histoxai.store.records import MAX_ROWS
 
 # What a header may claim: more would fill memory before a byte of data is read.
-MAX_ROWS = 50_000_000
 MAX_PIXELS = 100_000_000
 MAX_CHECKED = 64 << 20  # bytes that are read for a digest alone
 
@@ -168,6 +169,10 @@ class NpyFile:
                     done += got
         except OSError as error:
             raise InputRefused(f"{self.path}: cannot be read: {error.strerror or error}") from error
+        if self.dtype.kind == "U" and self.dtype.itemsize:
+            codes = out.view(np.dtype("u4").newbyteorder(self.dtype.byteorder))
+            if ((codes > sys.maxunicode) | ((codes >= 0xD800) & (codes < 0xE000))).any():
+                raise InputRefused(f"{self.path}: holds text that is not Unicode; copy it again from the source")
         return out
 
 

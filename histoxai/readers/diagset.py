@@ -20,8 +20,9 @@ from histoxai.readers.base import (
     require_unique,
 )
 from histoxai.readers.partitions import compare_distributions, read_partition
-from histoxai.readers.walk import printable, require_text
+from histoxai.readers.walk import require_text
 from histoxai.settings import Ingest
+from histoxai.wording import printable
 
 # All labels of the data set; the study leaves out background and unlabelled tissue.
 LABELS = ("BG", "T", "A", "N", "R1", "R2", "R3", "R4", "R5")

@@ -10,8 +10,9 @@ from histoxai.errors import InputRefused
 from histoxai.readers.base import Index, identifier, require_folder, require_only, require_unique
 from histoxai.readers.images import SUFFIXES, decode, size_of
 from histoxai.readers.tiles import Layout
-from histoxai.readers.walk import files_below, printable, require_text
+from histoxai.readers.walk import files_below, require_text
 from histoxai.settings import Ingest
+from histoxai.wording import printable
 
 _ALONE = (
     "no scan folders below the classes: every image counts as a group of its own, so a split by "

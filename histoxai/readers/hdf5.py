@@ -25,8 +25,10 @@ from histoxai.readers.arrays import (
 )
 from histoxai.readers.base import Array, Index, identifier, require_source
 from histoxai.readers.bounds import Held
-from histoxai.readers.walk import files_below, printable, require_text
+from histoxai.readers.walk import files_below, require_text
+from histoxai.resources import bounded_memory
 from histoxai.settings import Ingest
+from histoxai.wording import printable
 
 SUFFIXES = {".h5", ".hdf5", ".hdf"}
 _PACKED = tuple(f"{suffix}.gz" for suffix in SUFFIXES)  # as PatchCamelyon is downloaded
@@ -48,7 +50,12 @@ class H5Array:
         """Rows [start, stop); raises InputRefused where they cannot be read."""
         try:
             with _h5py(self.file).File(self.file, "r") as file:
-                return np.asarray(file[self.name][start:stop])
+                dataset = file[self.name]
+                numbers = (stop - start) * math.prod(self.shape[1:]) + math.prod(dataset.chunks or ())
+                with bounded_memory(self.dtype.itemsize * numbers):
+                    return np.asarray(dataset[start:stop])
+        except MemoryError as error:
+            raise InputRefused(f"{self.path}: a chunk unpacks to far more than it should; is it harmful?") from error
         except _BROKEN as error:
             raise InputRefused(f"{self.path}: cannot be read ({error}); copy it again from the source") from error
 

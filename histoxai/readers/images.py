@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from histoxai.errors import InputRefused
-from histoxai.readers.walk import printable
+from histoxai.wording import printable
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # no other decoder runs, whatever a file claims to be

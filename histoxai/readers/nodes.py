@@ -12,6 +12,7 @@ import numpy as np
 
 from histoxai.errors import InputRefused
 from histoxai.readers.bounds import Held
+from histoxai.resources import bounded_memory
 
 _METADATA = {"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"}
 _LEVELS = 3  # of groups, from the source down
@@ -53,9 +54,19 @@ class ZarrArray:
     def take(self, selection: tuple[Any, ...]) -> np.ndarray:
         """A rectangle of the array; raises InputRefused where it cannot be read."""
         try:
-            return np.asarray(self._array[selection])
+            with bounded_memory(self._bytes(selection)):
+                return np.asarray(self._array[selection])
+        except MemoryError as error:
+            raise InputRefused(f"{self.path}: a chunk unpacks to far more than it should; is it harmful?") from error
         except Exception as error:  # as above
             raise InputRefused(f"{self.path}: does not decode ({error}); copy it again from the source") from error
+
+    def _bytes(self, selection: tuple[Any, ...]) -> int:
+        # of the selection and of one chunk, which may be larger
+        chosen = zip(selection, self.shape, strict=False)
+        lengths = [len(range(n)[s]) if isinstance(s, slice) else 1 for s, n in chosen]
+        numbers = math.prod((*lengths, *self.shape[len(lengths) :]))
+        return self.dtype.itemsize * (numbers + math.prod(self._array.shards or self._array.chunks))
 
     def held(self) -> Held:
         """Which chunks are there; raises InputRefused where metadata do not say which there should be."""

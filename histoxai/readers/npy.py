@@ -8,8 +8,9 @@ from pathlib import Path
 from histoxai.errors import InputRefused
 from histoxai.readers.arrays import GROUPS, SPLITS, Array, ArrayReader, Part, choose, parts_of, relative, split_of
 from histoxai.readers.base import Index, NpyFile, identifier, require_source
-from histoxai.readers.walk import printable, require_text
+from histoxai.readers.walk import require_text
 from histoxai.settings import Ingest
+from histoxai.wording import printable
 
 _PARTS = ("images", "labels", "masks", *GROUPS)
 

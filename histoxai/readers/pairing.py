@@ -11,8 +11,8 @@ from typing import NamedTuple
 from histoxai.errors import InputRefused
 from histoxai.readers.images import SUFFIXES
 from histoxai.readers.slidefiles import SLIDES
-from histoxai.readers.walk import printable
 from histoxai.settings import Ingest
+from histoxai.wording import printable
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "tissue images", "tissue_images")
 MASK_FOLDERS = (

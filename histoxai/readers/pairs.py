@@ -14,8 +14,9 @@ from histoxai.readers.images import SUFFIXES, decode, decode_mask, mask_size_of,
 from histoxai.readers.pairing import Key, Pair, find_pairs, looks_paired
 from histoxai.readers.targets import Targets
 from histoxai.readers.tiles import Layout
-from histoxai.readers.walk import files_below, printable, require_text
+from histoxai.readers.walk import files_below, require_text
 from histoxai.settings import Ingest
+from histoxai.wording import printable
 
 _CODES = {"train": 1, "training": 1, "val": 2, "valid": 2, "validation": 2, "test": 3, "testing": 3}
 _FOLDER = re.compile(rf"(?:.*[_\- .])?({'|'.join(_CODES)})", re.IGNORECASE)  # train, stage1_train

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from histoxai.errors import InputRefused, UsageError
-from histoxai.readers.walk import printable
 from histoxai.settings import Ingest
+from histoxai.wording import printable
 
 # What a class map's names stand for where --tumor and --non-tumor do not say: the first name that it has.
 TUMOR = ("neoplastic", "tumor", "tumour", "malignant", "cancer", "carcinoma", "epithelial", "epithelium")

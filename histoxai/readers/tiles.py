@@ -11,8 +11,8 @@ import numpy as np
 
 from histoxai.errors import InputRefused, UsageError
 from histoxai.readers.base import Index, require_size
-from histoxai.readers.walk import printable
 from histoxai.settings import Ingest
+from histoxai.wording import printable
 
 T = TypeVar("T")
 

@@ -7,11 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from histoxai.errors import InputRefused
-
-
-def printable(path: object) -> str:
-    """A path for messages and lists; bytes that are no UTF-8 as `\\udcff`, so that a terminal takes them."""
-    return str(path).encode("utf-8", "backslashreplace").decode()
+from histoxai.wording import printable
 
 
 def require_text(path: Path) -> None:

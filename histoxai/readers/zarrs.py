@@ -11,8 +11,9 @@ from histoxai.readers.arrays import ArrayReader, Part, choose, parts_of, relativ
 from histoxai.readers.base import Array, Index, identifier, require_folder
 from histoxai.readers.nodes import Node, ZarrArray, arrays_below, bytes_below, node
 from histoxai.readers.ome import OmeTiles, multiscales
-from histoxai.readers.walk import printable, require_text
+from histoxai.readers.walk import require_text
 from histoxai.settings import Ingest
+from histoxai.wording import printable
 
 
 class ZarrReader:

@@ -129,7 +129,7 @@ def _check(patches: Patches, settings: Augment) -> None:
         raise InputRefused(f"{patches.path}: its patches have neither classes nor masks; there is nothing to train on")
     if not patches.classes and settings.split_by == "patch":
         raise InputRefused(f"{patches.path}: --split-by patch balances classes, and it has none; use --split-by group")
-    if "rotation" in patches.store.group:
+    if patches.store.has("rotation"):
         raise InputRefused(f"{patches.path}: was augmented already; start from the store that `ingest` made")
     if patches.size[0] != patches.size[1]:
         h, w = patches.size
@@ -211,7 +211,7 @@ def preview(
     from histoxai.plots.preview import draw_preview  # and with it matplotlib, which nothing else here needs
 
     patches = Patches(source)
-    if "rotation" in patches.store.group:
+    if patches.store.has("rotation"):
         copies, header = _stored(patches), patches.store.header
         table, split_by, notes = header.get("table"), header["settings"].get("split_by"), []
     else:

@@ -10,12 +10,13 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
+from zarr.storage import MemoryStore
 
 from histoxai.errors import Damaged, HistoxaiError, InputRefused, SettingsDiffer
 from histoxai.places import is_mirror
@@ -25,13 +26,16 @@ from histoxai.store.files import (
     cannot,
     clear_away,
     remove,
+    require_inside,
     sweep,
     sync_folder,
     sync_tree,
     temporary_beside,
+    write_atomically,
     write_json,
     write_new,
 )
+from histoxai.store.metadata import differing, documents, is_sealed, known, read_documents, seal_attributes
 from histoxai.store.records import (
     DONE,
     checksum_of,
@@ -72,7 +76,9 @@ def create_or_match(
     if not path.exists() or _is_begun(path):
         # on storage items are added one by one below: what claims a place there is one file, not a whole folder
         _create(path, header, index, [] if is_mirror(path) else items, attrs or {})
+    _mend_root(path, header, attrs or {})
     store = match(path, header, items)
+    _write_metadata(path, "index", [spec for spec, _ in index_specs(index)])
     if not is_done(path, read_record(path, "index", 0)):
         _mend_index(store, index, attrs or {})
     for item in items:
@@ -89,6 +95,16 @@ def _is_begun(path: Path) -> bool:
     return (path / "zarr.json").exists() and not record_path(path, "index", 0).exists()
 
 
+def _mend_root(path: Path, header: dict[str, Any], attrs: dict[str, Any]) -> None:
+    """Write the root's `zarr.json` anew where it does not hold and the index was made for the same header."""
+    record = read_record(path, "index", 0)
+    if record is None or record["fingerprint"] != _index_mark(header, attrs) or _opens(path):
+        return
+    made: dict[str, Any] = {}
+    zarr.open_group(MemoryStore(made), mode="w", attributes=seal_attributes(plain(header), plain(attrs)))
+    write_atomically(path / "zarr.json", made["zarr.json"].to_bytes())
+
+
 def _mend_index(store: Store, index: dict[str, np.ndarray], attrs: dict[str, Any]) -> None:
     """Write the record of ids and labels anew where it is lost and they are what they should be."""
     for name, data in index.items():
@@ -97,6 +113,11 @@ def _mend_index(store: Store, index: dict[str, np.ndarray], attrs: dict[str, Any
                 f"{store.path}: array {name} is not what this command makes; `{run_facts()['command']} --force` makes "
                 "the store again"
             )
+    if "checksum" in store.header and not is_sealed(plain(dict(store.group.attrs))):
+        raise Damaged(
+            f"{store.path}: neither its zarr.json nor its index's record holds; `{run_facts()['command']} --force` "
+            "makes the store again"
+        )
     _write_index_record(store.path, index, store.header, attrs)
 
 
@@ -152,15 +173,17 @@ def _opens(path: Path) -> bool:
 
 
 def _meta(header: dict[str, Any], item: Item) -> dict[str, Any]:
-    return {
+    facts = {
         "name": item.name,
         "what": plain(item.what),
         "fingerprint": item_fingerprint(header, item),
         "rows": item.rows,
         "shard": item.shard,
         "arrays": [s.path for s in item.specs],
+        "metadata": documents(item.specs),
         "command": run_facts()["command"],
     }
+    return sealed(facts)
 
 
 def add_item(store: Store, item: Item) -> None:
@@ -178,8 +201,21 @@ def add_item(store: Store, item: Item) -> None:
     if not _check_item(store, item):
         raise HistoxaiError(f"{place}: cannot be read back; run the same command again")
     # Whose settings stand is settled: only now arrays, whose shapes may follow from the settings.
-    for spec in item.specs:
-        _create_beside(store.path, spec)
+    _write_metadata(store.path, item.name, item.specs)
+
+
+def _write_metadata(root: Path, name: str, specs: Sequence[ArraySpec]) -> None:
+    """Write the metadata of an item's arrays where they are not what its facts say, or are not there.
+
+    Only in places that are the item's: facts from elsewhere cannot name others.
+    """
+    facts, ours = known(root, [name]), documents(specs)
+    if not facts:  # of an item from before its metadata was part of its facts
+        facts = {path: text for path, text in ours.items() if not (root / path).exists()}
+    for path in differing(root, facts):
+        if path in ours:
+            require_inside(root, root / path)
+            write_atomically(root / path, facts[path].encode())
 
 
 def _check_item(store: Store, item: Item) -> bool:
@@ -197,16 +233,15 @@ def _create(
     temporary = temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        root = zarr.open_group(temporary, mode="w-", attributes={"histoxai": header, **attrs})
-        for folder in sorted({"/".join(s.path.split("/")[:-1]) for item in items for s in item.specs} - {""}):
-            root.require_group(folder)
+        zarr.open_group(temporary, mode="w-", attributes=seal_attributes(plain(header), plain(attrs)))
         for spec, data in index_specs(index):
             spec.create(temporary)[...] = data
         _write_index_record(temporary, index, header, attrs)
         for item in items:
-            for spec in item.specs:
-                spec.create(temporary)
-            write_json(item_path(temporary, item.name), _meta(header, item))
+            facts = _meta(header, item)
+            for place, text in facts["metadata"].items():
+                write_atomically(temporary / place, text.encode(), durable=False)
+            write_json(item_path(temporary, item.name), facts)
         if is_mirror(path):
             mirror.publish(temporary, path, lambda data: _is_of(data, header))
             return
@@ -243,41 +278,13 @@ def _write_index_record(
         files.append({"path": spec.file(0), "size": size})
         if size is not None:
             files[-1]["checksum"] = checksum_of(file)
-    mark = fingerprint([NUMERICS_VERSION, "index", identity(header), attrs])
-    write_json(record_path(root, "index", 0), sealed({"fingerprint": mark, "files": files}))
+    texts = read_documents(root, [spec.path for spec, _ in index_specs(index)])
+    facts = {"fingerprint": _index_mark(header, attrs), "files": files, "metadata": texts, "sealed": True}
+    write_json(record_path(root, "index", 0), sealed(facts))
 
 
-def _create_beside(root: Path, spec: ArraySpec) -> None:
-    place = root / spec.path
-    if (place / "zarr.json").exists():
-        return
-    temporary = temporary_beside(root / DONE / "array")
-    parent = "/".join(spec.path.split("/")[:-1])
-    if is_mirror(root):
-        _create_there(root, spec, parent, temporary)
-        return
-    if parent:
-        zarr.open_group(root, mode="a", use_consolidated=False).require_group(parent)
-    spec.create(temporary, name="array")
-    try:
-        os.rename(temporary / "array", place)
-    except OSError:
-        if not (place / "zarr.json").exists():
-            raise
-    finally:
-        clear_away(temporary)
-
-
-def _create_there(root: Path, spec: ArraySpec, parent: str, temporary: Path) -> None:
-    # on storage before it is here
-    try:
-        made = zarr.open_group(temporary, mode="w-")
-        if parent:
-            made.require_group(parent)
-        spec.create(temporary)
-        mirror.upload_new(temporary, root)
-    finally:
-        clear_away(temporary)
+def _index_mark(header: dict[str, Any], attrs: dict[str, Any]) -> str:
+    return fingerprint([NUMERICS_VERSION, "index", identity(header), attrs])
 
 
 def _difference_text(path: Path, name: str, old: Any, new: Any, where: str = "") -> str:

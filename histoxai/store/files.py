@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from histoxai.errors import HistoxaiError
+from histoxai.errors import HistoxaiError, InputRefused
 from histoxai.store import remote
 
 # What another host left is taken for abandoned after a day.
@@ -105,6 +105,13 @@ def write_here(path: Path, data: bytes, durable: bool = True) -> None:
                 temporary.unlink(missing_ok=True)
 
 
+def require_inside(root: Path, path: Path) -> None:
+    """Raise InputRefused where a link in a store leads out of it: a store from elsewhere may not say where we write."""
+    home, place = os.path.realpath(root), os.path.realpath(path.parent)
+    if place != home and not place.startswith(home + os.sep):
+        raise InputRefused(f"{path}: a link in the store leads to {place}, out of it; nothing is written there")
+
+
 def write_json(path: Path, value: Any) -> None:
     """`write_atomically` of readable JSON (strict: no NaN)."""
     write_atomically(path, _json(value))
@@ -149,7 +156,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
         return None
     except OSError as error:
         raise cannot(path, "read", error) from error

@@ -26,7 +26,7 @@ from histoxai.places import found_from, is_mirror, mirrors, shown
 from histoxai.progress import Progress, Silent
 from histoxai.provenance import checksum
 from histoxai.store import remote
-from histoxai.store.files import cannot, temporary_beside, write_here
+from histoxai.store.files import cannot, temporary_beside
 
 _AT_ONCE = 16
 _SMALL = (".json", ".html", ".csv", ".safetensors")
@@ -124,14 +124,6 @@ def fetch(path: Path) -> None:
         raise cannot(path, "written", error) from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def upload_new(made: Path, root: Path) -> None:
-    """Put the files below a folder, but its own `zarr.json`, on storage and below `root`; those that are there stay."""
-    for name in _files(made):
-        if name != "zarr.json":
-            data = (made / name).read_bytes()
-            write_here(root / name, data if remote.put_new(root / name, data) else remote.get(root / name))
 
 
 def publish(made: Path, path: Path, is_same: Callable[[bytes], bool]) -> None:

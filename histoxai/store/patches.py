@@ -38,7 +38,7 @@ class Patches:
         self.patch_id = self.store.read("patch_id")
         self.split = self.store.read("split")
         self.images = self.store.array(IMAGES)
-        self.has_targets = TARGETS in self.store.group
+        self.has_targets = self.store.has(TARGETS)
         self.digest = self.store.digest()
 
     def __len__(self) -> int:
@@ -51,7 +51,7 @@ class Patches:
 
     def column(self, path: str) -> np.ndarray | None:
         """An array of a value or a few for each patch, or None where this store does not have it."""
-        return self.store.read(path) if path in self.store.group else None
+        return self.store.read(path) if self.store.has(path) else None
 
     def extras(self) -> list[str]:
         """Names of the columns that this store has beyond those that every store has: `patient`, `x`, ..."""

@@ -15,6 +15,8 @@ from histoxai.store import remote
 from histoxai.store.files import read_json
 
 DONE = "_done"
+# What metadata may claim: more would fill memory, or take for ever, before a byte of data is read.
+MAX_ROWS = 50_000_000
 
 
 def record_path(root: Path, name: str, shard: int) -> Path:
@@ -33,7 +35,9 @@ def read_item(root: Path, name: str) -> dict[str, Any] | None:
     kinds = {"what": dict, "fingerprint": str, "rows": int, "shard": int, "arrays": list, "command": str}
     if not isinstance(facts, dict) or not all(isinstance(facts.get(k), t) for k, t in kinds.items()):
         return None
-    return facts if facts["rows"] > 0 and facts["shard"] > 0 else None
+    if not _holds(facts) or ("metadata" in facts) != ("checksum" in facts):
+        return None
+    return facts if 0 < facts["rows"] <= MAX_ROWS and facts["shard"] > 0 else None
 
 
 def read_record(root: Path, name: str, shard: int) -> dict[str, Any] | None:
@@ -111,11 +115,19 @@ def checksum_of(path: Path) -> str | None:
 
 def _is_valid(record: dict[str, Any]) -> bool:
     files = record.get("files")
-    # records of earlier versions have no seal
-    if "checksum" in record and record != sealed({k: v for k, v in record.items() if k != "checksum"}):
-        return False
     return (
-        isinstance(record.get("fingerprint"), str)
+        _holds(record)
+        and isinstance(record.get("fingerprint"), str)
         and isinstance(files, list)
         and all(isinstance(f, dict) and isinstance(f.get("path"), str) for f in files)
     )
+
+
+def _holds(facts: dict[str, Any]) -> bool:
+    # whether the seal is right; what earlier versions wrote has none
+    if "checksum" not in facts:
+        return True
+    try:
+        return facts == sealed({k: v for k, v in facts.items() if k != "checksum"})
+    except (ValueError, RecursionError):  # NaN, say, which we never write
+        return False

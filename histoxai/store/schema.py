@@ -23,6 +23,7 @@ SPLITS = ("none", "train", "validation", "test")
 MASKS = ("tumor", "non_tumor")
 # Schema numbers of the kinds of store that are past their first.
 VERSIONS = {"patches": 2, "scores": 3}
+_MENDED = "the command that made the store writes it again"
 
 
 def schema(kind: str) -> str:
@@ -112,11 +113,15 @@ def open_group(path: Path) -> zarr.Group:
     if is_mirror(path) and not (path / "zarr.json").is_file():  # another task is about to fetch it
         mirror.refresh(path)
     if not (path / "zarr.json").is_file():
+        if (path / "_done").is_dir():
+            raise InputRefused(f"{path}: its zarr.json is lost; {_MENDED}")
         raise InputRefused(f"{path}: not a histoxai store (it has no zarr.json)")
     try:
         group = zarr.open_group(path, mode="r", use_consolidated=False)
     except Exception as error:  # zarr raises many types for broken metadata
-        raise InputRefused(f"{path}: its zarr.json is damaged ({error}); make the store again, with --force") from error
+        raise InputRefused(f"{path}: its zarr.json is damaged ({error}); {_MENDED}") from error
+    if "histoxai" not in group.attrs and (path / "_done").is_dir():
+        raise InputRefused(f"{path}: its zarr.json is not what was written; {_MENDED}")
     if "histoxai" not in group.attrs:
         raise InputRefused(f"{path}: a Zarr group, but not made by histoxai")
     return group

@@ -6,6 +6,7 @@ whole files and no two items share one.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -23,8 +24,9 @@ from histoxai.errors import Damaged, HistoxaiError, InputRefused
 from histoxai.places import is_mirror
 from histoxai.provenance import NUMERICS_VERSION, checksum, fingerprint, plain, versions
 from histoxai.store import mirror
-from histoxai.store.files import cannot, read_json, remove, write_atomically, write_json
-from histoxai.store.records import digest, is_done, item_names, read_item, read_record, record_path, sealed
+from histoxai.store.files import cannot, read_json, remove, require_inside, write_atomically, write_json
+from histoxai.store.metadata import differing, is_sealed, known
+from histoxai.store.records import MAX_ROWS, digest, is_done, item_names, read_item, read_record, record_path, sealed
 from histoxai.store.rows import ChunkDamaged, Rows, open_rows
 from histoxai.store.schema import VERSIONS, ArraySpec, open_group
 from histoxai.store.state import completeness, remake_command, require_complete, with_output
@@ -69,7 +71,14 @@ class Store:
         self.path = path
         self.group = open_group(path)
         self.header: dict[str, Any] = _valid(path, self.group.attrs["histoxai"])
+        index = read_record(path, "index", 0)
+        if index is not None and index.get("sealed") and not is_sealed(plain(dict(self.group.attrs))):
+            raise InputRefused(
+                f"{path}: its zarr.json is not what was written; the command that made the store writes it again"
+            )
         self._rows: dict[str, Rows] = {}
+        self._documents: dict[str, str] = {}
+        self._arrays: dict[str, zarr.Array[Any]] = {}
 
     @property
     def schema(self) -> str:
@@ -113,6 +122,7 @@ class Store:
             "host": platform.node(),
             **facts,
         }
+        require_inside(self.path, record_path(self.path, item.name, shard))
         write_json(record_path(self.path, item.name, shard), sealed(record))
 
     def _write_file(self, spec: ArraySpec, shard: int, rows: np.ndarray, expected: int) -> dict[str, Any]:
@@ -120,6 +130,7 @@ class Store:
             raise AssertionError(f"{spec.path}: shard {shard} has shape {rows.shape}")
         self._rows.pop(spec.path, None)  # a reader may hold the file that this one replaces
         path = spec.file(shard)
+        require_inside(self.path, self.path / path)
         data = spec.encode(rows)
         if data is None:
             remove(self.path / path)
@@ -156,21 +167,61 @@ class Store:
         From the files, since zarr's own listing warns about our records, which are no part of its hierarchy.
         """
         metas = sorted((self.path / folder).rglob("zarr.json"))
-        found = {m.parent.relative_to(self.path).as_posix() for m in metas if m.parent != self.path}
-        return sorted(p for p in found if isinstance(self.group[p], zarr.Array))
+        found = {m.parent.relative_to(self.path).as_posix(): m for m in metas if m.parent != self.path}
+        return sorted(path for path, meta in found.items() if self._is_array(path, meta))
+
+    def _is_array(self, path: str, meta: Path) -> bool:
+        # what cannot be told is taken for one: whoever opens it gets the error
+        told = self._known().get(f"{path}/zarr.json")
+        node = read_json(meta) if told is None else json.loads(told)
+        return not isinstance(node, dict) or node.get("node_type") != "group"
+
+    def has(self, path: str) -> bool:
+        """Whether the store has an array of that name, or should have it."""
+        return f"{path}/zarr.json" in self._known() or (self.path / path / "zarr.json").exists()
+
+    def _known(self) -> dict[str, str]:
+        # what metadata should say; an item may have been added since it was looked up
+        if not self._documents:
+            self._documents = known(self.path)
+        return self._documents
 
     def array(self, path: str) -> zarr.Array[Any]:
         """An array of the store.
 
-        Raises InputRefused where the store has none of that name.
+        Raises InputRefused where the store has none of that name, Damaged where its metadata is not what was written.
         """
+        if path not in self._arrays:
+            self._arrays[path] = self._open_array(path)
+        return self._arrays[path]
+
+    def _open_array(self, path: str) -> zarr.Array[Any]:
+        file = f"{path}/zarr.json"
+        if file not in self._documents:  # an item may have been added since
+            self._documents = known(self.path)
+        wanted = {file: self._documents[file]} if file in self._documents else {}
+        if next(differing(self.path, wanted), None) is not None:
+            raise self._metadata_damaged(path)
         try:
             found = self.group[path]
         except KeyError:
             raise InputRefused(f"{self.path}: has no array '{path}'") from None
+        except OSError as error:
+            raise cannot(self.path / file, "read", error) from error
+        except Exception as error:  # zarr raises many types for broken metadata
+            raise self._metadata_damaged(path) from error
         if not isinstance(found, zarr.Array):
             raise InputRefused(f"{self.path}: '{path}' is not an array")
+        if found.ndim == 0 or found.shape[0] > MAX_ROWS:
+            raise InputRefused(f"{self.path}: array {path} claims the shape {found.shape}; is it damaged?")
         return found
+
+    def _metadata_damaged(self, path: str) -> Damaged:
+        item = self._item_of(path)
+        command = with_output(item[1] if item else self.header["run"]["command"], self.path)
+        return Damaged(
+            f"{self.path}: {path}/zarr.json is not what was written; `{command}` writes it again and keeps what is done"
+        )
 
     def read(self, path: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Rows [start, stop) of an array.
@@ -224,7 +275,7 @@ class Store:
                 f"again, and what was added to it later: `{command} --force`"
             )
         patch = f"row {damage.row}"
-        if path != "patch_id" and "patch_id" in self.group:
+        if path != "patch_id" and self.has("patch_id"):
             with suppress(Damaged):
                 patch = f"patch {self.read('patch_id', damage.row, damage.row + 1)[0]} ({patch})"
         return Damaged(
@@ -246,7 +297,11 @@ def open_store(path: Path, schema: str, made_by: str) -> Store:
     if int(version) > known:
         raise InputRefused(f"{path}: schema {store.schema} is newer than this histoxai; upgrade it")
     if int(version) < known:
-        raise InputRefused(f"{path}: schema {store.schema} is of an older histoxai; run `histoxai {made_by}` again")
+        command = with_output(store.header["run"]["command"], path)
+        raise InputRefused(
+            f"{path}: schema {store.schema} is of an older histoxai, and this one reads {kind}/{known}; make it again: "
+            f"`{command} --force`"
+        )
     return store
 
 
@@ -262,7 +317,8 @@ def _valid(path: Path, header: Any) -> dict[str, Any]:
     wrong = wrong or [k for k, p in header["parents"].items() if not isinstance(p, dict) or "digest" not in p]
     if wrong or not re.fullmatch(r"\w+/\d+", header["schema"]) or not isinstance(header["run"].get("command"), str):
         raise InputRefused(
-            f"{path}: its zarr.json is damaged ({', '.join(wrong) or 'schema, run'}); make the store again"
+            f"{path}: its zarr.json is damaged ({', '.join(wrong) or 'schema, run'}); the command that made the store "
+            "writes it again"
         )
     return header
 

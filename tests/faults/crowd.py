@@ -7,7 +7,7 @@ the shim is loaded into it: a child can be told to die, or to be refused, at its
 from __future__ import annotations
 
 import ctypes
-import multiprocessing
+import multiprocessing.context
 import os
 import shutil
 import subprocess
@@ -15,10 +15,10 @@ import sys
 import tempfile
 from dataclasses import astuple, dataclass
 from functools import cache
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-_CONTEXT = multiprocessing.get_context("forkserver")
 _PRELOAD = [
     *("torch", "captum.attr", "lime.lime_image", "pytorch_grad_cam", "skimage.segmentation", "sklearn.linear_model"),
     *(f"histoxai.stages.{s}" for s in ("ingest", "augment", "masks", "explain", "score", "report", "predict")),
@@ -52,20 +52,27 @@ def shim() -> Path | None:
     return made
 
 
-def start(arguments: list[object], log: Path, arm: Arm | None = None) -> BaseProcess:
-    """Start a command; its stdout and stderr are appended to `log`."""
+@cache
+def context() -> multiprocessing.context.ForkServerContext:
+    """What starts children; its server runs from here on, with everything imported and the shim, if any, loaded."""
     os.environ["OMP_NUM_THREADS"] = "1"  # read when the server imports torch
-    _CONTEXT.set_forkserver_preload(_PRELOAD)
+    made = multiprocessing.get_context("forkserver")
+    made.set_forkserver_preload(_PRELOAD)
     library = shim()
     if library is not None:
-        os.environ["LD_PRELOAD"] = str(library)  # for the server, which the first process starts
+        os.environ["LD_PRELOAD"] = str(library)
     try:
-        environ = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
-        words = [*map(str, arguments), "--threads", "1"]
-        process = _CONTEXT.Process(target=_run, args=(words, str(log), environ, arm))
-        process.start()
+        forkserver.ensure_running()
     finally:
         os.environ.pop("LD_PRELOAD", None)
+    return made
+
+
+def start(arguments: list[object], log: Path, arm: Arm | None = None) -> BaseProcess:
+    """Start a command; its stdout and stderr are appended to `log`."""
+    words = [*map(str, arguments), "--threads", "1"]
+    process = context().Process(target=_run, args=(words, str(log), dict(os.environ), arm))
+    process.start()
     return process
 
 

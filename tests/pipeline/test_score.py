@@ -20,6 +20,7 @@ from histoxai.metrics.measures import ALL, DEGENERATE, FREE, MEASURES
 from histoxai.metrics.profiles import METRICS
 from histoxai.metrics.scores import AGREED
 from histoxai.store import tables
+from histoxai.store.metadata import seal_attributes
 from histoxai.store.patches import Patches
 from histoxai.store.shards import Store
 from tests.conftest import CLASSES, ROOT, Mini, array_files, done, run, write_diagset
@@ -241,14 +242,16 @@ def test_nothing_is_done_before_all_is_known_to_be_possible(mini: Mini, tmp_path
 def test_a_store_of_the_first_schema_is_made_again_with_force(mini: Mini, tmp_path: Path) -> None:
     done(*score(mini, tmp_path / "s"))
     meta = json.loads((tmp_path / "s/zarr.json").read_text())
-    meta["attributes"]["histoxai"]["schema"] = "scores/1"
+    attributes = meta["attributes"]
+    old = {k: v for k, v in attributes.pop("histoxai").items() if k != "checksum"} | {"schema": "scores/1"}
+    meta["attributes"] = seal_attributes(old, attributes)
     (tmp_path / "s/zarr.json").write_text(json.dumps(meta))
     refused = run(*score(mini, tmp_path / "s"))
     assert refused.code == 3
     assert "schema scores/1, this histoxai makes scores/3; --force to redo" in refused.err
     report = run("report", tmp_path / "s", "-o", tmp_path / "r", "--maps", mini.maps, "--masks", mini.masks)
     assert report.code == 3
-    assert "schema scores/1 is of an older histoxai; run `histoxai score` again" in report.err
+    assert "schema scores/1 is of an older histoxai, and this one reads scores/3; make it again" in report.err
     done(*score(mini, tmp_path / "s", "--force"))
     assert Store(tmp_path / "s").schema == "scores/3"
 

@@ -17,6 +17,7 @@ from histoxai import provenance
 from histoxai.errors import Damaged, HistoxaiError
 from histoxai.progress import Silent
 from histoxai.store.create import create_or_match
+from histoxai.store.records import sealed
 from histoxai.store.rows import LibraryRows, ShardRows, open_rows
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item, Store
@@ -121,8 +122,9 @@ def make(root: Path) -> Store:
     store = create_or_match(root / "s", header, index, [item])
     data = {s.path: values(s) for s in item.specs}
     fill(store, item, lambda a, b: {k: v[a:b] for k, v in data.items()}, Silent())
-    facts = json.loads((root / "s/_done/images/item.json").read_text())
-    (root / "s/_done/images/item.json").write_text(json.dumps(facts | {"command": "histoxai ingest x -o s"}))
+    place = root / "s/_done/images/item.json"
+    facts = {k: v for k, v in json.loads(place.read_text()).items() if k != "checksum"}
+    place.write_text(json.dumps(sealed(facts | {"command": "histoxai ingest x -o s"})))
     return store
 
 

@@ -1,0 +1,37 @@
+"""Words of others that a terminal, a list or a page can take: names come from files, and files from anybody."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+# control characters but tab and line feed, what turns the direction of a line, line and paragraph separators
+_UNSEEN = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_LONG = 1000  # characters without a space
+_WORD = re.compile(rf"\S{{{_LONG},}}")
+
+
+def printable(text: object) -> str:
+    """Text for messages and lists: what would steer a terminal as `\\x1b`, bytes that are no UTF-8 as `\\udcff`.
+
+    A line feed stays; a word of more than 1,000 characters is cut.
+    """
+    whole = str(text).encode("utf-8", "backslashreplace").decode()
+    return _WORD.sub(_cut, _UNSEEN.sub(_escaped, whole))
+
+
+def told(value: Any) -> Any:
+    """`printable` of every text in nested lists and dicts."""
+    if isinstance(value, dict):
+        return {told(k): told(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(told(v) for v in value)
+    return printable(value) if isinstance(value, str) else value
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
+
+
+def _cut(match: re.Match[str]) -> str:
+    return f"{match[0][:80]}... ({len(match[0]):,} characters)"
