@@ -58,4 +58,5 @@ def main() -> None:
         if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
         getattr(sys, name).reconfigure(errors="backslashreplace")  # names and signs that a locale lacks
+    os.environ.setdefault("TERM", "dumb")  # without one nobody knows how to move a cursor
     app(prog_name="histoxai")

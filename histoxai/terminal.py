@@ -29,11 +29,11 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from histoxai.errors import Interrupted, for_users
+from histoxai.errors import InputRefused, Interrupted, for_users
 from histoxai.places import mirror, shown, split
 from histoxai.progress import Progress, Silent
 from histoxai.signals import KEPT
-from histoxai.wording import printable, told
+from histoxai.wording import message, printable, told
 
 _PLAIN_EVERY = 5.0  # seconds between progress lines where stderr is no terminal
 
@@ -47,7 +47,7 @@ class Boundary(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            ctx.args = _to_mirrors(ctx.args)
+            ctx.args = _to_mirrors(_as_text(ctx.args))
             result = super().invoke(ctx)
             sys.stdout.flush()
             return result
@@ -64,6 +64,19 @@ class Boundary(TyperGroup):
                 raise
             _complain(str(ours))
             raise typer.Exit(ours.exit_code) from None
+
+
+def _as_text(words: list[str]) -> list[str]:
+    """The words; raises InputRefused for one that is not UTF-8, since commands go on record."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            remedy = "the name is not UTF-8; rename it (`convmv -f latin1 -t utf8`)"
+            if sys.getfilesystemencoding() != "utf-8":
+                remedy = f"names are {sys.getfilesystemencoding()} to this Python; set PYTHONUTF8=1"
+            raise InputRefused(f"{printable(word)}: {remedy}") from None
+    return words
 
 
 def _to_mirrors(words: list[str]) -> list[str]:
@@ -183,8 +196,8 @@ def _complain(message: str) -> None:
     )
 
 
-def _said(message: str) -> str:
-    return printable(shown(message))
+def _said(text: str) -> str:
+    return message(shown(text))
 
 
 class _Lines(Silent):

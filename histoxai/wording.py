@@ -12,12 +12,19 @@ _WORD = re.compile(rf"\S{{{_LONG},}}")
 
 
 def printable(text: object) -> str:
-    """Text for messages and lists: what would steer a terminal as `\\x1b`, bytes that are no UTF-8 as `\\udcff`.
+    """Text for messages and lists: what would steer a terminal as `\\x1b`, bytes that are no UTF-8 as `\\udcff`."""
+    return _UNSEEN.sub(_escaped, str(text).encode("utf-8", "backslashreplace").decode())
 
-    A line feed stays; a word of more than 1,000 characters is cut.
-    """
-    whole = str(text).encode("utf-8", "backslashreplace").decode()
-    return _WORD.sub(_cut, _UNSEEN.sub(_escaped, whole))
+
+def message(text: str) -> str:
+    """`printable` of a whole message: commands in it, between backticks, can be pasted; other long words are cut."""
+    parts = text.split("`")
+    for k, part in enumerate(parts):
+        if k % 2 and k < len(parts) - 1:  # shlex has such characters in single quotes
+            parts[k] = printable(_UNSEEN.sub(lambda match: f"'$'{_escaped(match)}''", part))
+        else:
+            parts[k] = _WORD.sub(_cut, printable(part))
+    return "`".join(parts)
 
 
 def told(value: Any) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benches.explain import bench_bf16, bench_explain, bench_explain_memory, bench_resnet18
 from benches.ingest import bench_ingest
+from benches.long import bench_long
 from benches.malloc import bench_malloc
 from benches.read import bench_read
 from benches.report import bench_report
@@ -19,6 +20,7 @@ from benches.workers import bench_memory, bench_workers
 
 BENCHES = {
     "ingest": bench_ingest,
+    "long": bench_long,
     "malloc": bench_malloc,
     "read": bench_read,
     "report": bench_report,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -145,6 +147,11 @@ def real_data() -> Path:
     if not path or not Path(path).is_dir():
         pytest.skip("HISTOXAI_TEST_DATA names no folder of real H&E images (CI sets it)")
     return Path(path)
+
+
+def without_seal(path: Path) -> dict[str, Any]:
+    """A JSON file of ours as one may change it: without its checksum."""
+    return {k: v for k, v in json.loads(path.read_text()).items() if k != "checksum"}
 
 
 def array_files(root: Path) -> dict[str, bytes]:

@@ -20,6 +20,7 @@ from histoxai.errors import InputRefused, UsageError
 from histoxai.models.normalise import Normalised
 from histoxai.models.runs import RUN, SCHEMA, WEIGHTS, Run
 from histoxai.store.files import write_atomically, write_json
+from histoxai.store.records import sealed
 
 
 def load_model(run: Run, device: torch.device) -> nn.Module:
@@ -74,7 +75,7 @@ def finish(path: Path, facts: dict[str, Any], model: nn.Module) -> Run:
     size = (path / WEIGHTS).stat().st_size
     weights = {"file": WEIGHTS, "bytes": size, "checksum": provenance.file_checksum(path / WEIGHTS)}
     facts = {"schema": SCHEMA, **facts, "weights": weights}
-    write_json(path / RUN, provenance.plain(facts))
+    write_json(path / RUN, sealed(provenance.plain(facts)))
     return Run(path, json.loads((path / RUN).read_bytes()))
 
 

@@ -21,6 +21,7 @@ from histoxai import provenance
 from histoxai.models.checkpoint import save_tensors
 from histoxai.progress import Progress
 from histoxai.store.files import sweep, write_json
+from histoxai.store.records import holds, sealed
 
 Tensors = dict[str, torch.Tensor]
 KEPT = 2
@@ -74,7 +75,7 @@ class Checkpoints:
                 self._whole = (place.stem, *self.load(place.stem))
                 found = place.stem
                 break
-            except (FileNotFoundError, ValueError, TypeError, KeyError) as error:
+            except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                 why = (str(error).splitlines() or [type(error).__name__])[0]
                 progress.warn(f"{place}: this checkpoint is torn and not loaded ({why}); going back to the one before")
                 # out of the way of later ones, and not lost
@@ -95,7 +96,11 @@ class Checkpoints:
             self._whole = None
             return state, tensors
         saved = json.loads((self.folder / f"{name}.json").read_bytes())
+        if not holds(saved):
+            raise ValueError("fails its checksum")
         state = State(**saved["state"])
+        if len({frozenset(epoch) for epoch in state.history}) > 1:
+            raise ValueError("its epochs have other columns than each other")
         tensors = _read(self.folder, saved["tensors"])
         self._best, self.best = saved["best"], _read(self.folder, saved["best"]) if saved["best"] else {}
         return state, tensors
@@ -122,7 +127,7 @@ class Checkpoints:
         facts = {**asdict(state), "best": best}
         if best is None:
             del facts["best"]  # infinity is no JSON
-        write_json(self.folder / f"{name}.json", {"state": facts, "tensors": written, "best": self._best})
+        write_json(self.folder / f"{name}.json", sealed({"state": facts, "tensors": written, "best": self._best}))
         self._remove_old()
         self._saved = time.monotonic()
         self._took = self._saved - started

@@ -13,6 +13,7 @@ from typing import Any
 from histoxai import provenance
 from histoxai.errors import InputRefused, SettingsDiffer
 from histoxai.store.files import read_json
+from histoxai.store.records import holds
 
 SCHEMA = "run/1"
 WEIGHTS = "weights.safetensors"
@@ -58,6 +59,8 @@ def open_run(path: Path, kind: str | None = None) -> Run:
         raise InputRefused(f"{path}: no such run folder; make it with `histoxai {command}`")
     facts = read_json(path / RUN)
     if isinstance(facts, dict) and facts.get("schema") == SCHEMA:
+        if not holds(facts):
+            raise InputRefused(f"{path / RUN}: is not what was written (its checksum differs); train again")
         if wrong := [k for k, t in _KINDS.items() if not isinstance(facts.get(k), t)]:
             raise InputRefused(f"{path / RUN}: is damaged ({', '.join(wrong)}); train again")
     else:

@@ -35,6 +35,7 @@ from histoxai.store.files import (
     write_json,
     write_new,
 )
+from histoxai.store.kept import PART
 from histoxai.store.metadata import differing, documents, is_sealed, known, read_documents, seal_attributes
 from histoxai.store.records import (
     DONE,
@@ -69,6 +70,8 @@ def create_or_match(
     InputRefused where `path` holds something else.
     """
     items = list(items)
+    if path.is_symlink() and (force or not path.exists()):  # made where it points to
+        path = path.resolve()
     sweep([path.parent])
     header = {**header, "items": [item.name for item in items]}
     if force and path.exists():
@@ -76,6 +79,7 @@ def create_or_match(
     if not path.exists() or _is_begun(path):
         # on storage items are added one by one below: what claims a place there is one file, not a whole folder
         _create(path, header, index, [] if is_mirror(path) else items, attrs or {})
+    _require_no_links(path)
     _mend_root(path, header, attrs or {})
     store = match(path, header, items)
     _write_metadata(path, "index", [spec for spec, _ in index_specs(index)])
@@ -84,6 +88,15 @@ def create_or_match(
     for item in items:
         add_item(store, item)
     return store
+
+
+def _require_no_links(path: Path) -> None:
+    # what says what is done, and what is kept, lies in the store itself
+    for folder in (path / DONE, path / PART):
+        inner = folder.iterdir() if folder.is_dir() else []
+        for place in (folder, *inner):
+            if place.is_symlink():
+                raise InputRefused(f"{place}: is a link; nothing is written through links in a store")
 
 
 def _is_begun(path: Path) -> bool:
@@ -118,7 +131,7 @@ def _mend_index(store: Store, index: dict[str, np.ndarray], attrs: dict[str, Any
             f"{store.path}: neither its zarr.json nor its index's record holds; `{run_facts()['command']} --force` "
             "makes the store again"
         )
-    _write_index_record(store.path, index, store.header, attrs)
+    _write_index_record(store.path, index, store.header, attrs, "checksum" in store.header)
 
 
 def match(path: Path, header: dict[str, Any], items: Iterable[Item]) -> Store:
@@ -209,13 +222,13 @@ def _write_metadata(root: Path, name: str, specs: Sequence[ArraySpec]) -> None:
 
     Only in places that are the item's: facts from elsewhere cannot name others.
     """
-    facts, ours = known(root, [name]), documents(specs)
+    ours = documents(specs)
+    facts = {path: text for path, text in known(root, [name]).items() if path in ours}
     if not facts:  # of an item from before its metadata was part of its facts
         facts = {path: text for path, text in ours.items() if not (root / path).exists()}
     for path in differing(root, facts):
-        if path in ours:
-            require_inside(root, root / path)
-            write_atomically(root / path, facts[path].encode())
+        require_inside(root, root / path)
+        write_atomically(root / path, facts[path].encode())
 
 
 def _check_item(store: Store, item: Item) -> bool:
@@ -236,7 +249,7 @@ def _create(
         zarr.open_group(temporary, mode="w-", attributes=seal_attributes(plain(header), plain(attrs)))
         for spec, data in index_specs(index):
             spec.create(temporary)[...] = data
-        _write_index_record(temporary, index, header, attrs)
+        _write_index_record(temporary, index, header, attrs, True)
         for item in items:
             facts = _meta(header, item)
             for place, text in facts["metadata"].items():
@@ -269,7 +282,7 @@ def _is_of(data: bytes, header: dict[str, Any]) -> bool:
 
 
 def _write_index_record(
-    root: Path, index: dict[str, np.ndarray], header: dict[str, Any], attrs: dict[str, Any]
+    root: Path, index: dict[str, np.ndarray], header: dict[str, Any], attrs: dict[str, Any], is_root_sealed: bool
 ) -> None:
     files = []
     for spec, _ in index_specs(index):
@@ -279,7 +292,7 @@ def _write_index_record(
         if size is not None:
             files[-1]["checksum"] = checksum_of(file)
     texts = read_documents(root, [spec.path for spec, _ in index_specs(index)])
-    facts = {"fingerprint": _index_mark(header, attrs), "files": files, "metadata": texts, "sealed": True}
+    facts = {"fingerprint": _index_mark(header, attrs), "files": files, "metadata": texts, "sealed": is_root_sealed}
     write_json(record_path(root, "index", 0), sealed(facts))
 
 

@@ -107,9 +107,15 @@ def write_here(path: Path, data: bytes, durable: bool = True) -> None:
 
 def require_inside(root: Path, path: Path) -> None:
     """Raise InputRefused where a link in a store leads out of it: a store from elsewhere may not say where we write."""
-    home, place = os.path.realpath(root), os.path.realpath(path.parent)
-    if place != home and not place.startswith(home + os.sep):
+    if leads_out(root, path.parent):
+        place = os.path.realpath(path.parent)
         raise InputRefused(f"{path}: a link in the store leads to {place}, out of it; nothing is written there")
+
+
+def leads_out(root: Path, folder: Path) -> bool:
+    """Whether a folder below a root lies elsewhere in truth."""
+    home, place = os.path.realpath(root), os.path.realpath(folder)
+    return place != home and not place.startswith(home + os.sep)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from histoxai.errors import HistoxaiError
 from histoxai.provenance import checksum
-from histoxai.store.files import write_atomically
+from histoxai.store.files import leads_out, require_inside, write_atomically
 
 PART = "_part"
 # Seconds of work that a kill may cost; a signal costs the running piece only.
@@ -35,6 +35,8 @@ def part_folder(root: Path, name: str, shard: int) -> Path:
 def forget(root: Path, name: str, shard: int) -> None:
     """Remove a shard's pieces once it is done, and the folders above where they are empty."""
     folder = part_folder(root, name, shard)
+    if leads_out(root, folder):
+        return
     shutil.rmtree(folder, ignore_errors=True)
     for above in (folder.parent, folder.parent.parent):
         with contextlib.suppress(OSError):
@@ -88,6 +90,7 @@ class Kept:
             np.savez(body, seconds=np.array(seconds), **arrays)  # type: ignore[arg-type]
             data = body.getvalue()
             path = part_folder(self._root, self._name, self._shard) / f"{start}-{stop}.part"
+            require_inside(self._root, path)
             # A torn file shows by its checksum and costs what it holds; a sync would cost more every time.
             write_atomically(path, self._head(path, data).encode() + data, durable=False)
         self._since = now

@@ -8,6 +8,7 @@ is written anew by the command that made it.
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,10 @@ def known(root: Path, names: Iterable[str] | None = None) -> dict[str, str]:
 def differing(root: Path, wanted: Mapping[str, str]) -> Iterator[str]:
     """Those of these documents that are missing or say something else."""
     for path, text in wanted.items():
+        data = text.encode()
         try:
-            if (root / path).read_bytes() == text.encode():
+            found = (root / path).stat()
+            if stat.S_ISREG(found.st_mode) and found.st_size == len(data) and (root / path).read_bytes() == data:
                 continue
         except OSError:
             pass

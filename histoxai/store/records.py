@@ -5,6 +5,7 @@ Done is a record, never a file's presence: an all-fill shard has no file at all,
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
@@ -35,7 +36,7 @@ def read_item(root: Path, name: str) -> dict[str, Any] | None:
     kinds = {"what": dict, "fingerprint": str, "rows": int, "shard": int, "arrays": list, "command": str}
     if not isinstance(facts, dict) or not all(isinstance(facts.get(k), t) for k, t in kinds.items()):
         return None
-    if not _holds(facts) or ("metadata" in facts) != ("checksum" in facts):
+    if not _is_guarded(facts):
         return None
     return facts if 0 < facts["rows"] <= MAX_ROWS and facts["shard"] > 0 else None
 
@@ -49,6 +50,16 @@ def read_record(root: Path, name: str, shard: int) -> dict[str, Any] | None:
 def sealed(record: dict[str, Any]) -> dict[str, Any]:
     """A record with the checksum of all else in it: a flipped bit must not make it say something else."""
     return {**record, "checksum": checksum(canonical(record))}
+
+
+def holds(facts: dict[str, Any]) -> bool:
+    """Whether a seal is right; what earlier versions wrote has none."""
+    if "checksum" not in facts:
+        return True
+    try:
+        return facts == sealed({k: v for k, v in facts.items() if k != "checksum"})
+    except (ValueError, RecursionError):  # NaN, say, which we never write
+        return False
 
 
 def read_records(root: Path, name: str) -> dict[int, dict[str, Any]]:
@@ -100,9 +111,10 @@ def size_of(path: Path) -> int | None:
     if remote.is_there(path):
         return remote.size(path)
     try:
-        return path.stat().st_size
+        found = path.stat()
     except OSError:
         return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None  # a device or a pipe has no end
 
 
 def checksum_of(path: Path) -> str | None:
@@ -113,21 +125,28 @@ def checksum_of(path: Path) -> str | None:
         return None
 
 
+def is_name(name: Any) -> bool:
+    """Whether a value is a name that an item may have: one part of a path."""
+    return isinstance(name, str) and _is_inside(name) and "/" not in name
+
+
+def _is_inside(path: Any) -> bool:
+    return isinstance(path, str) and not path.startswith("/") and not {"..", ""} & set(path.split("/"))
+
+
+def _is_guarded(facts: dict[str, Any]) -> bool:
+    # what has metadata has a seal, and it is right
+    texts = facts.get("metadata", {})
+    if not isinstance(texts, dict) or not all(_is_inside(k) and isinstance(v, str) for k, v in texts.items()):
+        return False
+    return holds(facts) and ("checksum" in facts or not ({"metadata", "sealed"} & facts.keys()))
+
+
 def _is_valid(record: dict[str, Any]) -> bool:
     files = record.get("files")
     return (
-        _holds(record)
+        _is_guarded(record)
         and isinstance(record.get("fingerprint"), str)
         and isinstance(files, list)
-        and all(isinstance(f, dict) and isinstance(f.get("path"), str) for f in files)
+        and all(isinstance(f, dict) and _is_inside(f.get("path")) for f in files)
     )
-
-
-def _holds(facts: dict[str, Any]) -> bool:
-    # whether the seal is right; what earlier versions wrote has none
-    if "checksum" not in facts:
-        return True
-    try:
-        return facts == sealed({k: v for k, v in facts.items() if k != "checksum"})
-    except (ValueError, RecursionError):  # NaN, say, which we never write
-        return False

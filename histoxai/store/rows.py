@@ -202,7 +202,7 @@ class _File:
             self._far = remote.Ranges(path)
             self._size = self._far.size
         else:
-            self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not hang
             self._size = os.fstat(self._handle).st_size
         if layout.sharded:
             self._offsets = self._index()

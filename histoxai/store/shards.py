@@ -20,13 +20,23 @@ import numpy as np
 import zarr
 
 from histoxai import resources
-from histoxai.errors import Damaged, HistoxaiError, InputRefused
+from histoxai.errors import Damaged, HistoxaiError, Incomplete, InputRefused
 from histoxai.places import is_mirror
 from histoxai.provenance import NUMERICS_VERSION, checksum, fingerprint, plain, versions
 from histoxai.store import mirror
 from histoxai.store.files import cannot, read_json, remove, require_inside, write_atomically, write_json
 from histoxai.store.metadata import differing, is_sealed, known
-from histoxai.store.records import MAX_ROWS, digest, is_done, item_names, read_item, read_record, record_path, sealed
+from histoxai.store.records import (
+    MAX_ROWS,
+    digest,
+    is_done,
+    is_name,
+    item_names,
+    read_item,
+    read_record,
+    record_path,
+    sealed,
+)
 from histoxai.store.rows import ChunkDamaged, Rows, open_rows
 from histoxai.store.schema import VERSIONS, ArraySpec, open_group
 from histoxai.store.state import completeness, remake_command, require_complete, with_output
@@ -69,6 +79,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._stamp = _stamp(path)  # before anything is read
         self.group = open_group(path)
         self.header: dict[str, Any] = _valid(path, self.group.attrs["histoxai"])
         index = read_record(path, "index", 0)
@@ -79,6 +90,7 @@ class Store:
         self._rows: dict[str, Rows] = {}
         self._documents: dict[str, str] = {}
         self._arrays: dict[str, zarr.Array[Any]] = {}
+        self._require_not_replaced()
 
     @property
     def schema(self) -> str:
@@ -168,12 +180,17 @@ class Store:
         """
         metas = sorted((self.path / folder).rglob("zarr.json"))
         found = {m.parent.relative_to(self.path).as_posix(): m for m in metas if m.parent != self.path}
+        lost = (name.rpartition("/")[0] for name in self._known())
+        found |= {path: self.path / path / "zarr.json" for path in lost if path.startswith(folder)}
         return sorted(path for path, meta in found.items() if self._is_array(path, meta))
 
     def _is_array(self, path: str, meta: Path) -> bool:
         # what cannot be told is taken for one: whoever opens it gets the error
         told = self._known().get(f"{path}/zarr.json")
-        node = read_json(meta) if told is None else json.loads(told)
+        try:
+            node = read_json(meta) if told is None else json.loads(told)
+        except (ValueError, RecursionError):
+            return True
         return not isinstance(node, dict) or node.get("node_type") != "group"
 
     def has(self, path: str) -> bool:
@@ -200,6 +217,8 @@ class Store:
         if file not in self._documents:  # an item may have been added since
             self._documents = known(self.path)
         wanted = {file: self._documents[file]} if file in self._documents else {}
+        if wanted and not (self.path / file).exists():
+            raise Incomplete(f"{self.path}: {file} is not there; {self._mended(path)}")
         if next(differing(self.path, wanted), None) is not None:
             raise self._metadata_damaged(path)
         try:
@@ -217,11 +236,12 @@ class Store:
         return found
 
     def _metadata_damaged(self, path: str) -> Damaged:
+        return Damaged(f"{self.path}: {path}/zarr.json is not what was written; {self._mended(path)}")
+
+    def _mended(self, path: str) -> str:
         item = self._item_of(path)
         command = with_output(item[1] if item else self.header["run"]["command"], self.path)
-        return Damaged(
-            f"{self.path}: {path}/zarr.json is not what was written; `{command}` writes it again and keeps what is done"
-        )
+        return f"`{command}` writes it again and keeps what is done"
 
     def read(self, path: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Rows [start, stop) of an array.
@@ -243,11 +263,19 @@ class Store:
         try:
             found = self._rows[path].take(np.asarray(rows, np.int64))
         except ChunkDamaged as damage:
+            self._require_not_replaced()
             raise self._damaged(path, damage) from None
         except OSError as error:
+            self._require_not_replaced()
             raise cannot(self.path / path, "read", error) from error
+        self._require_not_replaced()
         # Text comes as numpy's StringDType or as objects, by numpy's version; plain str arrays for all.
         return np.array(found.tolist(), str).reshape(found.shape) if found.dtype.kind in "TO" else found
+
+    def _require_not_replaced(self) -> None:
+        # shards of two stores in one result would be nobody's numbers; after each read, which is then of the old one
+        if self._stamp != _stamp(self.path):
+            raise HistoxaiError(f"{self.path}: was made again, or removed, while it was read; run the command again")
 
     def _item_of(self, path: str) -> tuple[str, str] | None:
         # the item that an array belongs to and its command; None for ids and labels, which come with the store
@@ -284,6 +312,17 @@ class Store:
         )
 
 
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    # of the root's `zarr.json`, which a store that is made again has anew; None on storage, where it is fetched anew
+    if is_mirror(path):
+        return None
+    try:
+        found = (path / "zarr.json").stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
+
+
 def open_store(path: Path, schema: str, made_by: str) -> Store:
     """Open an input store of a given kind (`patches`, `masks`, ...).
 
@@ -314,6 +353,8 @@ def _valid(path: Path, header: Any) -> dict[str, Any]:
     header = plain(dict(header)) if isinstance(header, Mapping) else {}
     kinds = {"schema": str, "settings": dict, "parents": dict, "run": dict}
     wrong = [k for k, t in kinds.items() if not isinstance(header.get(k), t)]
+    names = header.get("items", [])
+    wrong = wrong or ([] if isinstance(names, list) and all(map(is_name, names)) else ["items"])
     wrong = wrong or [k for k, p in header["parents"].items() if not isinstance(p, dict) or "digest" not in p]
     if wrong or not re.fullmatch(r"\w+/\d+", header["schema"]) or not isinstance(header["run"].get("command"), str):
         raise InputRefused(

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from histoxai.errors import Incomplete
-from histoxai.places import shown
-from histoxai.store.records import bad_files, is_done, item_names, read_item, read_records
+from histoxai.errors import Damaged, Incomplete
+from histoxai.places import is_mirror, shown
+from histoxai.store.records import bad_files, is_done, item_names, read_item, read_record, read_records
 
 # Verbs that take `--shard`, and those that can look at what is done.
 _SHARDED = ("ingest", "masks", "predict", "explain")
@@ -76,10 +76,18 @@ def gaps_text(root: Path, name: str, missing: Sequence[int], command: str) -> st
 
 
 def require_complete(root: Path, header: Mapping[str, Any], names: Sequence[str] | None = None) -> None:
-    """Raise Incomplete for the first item, of these names, with gaps; says which command fills them."""
+    """Raise Incomplete for the first item, of these names, with gaps; says which command fills them.
+
+    Damaged where ids, labels or splits are not those that were written.
+    """
     for name, state in completeness(root, header).items():
         if state["missing"] and (names is None or name in names):
             raise Incomplete(gaps_text(root, name, state["missing"], state["command"]))
+    # ids, labels and splits are small, and what people change by hand
+    record = None if is_mirror(root) else read_record(root, "index", 0)
+    if record is not None and (changed := next(bad_files(root, record, True), None)):
+        command = with_output(str(header["run"]["command"]), root)
+        raise Damaged(f"{root}: {changed} was changed after it was written; make the store again: `{command} --force`")
 
 
 def rows_done(state: Mapping[str, Any]) -> np.ndarray:

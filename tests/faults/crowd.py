@@ -6,6 +6,7 @@ the shim is loaded into it: a child can be told to die, or to be refused, at its
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import multiprocessing.context
 import os
@@ -47,6 +48,7 @@ def shim() -> Path | None:
     if compiler is None:
         return None
     made = Path(tempfile.mkdtemp(prefix="histoxai-shim")) / "shim.so"
+    atexit.register(shutil.rmtree, made.parent, ignore_errors=True)
     source = Path(__file__).with_name("shim.c")
     subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-w", "-o", made, source, "-ldl"], check=True)
     return made

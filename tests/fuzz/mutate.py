@@ -9,6 +9,8 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from histoxai.store.records import sealed
+
 NUMBERS = (0, 1, -1, 2, 127, 128, 255, 256, 32767, 65535, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1, 10**12)
 ODD_NUMBERS = (
     *map(str, NUMBERS),
@@ -69,6 +71,15 @@ def mutate(data: bytes, rng: random.Random, others: Sequence[bytes] = ()) -> byt
 
 def _is_text(data: bytes) -> bool:
     return bool(data) and b"\0" not in data[:4096] and sum(b < 9 for b in data[:4096]) == 0
+
+
+def resealed(data: bytes) -> bytes:
+    """JSON with its checksum renewed, as somebody does who means harm; anything else as it is."""
+    try:
+        value = json.loads(data)
+        return json.dumps(sealed({k: v for k, v in value.items() if k != "checksum"})).encode()
+    except (ValueError, RecursionError, AttributeError):
+        return data
 
 
 # ---- bytes

@@ -31,7 +31,7 @@ class Target:
 
     make: writes good files into a folder. files: patterns below it of those that are changed. command: what reads
     them, of the folder and the output. same: the files are ours and checked: unless the command ends with an error,
-    what it leaves may not depend on the change. weight: of all cases.
+    what it leaves may not depend on the change; compared: names of the files that count. weight: of all cases.
     """
 
     make: Callable[[Path, Mini], None]
@@ -39,6 +39,7 @@ class Target:
     command: Callable[[Path, Path], list[object]]
     same: bool = False
     weight: float = 1.0
+    compared: str = "*"
 
 
 def ingest(*flags: object, source: str = "") -> Callable[[Path, Path], list[object]]:
@@ -169,12 +170,10 @@ def _runs(place: Path, mini: Mini) -> None:
 def _stopped(place: Path, mini: Mini) -> None:
     (place / "source").symlink_to(mini.balanced)
     with mock.patch("histoxai.models.training.forget"):  # leaves what a stop after the last epoch would have left
-        done(*TRAINING(place, place / "run"))
-    for left in (place / "run").iterdir():
+        done(*TRAINING(place, place / "out"), "--checkpoint-minutes", 0)
+    for left in (place / "out").iterdir():
         if left.name != "last":
             shutil.rmtree(left) if left.is_dir() else left.unlink()
-    for path in (place / "run/last").glob("*.safetensors"):
-        path.rename(path)
 
 
 def TRAINING(place: Path, out: Path) -> list[object]:
@@ -215,19 +214,33 @@ MODELS: dict[str, Target] = {
         _weights,
         ("w.safetensors",),
         lambda place, out: [*TRAINING(place, out), "--epochs", 1, "--weights", place / "w.safetensors"],
+        weight=0.3,
     ),
     "pth": Target(
-        _weights, ("w.pth",), lambda place, out: [*TRAINING(place, out), "--epochs", 1, "--weights", place / "w.pth"]
+        _weights,
+        ("w.pth",),
+        lambda place, out: [*TRAINING(place, out), "--epochs", 1, "--weights", place / "w.pth"],
+        weight=0.3,
     ),
     "classifier": Target(
         _runs,
         ("cls/*",),
         lambda place, out: ["predict", place / "source", "--model", place / "cls", "-o", out, "--quiet"],
+        weight=0.5,
+    ),
+    "checkpoint": Target(
+        _stopped,
+        ("out/last/*",),
+        lambda place, out: TRAINING(place, out),
+        same=True,
+        weight=0.4,
+        compared="weights.safetensors",
     ),
     "segmenter": Target(
         _runs,
         ("seg/*",),
         lambda place, out: ["masks", place / "source", "--model", place / "seg", "-o", out, "--quiet"],
+        weight=0.5,
     ),
 }
 
@@ -282,8 +295,11 @@ STORES: dict[str, Target] = {
             *("score", place / "maps.zarr", "--masks", place / "masks.zarr", "-o", place / "scores.zarr", "--json")
         ],
         same=True,
+        weight=0.7,
     ),
-    "resume": Target(_half, ("out/**/*",), lambda place, out: [*EXPLAIN(place, out), "--verify"], same=True),
+    "resume": Target(
+        _half, ("out/**/*",), lambda place, out: [*EXPLAIN(place, out), "--verify"], same=True, weight=0.5
+    ),
     "info": Target(
         _stores,
         ("patches.zarr/**/*", "maps.zarr/**/*", "scores.zarr/**/*"),

@@ -18,7 +18,7 @@ import pytest
 from histoxai.models.batches import Source
 from histoxai.store.patches import Patches
 from histoxai.store.shards import Store
-from tests.conftest import CLASSES, FAST, SEG, Mini, array_files, done, run, write_diagset
+from tests.conftest import CLASSES, FAST, SEG, Mini, array_files, done, run, without_seal, write_diagset
 
 EXPLAIN = [*FAST, "--shard-size", "4"]
 
@@ -283,7 +283,7 @@ def test_wrong_inputs_are_refused(mini: Mini, tmp_path: Path) -> None:
 
 def test_a_run_folder_for_other_classes_or_sizes_is_refused(mini: Mini, tmp_path: Path) -> None:
     cls = shutil.copytree(mini.cls, tmp_path / "cls")
-    facts = json.loads((cls / "run.json").read_text())
+    facts = without_seal(cls / "run.json")
     for key, value, words in (
         ("classes", ["A", "N", "R5"], "trained for the classes A, N, R5"),
         ("size", [96, 96], "trained on patches of 96 x 96 px"),
@@ -380,7 +380,7 @@ def test_spoiled_metadata_is_refused(mini: Mini, tmp_path: Path) -> None:
     (store / "zarr.json").write_text("{")
     assert run("info", store).code == 3
     cls = shutil.copytree(mini.cls, tmp_path / "cls")
-    facts = json.loads((cls / "run.json").read_text())
+    facts = without_seal(cls / "run.json")
     for wrong in ([], {"kind": 3}, {**facts, "size": "64"}, {**facts, "weights": None}):
         (cls / "run.json").write_text(json.dumps(wrong))
         for command in (["info", cls], ["explain", mini.balanced, "--model", cls, "-o", tmp_path / "o"]):

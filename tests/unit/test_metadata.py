@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -11,16 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from histoxai.errors import Damaged, HistoxaiError, InputRefused
+from histoxai.errors import Damaged, HistoxaiError, Incomplete, InputRefused
 from histoxai.progress import Silent
 from histoxai.provenance import header
+from histoxai.store import shards
 from histoxai.store.create import create_or_match
-from histoxai.store.metadata import documents
+from histoxai.store.kept import forget
+from histoxai.store.metadata import documents, seal_attributes
 from histoxai.store.records import read_item, sealed
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item, Store
 from histoxai.store.work import fill
-from tests.conftest import Mini, array_files, done, run
+from tests.conftest import Mini, array_files, done, run, without_seal
 
 ROWS, SHARD = 7, 4
 SPECS = (ArraySpec("a/x", (ROWS, 300), np.float32, SHARD, float("nan")), ArraySpec("y", (ROWS,), np.int16, SHARD))
@@ -140,6 +143,136 @@ def test_a_link_in_a_store_is_not_written_through(tmp_path: Path) -> None:
     assert store.missing(item) == [1]
 
 
+@pytest.mark.parametrize("place", ["_part", "_part/things", "_done", "_done/things"])
+def test_a_link_where_the_work_is_kept_is_refused(tmp_path: Path, place: str) -> None:
+    whole(tmp_path / "s")
+    (tmp_path / "elsewhere/things/0").mkdir(parents=True)
+    (tmp_path / "elsewhere/things/0/precious").touch()
+    link = tmp_path / "s" / place
+    if link.exists():
+        shutil.rmtree(link)
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(tmp_path / "elsewhere" / Path(place).relative_to(place.split("/")[0]))
+    if place.startswith("_part"):
+        forget(tmp_path / "s", "things", 0)
+    with pytest.raises(InputRefused, match="is a link; nothing is written through links"):
+        opened(tmp_path / "s")
+    assert [p.name for p in (tmp_path / "elsewhere").rglob("*")] == ["things", "0", "precious"]
+
+
+def test_force_on_a_link_makes_the_store_where_it_points_to(tmp_path: Path) -> None:
+    whole(tmp_path / "real")
+    (tmp_path / "link").symlink_to("real")
+    made = header("patches/2", {"k": 2}, 0, {"source": {"path": "x", "digest": "d"}})
+    create_or_match(tmp_path / "link", made, INDEX, [Item("things", SPECS)], attrs=ATTRS, force=True)
+    assert (tmp_path / "link").is_symlink()
+    assert Store(tmp_path / "real").header["settings"] == {"k": 2}
+
+
+def edit_record(root: Path, **facts: Any) -> None:
+    path = root / "_done/index/0.json"
+    path.write_text(json.dumps(sealed({**without_seal(path), **facts})))
+
+
+def test_records_name_nothing_outside_and_nothing_without_an_end(tmp_path: Path) -> None:
+    whole(tmp_path / "s")
+    good = (tmp_path / "s/_done/index/0.json").read_bytes()
+    for path in ("/dev/zero", "../x", "a//b", ""):
+        edit_record(tmp_path / "s", files=[{"path": path, "size": 0, "checksum": "x"}])
+        with pytest.raises(Incomplete):
+            Store(tmp_path / "s").require_complete()
+    (tmp_path / "s/_done/index/0.json").write_bytes(good)
+    (tmp_path / "s/y/zarr.json").unlink()
+    os.mkfifo(tmp_path / "s/y/zarr.json")
+    with pytest.raises(Damaged, match=r"y/zarr\.json"):
+        Store(tmp_path / "s").read("y")
+    (tmp_path / "s/y/zarr.json").unlink()
+    opened(tmp_path / "s")
+    (tmp_path / "s/y/c/0").unlink()
+    os.mkfifo(tmp_path / "s/y/c/0")
+    with pytest.raises(HistoxaiError, match="y"):
+        Store(tmp_path / "s").read("y")
+
+
+@pytest.mark.parametrize("bad", [5, {"y/zarr.json": 5}, {"../y": "x"}, {"y/zarr.json": "{"}])
+def test_facts_of_the_wrong_kind_are_no_tracebacks(tmp_path: Path, bad: Any) -> None:
+    whole(tmp_path / "s")
+    edit_item(tmp_path / "s", metadata=bad)
+    store = Store(tmp_path / "s")
+    assert {"row", "patch_id", "a/x", "y"} <= set(store.arrays())
+    store.completeness(verify=True)
+    opened(tmp_path / "s")
+
+
+def test_items_that_are_no_names(tmp_path: Path) -> None:
+    for names in (5, ["../x"], ["a/b"], [3]):
+        shutil.rmtree(tmp_path / "s", ignore_errors=True)
+        whole(tmp_path / "s")
+        meta = json.loads((tmp_path / "s/zarr.json").read_text())
+        old = {k: v for k, v in meta["attributes"].pop("histoxai").items() if k != "checksum"} | {"items": names}
+        meta["attributes"] = seal_attributes(old, meta["attributes"])
+        (tmp_path / "s/zarr.json").write_text(json.dumps(meta))
+        with pytest.raises(InputRefused, match=r"zarr\.json is damaged \(items\)"):
+            Store(tmp_path / "s")
+
+
+def test_a_seal_cannot_be_switched_off_by_a_letter(tmp_path: Path) -> None:
+    whole(tmp_path / "s")
+    for name in ("_done/index/0.json", "_done/things/item.json"):
+        path = tmp_path / "s" / name
+        path.write_text(path.read_text().replace('"checksum": "', '"checksun": "'))
+    assert Store(tmp_path / "s").completeness()["index"]["missing"] == [0]
+    assert read_item(tmp_path / "s", "things") is None
+
+
+def without_seals(root: Path) -> None:
+    """A store as earlier versions wrote it."""
+    for name in ("_done/index/0.json", "_done/things/item.json"):
+        facts = without_seal(root / name)
+        for key in ("metadata", "sealed"):
+            facts.pop(key, None)
+        (root / name).write_text(json.dumps(facts))
+    meta = json.loads((root / "zarr.json").read_text())
+    del meta["attributes"]["histoxai"]["checksum"]
+    (root / "zarr.json").write_text(json.dumps(meta))
+
+
+def test_a_store_from_before_seals_stays_readable_when_its_record_is_mended(tmp_path: Path) -> None:
+    whole(tmp_path / "s")
+    without_seals(tmp_path / "s")
+    read_all(tmp_path / "s")
+    (tmp_path / "s/_done/index/0.json").unlink()
+    opened(tmp_path / "s")
+    read_all(tmp_path / "s")
+    Store(tmp_path / "s").require_complete()
+
+
+def test_a_lost_document_is_a_gap_that_info_sees(tmp_path: Path) -> None:
+    whole(tmp_path / "s")
+    (tmp_path / "s/y/zarr.json").unlink()
+    with pytest.raises(Incomplete, match=r"y/zarr\.json is not there; `.*` writes it again"):
+        Store(tmp_path / "s").read("y")
+    assert run("info", tmp_path / "s", "--verify").code == 4
+    opened(tmp_path / "s")
+    assert run("info", tmp_path / "s", "--verify").code == 0
+
+
+def test_a_store_that_is_replaced_while_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole(tmp_path / "s")
+    shutil.copytree(tmp_path / "s", tmp_path / "t")
+    real = shards.open_group
+
+    def slow(path: Path) -> Any:
+        group = real(path)
+        shutil.rmtree(tmp_path / "s")
+        shutil.copytree(tmp_path / "t", tmp_path / "s")
+        return group
+
+    monkeypatch.setattr(shards, "open_group", slow)
+    with pytest.raises(HistoxaiError, match="was made again, or removed, while it was read"):
+        Store(tmp_path / "s")
+
+
 def test_absurd_claims_take_no_memory_and_no_time(tmp_path: Path) -> None:
     whole(tmp_path / "s")
     edit_item(tmp_path / "s", rows=10**12, shard=1)
@@ -171,9 +304,11 @@ def test_records_of_no_sense_count_for_nothing(tmp_path: Path, text: str) -> Non
 
 def test_a_recipe_that_asks_for_too_much_takes_no_memory(mini: Mini, tmp_path: Path) -> None:
     shutil.copytree(mini.seg, tmp_path / "seg")
-    facts = json.loads((tmp_path / "seg/run.json").read_text())
-    (tmp_path / "seg/run.json").write_text(json.dumps(facts | {"recipe": {"width": 10**6}}))
-    outcome = run("masks", mini.balanced, "--model", tmp_path / "seg", "-o", tmp_path / "o")
+    words, path = ["masks", mini.balanced, "--model", tmp_path / "seg", "-o", tmp_path / "o"], tmp_path / "seg/run.json"
+    path.write_text(path.read_text().replace('"width": 4', '"width": 1000000'))
+    assert "run.json: is not what was written" in run(*words).err
+    path.write_text(json.dumps(without_seal(path)))  # as somebody would who means harm
+    outcome = run(*words)
     assert outcome.code == 3
     assert "by the recipe" in outcome.err
 

@@ -20,7 +20,7 @@ from histoxai.models.checkpoint import load_model
 from histoxai.models.classifiers import ThesisCNN
 from histoxai.models.runs import open_run
 from histoxai.models.unet import UNet, bce_dice, soft_iou
-from tests.conftest import Mini, run
+from tests.conftest import Mini, run, without_seal
 
 
 def test_the_studys_cnn_at_256_px() -> None:
@@ -148,7 +148,7 @@ def test_spoiled_run_folders_are_refused(cls: Path, mini: Mini) -> None:
 def test_weights_that_do_not_fit_or_would_run_code_are_refused(cls: Path) -> None:
     from histoxai import provenance
 
-    facts = json.loads((cls / "run.json").read_text())
+    facts = without_seal(cls / "run.json")
     weights = cls / "weights.safetensors"
 
     def put(data: bytes) -> None:
