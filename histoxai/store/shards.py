@@ -181,7 +181,11 @@ class Store:
         metas = sorted((self.path / folder).rglob("zarr.json"))
         found = {m.parent.relative_to(self.path).as_posix(): m for m in metas if m.parent != self.path}
         lost = (name.rpartition("/")[0] for name in self._known())
-        found |= {path: self.path / path / "zarr.json" for path in lost if path.startswith(folder)}
+        found |= {
+            path: self.path / path / "zarr.json"
+            for path in lost
+            if f"{path}/".startswith(f"{folder}/" if folder else "")
+        }
         return sorted(path for path, meta in found.items() if self._is_array(path, meta))
 
     def _is_array(self, path: str, meta: Path) -> bool:

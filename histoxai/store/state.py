@@ -87,7 +87,9 @@ def require_complete(root: Path, header: Mapping[str, Any], names: Sequence[str]
     record = None if is_mirror(root) else read_record(root, "index", 0)
     if record is not None and (changed := next(bad_files(root, record, True), None)):
         command = with_output(str(header["run"]["command"]), root)
-        raise Damaged(f"{root}: {changed} was changed after it was written; make the store again: `{command} --force`")
+        raise Damaged(
+            f"{root}: {changed} is damaged, or was changed after it was written; make the store again: `{command} --force`"
+        )
 
 
 def rows_done(state: Mapping[str, Any]) -> np.ndarray:

@@ -15,7 +15,7 @@ from benches.report import histoxai, nuclei
 
 PATCHES = int(os.environ.get("PATCHES", 200_000))
 SIZE, SCANS = 32, 500
-GOAL = 2.0  # of memory at ten times the patches: ids, labels and counts are held, patches and maps are not
+GOAL = 4.0  # of memory at ten times the patches: ids, hashes and counts are held, patches and maps are not
 
 
 def write(folder: Path, n: int) -> Path:

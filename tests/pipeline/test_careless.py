@@ -77,7 +77,10 @@ def test_labels_that_somebody_corrected_in_the_store(mini: Mini, tmp_path: Path)
         array[0] = 1 - array[0]
         outcome = run("masks", tmp_path / name, "--model", mini.seg, "-o", tmp_path / "o")
         assert outcome.code == 1
-        assert f"{name}/c/0 was changed after it was written; make the store again: `histoxai augment" in outcome.err
+        assert (
+            f"{name}/c/0 is damaged, or was changed after it was written; make the store again: `histoxai augment"
+            in outcome.err
+        )
         assert not (tmp_path / "o").exists()
 
 
