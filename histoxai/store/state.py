@@ -88,7 +88,8 @@ def require_complete(root: Path, header: Mapping[str, Any], names: Sequence[str]
     if record is not None and (changed := next(bad_files(root, record, True), None)):
         command = with_output(str(header["run"]["command"]), root)
         raise Damaged(
-            f"{root}: {changed} is damaged, or was changed after it was written; make the store again: `{command} --force`"
+            f"{root}: {changed} is damaged, or was changed after it was written; make the store again: "
+            f"`{command} --force`"
         )
 
 
