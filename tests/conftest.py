@@ -132,8 +132,9 @@ FAST = ["-O", "ig.steps=8", "-O", "nt.steps=4", "-O", "nt.samples=2", "-O", "lim
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float, str]:
-    """The demo's folder, its seconds, and what it printed."""
-    folder = tmp_path_factory.mktemp("demo")
+    """The demo's folder, its seconds, and what it printed; HISTOXAI_TEST_DEMO names one that other sessions share."""
+    shared = os.environ.get("HISTOXAI_TEST_DEMO")
+    folder = Path(shared) if shared else tmp_path_factory.mktemp("demo")
     started = time.monotonic()
     result = subprocess.run([ROOT / "scripts" / "demo", folder], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

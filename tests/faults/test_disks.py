@@ -53,7 +53,8 @@ def fill_up(disk: Path, leave: int) -> Path:
 
 @pytest.mark.parametrize(
     ("verb", "leave"),
-    [(v, n) for v in ("ingest", "augment", "masks", "explain", "score") for n in (0, 3, 30, 60)] + [("report", 30)],
+    [(v, n) for v in ("ingest", "augment", "masks", "score") for n in (0, 3, 30, 60)]
+    + [("explain", 3), ("explain", 60), ("report", 30)],
     ids=lambda value: f"{value} blocks" if isinstance(value, int) else value,
 )
 def test_a_full_disk(mini: Mini, tmp_path: Path, disk: Path, verb: str, leave: int) -> None:

@@ -1,6 +1,6 @@
 """Days of work by repetition: the hundredth command in a process takes what the tenth took.
 
-CI repeats nine times; HISTOXAI_TEST_ROUNDS says how often.
+CI repeats six times; HISTOXAI_TEST_ROUNDS says how often.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import FAST, Mini
 
 pytestmark = pytest.mark.faults
-ROUNDS = int(os.environ.get("HISTOXAI_TEST_ROUNDS", "9"))
+ROUNDS = int(os.environ.get("HISTOXAI_TEST_ROUNDS", "6"))
 MEGABYTES = 30  # what allocators may keep of rounds that are alike
 
 REPEATED = """

@@ -20,7 +20,7 @@ from tests.fuzz.mutate import ODD_NUMBERS, WORDS
 from tests.fuzz.trial import Trier, judged
 
 pytestmark = pytest.mark.fuzz
-EXAMPLES = max(10, int(os.environ.get("HISTOXAI_FUZZ_CASES", "60")) // 3)
+EXAMPLES = max(10, int(os.environ.get("HISTOXAI_FUZZ_CASES", "40")) // 3)
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 # what would do more than look, or has tests of its own
 LEFT_OUT = {"help", "dry_run", "output", "threads", "json"}
