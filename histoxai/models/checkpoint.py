@@ -34,6 +34,7 @@ def load_model(run: Run, device: torch.device) -> nn.Module:
     if provenance.file_checksum(path) != run.facts["weights"]["checksum"]:
         raise InputRefused(f"{path}: is not the file that {RUN} describes (checksum differs); train again")
     try:
+        registry.resolve_name(run.facts["kind"], run.facts["arch"])
         tensors = safetensors.torch.load_file(path)
         _require_shapes(run.facts, tensors)
         model = build(run.facts)
