@@ -34,7 +34,7 @@ from histoxai.models.schedules import Rates
 from histoxai.progress import Silent
 from histoxai.settings import Training
 from histoxai.store.patches import Patches
-from tests.conftest import Mini, done, run
+from tests.conftest import Mini, done, run, without_seal
 
 
 class Toy:
@@ -252,7 +252,7 @@ def test_a_run_whose_checkpoints_are_all_torn_starts_anew(tmp_path: Path) -> Non
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path, how: str) -> None:
     trained(job(), settings(epochs=2), tmp_path)
     for record in (tmp_path / "last").glob("at-*.json"):
-        saved = json.loads(record.read_text())
+        saved = without_seal(record)
         path = tmp_path / "last" / saved["tensors"]["file"]
         tensors = load_file(path)
         if how == "shape":
