@@ -222,8 +222,11 @@ def _write_metadata(root: Path, name: str, specs: Sequence[ArraySpec]) -> None:
 
     Only in places that are the item's: facts from elsewhere cannot name others.
     """
+    facts = known(root, [name])
+    if facts and next(differing(root, facts), None) is None:
+        return
     ours = documents(specs)
-    facts = {path: text for path, text in known(root, [name]).items() if path in ours}
+    facts = {path: text for path, text in facts.items() if path in ours}
     if not facts:  # of an item from before its metadata was part of its facts
         facts = {path: text for path, text in ours.items() if not (root / path).exists()}
     for path in differing(root, facts):

@@ -79,7 +79,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._stamp = _stamp(path)  # before anything is read
+        self._stamp, self._root = _stamp(path), _root(path)  # before anything is read
         self.group = open_group(path)
         self.header: dict[str, Any] = _valid(path, self.group.attrs["histoxai"])
         index = read_record(path, "index", 0)
@@ -278,8 +278,11 @@ class Store:
 
     def _require_not_replaced(self) -> None:
         # shards of two stores in one result would be nobody's numbers; after each read, which is then of the old one
-        if self._stamp != _stamp(self.path):
+        if self._stamp == (now := _stamp(self.path)):
+            return
+        if self._root != _root(self.path):
             raise HistoxaiError(f"{self.path}: was made again, or removed, while it was read; run the command again")
+        self._stamp = now  # its permissions were changed, say, or it was moved to another disk
 
     def _item_of(self, path: str) -> tuple[str, str] | None:
         # the item that an array belongs to and its command; None for ids and labels, which come with the store
@@ -317,7 +320,8 @@ class Store:
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:
-    # of the root's `zarr.json`, which a store that is made again has anew; None on storage, where it is fetched anew
+    # of the root's `zarr.json`, for a quick look: a store that is made again has another; None on storage, where it is
+    # fetched anew
     if is_mirror(path):
         return None
     try:
@@ -325,6 +329,14 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
     except OSError:
         return ()
     return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _root(path: Path) -> bytes:
+    # what the root's `zarr.json` says: when and with which settings the store was made
+    try:
+        return b"" if is_mirror(path) else (path / "zarr.json").read_bytes()
+    except OSError:
+        return b""
 
 
 def open_store(path: Path, schema: str, made_by: str) -> Store:

@@ -17,8 +17,6 @@ from typing import Any
 from tests.faults.crowd import context
 from tests.fuzz import limits
 
-SECONDS = limits.SECONDS
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -60,9 +58,9 @@ class Trier:
         started = time.monotonic()
         self._pipe.send(([str(w) for w in words], environ or {}))
         try:
-            if not self._pipe.poll(SECONDS + 60 * (self._fresh())):
+            if not self._pipe.poll(limits.SECONDS + 60 * (self._fresh())):
                 self.close()
-                return Outcome(None, "", "", time.monotonic() - started, 0, f"hangs for {SECONDS} s")
+                return Outcome(None, "", "", time.monotonic() - started, 0, f"hangs for {limits.SECONDS} s")
             found: Outcome = self._pipe.recv()
         except EOFError:
             self._process.join()

@@ -96,14 +96,13 @@ def test_pixels_that_somebody_changed_are_found_by_verify(mini: Mini, tmp_path: 
 def test_an_input_that_is_made_again_while_it_is_read(
     mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(mini.balanced, tmp_path / "b")
+    done("augment", mini.patches, "-o", tmp_path / "b")
     real, calls = Patches.read, []
 
     def read(self: Patches, *arguments: object) -> np.ndarray:
         calls.append(1)
         if len(calls) == 2:  # somebody else starts over with another seed
-            shutil.rmtree(tmp_path / "b")
-            shutil.copytree(mini.balanced, tmp_path / "b")
+            done("augment", mini.patches, "-o", tmp_path / "b", "--force", "--seed", 1)
         return real(self, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Patches, "read", read)
@@ -113,6 +112,7 @@ def test_an_input_that_is_made_again_while_it_is_read(
     assert "b: was made again, or removed, while it was read; run the command again" in outcome.err
     assert len(calls) >= 2
     monkeypatch.setattr(Patches, "read", real)
+    done("augment", mini.patches, "-o", tmp_path / "b", "--force")
     done(*words)
     done("masks", mini.balanced, "--model", mini.seg, "-o", tmp_path / "whole", "--shard-size", 8)
     assert array_files(tmp_path / "o") == array_files(tmp_path / "whole")

@@ -259,18 +259,29 @@ def test_a_lost_document_is_a_gap_that_info_sees(tmp_path: Path) -> None:
 
 def test_a_store_that_is_replaced_while_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole(tmp_path / "s")
-    shutil.copytree(tmp_path / "s", tmp_path / "t")
     real = shards.open_group
 
     def slow(path: Path) -> Any:
         group = real(path)
         shutil.rmtree(tmp_path / "s")
-        shutil.copytree(tmp_path / "t", tmp_path / "s")
+        made = header("patches/2", {"k": 2}, 0, {"source": {"path": "x", "digest": "d"}})
+        monkeypatch.setattr(shards, "open_group", real)
+        create_or_match(tmp_path / "s", made, INDEX, [Item("things", SPECS)], attrs=ATTRS)
         return group
 
     monkeypatch.setattr(shards, "open_group", slow)
     with pytest.raises(HistoxaiError, match="was made again, or removed, while it was read"):
         Store(tmp_path / "s")
+
+
+def test_permissions_that_change_while_it_is_read_are_no_other_store(tmp_path: Path) -> None:
+    store = whole(tmp_path / "s")
+    (tmp_path / "s/zarr.json").chmod(0o640)
+    os.utime(tmp_path / "s/zarr.json")
+    assert np.array_equal(store.read("y"), VALUES["y"])
+    (tmp_path / "s/zarr.json").unlink()
+    with pytest.raises(HistoxaiError, match="was made again, or removed"):
+        store.read("y")
 
 
 def test_absurd_claims_take_no_memory_and_no_time(tmp_path: Path) -> None:

@@ -537,6 +537,14 @@ def test_placement() -> None:
     assert "A_B_C" not in os.environ
 
 
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """Bytes that later tests compare are of as many threads as before."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 def _member(folder: Path, norm: bool) -> None:
     chosen = settings(devices=2, batch_size=10)
     place = placement(2, None)
