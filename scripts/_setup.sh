@@ -9,9 +9,22 @@ unset PYTHONDONTWRITEBYTECODE
 setup() {
   local extras=$1 stamp
   stamp="$(cat "$root/pyproject.toml" "$root/constraints.txt" | sha256sum | cut -d' ' -f1)"
+  _is_set_up && return 0
+  mkdir -p "$root/.venv"
+  { # of two that are started together, the second waits and finds everything there
+    ! command -v flock > /dev/null || flock 9
+    _is_set_up || _install
+  } 9> "$root/.venv/.installing"
+}
+
+_is_set_up() {
   for have in "$extras" "[dev]"; do
     [ "$(cat "$root/.venv/.histoxai$have" 2>/dev/null)" = "$stamp" ] && return 0
   done
+  return 1
+}
+
+_install() {
   local base=${PYTHON:-python3}
   "$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || {
     echo "histoxai needs Python 3.11 or newer; name one: PYTHON=python3.11 $0" >&2

@@ -95,7 +95,8 @@ def write_here(path: Path, data: bytes, durable: bool = True) -> None:
             if durable:
                 sync_folder(path.parent)
             return
-        except FileNotFoundError as error:  # swept by a task that cannot see this process
+        except (FileNotFoundError, FileExistsError) as error:
+            # swept by a task that cannot see this process; or the folder went just after it was found to be there
             if last_try:
                 raise cannot(path, "written", error) from error
         except OSError as error:

@@ -146,19 +146,30 @@ class ShardRows:
         return out
 
     def _fill(self, out: np.ndarray, numbers: np.ndarray, places: np.ndarray) -> None:
-        layout = self._layout
-        for i, (k, at) in enumerate(zip(numbers.tolist(), places.tolist(), strict=True)):
+        if self._layout.sharded:
+            self._fill_by_row(out, numbers, places)
+            return
+        order = np.argsort(numbers, kind="stable")
+        for of in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1) if len(order) else ():
+            k = int(numbers[of[0]])
             file = self._open(k)
             try:
-                if file is None:
-                    out[i] = layout.fill
-                elif layout.sharded:
-                    file.inner(at, out[i : i + 1])
-                else:
-                    out[i] = file.whole()[at]
+                out[of] = self._layout.fill if file is None else file.whole()[places[of]]
             except ValueError as error:
-                row = k * layout.rows_per_file + (at if layout.sharded else 0)
-                raise ChunkDamaged(k, row, str(error)) from None
+                raise ChunkDamaged(k, k * self._layout.rows_per_file, str(error)) from None
+
+    def _fill_by_row(self, out: np.ndarray, numbers: np.ndarray, places: np.ndarray) -> None:
+        absent: set[int] = set()  # asked once a call: another may find them written
+        for i, (k, at) in enumerate(zip(numbers.tolist(), places.tolist(), strict=True)):
+            file = None if k in absent else self._open(k)
+            if file is None:
+                absent.add(k)
+                out[i] = self._layout.fill
+                continue
+            try:
+                file.inner(at, out[i : i + 1])
+            except ValueError as error:
+                raise ChunkDamaged(k, k * self._layout.rows_per_file + at, str(error)) from None
 
     def _forget(self, numbers: np.ndarray) -> None:
         # what was fetched for these rows would stay as long as the file does

@@ -26,7 +26,7 @@ from tests.fuzz.trial import Outcome, Trier, describe, judged
 
 pytestmark = pytest.mark.fuzz
 TARGETS = {**FOREIGN, **MODELS, **STORES}
-CASES = int(os.environ.get("HISTOXAI_FUZZ_CASES", "30"))
+CASES = int(os.environ.get("HISTOXAI_FUZZ_CASES", "24"))
 SEED = os.environ.get("HISTOXAI_FUZZ_SEED", "0")
 KEEP = bool(os.environ.get("HISTOXAI_FUZZ_KEEP"))
 CORPUS = Path(__file__).with_name("corpus")

@@ -69,6 +69,7 @@ def test_every_method_in_shards_of_any_order_has_the_same_bytes(mini: Mini, tmp_
     assert Store(tmp_path / "m").digest() == Store(every).digest()
 
 
+@pytest.mark.slow
 def test_every_method_is_scored(mini: Mini, tmp_path: Path, every: Path) -> None:
     summary = json.loads(done("score", every, "--masks", mini.masks, "-o", tmp_path / "s", "--json"))
     assert {r["method"] for r in summary["rows"]} == set(names("explainer"))

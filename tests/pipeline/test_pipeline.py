@@ -152,6 +152,7 @@ def test_methods_can_be_added_one_by_one(mini: Mini, tmp_path: Path) -> None:
     assert array_files(tmp_path / "m") == array_files(mini.maps)
 
 
+@pytest.mark.slow
 def test_killed_runs_go_on_to_the_same_bytes(mini: Mini, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "histoxai", *map(str, explain(mini, tmp_path / "m", "--quiet"))]
     rng = random.Random(0)

@@ -242,6 +242,7 @@ def test_what_json_and_people_see(mini: Mini, maps: Path, scored: tuple[Path, di
     assert json.loads(done(*score(mini, maps, maps.parent / "plain"), "--json"))["faithfulness"] is None
 
 
+@pytest.mark.slow
 def test_shards_workers_and_a_later_start_give_the_same_bytes(mini: Mini, maps: Path, tmp_path: Path) -> None:
     probes = ["--probes", "deletion,infidelity", "--steps", 3, "--squares", 10, "--sanity", 2, "--model", mini.cls]
     tested = ["--faithfulness", *probes]

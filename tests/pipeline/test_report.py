@@ -299,6 +299,7 @@ def test_a_classifier_of_before_its_scores_were_measured(mini: Mini, tmp_path: P
     assert f"{100 * facts['metrics']['accuracy']:.1f} %" in text
 
 
+@pytest.mark.slow
 def test_an_export_keeps_to_its_own_files(mini: Mini, tmp_path: Path) -> None:
     paper = tmp_path / "paper"
     paper.mkdir()

@@ -71,6 +71,7 @@ def test_a_share_of_a_broken_source_leaves_the_others_work(mini: Mini, tmp_path:
     assert Store(tmp_path / "p").completeness()["images"]["missing"] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["explain", "masks", "ingest"])
 def test_worker_processes_give_the_same_bytes_and_start_over_once(mini: Mini, tmp_path: Path, verb: str) -> None:
     commands = {
@@ -215,6 +216,7 @@ def test_a_command_stuck_in_native_code_still_ends_in_time(tmp_path: Path) -> No
     assert "stopped by SIGTERM; what is finished is kept" in err
 
 
+@pytest.mark.slow
 def test_a_stopped_lime_shard_does_not_start_over(mini: Mini, tmp_path: Path) -> None:
     options = ["--method", "lime", "-O", "lime.samples=250", "-O", "lime.max_dist=10", "--threads", "1"]
     common = ["explain", mini.balanced, "--model", mini.cls, *options, "--quiet"]

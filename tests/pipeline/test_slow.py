@@ -23,7 +23,7 @@ from histoxai.store.patches import Patches
 from histoxai.store.shards import Store
 from tests.conftest import ROOT, done
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 def test_demo_names_its_report_and_has_something_to_say(demo: tuple[Path, float, str]) -> None:
@@ -81,7 +81,7 @@ def reaches(ratio: float, goal: str) -> bool:
 def bench(name: str) -> list[dict[str, Any]]:
     """A benchmark's rows, from one round where it has several."""
     command = [sys.executable, ROOT / "scripts" / "bench.py", name, "--json"]
-    env = {**os.environ, "HISTOXAI_BENCH_ROUNDS": "1"}
+    env = {**os.environ, "HISTOXAI_BENCH_ROUNDS": "1", "HISTOXAI_BENCH_LIMITS": "0"}
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout)
 
 

@@ -170,7 +170,7 @@ def test_lrp_takes_normalisation_as_a_layer() -> None:
 
 
 def each_method(name: str, normalise: str | None = None) -> None:
-    model, b = network(name, normalise), batch(2)
+    model, b = network(name, normalise), batch(1)
     net = Network(model, 8)
     for method in names("explainer"):
         explainer = build(method)
@@ -181,14 +181,14 @@ def each_method(name: str, normalise: str | None = None) -> None:
         specs = explainer.raw_specs(net, (64, 64))
         found = collected(explainer, net, b)
         assert {k: v.shape[1:] for k, v in found.items()} == {k: s.shape for k, s in specs.items()}, method
-        for i in range(2):
-            evidence = explainer.evidence({k: v[i] for k, v in found.items()})
-            assert np.isfinite(evidence).all(), method
-            assert np.ptp(evidence) > 0, method
-            plane = explainer.render({k: v[i] for k, v in found.items()}, (64, 64), 0.0)
-            assert plane.shape == (64, 64)
-            assert plane.min() >= 0
-            assert plane.max() <= 1
+        raw = {k: v[0] for k, v in found.items()}
+        evidence = explainer.evidence(raw)
+        assert np.isfinite(evidence).all(), method
+        assert np.ptp(evidence) > 0, method
+        plane = explainer.render(raw, (64, 64), 0.0)
+        assert plane.shape == (64, 64)
+        assert plane.min() >= 0
+        assert plane.max() <= 1
     assert not any(m._forward_hooks or m._backward_hooks for m in model.modules())
 
 

@@ -588,17 +588,17 @@ def test_a_layer_that_is_overwritten_in_place_is_read_as_it_was() -> None:
 
 
 def test_ig_steps_auto_stops_at_the_completeness_error_asked_for(net: Network) -> None:
-    b = batch(4)
+    b = batch(2)
     for tolerance in ("0.5", "0.001"):
         maps = dict(build("ig", steps="auto", tolerance=tolerance).explain(net, b))
-        assert sorted(maps) == [0, 1, 2, 3]
-        for i in range(4):
-            checks = maps[i].checks
+        assert sorted(maps) == [0, 1]
+        for i in range(2):
+            checks, alone = maps[i].checks, Batch(b.images[i : i + 1], b.targets[i : i + 1], b.seeds[i : i + 1])
             assert checks["completeness_error"] <= float(tolerance) or checks["steps"] == 512
             if checks["steps"] > 16:  # half as many did not do
-                half = dict(build("ig", steps=str(int(checks["steps"]) // 2)).explain(net, b))[i]
+                half = dict(build("ig", steps=str(int(checks["steps"]) // 2)).explain(net, alone))[0]
                 assert half.checks["completeness_error"] > float(tolerance)
-            same = dict(build("ig", steps=str(int(checks["steps"]))).explain(net, b))[i]
+            same = dict(build("ig", steps=str(int(checks["steps"]))).explain(net, alone))[0]
             assert np.array_equal(same.raw[""], maps[i].raw[""])
     with torch.no_grad():
         rise = net.exact(b.images) - net.exact(torch.zeros_like(b.images))

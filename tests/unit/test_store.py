@@ -76,7 +76,7 @@ def compute(start: int, stop: int) -> dict[str, np.ndarray]:
 def test_fill_resume_and_digest(tmp_path: Path) -> None:
     store = make(tmp_path / "s", item())
     assert store.missing(item()) == [0, 1, 2]
-    with pytest.raises(Incomplete, match=r"'images' lacks shards 0-2; run `histoxai .*`$"):
+    with pytest.raises(Incomplete, match=r"'images' lacks shards 0-2; run `histoxai.*`$"):
         store.require_complete()
     assert fill(store, item(), compute, Silent()) == 3
     assert fill(store, item(), compute, Silent()) == 0

@@ -237,6 +237,28 @@ def test_a_task_whose_file_was_swept_writes_it_again(tmp_path: Path, monkeypatch
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
 
 
+def test_a_folder_that_goes_just_after_it_was_found_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the folder of pieces does when another task has finished the shard."""
+    folder, real = tmp_path / "o.zarr" / "0", Path.is_dir
+    folder.mkdir(parents=True)
+    gone: list[Path] = []
+
+    def is_dir(path: Path) -> bool:  # what mkdir(exist_ok=True) asks last
+        if path == folder and not gone:
+            gone.append(path)
+            path.rmdir()
+        return real(path)
+
+    monkeypatch.setattr(Path, "is_dir", is_dir)
+    files.write_atomically(folder / "x", b"data", durable=False)
+    assert gone
+    assert (folder / "x").read_bytes() == b"data"
+    with pytest.raises(HistoxaiError, match=r"cannot be written: (File exists|Not a directory)"):
+        files.write_atomically(folder / "x" / "y", b"data")
+
+
 @pytest.mark.parametrize("number", [28, 122, 30])
 def test_a_refused_write_says_what_helps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def refuse(handle: int) -> None:
