@@ -59,4 +59,9 @@ def main() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
         getattr(sys, name).reconfigure(errors="backslashreplace")  # names and signs that a locale lacks
     os.environ.setdefault("TERM", "dumb")  # without one nobody knows how to move a cursor
-    app(prog_name="histoxai")
+    try:
+        app(prog_name="histoxai")
+    except OSError as error:  # a help text that finds no room; what commands meet is told by `Boundary`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more may fail at the end
+        print(f"histoxai: stdout: {error.strerror or error}", file=sys.stderr)
+        sys.exit(1)

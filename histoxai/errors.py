@@ -70,6 +70,10 @@ def for_users(error: Exception) -> HistoxaiError | None:
         return error
     if is_out_of_memory(error):
         return HistoxaiError("out of memory; use a smaller --micro-batch, --batch-size or --shard-size")
+    if isinstance(error, ImportError) and any(
+        w in str(error) for w in ("failed to map segment", "annot allocate memory")
+    ):
+        return HistoxaiError("out of memory while libraries are loaded; raise the limit (`ulimit -v`, --mem)")
     if isinstance(error, OSError):
         return HistoxaiError(f"{error.filename or 'system'}: {error.strerror or error}")
     return None

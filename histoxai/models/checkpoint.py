@@ -30,9 +30,9 @@ def load_model(run: Run, device: torch.device) -> nn.Module:
     """
     path = run.path / WEIGHTS
     if not path.is_file():
-        raise InputRefused(f"{path}: missing; train again")
+        raise InputRefused(f"{path}: missing; {run.remedy}")
     if provenance.file_checksum(path) != run.facts["weights"]["checksum"]:
-        raise InputRefused(f"{path}: is not the file that {RUN} describes (checksum differs); train again")
+        raise InputRefused(f"{path}: is not the file that {RUN} describes (checksum differs); {run.remedy}")
     try:
         registry.resolve_name(run.facts["kind"], run.facts["arch"])
         tensors = safetensors.torch.load_file(path)

@@ -14,6 +14,7 @@ from histoxai import provenance
 from histoxai.errors import InputRefused, SettingsDiffer
 from histoxai.store.files import read_json
 from histoxai.store.records import holds
+from histoxai.store.state import with_output
 
 SCHEMA = "run/1"
 WEIGHTS = "weights.safetensors"
@@ -47,6 +48,11 @@ class Run:
     @property
     def mpp(self) -> float | None:
         return self.facts["mpp"]
+
+    @property
+    def remedy(self) -> str:
+        """What to do about a folder that is damaged."""
+        return f"train again: `{with_output(self.facts['run']['command'], self.path)} --force`"
 
 
 def open_run(path: Path, kind: str | None = None) -> Run:

@@ -7,6 +7,7 @@ Colours are Okabe and Ito's, which colour-blind readers can tell apart; overlays
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -96,7 +97,8 @@ def png(figure: Figure, dpi: int = 110) -> bytes:
     """A figure as PNG bytes; no date inside, so that equal figures are equal bytes."""
     out = io.BytesIO()
     FigureCanvasAgg(figure)
-    with rc_context(STYLE):
+    with rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a box stands where a font has no letter
         figure.savefig(out, format="png", dpi=dpi, metadata={"Software": None})
     return out.getvalue()
 
@@ -105,7 +107,8 @@ def for_print(figure: Figure) -> dict[str, bytes]:
     """The same as svg, pdf, and png at 300 dpi; fonts are fixed and embedded, and no date is inside."""
     figure.set_layout_engine("none")  # where things are was settled when the page's picture was drawn
     found = {"png": png(figure, 300)}
-    with rc_context({**STYLE, "svg.fonttype": "path", "pdf.fonttype": 42}):
+    with rc_context({**STYLE, "svg.fonttype": "path", "pdf.fonttype": 42}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
         for kind, metadata in (("svg", {"Date": None}), ("pdf", {"CreationDate": None, "ModDate": None})):
             out = io.BytesIO()
             figure.savefig(out, format=kind, metadata=metadata, dpi=300)

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import struct
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -131,8 +130,7 @@ def _begin() -> None:
 
 
 def _drawn(mark: str, keep: bool, draw: Draw, *arguments: Any) -> dict[str, bytes]:
-    with marked(mark), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a box stands where a font has no letter
+    with marked(mark):
         figure = draw(*arguments)
         forms = {"page": png(figure)}
         return forms | for_print(figure) if keep else forms

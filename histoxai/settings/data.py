@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from histoxai.errors import UsageError
-from histoxai.settings.base import Checked, bounded
+from histoxai.settings.base import MOST_ROWS_OF_A_SHARD, Checked, bounded
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Ingest(Checked):
     mpp: float | None = bounded(None, gt=0.01, lt=100)
     tumor: tuple[str, ...] | None = None
     non_tumor: tuple[str, ...] | None = None
-    shard_size: int = bounded(512, ge=1)
+    shard_size: int = bounded(512, ge=1, le=MOST_ROWS_OF_A_SHARD)
     size: int | None = bounded(None, ge=8, le=8192)
     overlap: int = bounded(0, ge=0)
     class_map: tuple[str, ...] = ()
@@ -92,7 +92,7 @@ class Augment(Checked):
     fractions: tuple[float, float, float] = (0.5, 0.2, 0.3)
     split_by: str = bounded("group", choices=("group", "scan", "patient", "site", "patch", "source"))
     seed: int = bounded(0, ge=0)
-    shard_size: int = bounded(512, ge=1)
+    shard_size: int = bounded(512, ge=1, le=MOST_ROWS_OF_A_SHARD)
     folds: int | None = bounded(None, ge=3, le=1000)
     fold: int | None = bounded(None, ge=0)
     hold_out: tuple[str, ...] | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from histoxai.settings.base import Checked, bounded
+from histoxai.settings.base import MOST_ROWS_OF_A_PASS, MOST_ROWS_OF_A_SHARD, Checked, bounded
 
 
 @dataclass(frozen=True)
@@ -13,9 +13,9 @@ class Masks(Checked):
 
     split: str = bounded("test", choices=("train", "validation", "test", "all"))
     rescale: bool = False
-    micro_batch: int = bounded(16, ge=1)
+    micro_batch: int = bounded(16, ge=1, le=MOST_ROWS_OF_A_PASS)
     device: str = "auto"
-    shard_size: int = bounded(64, ge=1)
+    shard_size: int = bounded(64, ge=1, le=MOST_ROWS_OF_A_SHARD)
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Predict(Checked):
 
     split: str = bounded("all", choices=("train", "validation", "test", "all"))
     embeddings: bool = False
-    micro_batch: int = bounded(16, ge=1)
+    micro_batch: int = bounded(16, ge=1, le=MOST_ROWS_OF_A_PASS)
     device: str = "auto"
-    shard_size: int = bounded(64, ge=1)
+    shard_size: int = bounded(64, ge=1, le=MOST_ROWS_OF_A_SHARD)
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Explain(Checked):
     target: str = "predicted"
     options: tuple[str, ...] = ()
     seed: int = bounded(0, ge=0)
-    micro_batch: int | None = bounded(None, ge=1)
+    micro_batch: int | None = bounded(None, ge=1, le=MOST_ROWS_OF_A_PASS)
     device: str = "auto"
-    shard_size: int = bounded(64, ge=1)
+    shard_size: int = bounded(64, ge=1, le=MOST_ROWS_OF_A_SHARD)
     precision: str = bounded("fp32", choices=("fp32", "bf16", "tf32"))
     compile: bool = False
     random_weights: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from histoxai.errors import UsageError
-from histoxai.settings.base import Checked, bounded
+from histoxai.settings.base import MOST_ROWS_OF_A_SHARD, Checked, bounded
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Score(Checked):
     tolerance: float = bounded(0.0, ge=0, le=1000)
     top_k: float = bounded(0.02, gt=0, le=1)
     measures: str = bounded("all", choices=("all", "counts"))
-    shard_size: int = bounded(64, ge=1)
+    shard_size: int = bounded(64, ge=1, le=MOST_ROWS_OF_A_SHARD)
 
 
 SANITY = "sanity"  # an item of a scores store, as each of PROBES is

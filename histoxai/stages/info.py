@@ -131,10 +131,10 @@ def _run(path: Path, verify: bool) -> dict[str, Any]:
 
 
 def _run_failures(path: Path, facts: dict[str, Any]) -> Iterator[str]:
-    weights = path / WEIGHTS
+    weights, again = path / WEIGHTS, Run(path, facts).remedy
     if not weights.is_file() or provenance.file_checksum(weights) != facts["weights"]["checksum"]:
-        yield f"{WEIGHTS} fails its checksum; train again: `{facts['run']['command']} --force`"
+        yield f"{WEIGHTS} fails its checksum; {again}"
     for child in sorted(path.glob("*.zarr")):
         state = Store(child).completeness(verify=True)
         if any(item["failed"] or item["missing"] for item in state.values()):
-            yield f"{child.name} fails its checksums; train again: `{facts['run']['command']} --force`"
+            yield f"{child.name} fails its checksums; {again}"

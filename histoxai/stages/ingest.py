@@ -175,6 +175,9 @@ def _check(index: Index) -> None:
     # before any work, what no store could hold
     if "all" in index.classes:
         raise InputRefused("a class named 'all' would be taken for the total in every table; rename it")
+    for what, given in (("class", index.classes), ("group", index.group), ("patch", index.patch_id)):
+        if (broken := next((n for n in given if "\n" in n), None)) is not None:
+            raise InputRefused(f"{what} {broken!r}: a line break in a name would break lists and messages; rename it")
     for name, values in index.extra.items():
         if len(values) != len(index):
             raise ValueError(f"{name}: {len(values)} values for {len(index)} patches")

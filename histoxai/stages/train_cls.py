@@ -62,6 +62,8 @@ def train_cls(
     patches = Patches(source)
     if not patches.classes:
         raise InputRefused(f"{source}: its patches have no classes; ingest a labelled source")
+    if len(patches.classes) == 1:
+        progress.warn(f"{source}: has one class only, {patches.classes[0]}: there is nothing to tell apart")
     leaks = _leaks(patches, settings, progress)
     device = pick_device(settings.device, precision=settings.precision)
     recipe: dict[str, Any] = {"classes": len(patches.classes), "size": list(patches.size)}

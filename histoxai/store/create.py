@@ -18,9 +18,9 @@ import numpy as np
 import zarr
 from zarr.storage import MemoryStore
 
-from histoxai.errors import Damaged, HistoxaiError, InputRefused, SettingsDiffer
+from histoxai.errors import Damaged, HistoxaiError, Incomplete, InputRefused, SettingsDiffer
 from histoxai.places import is_mirror
-from histoxai.provenance import NUMERICS_VERSION, fingerprint, first_difference, plain, run_facts
+from histoxai.provenance import NUMERICS_VERSION, checksum, fingerprint, first_difference, plain, run_facts
 from histoxai.store import mirror
 from histoxai.store.files import (
     cannot,
@@ -83,7 +83,7 @@ def create_or_match(
     _mend_root(path, header, attrs or {})
     store = match(path, header, items)
     _write_metadata(path, "index", [spec for spec, _ in index_specs(index)])
-    if not is_done(path, read_record(path, "index", 0)):
+    if not is_done(path, read_record(path, "index", 0), verify=not is_mirror(path)):
         _mend_index(store, index, attrs or {})
     for item in items:
         add_item(store, item)
@@ -119,19 +119,51 @@ def _mend_root(path: Path, header: dict[str, Any], attrs: dict[str, Any]) -> Non
 
 
 def _mend_index(store: Store, index: dict[str, np.ndarray], attrs: dict[str, Any]) -> None:
-    """Write the record of ids and labels anew where it is lost and they are what they should be."""
-    for name, data in index.items():
-        if not np.array_equal(store.read(name), data):
-            raise Damaged(
-                f"{store.path}: array {name} is not what this command makes; `{run_facts()['command']} --force` makes "
-                "the store again"
-            )
+    """Write ids and labels that are lost, and their record, anew, where all else is what it should be."""
+    record = read_record(store.path, "index", 0)
+    told = {f["path"]: f.get("checksum") for f in record["files"]} if record else {}
+    # what can be read and differs was changed by somebody, who may have meant it
+    lost = [(spec, data) for spec, data in index_specs(index) if not _is_there(store, spec, told)]
+    written = {spec.file(0): _encoded(spec, data) for spec, data in lost}
+    changed = [path for path, data in written.items() if path in told and told[path] != (data and checksum(data))]
+    readable = {path: data for path, data in index.items() if path not in {spec.path for spec, _ in lost}}
+    changed += [path for path, data in readable.items() if not np.array_equal(store.read(path), data)]
+    if changed:
+        raise Damaged(
+            f"{store.path}: {changed[0]} is not what this command makes; `{run_facts()['command']} --force` makes "
+            "the store again"
+        )
+    for path, data in written.items():
+        require_inside(store.path, store.path / path)
+        if data is None:
+            remove(store.path / path)
+        else:
+            write_atomically(store.path / path, data)
     if "checksum" in store.header and not is_sealed(plain(dict(store.group.attrs))):
         raise Damaged(
             f"{store.path}: neither its zarr.json nor its index's record holds; `{run_facts()['command']} --force` "
             "makes the store again"
         )
     _write_index_record(store.path, index, store.header, attrs, "checksum" in store.header)
+
+
+def _is_there(store: Store, spec: ArraySpec, told: dict[str, str | None]) -> bool:
+    if told.get(spec.file(0)) and size_of(store.path / spec.file(0)) is None:  # text without its file reads as empty
+        return False
+    try:
+        store.read(spec.path)
+    except (Damaged, Incomplete):
+        return False
+    return True
+
+
+def _encoded(spec: ArraySpec, data: np.ndarray) -> bytes | None:
+    # the file of ids or labels as a new store would have it; None where all of them are the fill value
+    made: dict[str, Any] = {}
+    zarr.open_group(MemoryStore(made), mode="w")
+    spec.create(MemoryStore(made))[...] = data
+    found = made.get(spec.file(0))
+    return None if found is None else found.to_bytes()
 
 
 def match(path: Path, header: dict[str, Any], items: Iterable[Item]) -> Store:
@@ -207,8 +239,10 @@ def add_item(store: Store, item: Item) -> None:
     place = item_path(store.path, item.name)
     if read_item(store.path, item.name) is None:
         if place.exists():  # not as we write it, so it stands for nothing
-            with contextlib.suppress(FileNotFoundError):
-                os.replace(place, temporary_beside(place, "old"))
+            old = temporary_beside(place, "old")
+            with contextlib.suppress(FileNotFoundError):  # of several tasks one moves it away
+                os.replace(place, old)
+                old.unlink()
             remove(place)
         write_new(place, _meta(store.header, item))
     if not _check_item(store, item):

@@ -31,6 +31,8 @@ class Patches:
         self.path = path
         self.store.require_complete()
         self.classes: list[str] = [str(c) for c in self.store.group.attrs["classes"]]
+        if any("\n" in name for name in self.classes):  # `ingest` makes none; a message could seem to say anything
+            raise InputRefused(f"{path}: a name of a class has a line break; is it damaged?")
         mpp = self.store.group.attrs["mpp"]
         self.mpp: float | None = None if mpp is None else float(mpp)
         self.label = self.store.read("label").astype(np.int64)
@@ -64,7 +66,11 @@ class Patches:
         """
         chosen = np.arange(len(self)) if split == "all" else np.flatnonzero(self.split == SPLITS.index(split))
         if not len(chosen):
-            raise InputRefused(f"{self.path}: has no {split} patches; split it with `histoxai augment`")
+            if str(self.store.header["run"]["command"]).startswith("histoxai augment"):
+                why = "its groups were too few for all splits; bring more, or other `--fractions` (`augment --dry-run`)"
+            else:
+                why = "split it with `histoxai augment`"
+            raise InputRefused(f"{self.path}: has no {split} patches; {why}")
         if per_class is None:
             return chosen
         kept: list[int] = []

@@ -36,7 +36,7 @@ def read_item(root: Path, name: str) -> dict[str, Any] | None:
     kinds = {"what": dict, "fingerprint": str, "rows": int, "shard": int, "arrays": list, "command": str}
     if not isinstance(facts, dict) or not all(isinstance(facts.get(k), t) for k, t in kinds.items()):
         return None
-    if not _is_guarded(facts):
+    if not _is_guarded(facts) or facts.get("name", name) != name:  # another item's, under this one's name
         return None
     return facts if 0 < facts["rows"] <= MAX_ROWS and facts["shard"] > 0 else None
 
@@ -44,7 +44,8 @@ def read_item(root: Path, name: str) -> dict[str, Any] | None:
 def read_record(root: Path, name: str, shard: int) -> dict[str, Any] | None:
     """One record; None where there is none, or one that is not as we write it: then its shard is not done."""
     record = read_json(record_path(root, name, shard))
-    return record if isinstance(record, dict) and _is_valid(record) else None
+    of = [name, shard]
+    return record if isinstance(record, dict) and _is_valid(record) and record.get("of", of) == of else None
 
 
 def sealed(record: dict[str, Any]) -> dict[str, Any]:

@@ -18,12 +18,12 @@ from histoxai.errors import InputRefused
 from histoxai.places import is_mirror
 from histoxai.store import mirror
 from histoxai.store.encode import encode_chunk, encode_shard
+from histoxai.store.state import mended
 
 SPLITS = ("none", "train", "validation", "test")
 MASKS = ("tumor", "non_tumor")
 # Schema numbers of the kinds of store that are past their first.
 VERSIONS = {"patches": 2, "scores": 3}
-_MENDED = "the command that made the store writes it again"
 
 
 def schema(kind: str) -> str:
@@ -114,14 +114,14 @@ def open_group(path: Path) -> zarr.Group:
         mirror.refresh(path)
     if not (path / "zarr.json").is_file():
         if (path / "_done").is_dir():
-            raise InputRefused(f"{path}: its zarr.json is lost; {_MENDED}")
+            raise InputRefused(f"{path}: its zarr.json is lost; {mended(path)}")
         raise InputRefused(f"{path}: not a histoxai store (it has no zarr.json)")
     try:
         group = zarr.open_group(path, mode="r", use_consolidated=False)
     except Exception as error:  # zarr raises many types for broken metadata
-        raise InputRefused(f"{path}: its zarr.json is damaged ({error}); {_MENDED}") from error
+        raise InputRefused(f"{path}: its zarr.json is damaged ({error}); {mended(path)}") from error
     if "histoxai" not in group.attrs and (path / "_done").is_dir():
-        raise InputRefused(f"{path}: its zarr.json is not what was written; {_MENDED}")
+        raise InputRefused(f"{path}: its zarr.json is not what was written; {mended(path)}")
     if "histoxai" not in group.attrs:
         raise InputRefused(f"{path}: a Zarr group, but not made by histoxai")
     return group

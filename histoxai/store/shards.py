@@ -39,7 +39,7 @@ from histoxai.store.records import (
 )
 from histoxai.store.rows import ChunkDamaged, Rows, open_rows
 from histoxai.store.schema import VERSIONS, ArraySpec, open_group
-from histoxai.store.state import completeness, remake_command, require_complete, with_output
+from histoxai.store.state import completeness, mended, remake_command, require_complete, with_output
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,7 @@ class Store:
         self.header: dict[str, Any] = _valid(path, self.group.attrs["histoxai"])
         index = read_record(path, "index", 0)
         if index is not None and index.get("sealed") and not is_sealed(plain(dict(self.group.attrs))):
-            raise InputRefused(
-                f"{path}: its zarr.json is not what was written; the command that made the store writes it again"
-            )
+            raise InputRefused(f"{path}: its zarr.json is not what was written; {mended(path)}")
         self._rows: dict[str, Rows] = {}
         self._documents: dict[str, str] = {}
         self._arrays: dict[str, zarr.Array[Any]] = {}
@@ -123,6 +121,7 @@ class Store:
         a, b = item.span(shard)
         files = [self._write_file(spec, shard, arrays[spec.path], b - a) for spec in item.specs]
         record = {
+            "of": [item.name, shard],
             "fingerprint": self.fingerprint(item),
             "parents": {k: v["digest"] for k, v in self.header["parents"].items()},
             "rows": [a, b],
@@ -306,8 +305,8 @@ class Store:
         if found is None:
             command = with_output(self.header["run"]["command"], self.path)
             return Damaged(
-                f"{self.path}: array {path} is damaged ({damage.reason}), and the whole store rests on it; make it "
-                f"again, and what was added to it later: `{command} --force`"
+                f"{self.path}: array {path} is damaged ({damage.reason}); `{command}` writes it again and keeps "
+                "what is done"
             )
         patch = f"row {damage.row}"
         if path != "patch_id" and self.has("patch_id"):

@@ -99,6 +99,14 @@ def rows_done(state: Mapping[str, Any]) -> np.ndarray:
     return ~np.isin(shard, state["missing"])
 
 
+def mended(root: Path) -> str:
+    """What writes a lost or damaged `zarr.json` of a store again; the command is that of its first item."""
+    for name in item_names(root):
+        if (facts := read_item(root, name)) is not None:
+            return f"`{with_output(facts['command'], root)}` writes it again and keeps what is done"
+    return "the command that made the store writes it again"
+
+
 def with_output(command: str, root: Path) -> str:
     """A command on record with the store's place as it is known now: it may have been moved or copied."""
     words = shlex.split(command)

@@ -91,7 +91,8 @@ def parse_shards(
             raise UsageError(f"--shard {text}: expected numbers such as 5, 0-7 or 3,9, or auto")
         first, last = int(match[1]), int(match[2] or match[1])
         if first < least or last < first or last >= count + least:
-            raise UsageError(f"--shard {text}: there are {count} shards, {least}-{count - 1 + least}")
+            there = f"are {count} shards, {least}-{count - 1 + least}" if count > 1 else f"is one shard, {least}"
+            raise UsageError(f"--shard {text}: there {there}")
         chosen.update(range(first - least, last + 1 - least))
     return sorted(chosen)
 

@@ -20,7 +20,10 @@ def quality(image: np.ndarray) -> np.ndarray:
     colourless pixels. saturation: mean HSV saturation. Colours are those of every second row and column.
     """
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    fewer = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_NEAREST)
+    if min(image.shape[:2]) > 1:
+        fewer = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_NEAREST)
+    else:  # of one row or column resize would leave none
+        fewer = np.ascontiguousarray(image[::2, ::2])
     hsv = cv2.cvtColor(fewer, cv2.COLOR_RGB2HSV)
     spread = float(cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))[1][0, 0]) ** 2
     pixels = hsv.shape[0] * hsv.shape[1]

@@ -165,7 +165,7 @@ def test_words_of_the_flag() -> None:
         ("flips=2", "no strength"),
         ("hed=much", "expected a number, such as hed=0.05"),
         ("erase=0.9", "erase: 0.9 must be at most 0.5"),
-        ("hed=nan", "hed: nan must be at least 0"),
+        ("hed=nan", "hed: nan must be finite"),
         ("", "'' is not one of"),
     ):
         with pytest.raises(UsageError, match=words):

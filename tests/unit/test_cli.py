@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from histoxai import __version__, errors, registry, settings
 from histoxai.terminal import strict, use_threads
@@ -213,6 +216,66 @@ def test_every_registry_entry_resolves_and_names_its_source() -> None:
     for kind, entries in registry.ENTRIES.items():
         for name in entries:
             assert "Source: " in (registry.resolve(kind, name).__doc__ or ""), name
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value", "words"),
+    [
+        (settings.Ingest, "shard_size", 10**20, "--shard-size: 100000000000000000000 must be at most 2147483647"),
+        (settings.Augment, "shard_size", 1_000_001, "--shard-size: 1000001 must be at most 1000000"),
+        (settings.Masks, "micro_batch", 65_537, "--micro-batch: 65537 must be at most 65536"),
+        (settings.TrainCls, "lr", float("inf"), "--lr: inf must be finite"),
+        (settings.TrainCls, "lr", float("nan"), "--lr: nan must be finite"),
+        (settings.TrainSeg, "epochs", 2**31, "--epochs: 2147483648 must be at most 2147483647"),
+    ],
+)
+def test_numbers_that_no_machine_counts_with_are_refused(kind: Any, field: str, value: float, words: str) -> None:
+    with pytest.raises(errors.UsageError, match=re.escape(words)):
+        kind(**{field: value})
+    assert settings.Explain(seed=10**22).seed == 10**22
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is not there")
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["score", "--help"]])
+def test_a_full_stdout_is_told(words: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        made = subprocess.run(
+            [sys.executable, "-m", "histoxai", *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert made.returncode == 1
+    assert "No space left on device" in made.stderr
+    assert "Traceback" not in made.stderr
+
+
+def test_libraries_that_find_no_memory_are_no_bug_of_ours() -> None:
+    told = errors.for_users(ImportError("libtorch_cpu.so: failed to map segment from shared object"))
+    assert told is not None
+    assert "out of memory while libraries are loaded" in str(told)
+    assert errors.for_users(ImportError("No module named 'x'")) is None
+
+
+@pytest.mark.parametrize("where", ["class", "group"])
+def test_names_with_line_breaks_are_refused(tmp_path: Path, where: str) -> None:
+    names = {"class": ("A\nhistoxai: all is well", "s1"), "group": ("A", "s\n1")}[where]
+    folder = tmp_path / "d" / names[0] / names[1]
+    folder.mkdir(parents=True)
+    Image.new("RGB", (16, 16), (200, 100, 150)).save(folder / "p.png")
+    outcome = run("ingest", tmp_path / "d", "-o", tmp_path / "p", "--format", "folder", "--quiet")
+    assert outcome.code == 3
+    assert "a line break in a name would break lists and messages; rename it" in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert not (tmp_path / "p").exists()
+
+
+def test_one_class_and_too_few_groups_are_told(tmp_path: Path) -> None:
+    write_diagset(tmp_path / "d", scans=1)
+    done("ingest", tmp_path / "d", "-o", tmp_path / "p", "--classes", "A", "--mpp", 0.5)
+    done("augment", tmp_path / "p", "-o", tmp_path / "b")
+    outcome = run("train-cls", tmp_path / "b", "-o", tmp_path / "cls", "--dry-run")
+    assert "has one class only, A: there is nothing to tell apart" in outcome.err
+    outcome = run("train-cls", tmp_path / "b", "-o", tmp_path / "cls", "--epochs", 1)
+    assert outcome.code == 3
+    assert "patches; its groups were too few for all splits; bring more, or other `--fractions`" in outcome.err
 
 
 def test_the_studys_settings_are_the_defaults() -> None:

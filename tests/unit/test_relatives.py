@@ -180,6 +180,12 @@ def test_quality_of_drawn_patches() -> None:
     np.testing.assert_allclose(tissue(measured)[:4], [0, 1, 0.5, 16 / 40], atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 1000), (64, 1), (2, 1), (3, 5)])
+def test_narrow_patches_have_a_quality_too(size: tuple[int, int]) -> None:
+    pink = np.full((*size, 3), (220, 130, 180), np.uint8)
+    np.testing.assert_allclose(quality(pink), [1, 0, 0, (220 - 130) / 220], atol=0.01)
+
+
 def test_blur_grows_with_blur() -> None:
     image = tissue_like(0, (96, 96))
     noisy = np.clip(image + np.random.default_rng(0).normal(0, 20, image.shape), 0, 255).astype(np.uint8)

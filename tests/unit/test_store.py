@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing as mp
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import zarr
 
 from histoxai import provenance
-from histoxai.errors import HistoxaiError, Incomplete, InputRefused, SettingsDiffer, UsageError
+from histoxai.errors import Damaged, HistoxaiError, Incomplete, InputRefused, SettingsDiffer, UsageError
 from histoxai.progress import Silent
 from histoxai.store.create import add_item, create_or_match
 from histoxai.store.files import clear_away, read_json, write_atomically
@@ -270,6 +271,74 @@ def test_a_lost_index_record_is_written_again(tmp_path: Path) -> None:
     assert Store(tmp_path / "s").completeness()["index"]["missing"] == [0]
     make(tmp_path / "s", item())
     assert Store(tmp_path / "s").digest() == before
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:20])
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, _cut, _flip], ids=["gone", "cut", "flipped"])
+@pytest.mark.parametrize("path", ["label/c/0", "patch_id/c/0"])
+def test_lost_ids_and_labels_are_written_again(tmp_path: Path, path: str, harm: Callable[[Path], None]) -> None:
+    store = make(tmp_path / "s", item())
+    fill(store, item(), compute, Silent())
+    before, kept = store.digest(), (tmp_path / "s" / path).read_bytes()
+    harm(tmp_path / "s" / path)
+    with pytest.raises((Incomplete, Damaged)):
+        Store(tmp_path / "s").require_complete()
+    assert make(tmp_path / "s", item()).missing(item()) == []
+    assert (tmp_path / "s" / path).read_bytes() == kept
+    assert Store(tmp_path / "s").digest() == before
+    Store(tmp_path / "s").require_complete()
+
+
+def test_labels_that_somebody_changed_are_not_changed_back(tmp_path: Path) -> None:
+    make(tmp_path / "s", item())
+    zarr.open_group(tmp_path / "s", mode="r+")["label"][3] = 0  # type: ignore[index]
+    edited = (tmp_path / "s/label/c/0").read_bytes()
+    with pytest.raises(Damaged, match=r"label is not what this command makes; `histoxai.* --force`"):
+        make(tmp_path / "s", item())
+    (tmp_path / "s/patch_id/c/0").unlink()  # nor is anything mended beside them
+    with pytest.raises(Damaged, match="label is not what this command makes"):
+        make(tmp_path / "s", item())
+    assert (tmp_path / "s/label/c/0").read_bytes() == edited
+    assert not (tmp_path / "s/patch_id/c/0").exists()
+
+
+def test_lost_ids_of_a_changed_source_are_not_made_up(tmp_path: Path) -> None:
+    make(tmp_path / "s", item())
+    (tmp_path / "s/label/c/0").unlink()
+    header = provenance.header("patches/2", {}, 0, {"source": {"path": "x", "digest": "d"}})
+    index = {"label": np.zeros(10, np.int16) + 1, "patch_id": np.array([f"é/{i}" for i in range(10)])}
+    with pytest.raises(Damaged, match="label/c/0 is not what this command makes"):
+        create_or_match(tmp_path / "s", header, index, [item()], attrs={"classes": ["a"], "mpp": None})
+    assert not (tmp_path / "s/label/c/0").exists()
+
+
+def test_records_of_another_item_stand_for_nothing(tmp_path: Path) -> None:
+    names = ("one", "two")
+    items = [Item(n, (ArraySpec(n, (10, 40, 30, 3), np.uint8, 4),), {}) for n in names]
+    store = make(tmp_path / "s", *items)
+    for k, it in enumerate(items):
+        fill(store, it, lambda a, b, k=k, n=it.name: {n: rows(SPECS[0])[a:b] + np.uint8(k)}, Silent())
+    done, before = tmp_path / "s/_done", store.digest()
+    (done / "one").rename(done / "t")
+    (done / "two").rename(done / "one")
+    (done / "t").rename(done / "two")
+    assert [Store(tmp_path / "s").missing(it) for it in items] == [[0, 1, 2]] * 2
+    again = make(tmp_path / "s", *items)
+    shutil.copy(done / "one/1.json", done / "one/0.json")  # nor do those of another shard
+    assert again.missing(items[0]) == [0, 1, 2]
+    for k, it in enumerate(items):
+        fill(again, it, lambda a, b, k=k, n=it.name: {n: rows(SPECS[0])[a:b] + np.uint8(k)}, Silent())
+    assert Store(tmp_path / "s").digest() == before
+    assert not [p for p in (tmp_path / "s").rglob(".*") if p.is_file()]
 
 
 def test_a_store_that_is_removed_at_work_does_not_come_back(tmp_path: Path) -> None:
