@@ -52,7 +52,7 @@ class Run:
     @property
     def remedy(self) -> str:
         """What to do about a folder that is damaged."""
-        return f"train again: `{with_output(self.facts['run']['command'], self.path)} --force`"
+        return f"train again: `{with_output(str(self.facts['run'].get('command')), self.path)} --force`"
 
 
 def open_run(path: Path, kind: str | None = None) -> Run:

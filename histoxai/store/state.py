@@ -108,13 +108,25 @@ def mended(root: Path) -> str:
 
 
 def with_output(command: str, root: Path) -> str:
-    """A command on record with the store's place as it is known now: it may have been moved or copied."""
-    words = shlex.split(command)
+    """A command on record with the store's place as it is known now: it may have been moved or copied.
+
+    A record from elsewhere may say anything, and what is printed is pasted: a command that is none of ours becomes a
+    look at the store, and none replaces what is there or names another output.
+    """
+    place = shown(str(root))
+    try:
+        words = [word for word in shlex.split(command) if word != "--force"]
+    except ValueError:  # no words of a shell
+        words = []
+    if words[:1] != ["histoxai"]:
+        return shlex.join(["histoxai", "info", place])
     for i, word in enumerate(words):
         if word in ("-o", "--output") and i + 1 < len(words):
-            words[i + 1] = shown(str(root))
+            words[i + 1] = place
         elif word.startswith("--output="):
-            words[i] = f"--output={shown(str(root))}"
+            words[i] = f"--output={place}"
+        elif word.startswith("-o") and len(word) > 2:
+            words[i] = f"-o{place}"
     return shlex.join(words)
 
 

@@ -19,7 +19,7 @@ from histoxai.store.files import clear_away, read_json, write_atomically
 from histoxai.store.records import is_done, record_path
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item, Store, open_store
-from histoxai.store.state import ranges
+from histoxai.store.state import ranges, with_output
 from histoxai.store.work import fill, parse_shards
 
 SPECS = [
@@ -339,6 +339,22 @@ def test_records_of_another_item_stand_for_nothing(tmp_path: Path) -> None:
         fill(again, it, lambda a, b, k=k, n=it.name: {n: rows(SPECS[0])[a:b] + np.uint8(k)}, Silent())
     assert Store(tmp_path / "s").digest() == before
     assert not [p for p in (tmp_path / "s").rglob(".*") if p.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("histoxai ingest src -o old --mpp 0.5", "histoxai ingest src -o 'a b' --mpp 0.5"),
+        ("histoxai ingest src --output=old", "histoxai ingest src '--output=a b'"),
+        ("histoxai ingest src -oold --force", "histoxai ingest src '-oa b'"),
+        ("histoxai ingest 'it''s; rm x' -o old", "histoxai ingest 'its; rm x' -o 'a b'"),
+        ("rm -rf /", "histoxai info 'a b'"),
+        ("histoxai ingest 'unbalanced", "histoxai info 'a b'"),
+        ("", "histoxai info 'a b'"),
+    ],
+)
+def test_a_command_on_record_is_shown_for_this_store_and_only_if_it_is_ours(command: str, shown: str) -> None:
+    assert with_output(command, Path("a b")) == shown
 
 
 def test_a_store_that_is_removed_at_work_does_not_come_back(tmp_path: Path) -> None:
