@@ -25,7 +25,7 @@ CLASSES = ("A", "N", "R1")
 
 # A process of its own has the machine to itself; each of several beside one another has one core, as have its children.
 BESIDE = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
-if BESIDE:
+if BESIDE and hasattr(os, "sched_setaffinity"):  # not on macOS
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(BESIDE) % len(cores)]})
 THREADS = 1 if BESIDE else 2
