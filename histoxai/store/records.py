@@ -143,11 +143,16 @@ def _is_guarded(facts: dict[str, Any]) -> bool:
     return holds(facts) and ("checksum" in facts or not ({"metadata", "sealed"} & facts.keys()))
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and -1e12 < value < 1e12
+
+
 def _is_valid(record: dict[str, Any]) -> bool:
     files = record.get("files")
     return (
         _is_guarded(record)
         and isinstance(record.get("fingerprint"), str)
+        and all(_is_number(record.get(k, 0)) for k in ("seconds", "peak_memory_mb"))  # they are summed up
         and isinstance(files, list)
         and all(isinstance(f, dict) and _is_inside(f.get("path")) for f in files)
     )

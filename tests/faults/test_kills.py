@@ -30,7 +30,7 @@ PROBES = [
     *("--faithfulness", "--probes", "deletion,infidelity,sensitivity", "--steps", 2, "--squares", 10),
     *("--perturbations", 1, "--sanity", 4),
 ]
-KILLS = {"explain": 10, "explain more": 6, "ingest": 4, "masks": 4, "score": 4, "score more": 2}
+KILLS = {"explain": 10, "explain more": 6, "ingest": 4, "masks": 4, "score": 4, "score more": 1}
 
 
 def commands(mini: Mini) -> dict[str, list[object]]:

@@ -38,7 +38,7 @@ def left(folder: Path) -> tuple[bytes, bytes, object]:
 
 # checkpoints after every step, so that kills fall into their writing; and after epochs alone
 @pytest.mark.parametrize(
-    ("verb", "minutes", "wanted"), [("train-cls", 0, 10), ("train-cls", 10, 5), ("train-seg", 0, 5)]
+    ("verb", "minutes", "wanted"), [("train-cls", 0, 8), ("train-cls", 10, 4), ("train-seg", 0, 4)]
 )
 def test_kills_at_random_moments_of_training(mini: Mini, tmp_path: Path, verb: str, minutes: int, wanted: int) -> None:
     command, log = commands(mini)[verb], tmp_path / "log"

@@ -15,12 +15,13 @@ from histoxai import provenance
 from histoxai.errors import Damaged, HistoxaiError, Incomplete, InputRefused, SettingsDiffer, UsageError
 from histoxai.progress import Silent
 from histoxai.store.create import add_item, create_or_match
-from histoxai.store.files import clear_away, read_json, write_atomically
-from histoxai.store.records import is_done, record_path
+from histoxai.store.files import clear_away, read_json, write_atomically, write_json
+from histoxai.store.records import is_done, record_path, sealed
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item, Store, open_store
 from histoxai.store.state import ranges, with_output
 from histoxai.store.work import fill, parse_shards
+from tests.conftest import without_seal
 
 SPECS = [
     ArraySpec("images", (10, 40, 30, 3), np.uint8, 4),
@@ -339,6 +340,17 @@ def test_records_of_another_item_stand_for_nothing(tmp_path: Path) -> None:
         fill(again, it, lambda a, b, k=k, n=it.name: {n: rows(SPECS[0])[a:b] + np.uint8(k)}, Silent())
     assert Store(tmp_path / "s").digest() == before
     assert not [p for p in (tmp_path / "s").rglob(".*") if p.is_file()]
+
+
+@pytest.mark.parametrize("value", ["3.11", None, [1], 10**400, -(10**30)])
+@pytest.mark.parametrize("key", ["seconds", "peak_memory_mb"])
+def test_a_record_whose_numbers_are_none_stands_for_nothing(tmp_path: Path, key: str, value: object) -> None:
+    store = make(tmp_path / "s", item())
+    fill(store, item(), compute, Silent())
+    path = tmp_path / "s/_done/images/1.json"
+    write_json(path, sealed({**without_seal(path), key: value}))
+    assert Store(tmp_path / "s").completeness()["images"]["missing"] == [1]
+    assert fill(store, item(), compute, Silent()) == 1
 
 
 @pytest.mark.parametrize(
