@@ -32,6 +32,7 @@ class Target:
     make: writes good files into a folder. files: patterns below it of those that are changed. command: what reads
     them, of the folder and the output. same: the files are ours and checked: unless the command ends with an error,
     what it leaves may not depend on the change; compared: names of the files that count. weight: of all cases.
+    mends: it may make good whatever is damaged, and need not refuse any.
     """
 
     make: Callable[[Path, Mini], None]
@@ -40,6 +41,7 @@ class Target:
     same: bool = False
     weight: float = 1.0
     compared: str = "*"
+    mends: bool = False
 
 
 def ingest(*flags: object, source: str = "") -> Callable[[Path, Path], list[object]]:
@@ -298,7 +300,7 @@ STORES: dict[str, Target] = {
         weight=0.7,
     ),
     "resume": Target(
-        _half, ("out/**/*",), lambda place, out: [*EXPLAIN(place, out), "--verify"], same=True, weight=0.5
+        _half, ("out/**/*",), lambda place, out: [*EXPLAIN(place, out), "--verify"], same=True, weight=0.5, mends=True
     ),
     "info": Target(
         _stores,

@@ -190,4 +190,4 @@ def test_bytes_that_nobody_meant(target: str, mini: Mini, ground: Path) -> None:
         for signature, times in sorted(seen.items(), key=lambda item: -item[1]):
             print(f"  {times:6} {signature}")
     assert not harm, "\n\n".join(harm[:20])
-    assert len(seen) > 1
+    assert len(seen) > 1 or TARGETS[target].mends
