@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from histoxai.errors import InputRefused
 
 # control characters but tab and line feed, what turns the direction of a line, line and paragraph separators
 _UNSEEN = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -34,6 +37,15 @@ def told(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(told(v) for v in value)
     return printable(value) if isinstance(value, str) else value
+
+
+def require_lines(names: Mapping[str, Iterable[str]], where: str = "") -> None:
+    """Raise InputRefused for the first name with a line break; messages could seem to say anything."""
+    for what, given in names.items():
+        if (broken := next((name for name in given if "\n" in name), None)) is not None:
+            raise InputRefused(
+                f"{where}{what} {str(broken)!r}: a line break in a name would break lists and messages; rename it"
+            )
 
 
 def _escaped(match: re.Match[str]) -> str:

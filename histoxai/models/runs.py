@@ -14,7 +14,7 @@ from histoxai import provenance
 from histoxai.errors import InputRefused, SettingsDiffer
 from histoxai.store.files import read_json
 from histoxai.store.records import holds
-from histoxai.store.state import with_output
+from histoxai.store.state import forced, with_output
 
 SCHEMA = "run/1"
 WEIGHTS = "weights.safetensors"
@@ -52,7 +52,7 @@ class Run:
     @property
     def remedy(self) -> str:
         """What to do about a folder that is damaged."""
-        return f"train again: `{with_output(str(self.facts['run'].get('command')), self.path)} --force`"
+        return f"train again: `{forced(with_output(str(self.facts['run'].get('command')), self.path))}`"
 
 
 def open_run(path: Path, kind: str | None = None) -> Run:

@@ -27,6 +27,7 @@ from histoxai.store.schema import schema
 from histoxai.store.shards import Store
 from histoxai.store.work import Task, do_items
 from histoxai.transforms.described import DESCRIBED, describe
+from histoxai.wording import require_lines
 
 LISTED = 10_000  # of what was left out, so many are named in the store
 
@@ -175,9 +176,7 @@ def _check(index: Index) -> None:
     # before any work, what no store could hold
     if "all" in index.classes:
         raise InputRefused("a class named 'all' would be taken for the total in every table; rename it")
-    for what, given in (("class", index.classes), ("group", index.group), ("patch", index.patch_id)):
-        if (broken := next((n for n in given if "\n" in n), None)) is not None:
-            raise InputRefused(f"{what} {broken!r}: a line break in a name would break lists and messages; rename it")
+    require_lines({"class": index.classes, "group": index.group, "patch": index.patch_id})
     for name, values in index.extra.items():
         if len(values) != len(index):
             raise ValueError(f"{name}: {len(values)} values for {len(index)} patches")

@@ -13,6 +13,7 @@ import numpy as np
 from histoxai.errors import InputRefused
 from histoxai.store.schema import SPLITS, ArraySpec
 from histoxai.store.shards import Item, Store, open_store
+from histoxai.wording import require_lines
 
 IMAGES = "images"
 TARGETS = "targets"
@@ -31,14 +32,14 @@ class Patches:
         self.path = path
         self.store.require_complete()
         self.classes: list[str] = [str(c) for c in self.store.group.attrs["classes"]]
-        if any("\n" in name for name in self.classes):  # `ingest` makes none; a message could seem to say anything
-            raise InputRefused(f"{path}: a name of a class has a line break; is it damaged?")
         mpp = self.store.group.attrs["mpp"]
         self.mpp: float | None = None if mpp is None else float(mpp)
         self.label = self.store.read("label").astype(np.int64)
         self.group = self.store.read("group")
         self.patch_id = self.store.read("patch_id")
         self.split = self.store.read("split")
+        # `ingest` makes none
+        require_lines({"class": self.classes, "group": self.group, "patch": self.patch_id}, f"{path}: ")
         self.images = self.store.array(IMAGES)
         self.has_targets = self.store.has(TARGETS)
         self.digest = self.store.digest()

@@ -39,7 +39,7 @@ from histoxai.store.records import (
 )
 from histoxai.store.rows import ChunkDamaged, Rows, open_rows
 from histoxai.store.schema import VERSIONS, ArraySpec, open_group
-from histoxai.store.state import completeness, mended, remake_command, require_complete, with_output
+from histoxai.store.state import completeness, forced, mended, remake_command, require_complete, with_output
 
 
 @dataclass(frozen=True)
@@ -354,7 +354,7 @@ def open_store(path: Path, schema: str, made_by: str) -> Store:
         command = with_output(store.header["run"]["command"], path)
         raise InputRefused(
             f"{path}: schema {store.schema} is of an older histoxai, and this one reads {kind}/{known}; make it again: "
-            f"`{command} --force`"
+            f"`{forced(command)}`"
         )
     return store
 
@@ -372,10 +372,7 @@ def _valid(path: Path, header: Any) -> dict[str, Any]:
     wrong = wrong or ([] if isinstance(names, list) and all(map(is_name, names)) else ["items"])
     wrong = wrong or [k for k, p in header["parents"].items() if not isinstance(p, dict) or "digest" not in p]
     if wrong or not re.fullmatch(r"\w+/\d+", header["schema"]) or not isinstance(header["run"].get("command"), str):
-        raise InputRefused(
-            f"{path}: its zarr.json is damaged ({', '.join(wrong) or 'schema, run'}); the command that made the store "
-            "writes it again"
-        )
+        raise InputRefused(f"{path}: its zarr.json is damaged ({', '.join(wrong) or 'schema, run'}); {mended(path)}")
     return header
 
 

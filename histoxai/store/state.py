@@ -89,7 +89,7 @@ def require_complete(root: Path, header: Mapping[str, Any], names: Sequence[str]
         command = with_output(str(header["run"]["command"]), root)
         raise Damaged(
             f"{root}: {changed} is damaged, or was changed after it was written; make the store again: "
-            f"`{command} --force`"
+            f"`{forced(command)}`"
         )
 
 
@@ -138,8 +138,13 @@ def fill_command(command: str, shards: Iterable[int]) -> str:
 def remake_command(command: str, shards: Iterable[int]) -> str:
     """The command that remakes shards whose bytes are not what they were; the rest of the store stays."""
     if _verb(command) not in _VERIFYING:
-        return f"{command} --force"
+        return forced(command)
     return f"{fill_command(command, shards)} --verify"
+
+
+def forced(command: str) -> str:
+    """The command that starts over, from what `with_output` gives; a look at a store stays one."""
+    return command if _verb(command) == "info" else f"{command} --force"
 
 
 def _verb(command: str) -> str:

@@ -16,10 +16,11 @@ from histoxai.errors import Damaged, HistoxaiError, Incomplete, InputRefused, Se
 from histoxai.progress import Silent
 from histoxai.store.create import add_item, create_or_match
 from histoxai.store.files import clear_away, read_json, write_atomically, write_json
+from histoxai.store.patches import Patches
 from histoxai.store.records import is_done, record_path, sealed
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item, Store, open_store
-from histoxai.store.state import ranges, with_output
+from histoxai.store.state import forced, ranges, with_output
 from histoxai.store.work import fill, parse_shards
 from tests.conftest import without_seal
 
@@ -342,6 +343,18 @@ def test_records_of_another_item_stand_for_nothing(tmp_path: Path) -> None:
     assert not [p for p in (tmp_path / "s").rglob(".*") if p.is_file()]
 
 
+def test_a_store_from_elsewhere_whose_names_have_line_breaks_is_refused(tmp_path: Path) -> None:
+    for k, (classes, ids) in enumerate(((["a\nb"], ["p"]), (["a"], ["p\nq"]))):
+        header = provenance.header("patches/2", {}, 0, {})
+        index = {"label": np.zeros(1, np.int16), "patch_id": np.array(ids), "group": np.array(["g"])}
+        index |= {"split": np.zeros(1, np.uint8)}
+        attrs = {"classes": classes, "mpp": None}
+        store = create_or_match(tmp_path / f"{k}", header, index, [item(1)], attrs=attrs)
+        fill(store, item(1), compute, Silent())
+        with pytest.raises(InputRefused, match=r": (class 'a\\nb'|patch 'p\\nq'): a line break in a name"):
+            Patches(tmp_path / f"{k}")
+
+
 @pytest.mark.parametrize("value", ["3.11", None, [1], 10**400, -(10**30)])
 @pytest.mark.parametrize("key", ["seconds", "peak_memory_mb"])
 def test_a_record_whose_numbers_are_none_stands_for_nothing(tmp_path: Path, key: str, value: object) -> None:
@@ -367,6 +380,7 @@ def test_a_record_whose_numbers_are_none_stands_for_nothing(tmp_path: Path, key:
 )
 def test_a_command_on_record_is_shown_for_this_store_and_only_if_it_is_ours(command: str, shown: str) -> None:
     assert with_output(command, Path("a b")) == shown
+    assert forced(shown) == (shown if "info" in shown else f"{shown} --force")
 
 
 def test_a_store_that_is_removed_at_work_does_not_come_back(tmp_path: Path) -> None:
