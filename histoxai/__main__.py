@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from histoxai import signals
-from histoxai.errors import Interrupted
+from histoxai.core import signals
+from histoxai.core.errors import Interrupted
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     stopped = False
     try:
         signals.catch()
-        from histoxai.cli import main as run
+        from histoxai.cli.app import main as run
 
         run()
     except SystemExit as stop:

@@ -17,7 +17,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from histoxai.cli import app
+from histoxai.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 64

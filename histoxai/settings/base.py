@@ -11,7 +11,7 @@ import math
 from dataclasses import field, fields
 from typing import Any
 
-from histoxai.errors import UsageError
+from histoxai.core.errors import UsageError
 
 _LARGEST = 2**31 - 1
 MOST_ROWS_OF_A_SHARD = 1_000_000  # its index takes 16 bytes for each

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from histoxai.errors import UsageError
+from histoxai.core.errors import UsageError
 from histoxai.settings.base import MOST_ROWS_OF_A_SHARD, Checked, bounded
 
 

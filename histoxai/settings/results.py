@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from histoxai.errors import UsageError
+from histoxai.core.errors import UsageError
 from histoxai.settings.base import MOST_ROWS_OF_A_SHARD, Checked, bounded
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from histoxai.errors import UsageError
+from histoxai.core.errors import UsageError
 from histoxai.settings.base import Checked, bounded
 
 

@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from histoxai.errors import HistoxaiError, InputRefused, ParentChanged
-from histoxai.metrics import bootstrap
-from histoxai.metrics.statistics import or_none
-from histoxai.models.relatives import across, identity_of, leaks_of, share_of
-from histoxai.models.runs import open_run
+from histoxai.core.errors import HistoxaiError, InputRefused, ParentChanged
+from histoxai.networks.run_folder import open_run
+from histoxai.score.summary.strata import or_none
 from histoxai.settings import Augment, Statistics
-from histoxai.store.mirror import find_parent
+from histoxai.split.leaks import across, identity_of, leaks_of, share_of
+from histoxai.split.relations import Identity, Places, Relation, families, leaks, members, relations
+from histoxai.split.split import TEST, TRAIN, Plan, plan_by_patch
+from histoxai.statistics import bootstrap
 from histoxai.store.patches import Patches
 from histoxai.store.schema import SPLITS
 from histoxai.store.shards import open_store
-from histoxai.store.split import TEST, TRAIN, Plan, plan_by_patch
-from histoxai.transforms.relatives import Identity, Places, Relation, families, leaks, members, relations
+from histoxai.store.storage.s3_mirror import find_parent
 
 SCHEMA = "histoxai.audit/1"
 

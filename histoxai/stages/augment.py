@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from histoxai import provenance, resources
-from histoxai.errors import InputRefused
-from histoxai.models.relatives import families_of, known
-from histoxai.progress import Progress
+from histoxai.core import provenance, resources
+from histoxai.core.errors import InputRefused
+from histoxai.core.progress import Progress
+from histoxai.ingest.describe import DESCRIBED, describe
 from histoxai.settings import Augment, Augmentation
+from histoxai.split.leaks import families_of, known
+from histoxai.split.rotation import quarter_turns, suffix
+from histoxai.split.split import TRAIN, Plan, balance_train, hold_out, keep_all, plan_by_patch, split_folds, split_units
 from histoxai.store.create import create_or_match
-from histoxai.store.files import write_atomically
+from histoxai.store.jobs.runner import fill
 from histoxai.store.patches import IMAGES, TARGETS, Copies, Patches, image_item
 from histoxai.store.schema import schema
-from histoxai.store.split import TRAIN, Plan, balance_train, hold_out, keep_all, plan_by_patch, split_folds, split_units
-from histoxai.store.work import fill
-from histoxai.transforms.described import DESCRIBED, describe
-from histoxai.transforms.geometry import quarter_turns, suffix
+from histoxai.store.storage.files import write_atomically
 
 
 def augment(
@@ -208,7 +208,7 @@ def preview(
     """
     if output.is_dir() or output.resolve().is_relative_to(source.resolve()):
         raise InputRefused(f"{output}: is a folder, or lies in the store; name a .png file outside of it")
-    from histoxai.plots.preview import draw_preview  # and with it matplotlib, which nothing else here needs
+    from histoxai.report.split_preview import draw_preview  # and with it matplotlib, which nothing else here needs
 
     patches = Patches(source)
     if patches.store.has("rotation"):

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from histoxai import provenance
-from histoxai.errors import ParentChanged, UsageError
-from histoxai.models import comparing, reporting
-from histoxai.models.lineage import Lineage, resolve_lineage
-from histoxai.models.published import Publication
-from histoxai.plots import compared, page
-from histoxai.plots.export import files
-from histoxai.plots.gallery import Gallery
-from histoxai.plots.overlays import stems
-from histoxai.progress import Progress
+from histoxai.core import provenance
+from histoxai.core.errors import ParentChanged, UsageError
+from histoxai.core.progress import Progress
+from histoxai.report import build, comparison, comparison_text
+from histoxai.report.export.files import files
+from histoxai.report.export.qupath import stems
+from histoxai.report.figures.pool import Gallery
+from histoxai.report.lineage import Lineage, resolve_lineage
+from histoxai.report.output import Publication
+from histoxai.report.page import render
 from histoxai.settings import Comparison
 
 SCHEMA = "comparison/1"
@@ -40,7 +40,7 @@ def compare(
     if len({p.resolve() for p in paths}) < len(paths):
         raise UsageError("report: a scores store is named twice; there is nothing to compare")
     provenance.keep_apart(output, *paths)
-    names = comparing.names_of(paths)
+    names = comparison.names_of(paths)
     lineages = {name: _lineage(path, allow_partial) for name, path in zip(names, paths, strict=True)}
     place = Publication(output, export, [Path(r["path"]) for line in lineages.values() for r in line.ancestors()])
     parents = {
@@ -54,15 +54,15 @@ def compare(
     if dry_run or (there and export is None):
         return summary
     with Gallery(workers, export is not None, "; ".join(f"{n}: partial" for n in partial)) as gallery:
-        content, arrays = comparing.compare(lineages, settings, gallery, progress)
+        content, arrays = comparison.compare(lineages, settings, gallery, progress)
     if not there:
-        place.write(page.render("compare.html", content), header, arrays, progress)
+        place.write(render.render("compare.html", content), header, arrays, progress)
     if export is not None:
         facts = {
-            stem: reporting.methods_facts(line, content["statistics"])
+            stem: build.methods_facts(line, content["statistics"])
             for stem, line in zip(stems(names), lineages.values(), strict=True)
         }
-        place.write_export(files(compared.tables(content), gallery, facts), len(gallery), progress)
+        place.write_export(files(comparison_text.tables(content), gallery, facts), len(gallery), progress)
         summary["export"] = str(export)
     return summary
 

@@ -10,21 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from histoxai import provenance, resources, slurm
-from histoxai.errors import Damaged, HistoxaiError, SettingsDiffer
-from histoxai.explainers.base import ENGINE
-from histoxai.explainers.checks import summarise
-from histoxai.explainers.cost import PATCHES, Cost, measure
-from histoxai.explainers.onepass import one_pass
-from histoxai.explainers.parity import compare
-from histoxai.explainers.stored import checks_path, raw_path
-from histoxai.models.explaining import PREDICTIONS, Job
-from histoxai.progress import Progress
+from histoxai.core import provenance, resources, slurm
+from histoxai.core.errors import Damaged, HistoxaiError, SettingsDiffer
+from histoxai.core.progress import Progress
+from histoxai.explain.checks import summarise
+from histoxai.explain.cost import PATCHES, Cost, measure
+from histoxai.explain.job import PREDICTIONS, Job
+from histoxai.explain.maps_store import checks_path, raw_path
+from histoxai.explain.methods.base import ENGINE
+from histoxai.explain.methods.single_pass import one_pass
+from histoxai.explain.parity import compare
 from histoxai.settings import Explain, Work
 from histoxai.store.create import create_or_match, match
+from histoxai.store.jobs.runner import Stream, Task, do_items
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item, Store, identity
-from histoxai.store.work import Stream, Task, do_items
 
 
 def explain(

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from histoxai import provenance
-from histoxai.errors import Damaged, Incomplete, InputRefused
-from histoxai.explainers.checks import summarise
-from histoxai.models.runs import RUN, WEIGHTS, Run, open_run
-from histoxai.store.files import read_json
+from histoxai.core import provenance
+from histoxai.core.errors import Damaged, Incomplete, InputRefused
+from histoxai.explain.checks import summarise
+from histoxai.networks.run_folder import RUN, WEIGHTS, Run, open_run
 from histoxai.store.shards import Store
 from histoxai.store.state import ranges, remake_command
+from histoxai.store.storage.files import read_json
 
 SCHEMA = "histoxai.info/1"
 

@@ -10,24 +10,24 @@ from typing import Any
 
 import numpy as np
 
-from histoxai import provenance, resources
-from histoxai.errors import InputRefused
-from histoxai.progress import Progress
-from histoxai.provenance import file_checksum
-from histoxai.readers.base import Index, Readable, Reader, require_source
-from histoxai.readers.chosen import Chosen, survey
-from histoxai.readers.metadata import groups, join
-from histoxai.readers.staining import STAINED, Staining, left_as_they_were, staining
-from histoxai.registry import names, resolve
+from histoxai.core import provenance, resources
+from histoxai.core.errors import InputRefused
+from histoxai.core.progress import Progress
+from histoxai.core.provenance import file_checksum
+from histoxai.core.registry import names, resolve
+from histoxai.core.safe_text import require_lines
+from histoxai.ingest.describe import DESCRIBED, describe
+from histoxai.ingest.formats.base import Index, Readable, Reader, require_source
+from histoxai.ingest.metadata import groups, join
+from histoxai.ingest.quality_filter import Chosen, survey
+from histoxai.ingest.stain_normalisation import STAINED, Staining, left_as_they_were, staining
 from histoxai.settings import Ingest, Work
 from histoxai.store.create import create_or_match, discard, match
-from histoxai.store.mirror import fetch_tree
+from histoxai.store.jobs.runner import Task, do_items
 from histoxai.store.patches import IMAGES, TARGETS, image_item
 from histoxai.store.schema import schema
 from histoxai.store.shards import Store
-from histoxai.store.work import Task, do_items
-from histoxai.transforms.described import DESCRIBED, describe
-from histoxai.wording import require_lines
+from histoxai.store.storage.s3_mirror import fetch_tree
 
 LISTED = 10_000  # of what was left out, so many are named in the store
 

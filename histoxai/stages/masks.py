@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from histoxai import provenance
-from histoxai.models.batches import forward, pick_device
-from histoxai.models.checkpoint import load_model
-from histoxai.models.runs import Run, open_run
-from histoxai.progress import Progress
+from histoxai.core import provenance
+from histoxai.core.progress import Progress
+from histoxai.networks.inference import forward, pick_device
+from histoxai.networks.run_folder import Run, open_run
+from histoxai.networks.weights import load_model
 from histoxai.settings import Masks, Work
 from histoxai.store.create import create_or_match, match
+from histoxai.store.jobs.runner import Task, do_items
 from histoxai.store.patches import Patches
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item
-from histoxai.store.work import Task, do_items
 
 PROBABILITY = "probability"
 

@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from histoxai import provenance
-from histoxai.errors import InputRefused
-from histoxai.models.batches import padded, pick_device, softmax_of_predicted
-from histoxai.models.checkpoint import load_model
-from histoxai.models.runs import Run, open_run
-from histoxai.progress import Progress
+from histoxai.core import provenance
+from histoxai.core.errors import InputRefused
+from histoxai.core.progress import Progress
+from histoxai.networks.inference import padded, pick_device, softmax_of_predicted
+from histoxai.networks.run_folder import Run, open_run
+from histoxai.networks.weights import load_model
 from histoxai.settings import Predict, Work
 from histoxai.store.create import create_or_match, match
+from histoxai.store.jobs.runner import Task, do_items
 from histoxai.store.patches import Patches
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item
-from histoxai.store.work import Task, do_items
 
 PREDICTIONS, EMBEDDING = "predictions", "embedding"
 

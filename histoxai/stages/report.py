@@ -7,18 +7,19 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from histoxai import provenance
-from histoxai.models import reporting
-from histoxai.models.lineage import resolve_lineage
-from histoxai.models.published import Publication
-from histoxai.models.scored import read
-from histoxai.models.slides import places_of, slides_of
-from histoxai.models.slidexport import overlay_files
-from histoxai.plots import overlays, page
-from histoxai.plots.content import partial_words
-from histoxai.plots.export import files, tables
-from histoxai.plots.gallery import Gallery
-from histoxai.progress import Progress
+from histoxai.core import provenance
+from histoxai.core.progress import Progress
+from histoxai.report import build
+from histoxai.report.content import partial_words
+from histoxai.report.export import qupath
+from histoxai.report.export.files import files, tables
+from histoxai.report.export.slides import overlay_files
+from histoxai.report.figures.pool import Gallery
+from histoxai.report.lineage import resolve_lineage
+from histoxai.report.output import Publication
+from histoxai.report.page import render
+from histoxai.report.slides import places_of, slides_of
+from histoxai.score.scores_store import read
 from histoxai.settings import Report
 
 SCHEMA = "report/2"
@@ -56,14 +57,14 @@ def report(
         return summary
     places = places_of(lineage) if export is not None and slides else None
     if places is not None:
-        overlays.require()
+        qupath.require()
     with Gallery(workers, export is not None, partial_words(lineage.partial)) as gallery:
-        made = reporting.report(lineage, settings, gallery, progress)
+        made = build.report(lineage, settings, gallery, progress)
     if not there:
-        text = page.render("report.html", made.content, made.data)
+        text = render.render("report.html", made.content, made.data)
         place.write(text, {**header, "axes": made.axes}, made.arrays, progress)
     if export is not None:
-        facts = {"": reporting.methods_facts(lineage, made.content["statistics"])}
+        facts = {"": build.methods_facts(lineage, made.content["statistics"])}
         written = files(tables(made.content), gallery, facts)
         if places is not None:
             scores, primary = read(scores_path, "corrected", rows=lineage.rows), made.data["primary"]

@@ -10,28 +10,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histoxai import provenance, resources
-from histoxai.errors import UsageError
-from histoxai.explainers.coverage import coverage
-from histoxai.explainers.stored import StoredMethod, used_items
-from histoxai.metrics.counts import COUNTS, confusion_counts
-from histoxai.metrics.localisation import levels, threshold_histogram
-from histoxai.metrics.measures import ALL, DEGENERATE, MEASURES, Target, counts_only, measure
-from histoxai.metrics.profiles import METRICS, Mask, Profile, stretch
-from histoxai.metrics.scores import cancer_of, primary_of
-from histoxai.metrics.statistics import cases
-from histoxai.models.scored import metrics_of
-from histoxai.progress import Progress
-from histoxai.registry import names, resolve
+from histoxai.core import provenance, resources
+from histoxai.core.errors import UsageError
+from histoxai.core.progress import Progress
+from histoxai.core.registry import names, resolve
+from histoxai.explain.maps_store import StoredMethod, used_items
+from histoxai.score.coverage import coverage
+from histoxai.score.export import check_table
+from histoxai.score.measures.counts import COUNTS, confusion_counts
+from histoxai.score.measures.localisation import levels, threshold_histogram
+from histoxai.score.measures.measures import ALL, DEGENERATE, MEASURES, Target, counts_only, measure
+from histoxai.score.profiles.profiles import METRICS, Mask, Profile, stretch
+from histoxai.score.scores_store import metrics_of
+from histoxai.score.summary.scores import cancer_of, primary_of
+from histoxai.score.summary.strata import cases
 from histoxai.settings import Faithfulness, Score, Statistics, Work
 from histoxai.store.create import create_or_match, match
+from histoxai.store.jobs.runner import Stream, Task, do_items
 from histoxai.store.schema import MASKS, ArraySpec, schema
 from histoxai.store.shards import Item, Store, open_store
-from histoxai.store.tables import check_table
-from histoxai.store.work import Stream, Task, do_items
 
 if TYPE_CHECKING:
-    from histoxai.models.probing import Probing
+    from histoxai.score.faithfulness_runs import Probing
 
 SCHEMA = "histoxai.score/1"
 PIECE = 16  # patches whose maps are in memory at once
@@ -49,7 +49,7 @@ class Probe:
         self, maps: Store, methods: list[StoredMethod], rows: np.ndarray, progress: Progress, work: Work
     ) -> Probing:
         """Raises ParentChanged where one of them is not the one that was explained."""
-        from histoxai.models.probing import Probing  # torch, which scores alone do without
+        from histoxai.score.faithfulness_runs import Probing  # torch, which scores alone do without
 
         return Probing.of(maps, methods, rows, self.model, self.patches, self.settings, progress, work)
 

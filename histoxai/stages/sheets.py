@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from histoxai.errors import InputRefused
-from histoxai.plots.sheet import Band, Section, Strip, Tile, draw_sheet
-from histoxai.progress import Progress
-from histoxai.store.files import write_atomically
+from histoxai.core.errors import InputRefused
+from histoxai.core.progress import Progress
+from histoxai.ingest.quality import QUALITY
+from histoxai.report.contact_sheet import Band, Section, Strip, Tile, draw_sheet
 from histoxai.store.patches import Patches
-from histoxai.transforms.quality import QUALITY
+from histoxai.store.storage.files import write_atomically
 
 # Patches on one sheet: six lines of eight.
 MOST = 48

@@ -10,28 +10,28 @@ from typing import Any
 import numpy as np
 import torch
 
-from histoxai import registry
-from histoxai.errors import InputRefused
-from histoxai.metrics.calibration import best_temperature
-from histoxai.metrics.classification import accuracy_table, classifier_scores
-from histoxai.metrics.scores import cancer_of
-from histoxai.models.batches import pick_device, predict
-from histoxai.models.checkpoint import build, finish
-from histoxai.models.fit import Fitted, Job
-from histoxai.models.losses import balanced_weights, classification_loss
-from histoxai.models.placement import Placement, placement
-from histoxai.models.pretrained import freeze_encoder, load_weights
-from histoxai.models.records import training_facts, write_history, write_predictions
-from histoxai.models.relatives import leaks_in_words
-from histoxai.models.runs import Run, open_run
-from histoxai.models.training import Wanted, measured_split, sources, train, training_record
-from histoxai.places import require_local
-from histoxai.plots.figures import confusion, png
-from histoxai.progress import Progress, Silent
-from histoxai.provenance import keep_apart, keyed_seed
+from histoxai.core import registry
+from histoxai.core.errors import InputRefused
+from histoxai.core.progress import Progress, Silent
+from histoxai.core.provenance import keep_apart, keyed_seed
+from histoxai.core.s3_paths import require_local
+from histoxai.networks.inference import pick_device, predict
+from histoxai.networks.pretrained import freeze_encoder, load_weights
+from histoxai.networks.run_folder import Run, open_run
+from histoxai.networks.weights import build, finish
+from histoxai.report.figures.figures import confusion, png
+from histoxai.score.summary.scores import cancer_of
 from histoxai.settings import Statistics, TrainCls
-from histoxai.store.files import write_atomically
+from histoxai.split.leaks import leaks_in_words
+from histoxai.statistics.calibration import best_temperature
+from histoxai.statistics.classification import accuracy_table, classifier_scores
 from histoxai.store.patches import Patches
+from histoxai.store.storage.files import write_atomically
+from histoxai.train.loop import Fitted, Job
+from histoxai.train.losses import balanced_weights, classification_loss
+from histoxai.train.outputs import training_facts, write_history, write_predictions
+from histoxai.train.ranks import Placement, placement
+from histoxai.train.task import Wanted, measured_split, sources, train, training_record
 
 _MICRO_BATCH = 16
 

@@ -9,23 +9,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from histoxai import registry
-from histoxai.errors import InputRefused
-from histoxai.models.batches import forward, pick_device
-from histoxai.models.checkpoint import build, finish
-from histoxai.models.fit import Fitted, Job
-from histoxai.models.losses import segmentation_loss
-from histoxai.models.placement import Placement, placement
-from histoxai.models.records import training_facts, write_history
-from histoxai.models.runs import Run, open_run
-from histoxai.models.training import Wanted, measured_split, sources, train, training_record
-from histoxai.models.unet import soft_iou
-from histoxai.places import require_local
-from histoxai.progress import Progress, Silent
-from histoxai.provenance import keep_apart, keyed_seed
+from histoxai.core import registry
+from histoxai.core.errors import InputRefused
+from histoxai.core.progress import Progress, Silent
+from histoxai.core.provenance import keep_apart, keyed_seed
+from histoxai.core.s3_paths import require_local
+from histoxai.networks.inference import forward, pick_device
+from histoxai.networks.run_folder import Run, open_run
+from histoxai.networks.unet import soft_iou
+from histoxai.networks.weights import build, finish
 from histoxai.settings import TrainSeg
 from histoxai.store.patches import TARGETS, Patches
 from histoxai.store.schema import MASKS
+from histoxai.train.loop import Fitted, Job
+from histoxai.train.losses import segmentation_loss
+from histoxai.train.outputs import training_facts, write_history
+from histoxai.train.ranks import Placement, placement
+from histoxai.train.task import Wanted, measured_split, sources, train, training_record
 
 _MICRO_BATCH = 16
 

@@ -18,25 +18,10 @@ import numpy as np
 import zarr
 from zarr.storage import MemoryStore
 
-from histoxai.errors import Damaged, HistoxaiError, Incomplete, InputRefused, SettingsDiffer
-from histoxai.places import is_mirror
-from histoxai.provenance import NUMERICS_VERSION, checksum, fingerprint, first_difference, plain, run_facts
-from histoxai.store import mirror
-from histoxai.store.files import (
-    cannot,
-    clear_away,
-    remove,
-    require_inside,
-    sweep,
-    sync_folder,
-    sync_tree,
-    temporary_beside,
-    write_atomically,
-    write_json,
-    write_new,
-)
-from histoxai.store.kept import PART
-from histoxai.store.metadata import differing, documents, is_sealed, known, read_documents, seal_attributes
+from histoxai.core.errors import Damaged, HistoxaiError, Incomplete, InputRefused, SettingsDiffer
+from histoxai.core.provenance import NUMERICS_VERSION, checksum, fingerprint, first_difference, plain, run_facts
+from histoxai.core.s3_paths import is_mirror
+from histoxai.store.partial_shards import PART
 from histoxai.store.records import (
     DONE,
     checksum_of,
@@ -49,7 +34,22 @@ from histoxai.store.records import (
     size_of,
 )
 from histoxai.store.schema import ArraySpec, index_specs
+from histoxai.store.sealing import differing, documents, is_sealed, known, read_documents, seal_attributes
 from histoxai.store.shards import Item, Store, identity, item_fingerprint
+from histoxai.store.storage import s3_mirror
+from histoxai.store.storage.files import (
+    cannot,
+    clear_away,
+    remove,
+    require_inside,
+    sweep,
+    sync_folder,
+    sync_tree,
+    temporary_beside,
+    write_atomically,
+    write_json,
+    write_new,
+)
 
 # For how long zarr's threads go on after the first of them failed, with room to spare.
 _SETTLING = 0.05
@@ -104,7 +104,7 @@ def _is_begun(path: Path) -> bool:
     if not is_mirror(path):
         return False
     if not (path / "zarr.json").exists():  # another task that shares this cache is about to fetch it
-        mirror.refresh(path)
+        s3_mirror.refresh(path)
     return (path / "zarr.json").exists() and not record_path(path, "index", 0).exists()
 
 
@@ -199,7 +199,7 @@ def discard(path: Path, schema: str) -> None:
     if any(path.iterdir()) and not torso and _kind(Store(path).schema) != _kind(schema):
         raise InputRefused(f"{path}: is a {Store(path).schema} store, not {schema}; it will not be replaced")
     if is_mirror(path):
-        mirror.delete_tree(path)
+        s3_mirror.delete_tree(path)
     grave = temporary_beside(path, "old")
     os.rename(path, grave)
     shutil.rmtree(grave)
@@ -293,7 +293,7 @@ def _create(
                 write_atomically(temporary / place, text.encode(), durable=False)
             write_json(item_path(temporary, item.name), facts)
         if is_mirror(path):
-            mirror.publish(temporary, path, lambda data: _is_of(data, header))
+            s3_mirror.publish(temporary, path, lambda data: _is_of(data, header))
             return
         sync_tree(temporary)
         try:

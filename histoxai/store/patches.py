@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from histoxai.errors import InputRefused
+from histoxai.core.errors import InputRefused
+from histoxai.core.safe_text import require_lines
 from histoxai.store.schema import SPLITS, ArraySpec
 from histoxai.store.shards import Item, Store, open_store
-from histoxai.wording import require_lines
 
 IMAGES = "images"
 TARGETS = "targets"

@@ -11,9 +11,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from histoxai.provenance import canonical, checksum, file_checksum
-from histoxai.store import remote
-from histoxai.store.files import read_json
+from histoxai.core.provenance import canonical, checksum, file_checksum
+from histoxai.store.storage import s3_objects
+from histoxai.store.storage.files import read_json
 
 DONE = "_done"
 # What metadata may claim: more would fill memory, or take for ever, before a byte of data is read.
@@ -109,8 +109,8 @@ def digest(root: Path, names: list[str] | None = None) -> str:
 
 def size_of(path: Path) -> int | None:
     """Bytes of a file of a store, None where there is none."""
-    if remote.is_there(path):
-        return remote.size(path)
+    if s3_objects.is_there(path):
+        return s3_objects.size(path)
     try:
         found = path.stat()
     except OSError:
@@ -121,7 +121,7 @@ def size_of(path: Path) -> int | None:
 def checksum_of(path: Path) -> str | None:
     """Checksum of a file of a store, None where it cannot be read."""
     try:
-        return remote.checksum(path) if remote.is_there(path) else file_checksum(path)
+        return s3_objects.checksum(path) if s3_objects.is_there(path) else file_checksum(path)
     except OSError:  # what cannot be read is not what was written
         return None
 

@@ -14,11 +14,11 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from histoxai.errors import InputRefused
-from histoxai.places import is_mirror
-from histoxai.store import mirror
-from histoxai.store.encode import encode_chunk, encode_shard
+from histoxai.core.errors import InputRefused
+from histoxai.core.s3_paths import is_mirror
+from histoxai.store.shard_writer import encode_chunk, encode_shard
 from histoxai.store.state import mended
+from histoxai.store.storage import s3_mirror
 
 SPLITS = ("none", "train", "validation", "test")
 MASKS = ("tumor", "non_tumor")
@@ -111,7 +111,7 @@ def open_group(path: Path) -> zarr.Group:
     if not path.exists():
         raise InputRefused(f"{path}: no such store")
     if is_mirror(path) and not (path / "zarr.json").is_file():  # another task is about to fetch it
-        mirror.refresh(path)
+        s3_mirror.refresh(path)
     if not (path / "zarr.json").is_file():
         if (path / "_done").is_dir():
             raise InputRefused(f"{path}: its zarr.json is lost; {mended(path)}")

@@ -19,13 +19,10 @@ from typing import Any
 import numpy as np
 import zarr
 
-from histoxai import resources
-from histoxai.errors import Damaged, HistoxaiError, Incomplete, InputRefused
-from histoxai.places import is_mirror
-from histoxai.provenance import NUMERICS_VERSION, checksum, fingerprint, plain, versions
-from histoxai.store import mirror
-from histoxai.store.files import cannot, read_json, remove, require_inside, write_atomically, write_json
-from histoxai.store.metadata import differing, is_sealed, known
+from histoxai.core import resources
+from histoxai.core.errors import Damaged, HistoxaiError, Incomplete, InputRefused
+from histoxai.core.provenance import NUMERICS_VERSION, checksum, fingerprint, plain, versions
+from histoxai.core.s3_paths import is_mirror
 from histoxai.store.records import (
     MAX_ROWS,
     digest,
@@ -37,9 +34,12 @@ from histoxai.store.records import (
     record_path,
     sealed,
 )
-from histoxai.store.rows import ChunkDamaged, Rows, open_rows
 from histoxai.store.schema import VERSIONS, ArraySpec, open_group
+from histoxai.store.sealing import differing, is_sealed, known
+from histoxai.store.shard_reader import ChunkDamaged, Rows, open_rows
 from histoxai.store.state import completeness, forced, mended, remake_command, require_complete, with_output
+from histoxai.store.storage import s3_mirror
+from histoxai.store.storage.files import cannot, read_json, remove, require_inside, write_atomically, write_json
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class Store:
     def require_same(self) -> None:
         """Raise HistoxaiError where the store was removed, or started over with other settings, by another task."""
         if is_mirror(self.path):
-            mirror.fetch(self.path / "zarr.json")
+            s3_mirror.fetch(self.path / "zarr.json")
         found = read_json(self.path / "zarr.json")
         header = found.get("attributes", {}).get("histoxai") if isinstance(found, dict) else None
         if not isinstance(header, dict) or identity(_valid(self.path, header)) != identity(self.header):

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from histoxai.errors import Damaged, Incomplete
-from histoxai.places import is_mirror, shown
+from histoxai.core.errors import Damaged, Incomplete
+from histoxai.core.s3_paths import is_mirror, shown
 from histoxai.store.records import bad_files, is_done, item_names, read_item, read_record, read_records
 
 # Verbs that take `--shard`, and those that can look at what is done.

@@ -43,12 +43,12 @@ def inputs(
     work: Path, n: int, name: str, size: int = 96, arch: str = "thesis-cnn", classes: int = 2
 ) -> tuple[Path, Path]:
     """A patch store of n test patches and a run folder with a network as it was initialised."""
-    from histoxai import provenance, registry
-    from histoxai.models.checkpoint import finish
-    from histoxai.progress import Silent
+    from histoxai.core import provenance, registry
+    from histoxai.core.progress import Silent
+    from histoxai.networks.weights import finish
     from histoxai.store.create import create_or_match
+    from histoxai.store.jobs.runner import fill
     from histoxai.store.patches import image_item
-    from histoxai.store.work import fill
 
     images, words = tissue(n, size), [f"c{k}" for k in range(classes)]
     header = provenance.header("patches/2", {}, 0, {"source": {"path": "x", "digest": "d"}})
@@ -104,7 +104,7 @@ def peak_megabytes(*arguments: object) -> float:
     From VmHWM, which starts anew with the program; ru_maxrss would count what this process held when it forked.
     """
     code = (
-        "import sys\nfrom histoxai import resources\nfrom histoxai.cli import app\n"
+        "import sys\nfrom histoxai import resources\nfrom histoxai.cli.app import app\n"
         "resources.reset_peak_memory = lambda: None\n"  # of the whole command, not of its last shard
         "try:\n    app(sys.argv[1:])\nexcept SystemExit as e:\n    assert not e.code, e.code\n"
         "print(next(x for x in open('/proc/self/status') if x.startswith('VmHWM')).split()[1])\n"

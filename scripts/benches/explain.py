@@ -24,11 +24,11 @@ import zarr
 from torch import nn
 
 from benches.common import inputs, peak_megabytes, row, work_loops_timed
-from histoxai.explainers.network import captured, find_layer, in_bfloat16
-from histoxai.models.batches import pick_device
-from histoxai.models.checkpoint import load_model
-from histoxai.models.runs import open_run
-from histoxai.progress import Silent
+from histoxai.core.progress import Silent
+from histoxai.explain.network import captured, find_layer, in_bfloat16
+from histoxai.networks.inference import pick_device
+from histoxai.networks.run_folder import open_run
+from histoxai.networks.weights import load_model
 from histoxai.settings import Explain, Work
 from histoxai.stages import explain as stage
 

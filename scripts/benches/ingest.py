@@ -15,7 +15,7 @@ import zarr
 from PIL import Image
 
 from benches.common import peak_megabytes, row, tissue, write_tree
-from histoxai.progress import Silent
+from histoxai.core.progress import Silent
 from histoxai.settings import Ingest, Work
 from histoxai.stages.ingest import ingest
 from histoxai.store.schema import ArraySpec

@@ -15,8 +15,8 @@ def step_seconds(keep: bool) -> float:
     """Median seconds of a training step of the study's CNN at 224 px, in a process of its own."""
     code = (
         "import time, statistics, torch\n"
-        "from histoxai.resources import keep_freed_memory\n"
-        "from histoxai.models.classifiers import ThesisCNN\n"
+        "from histoxai.core.resources import keep_freed_memory\n"
+        "from histoxai.networks.thesis_cnn import ThesisCNN\n"
         f"keep_freed_memory() if {keep} else None\n"
         "torch.manual_seed(0)\n"
         "net = ThesisCNN(5, (224, 224)).to(memory_format=torch.channels_last)\n"

@@ -15,15 +15,15 @@ from numcodecs import blosc
 from torch.utils.data import DataLoader, Dataset
 
 from benches.common import row, tissue
-from histoxai import provenance, resources
-from histoxai.models import batches
-from histoxai.models.batches import Source, to_tensor
-from histoxai.progress import Silent
+from histoxai.core import provenance, resources
+from histoxai.core.progress import Silent
+from histoxai.networks import inference
+from histoxai.networks.inference import Source, to_tensor
 from histoxai.store.create import create_or_match
+from histoxai.store.jobs.runner import fill
 from histoxai.store.patches import Patches, image_item
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item, Store
-from histoxai.store.work import fill
 
 PATCHES, MAPS, BATCH = 2048, 192, 32
 
@@ -106,7 +106,7 @@ def loaders(patches: Patches, path: Path) -> dict[str, Any]:
     """A shuffled epoch in batches of 32 through two forked workers, ready for the network."""
     order = np.random.default_rng(1).permutation(PATCHES)
     cut = [order[k : k + BATCH] for k in range(0, PATCHES, BATCH)]
-    batches.KEEP_BYTES = 0  # as for a set that does not fit into memory
+    inference.KEEP_BYTES = 0  # as for a set that does not fit into memory
     source = Source(patches, np.arange(PATCHES), masks=False)
 
     def ours() -> None:

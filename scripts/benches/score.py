@@ -19,18 +19,18 @@ from scipy.stats import spearmanr
 from sklearn import metrics as sk
 
 from benches.common import inputs, peak_megabytes, row
-from histoxai import provenance, resources
-from histoxai.explainers.base import channels_to_plane
-from histoxai.metrics import counts as c
-from histoxai.metrics.thesis import line_means, soft_iou
-from histoxai.models import scored
-from histoxai.progress import Silent
+from histoxai.core import provenance, resources
+from histoxai.core.progress import Silent
+from histoxai.explain.methods.base import channels_to_plane
+from histoxai.score import scores_store
+from histoxai.score.measures import counts as c
+from histoxai.score.profiles.thesis import line_means, soft_iou
 from histoxai.settings import Explain, Score, Statistics, Work
 from histoxai.stages import explain, score
 from histoxai.store.create import create_or_match
+from histoxai.store.jobs.runner import fill
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item, Store
-from histoxai.store.work import fill
 
 PATCHES, SIZE = 128, 256
 METHODS = ("ig", "nt", "lime", "gradcam")
@@ -258,7 +258,7 @@ def workers_row(work: Path, maps: Path, masks: Path) -> dict[str, Any]:
 def summary_rows(work: Path, maps: Path, masks: Path) -> list[dict[str, Any]]:
     """What `--json` takes beyond the stored values."""
     path = next(work.glob("s*.zarr"))
-    took = seconds(lambda: scored.summary(path, "corrected", Statistics(), Silent()))
+    took = seconds(lambda: scores_store.summary(path, "corrected", Statistics(), Silent()))
     return [row(f"summary of {PATCHES} patches", took, 0.0, took, "told")]
 
 

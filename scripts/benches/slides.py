@@ -13,8 +13,8 @@ import numpy as np
 
 from benches.common import row
 from benches.ingest import bare_write
-from histoxai.progress import Silent
-from histoxai.readers.slide import SlideReader
+from histoxai.core.progress import Silent
+from histoxai.ingest.formats.slide import SlideReader
 from histoxai.settings import Ingest, Work
 from histoxai.stages.ingest import ingest
 
@@ -34,7 +34,7 @@ def bare_loop(path: Path, places: list[tuple[int, int]], size: int) -> np.ndarra
 
 def candidates() -> float:
     """Seconds to lay out and judge 100,000 tiles on a mask of 4,096 px, the largest there is."""
-    from histoxai.readers.tissue import find_tissue, shares
+    from histoxai.ingest.tissue import find_tissue, shares
 
     rng = np.random.default_rng(0)
     image = np.kron(rng.integers(120, 255, (64, 64, 3)), np.ones((64, 64, 1))).astype(np.uint8)

@@ -37,7 +37,7 @@ def bench_train(work: Path) -> list[dict[str, Any]]:
 
 
 def _source(store: Path) -> Any:
-    from histoxai.models.batches import Source
+    from histoxai.networks.inference import Source
     from histoxai.store.patches import Patches
 
     patches = Patches(store)
@@ -45,7 +45,7 @@ def _source(store: Path) -> Any:
 
 
 def _network() -> torch.nn.Module:
-    from histoxai import registry
+    from histoxai.core import registry
 
     torch.manual_seed(0)
     return registry.resolve("classifier", "resnet18")(5, (SIZE, SIZE))
@@ -59,8 +59,8 @@ def _settings(precision: str) -> Any:
 
 def _plain(store: Path, precision: str) -> float:
     """Seconds of an epoch's steps by a loop that has every batch on the device already."""
-    from histoxai.models.batches import pick_device
-    from histoxai.models.fit import train_batches
+    from histoxai.networks.inference import pick_device
+    from histoxai.train.loop import train_batches
 
     settings, source = _settings(precision), _source(store)
     device = pick_device("auto")
@@ -88,13 +88,13 @@ def _ours(store: Path, folder: Path, precision: str, keep: int) -> float:
     """Seconds of the same steps by `fit`, reading, looking at every loss and telling about it."""
     from torch.nn import functional
 
-    from histoxai.models import batches
-    from histoxai.models.engine import engine
-    from histoxai.models.fit import Job, fit
-    from histoxai.models.placement import Placement
-    from histoxai.progress import Silent
+    from histoxai.core.progress import Silent
+    from histoxai.networks import inference
+    from histoxai.train.fabric import engine
+    from histoxai.train.loop import Job, fit
+    from histoxai.train.ranks import Placement
 
-    with mock.patch.object(batches, "KEEP_BYTES", keep):
+    with mock.patch.object(inference, "KEEP_BYTES", keep):
         source = _source(store)
         few = source.first(0, BATCH)
     settings = _settings(precision)

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from benches.common import inputs, peak_megabytes, row, work_loops_timed
-from histoxai.models.batches import pick_device
-from histoxai.progress import Silent
+from histoxai.core.progress import Silent
+from histoxai.networks.inference import pick_device
 from histoxai.settings import Explain, Work
 from histoxai.stages import explain as stage
 from histoxai.store.shards import Store

@@ -23,7 +23,7 @@ from pathlib import Path
 _PRELOAD = [
     *("torch", "captum.attr", "lime.lime_image", "pytorch_grad_cam", "skimage.segmentation", "sklearn.linear_model"),
     *(f"histoxai.stages.{s}" for s in ("ingest", "augment", "masks", "explain", "score", "report", "predict")),
-    *("histoxai.cli", "histoxai.models.unet", "histoxai.models.classifiers", "tests.faults.crowd"),
+    *("histoxai.cli.app", "histoxai.networks.unet", "histoxai.networks.thesis_cnn", "tests.faults.crowd"),
 ]
 NOTHING, KILL, TORN, FAIL, SHORT = range(5)
 READS, WRITES = 1, 2
@@ -86,9 +86,9 @@ def _run(arguments: list[str], log: str, environ: dict[str, str], arm: Arm | Non
     os.dup2(handle, 2)
     sys.argv = ["histoxai", *arguments]
     from histoxai.__main__ import main
-    from histoxai.store import kept
+    from histoxai.store import partial_shards
 
-    kept.KEEP_EVERY = 0.05  # pieces too are written, so that they can be torn
+    partial_shards.KEEP_EVERY = 0.05  # pieces too are written, so that they can be torn
     if arm is not None:
         folder, number, what, error, kinds, journal = astuple(arm)
         ctypes.CDLL(None).shim_arm(

@@ -14,7 +14,7 @@ import typer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from histoxai.cli import app
+from histoxai.cli.app import app
 from tests.conftest import Mini
 from tests.fuzz.mutate import ODD_NUMBERS, WORDS
 from tests.fuzz.trial import Trier, judged

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histoxai.plots.figures import OVERLAYS
+from histoxai.report.figures.figures import OVERLAYS
 from histoxai.store.shards import Store
 from tests.conftest import FAST, Mini, done, patch
 

@@ -12,12 +12,12 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from histoxai.metrics.comparisons import holm, paired
-from histoxai.metrics.scores import Method, Scores
-from histoxai.models.comparing import _correct, _joined, _other_pixels, _pair, names_of
-from histoxai.models.lineage import resolve_lineage
-from histoxai.plots.compared import answer
+from histoxai.report.comparison import _correct, _joined, _other_pixels, _pair, names_of
+from histoxai.report.comparison_text import answer
+from histoxai.report.lineage import resolve_lineage
+from histoxai.score.summary.scores import Method, Scores
 from histoxai.settings import Statistics
+from histoxai.statistics.tests import holm, paired
 from histoxai.store.shards import Store
 from tests.conftest import Mini, done, run
 

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-from histoxai.explainers import ig, lime, network
-from histoxai.explainers.base import Batch, collected
-from histoxai.explainers.network import Network
-from histoxai.models import explaining
-from histoxai.models.batches import pick_device, to_tensor
-from histoxai.models.checkpoint import load_model
-from histoxai.models.runs import open_run
-from histoxai.provenance import keyed_seed
-from histoxai.registry import names, resolve
-from histoxai.store import kept
+from histoxai.core.provenance import keyed_seed
+from histoxai.core.registry import names, resolve
+from histoxai.explain import job, network
+from histoxai.explain.methods import ig, lime
+from histoxai.explain.methods.base import Batch, collected
+from histoxai.explain.network import Network
+from histoxai.networks.inference import pick_device, to_tensor
+from histoxai.networks.run_folder import open_run
+from histoxai.networks.weights import load_model
+from histoxai.store import partial_shards
 from histoxai.store.patches import Patches
 from histoxai.store.shards import Store
 from tests.conftest import FAST, Mini, array_files, done, run
@@ -263,20 +263,20 @@ def test_patches_that_end_out_of_order_are_kept_together(
     done(*explain(mini, tmp_path / "whole", *command))
     assert Store(tmp_path / "whole").read("checks/ig")[:6, -1].tolist() == [32, 16, 16, 16, 16, 16]
     order: list[int] = []
-    add = kept.Kept.add
+    add = partial_shards.Kept.add
 
-    def stops(self: kept.Kept, start: int, made: Mapping[str, np.ndarray]) -> int:
+    def stops(self: partial_shards.Kept, start: int, made: Mapping[str, np.ndarray]) -> int:
         if self._name == "ig":
             if len(order) == 6:
                 raise KeyboardInterrupt
             order.append(start)
         return add(self, start, made)
 
-    monkeypatch.setattr(kept.Kept, "add", stops)
+    monkeypatch.setattr(partial_shards.Kept, "add", stops)
     assert run(*explain(mini, tmp_path / "m", *command)).code == 75
     assert order == [1, 2, 3, 0, 4, 5]
     assert [p.name for p in (tmp_path / "m/_part/ig/0").iterdir()] == ["0-6.part"]
-    monkeypatch.setattr(kept.Kept, "add", add)
+    monkeypatch.setattr(partial_shards.Kept, "add", add)
     done(*explain(mini, tmp_path / "m", *command))
     assert array_files(tmp_path / "m") == array_files(tmp_path / "whole")
 
@@ -295,10 +295,10 @@ def test_a_patch_that_lime_cannot_take_is_named(mini: Mini, tmp_path: Path, monk
 
 def test_the_micro_batch_is_found_once_and_kept(mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = explain(mini, tmp_path / "m", "--method", "gradcam", "--per-class", 1)
-    monkeypatch.setattr(explaining, "worthwhile", lambda module, size: 32)
+    monkeypatch.setattr(job, "worthwhile", lambda module, size: 32)
     done(*command)
     assert Store(tmp_path / "m").header["settings"]["micro_batch"] == 32
-    monkeypatch.setattr(explaining, "worthwhile", lambda module, size: 8)
+    monkeypatch.setattr(job, "worthwhile", lambda module, size: 8)
     done(*command, "--method", "gradcam,saliency")
     refused = run(*command, "--micro-batch", 16)
     assert refused.code == 3
@@ -332,14 +332,14 @@ def test_an_interrupted_shard_of_a_packed_method_goes_on_at_its_patch(
 
 
 def test_compile_falls_back_where_nothing_compiles(mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(explaining, "can_compile", lambda device: False)
+    monkeypatch.setattr(job, "can_compile", lambda device: False)
     command = explain(mini, tmp_path / "m", "--method", "gradcam", "--per-class", 1, "--compile")
     outcome = run(*command)
     assert outcome.code == 0
     assert "torch.compile does not work here (it needs a C++ compiler); going on without it" in outcome.err
     assert Store(tmp_path / "m").header["settings"]["compile"] is False
     # nodes with a compiler may help: what the first one could do stands
-    monkeypatch.setattr(explaining, "can_compile", lambda device: True)
+    monkeypatch.setattr(job, "can_compile", lambda device: True)
     outcome = run(*command, "--method", "gradcam,saliency")
     assert outcome.code == 0
     assert "was begun without it; going on without" in outcome.err
@@ -350,7 +350,7 @@ def test_compile_is_not_left_out_half_way(mini: Mini, tmp_path: Path, monkeypatc
     monkeypatch.setattr(network, "_compiled", lambda module: module)
     done(*command)
     assert Store(tmp_path / "m").header["settings"]["compile"] is True
-    monkeypatch.setattr(explaining, "can_compile", lambda device: False)
+    monkeypatch.setattr(job, "can_compile", lambda device: False)
     refused = run(*command, "--method", "edges")
     assert refused.code == 3
     assert "was begun with --compile, and torch.compile does not work here" in refused.err
@@ -363,11 +363,11 @@ def test_a_task_follows_the_one_that_made_the_store(
     command = explain(mini, tmp_path / "m", "--method", "gradcam", "--per-class", 1)
 
     def slow(module: torch.nn.Module, size: tuple[int, int]) -> int:
-        monkeypatch.setattr(explaining, "worthwhile", lambda module, size: 8)
+        monkeypatch.setattr(job, "worthwhile", lambda module, size: 8)
         done(*command)
         return 32
 
-    monkeypatch.setattr(explaining, "worthwhile", slow)
+    monkeypatch.setattr(job, "worthwhile", slow)
     assert "gradcam 0" in done(*command)
     assert Store(tmp_path / "m").header["settings"]["micro_batch"] == 8
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from histoxai.store.metadata import seal_attributes
+from histoxai.store.sealing import seal_attributes
 from histoxai.store.shards import Store
 from tests.conftest import ROOT, array_files, done, run
 

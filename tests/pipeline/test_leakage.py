@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histoxai.models.relatives import families_of
+from histoxai.split.leaks import families_of
 from histoxai.store.patches import Patches
 from histoxai.store.shards import Store
 from tests.conftest import Mini, done, run
@@ -378,7 +378,7 @@ def test_skipping_bad_files_is_a_setting_of_the_store(tmp_path: Path) -> None:
 
 
 def test_tiles_of_a_large_image_are_surveyed_with_one_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from histoxai.readers import folder
+    from histoxai.ingest.formats import folder
 
     (tmp_path / "source/a").mkdir(parents=True)
     Image.fromarray(field(0, 512) // 5 + np.array([190, 110, 150], np.uint8)).save(tmp_path / "source/a/large.png")

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from histoxai.models.batches import Source
+from histoxai.networks.inference import Source
 from histoxai.store.patches import Patches
 from histoxai.store.shards import Store
 from tests.conftest import CLASSES, FAST, SEG, Mini, array_files, done, run, without_seal, write_diagset
@@ -67,7 +67,7 @@ def test_predictions_of_training_and_of_explain_agree(mini: Mini) -> None:
 def test_a_set_too_large_to_keep_is_read_ahead(
     mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
-    monkeypatch.setattr("histoxai.models.batches.KEEP_BYTES", 0)
+    monkeypatch.setattr("histoxai.networks.inference.KEEP_BYTES", 0)
     if by == "workers":  # as on a GPU
         monkeypatch.setattr(Source, "read_by_thread", Source.read_by_workers)
     done("train-cls", mini.balanced, "-o", tmp_path / "cls", "--epochs", 3, "--batch-size", 8)
@@ -216,9 +216,9 @@ def test_targets(mini: Mini, tmp_path: Path) -> None:
 def test_masks_are_the_segmenters_sigmoid(mini: Mini) -> None:
     import torch
 
-    from histoxai.models.batches import to_tensor
-    from histoxai.models.checkpoint import load_model
-    from histoxai.models.runs import open_run
+    from histoxai.networks.inference import to_tensor
+    from histoxai.networks.run_folder import open_run
+    from histoxai.networks.weights import load_model
 
     store, patches = Store(mini.masks), Patches(mini.balanced)
     model = load_model(open_run(mini.seg, "segmenter"), torch.device("cpu"))

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from histoxai.models.batches import predict
-from histoxai.models.checkpoint import load_model
-from histoxai.models.runs import open_run
+from histoxai.networks.inference import predict
+from histoxai.networks.run_folder import open_run
+from histoxai.networks.weights import load_model
 from histoxai.store.patches import Patches
 from histoxai.store.shards import Store
 from tests.conftest import Mini, array_files, done, run, write_diagset

@@ -14,15 +14,24 @@ from captum.metrics import infidelity, sensitivity_max
 from pytorch_grad_cam.metrics.road import ROADCombined
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 
-from histoxai.explainers.base import Batch
-from histoxai.explainers.network import Network, reinitialised
-from histoxai.explainers.stored import stored_methods
-from histoxai.metrics.faithfulness import area, imputed, infill, rank_plane, removal_order, removed, similarity, squares
-from histoxai.metrics.faithfulness import infidelity as infidelity_of
-from histoxai.models.batches import to_tensor
-from histoxai.models.checkpoint import load_model
-from histoxai.models.runs import open_run
-from histoxai.provenance import keyed_seed
+from histoxai.core.provenance import keyed_seed
+from histoxai.explain.maps_store import stored_methods
+from histoxai.explain.methods.base import Batch
+from histoxai.explain.network import Network, reinitialised
+from histoxai.networks.inference import to_tensor
+from histoxai.networks.run_folder import open_run
+from histoxai.networks.weights import load_model
+from histoxai.score.measures.faithfulness import (
+    area,
+    imputed,
+    infill,
+    rank_plane,
+    removal_order,
+    removed,
+    similarity,
+    squares,
+)
+from histoxai.score.measures.faithfulness import infidelity as infidelity_of
 from histoxai.settings import PROBES
 from histoxai.store.patches import Patches
 from histoxai.store.shards import Store

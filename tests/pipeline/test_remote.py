@@ -13,8 +13,8 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from histoxai.store import remote
 from histoxai.store.shards import Store
+from histoxai.store.storage import s3_objects
 from tests.conftest import CLASSES, Mini, Outcome, array_files, done, run, write_diagset
 from tests.faults.crowd import start
 
@@ -42,7 +42,7 @@ def cloud(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
     client = boto3.client("s3", region_name="us-east-1")
     client.create_bucket(Bucket="lab")
     yield client
-    remote.sizes.clear()
+    s3_objects.sizes.clear()
     every = [{"Key": key} for key in names(client)]
     for first in range(0, len(every), 1000):
         client.delete_objects(Bucket="lab", Delete={"Objects": every[first : first + 1000]})
@@ -77,7 +77,7 @@ def digest(place: object) -> str:
 
 def other_machine(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setenv("HISTOXAI_CACHE", str(folder))
-    remote.sizes.clear()
+    s3_objects.sizes.clear()
 
 
 def test_the_pipeline_on_storage_is_the_pipeline_on_disk(
@@ -245,16 +245,16 @@ def test_the_scheme_in_capitals(cloud: Any, tmp_path: Path) -> None:
 
 
 def test_reading_keeps_nothing_that_was_fetched(cloud: Any, tmp_path: Path) -> None:
-    from histoxai import places
-    from histoxai.store import rows
+    from histoxai.core import s3_paths
+    from histoxai.store import shard_reader
     from histoxai.store.shards import Store
 
     write_diagset(tmp_path / "source", scans=1)
     done("ingest", tmp_path / "source", "-o", "s3://lab/ranges.zarr", "--classes", "A,N,R1", "--shard-size", 4)
-    store = Store(places.mirror("s3://lab/ranges.zarr"))
-    rows._open_files.clear()
+    store = Store(s3_paths.mirror("s3://lab/ranges.zarr"))
+    shard_reader._open_files.clear()
     assert len(store.read("images")) == 15
-    far = [file._far for file in rows._open_files.values() if file._far is not None]
+    far = [file._far for file in shard_reader._open_files.values() if file._far is not None]
     assert len(far) >= 4
     assert not any(f._fetched for f in far)
 
@@ -262,7 +262,7 @@ def test_reading_keeps_nothing_that_was_fetched(cloud: Any, tmp_path: Path) -> N
 def test_a_file_that_goes_while_it_is_fetched_is_gone(
     cloud: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from histoxai.store import mirror, remote
+    from histoxai.store.storage import s3_mirror, s3_objects
 
     def torn(path: Path) -> Iterator[bytes]:
         yield b"the first"
@@ -270,8 +270,8 @@ def test_a_file_that_goes_while_it_is_fetched_is_gone(
 
     place = tmp_path / "a.bin"
     place.write_bytes(b"whole" * 60)
-    monkeypatch.setattr(remote, "pieces", torn)
-    mirror.fetch(place)
+    monkeypatch.setattr(s3_objects, "pieces", torn)
+    s3_mirror.fetch(place)
     assert not place.exists()
 
 
@@ -290,7 +290,7 @@ def test_local_runs_never_import_the_client(tmp_path: Path) -> None:
 
     write_diagset(tmp_path / "set", scans=1)
     code = (
-        "import sys; from histoxai.cli import main\n"
+        "import sys; from histoxai.cli.app import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "assert 'obstore' not in sys.modules"

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from histoxai.plots.content import pick_cases
-from histoxai.plots.figures import OVERLAYS, overlay
+from histoxai.report.content import pick_cases
+from histoxai.report.figures.figures import OVERLAYS, overlay
 from histoxai.store.shards import Store
 from tests.conftest import FAST, Mini, array_files, done, run, without_seal, write_diagset
 

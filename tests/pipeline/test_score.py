@@ -13,15 +13,15 @@ import pytest
 from pyarrow import parquet
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from histoxai.explainers.center import Center
-from histoxai.explainers.edges import Edges
-from histoxai.explainers.stored import stored_methods
-from histoxai.metrics.measures import ALL, DEGENERATE, FREE, MEASURES
-from histoxai.metrics.profiles import METRICS
-from histoxai.metrics.scores import AGREED
-from histoxai.store import tables
-from histoxai.store.metadata import seal_attributes
+from histoxai.explain.maps_store import stored_methods
+from histoxai.explain.methods.center import Center
+from histoxai.explain.methods.edges import Edges
+from histoxai.score import export
+from histoxai.score.measures.measures import ALL, DEGENERATE, FREE, MEASURES
+from histoxai.score.profiles.profiles import METRICS
+from histoxai.score.summary.scores import AGREED
 from histoxai.store.patches import Patches
+from histoxai.store.sealing import seal_attributes
 from histoxai.store.shards import Store
 from tests.conftest import CLASSES, ROOT, Mini, array_files, done, run, write_diagset
 
@@ -165,10 +165,10 @@ def test_exports_hold_the_numbers_of_json(mini: Mini, tmp_path: Path, summary: d
 
 
 def test_parquet_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "_BATCH", 3)
+    monkeypatch.setattr(export, "_BATCH", 3)
     late = [(None, None) if i < 5 else (0.5, "few") for i in range(8)]  # nothing in the first batch tells the type
     rows = [{"a": i, "b": {"c": number}, "withheld": words} for i, (number, words) in enumerate(late)]
-    tables.write_table(tmp_path / "t.parquet", iter(rows))
+    export.write_table(tmp_path / "t.parquet", iter(rows))
     expected = [{"a": i, "b.c": number, "withheld": words} for i, (number, words) in enumerate(late)]
     assert parquet.read_table(tmp_path / "t.parquet").to_pylist() == expected
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histoxai.places import mirrors
+from histoxai.core.s3_paths import mirrors
 from tests.conftest import FAST, SEG, Mini, array_files, done, patch, run, write_pannuke
 
 pytestmark = pytest.mark.slow
@@ -193,11 +193,11 @@ def test_names_of_methods_are_never_paths(mini: Mini, tmp_path: Path) -> None:
 def test_the_cache_in_a_shared_folder_is_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HISTOXAI_CACHE", raising=False)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    from histoxai import places
-    from histoxai.store.mirror import _own_cache
+    from histoxai.core import s3_paths
+    from histoxai.store.storage.s3_mirror import _own_cache
 
-    places._cache.cache_clear()
-    places._mirrors.cache_clear()
+    s3_paths._cache.cache_clear()
+    s3_paths._mirrors.cache_clear()
     try:
         old = os.umask(0)
         try:
@@ -212,5 +212,5 @@ def test_the_cache_in_a_shared_folder_is_ones_own(tmp_path: Path, monkeypatch: p
             with pytest.raises(Exception, match="belongs to somebody else"):
                 _own_cache()
     finally:
-        places._cache.cache_clear()
-        places._mirrors.cache_clear()
+        s3_paths._cache.cache_clear()
+        s3_paths._mirrors.cache_clear()

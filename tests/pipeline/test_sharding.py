@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from histoxai.store.files import abandoned
 from histoxai.store.shards import Store
+from histoxai.store.storage.files import abandoned
 from tests.conftest import CLASSES, FAST, Mini, array_files, done, run
 
 EXPLAIN = [*FAST, "--shard-size", "4"]

@@ -14,13 +14,14 @@ import pytest
 from PIL import Image
 from scipy.ndimage import label as components
 
-from histoxai.models import slides, slidexport
-from histoxai.models.lineage import Lineage, resolve_lineage
-from histoxai.models.scored import read
-from histoxai.models.slides import places_of, put, slides_of
-from histoxai.models.slidexport import overlay_files
-from histoxai.plots.overlays import LEAST, Frame, region, stems
-from histoxai.progress import Silent
+from histoxai.core.progress import Silent
+from histoxai.report import slides
+from histoxai.report.export import slides as slide_export
+from histoxai.report.export.qupath import LEAST, Frame, region, stems
+from histoxai.report.export.slides import overlay_files
+from histoxai.report.lineage import Lineage, resolve_lineage
+from histoxai.report.slides import places_of, put, slides_of
+from histoxai.score.scores_store import read
 from tests.conftest import FAST, Mini, done, patch
 
 shapely = pytest.importorskip("shapely", reason="shapely is not installed (`pip install .[slides]`)")
@@ -216,8 +217,8 @@ def test_a_geojson_that_grows_too_large_keeps_its_tiles(lineage: Lineage) -> Non
     places = places_of(lineage)
     slide, progress = slides_of(lineage, places)[0], Silent()
     scores = read(lineage.scores.path, "corrected")
-    with mock.patch.object(slidexport, "TEXT", 0):
-        files = dict(slidexport.overlay_files([slide], lineage, scores, "auroc", "safe", progress))
+    with mock.patch.object(slides, "TEXT", 0):
+        files = dict(slide_export.overlay_files([slide], lineage, scores, "auroc", "safe", progress))
     features = json.loads(next(v for k, v in files.items() if k.endswith(".geojson")))["features"]
     assert [f["properties"]["objectType"] for f in features] == ["tile"] * len(slide.rows)
     assert f"masks and maps of {len(slide.rows)} patches are left out" in progress.warnings[0]

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histoxai.metrics.counts import confusion_counts
-from histoxai.metrics.profiles import METRICS, Mask
-from histoxai.metrics.thesis import ThesisProfile
-from histoxai.models.runs import open_run
+from histoxai.networks.run_folder import open_run
+from histoxai.score.measures.counts import confusion_counts
+from histoxai.score.profiles.profiles import METRICS, Mask
+from histoxai.score.profiles.thesis import ThesisProfile
 from histoxai.store.patches import Patches
 from histoxai.store.shards import Store
 from tests.conftest import ROOT, done

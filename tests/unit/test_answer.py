@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from histoxai import registry
-from histoxai.errors import HistoxaiError
-from histoxai.metrics.summary import summarise
-from histoxai.plots import evidence
-from histoxai.plots.answer import answer
-from histoxai.plots.figures import for_print
-from histoxai.plots.gallery import Gallery
-from histoxai.plots.methods import CITED, as_latex, as_markdown, bibliography
-from histoxai.plots.tabular import Table, latex
-from histoxai.progress import Silent
+from histoxai.core import registry
+from histoxai.core.errors import HistoxaiError
+from histoxai.core.progress import Silent
+from histoxai.report.answer import answer
+from histoxai.report.export.methods_text import CITED, as_latex, as_markdown, bibliography
+from histoxai.report.export.tables import Table, latex
+from histoxai.report.figures import evidence
+from histoxai.report.figures.figures import for_print
+from histoxai.report.figures.pool import Gallery
+from histoxai.score.summary.summary import summarise
 from histoxai.settings import Statistics
 from tests.unit.test_conclusions import planted
 

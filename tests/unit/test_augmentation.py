@@ -11,11 +11,11 @@ import torch
 from skimage.color import hed2rgb, rgb2hed
 from torchvision.transforms import v2
 
-from histoxai.errors import UsageError
-from histoxai.flags import augmentation
-from histoxai.provenance import keyed_seed
+from histoxai.cli.options import augmentation
+from histoxai.core.errors import UsageError
+from histoxai.core.provenance import keyed_seed
 from histoxai.settings import Augmentation
-from histoxai.transforms.augmentation import Augmenter, HedJitter, augmenter, from_stains, to_stains
+from histoxai.train.augmentation import Augmenter, HedJitter, augmenter, from_stains, to_stains
 from tests.conftest import Mini, done, patch, run
 
 IDS = [f"scan/p#{i}" for i in range(12)]
@@ -209,7 +209,7 @@ def test_only_training_patches_are_augmented(mini: Mini, tmp_path: Path, monkeyp
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(mini: Mini, tmp_path: Path) -> None:
-    from histoxai.progress import Silent
+    from histoxai.core.progress import Silent
     from histoxai.settings import TrainCls
     from histoxai.stages.train_cls import train_cls
 

@@ -14,13 +14,13 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
-from histoxai.errors import InputRefused, UsageError
-from histoxai.explainers.base import Batch, collected
-from histoxai.explainers.network import Network, in_bfloat16, reinitialised
-from histoxai.models.checkpoint import build as rebuild
-from histoxai.models.normalise import STATISTICS, Normalised
-from histoxai.models.probing import _layers
-from histoxai.registry import ENTRIES, names, resolve
+from histoxai.core.errors import InputRefused, UsageError
+from histoxai.core.registry import ENTRIES, names, resolve
+from histoxai.explain.methods.base import Batch, collected
+from histoxai.explain.network import Network, in_bfloat16, reinitialised
+from histoxai.networks.normalisation import STATISTICS, Normalised
+from histoxai.networks.weights import build as rebuild
+from histoxai.score.faithfulness_runs import _layers
 from tests.unit.test_explainers import batch, build
 
 BACKBONES = [name for name in ENTRIES["classifier"] if name != "thesis-cnn"]

@@ -13,7 +13,7 @@ import pytest
 import zarr
 from numcodecs import GZip
 
-from histoxai import resources
+from histoxai.core import resources
 from tests.conftest import run
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histoxai import __version__, errors, registry, settings
-from histoxai.terminal import strict, use_threads
+from histoxai import __version__, settings
+from histoxai.cli.terminal import strict, use_threads
+from histoxai.core import errors, registry
 from tests.conftest import Mini, done, run, write_diagset
 
 HEAVY = ("torch", "zarr", "numpy", "scipy", "matplotlib", "captum", "sklearn", "PIL")
@@ -25,7 +26,7 @@ HEAVY = ("torch", "zarr", "numpy", "scipy", "matplotlib", "captum", "sklearn", "
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["explain", "--help"], []])
 def test_help_and_version_import_nothing_heavy(arguments: list[str]) -> None:
     code = (
-        "import sys\nfrom histoxai.cli import main\nsys.argv = ['histoxai', *sys.argv[1:]]\n"
+        "import sys\nfrom histoxai.cli.app import main\nsys.argv = ['histoxai', *sys.argv[1:]]\n"
         "try:\n    main()\nexcept SystemExit as e:\n    assert e.code in (0, 2), e.code\n"
         f"heavy = [m for m in {HEAVY!r} if m in sys.modules]\nassert not heavy, heavy\n"
     )
@@ -35,7 +36,7 @@ def test_help_and_version_import_nothing_heavy(arguments: list[str]) -> None:
 
 def test_scoring_starts_without_torch() -> None:
     code = (
-        "import sys\nimport histoxai.stages.score\nfrom histoxai.registry import ENTRIES, resolve\n"
+        "import sys\nimport histoxai.stages.score\nfrom histoxai.core.registry import ENTRIES, resolve\n"
         "[resolve('explainer', n) for n in ENTRIES['explainer']]\n"
         "heavy = [m for m in ('torch', 'captum', 'lime', 'sklearn') if m in sys.modules]\nassert not heavy, heavy\n"
     )

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from histoxai.errors import UsageError
-from histoxai.metrics.conclusions import conclude
-from histoxai.metrics.measures import ALL, DEGENERATE
-from histoxai.metrics.scores import Method, Scores, agreed
-from histoxai.metrics.summary import summarise
-from histoxai.metrics.thresholds import counts_above
+from histoxai.core.errors import UsageError
+from histoxai.score.measures.measures import ALL, DEGENERATE
+from histoxai.score.measures.thresholds import counts_above
+from histoxai.score.summary.conclusions import conclude
+from histoxai.score.summary.scores import Method, Scores, agreed
+from histoxai.score.summary.summary import summarise
 from histoxai.settings import Statistics
 
 CLASSES = ["N", "R1", "R2", "R3"]

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from histoxai import registry
+from histoxai.core import registry
 from tests.conftest import ROOT, Mini, run
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

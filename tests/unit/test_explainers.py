@@ -16,20 +16,20 @@ from pytorch_grad_cam import EigenCAM, GradCAM, GradCAMPlusPlus, HiResCAM, Layer
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
-from histoxai.errors import HistoxaiError, InputRefused, UsageError
-from histoxai.explainers.base import Batch, Explainer, channels_to_plane, collected, min_max, parse_options
-from histoxai.explainers.hooked import unrolled
-from histoxai.explainers.methods import listed, make_explainers
-from histoxai.explainers.network import Network, find_layer, largest_that_fits, reinitialised
-from histoxai.explainers.nt import noise_of
-from histoxai.explainers.onepass import OnePass, one_pass
-from histoxai.explainers.parity import compare
-from histoxai.explainers.random import Random
-from histoxai.explainers.segments import ahead, mean_colours, with_nuclei
-from histoxai.models.backbones import resnet18
-from histoxai.models.batches import predict, to_tensor
-from histoxai.models.classifiers import ThesisCNN
-from histoxai.registry import names, resolve
+from histoxai.core.errors import HistoxaiError, InputRefused, UsageError
+from histoxai.core.registry import names, resolve
+from histoxai.explain.arguments import listed, make_explainers
+from histoxai.explain.methods.base import Batch, Explainer, channels_to_plane, collected, min_max, parse_options
+from histoxai.explain.methods.captum_hooks import unrolled
+from histoxai.explain.methods.nt import noise_of
+from histoxai.explain.methods.random import Random
+from histoxai.explain.methods.single_pass import OnePass, one_pass
+from histoxai.explain.methods.superpixels import ahead, mean_colours, with_nuclei
+from histoxai.explain.network import Network, find_layer, largest_that_fits, reinitialised
+from histoxai.explain.parity import compare
+from histoxai.networks.backbones import resnet18
+from histoxai.networks.inference import predict, to_tensor
+from histoxai.networks.thesis_cnn import ThesisCNN
 from tests.conftest import patch
 
 QUICK: dict[str, dict[str, str]] = {
@@ -399,7 +399,7 @@ def test_rise_finds_the_only_pixel_that_counts() -> None:
 
 
 def test_rise_masks_leave_pixels_visible_as_often_as_asked() -> None:
-    from histoxai.explainers.rise import Grids, Options
+    from histoxai.explain.methods.rise import Grids, Options
 
     for share in (0.3, 0.5):
         masks = Grids(0, Options(masks=3000, share=share), (64, 48)).make(0, 3000, torch.device("cpu"))

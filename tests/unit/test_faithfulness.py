@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity
 
-from histoxai.metrics.faithfulness import (
+from histoxai.score.measures.faithfulness import (
     BACKGROUND,
     area,
     imputed,

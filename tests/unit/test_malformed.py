@@ -18,14 +18,14 @@ import pytest
 import zarr
 from PIL import Image
 
-from histoxai.errors import InputRefused
-from histoxai.readers.diagset import DiagSetReader
-from histoxai.readers.folder import FolderReader
-from histoxai.readers.hdf5 import Hdf5Reader
-from histoxai.readers.images import decode, size_of
-from histoxai.readers.npy import NpyReader
-from histoxai.readers.pairs import PairsReader
-from histoxai.readers.pannuke import PanNukeReader
+from histoxai.core.errors import InputRefused
+from histoxai.ingest.formats.diagset import DiagSetReader
+from histoxai.ingest.formats.folder import FolderReader
+from histoxai.ingest.formats.hdf5 import Hdf5Reader
+from histoxai.ingest.formats.npy import NpyReader
+from histoxai.ingest.formats.pairs import PairsReader
+from histoxai.ingest.formats.pannuke import PanNukeReader
+from histoxai.ingest.images import decode, size_of
 from histoxai.settings import Ingest
 from tests.conftest import run, write_diagset, write_pannuke
 

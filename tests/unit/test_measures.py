@@ -12,9 +12,9 @@ from scipy.stats import rankdata, spearmanr
 from skimage.filters import threshold_otsu
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from histoxai.metrics import chance
-from histoxai.metrics import counts as c
-from histoxai.metrics.localisation import (
+from histoxai.score.measures import chance
+from histoxai.score.measures import counts as c
+from histoxai.score.measures.localisation import (
     THRESHOLDS,
     centred_ranks,
     levels,
@@ -23,9 +23,9 @@ from histoxai.metrics.localisation import (
     spearman,
     within,
 )
-from histoxai.metrics.measures import ALL, COUNTED, DEGENERATE, FREE, MEASURES, Target, measure, otsu
-from histoxai.metrics.profiles import METRICS, Mask
-from histoxai.metrics.ranking import Ranking, ascending
+from histoxai.score.measures.measures import ALL, COUNTED, DEGENERATE, FREE, MEASURES, Target, measure, otsu
+from histoxai.score.measures.ranking import Ranking, ascending
+from histoxai.score.profiles.profiles import METRICS, Mask
 
 EXACT = {"rtol": 0, "atol": 1e-9}
 

@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from histoxai.errors import Damaged, HistoxaiError, Incomplete, InputRefused
-from histoxai.progress import Silent
-from histoxai.provenance import header
+from histoxai.core.errors import Damaged, HistoxaiError, Incomplete, InputRefused
+from histoxai.core.progress import Silent
+from histoxai.core.provenance import header
 from histoxai.store import shards
 from histoxai.store.create import create_or_match
-from histoxai.store.kept import forget
-from histoxai.store.metadata import documents, seal_attributes
+from histoxai.store.jobs.runner import fill
+from histoxai.store.partial_shards import forget
 from histoxai.store.records import read_item, sealed
 from histoxai.store.schema import ArraySpec
+from histoxai.store.sealing import documents, seal_attributes
 from histoxai.store.shards import Item, Store
-from histoxai.store.work import fill
 from tests.conftest import Mini, array_files, done, run, without_seal
 
 ROWS, SHARD = 7, 4

@@ -10,13 +10,13 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn import metrics as sk
 
-from histoxai.metrics import counts as c
-from histoxai.metrics.classification import accuracy_table
-from histoxai.metrics.corrected import CorrectedProfile
-from histoxai.metrics.localisation import THRESHOLDS, levels, threshold_histogram
-from histoxai.metrics.profiles import METRICS, Mask, Profile, stretch
-from histoxai.metrics.statistics import cases
-from histoxai.metrics.thesis import ThesisProfile, chance
+from histoxai.score.measures import counts as c
+from histoxai.score.measures.localisation import THRESHOLDS, levels, threshold_histogram
+from histoxai.score.profiles.corrected import CorrectedProfile
+from histoxai.score.profiles.profiles import METRICS, Mask, Profile, stretch
+from histoxai.score.profiles.thesis import ThesisProfile, chance
+from histoxai.score.summary.strata import cases
+from histoxai.statistics.classification import accuracy_table
 
 EXACT = {"rtol": 0, "atol": 1e-9}
 

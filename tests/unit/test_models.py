@@ -14,12 +14,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from histoxai.errors import InputRefused, UsageError
-from histoxai.models.batches import forward, padded, pick_device, predict, to_tensor
-from histoxai.models.checkpoint import load_model
-from histoxai.models.classifiers import ThesisCNN
-from histoxai.models.runs import open_run
-from histoxai.models.unet import UNet, bce_dice, soft_iou
+from histoxai.core.errors import InputRefused, UsageError
+from histoxai.networks.inference import forward, padded, pick_device, predict, to_tensor
+from histoxai.networks.run_folder import open_run
+from histoxai.networks.thesis_cnn import ThesisCNN
+from histoxai.networks.unet import UNet, bce_dice, soft_iou
+from histoxai.networks.weights import load_model
 from tests.conftest import Mini, run, without_seal
 
 
@@ -146,7 +146,7 @@ def test_spoiled_run_folders_are_refused(cls: Path, mini: Mini) -> None:
 
 
 def test_weights_that_do_not_fit_or_would_run_code_are_refused(cls: Path) -> None:
-    from histoxai import provenance
+    from histoxai.core import provenance
 
     facts = without_seal(cls / "run.json")
     weights = cls / "weights.safetensors"

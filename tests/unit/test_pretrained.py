@@ -12,13 +12,13 @@ import torch
 import torchvision
 from torch import nn
 
-from histoxai.errors import InputRefused
-from histoxai.models.checkpoint import load_model
-from histoxai.models.normalise import Normalised
-from histoxai.models.pretrained import freeze_encoder, load_weights, read_weights
-from histoxai.models.runs import open_run
-from histoxai.progress import Silent
-from histoxai.registry import resolve
+from histoxai.core.errors import InputRefused
+from histoxai.core.progress import Silent
+from histoxai.core.registry import resolve
+from histoxai.networks.normalisation import Normalised
+from histoxai.networks.pretrained import freeze_encoder, load_weights, read_weights
+from histoxai.networks.run_folder import open_run
+from histoxai.networks.weights import load_model
 from tests.conftest import Mini, done, run
 
 

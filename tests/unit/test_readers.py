@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histoxai.errors import InputRefused
-from histoxai.readers.diagset import DiagSetReader
-from histoxai.readers.folder import FolderReader
-from histoxai.readers.pannuke import PanNukeReader
+from histoxai.core.errors import InputRefused
+from histoxai.ingest.formats.diagset import DiagSetReader
+from histoxai.ingest.formats.folder import FolderReader
+from histoxai.ingest.formats.pannuke import PanNukeReader
 from histoxai.settings import Ingest
 from histoxai.store.shards import Store
 from tests.conftest import CLASSES, run, write_diagset, write_pannuke

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from histoxai.transforms.identity import content, orbit, perceptual, turned
-from histoxai.transforms.quality import QUALITY, quality, tissue
-from histoxai.transforms.relatives import (
+from histoxai.ingest.hashes import content, orbit, perceptual, turned
+from histoxai.ingest.quality import QUALITY, quality, tissue
+from histoxai.split.relations import (
     Identity,
     Places,
     Relation,

@@ -13,15 +13,15 @@ import pytest
 import zarr
 from zarr.codecs import BytesCodec, GzipCodec
 
-from histoxai import provenance
-from histoxai.errors import Damaged, HistoxaiError
-from histoxai.progress import Silent
+from histoxai.core import provenance
+from histoxai.core.errors import Damaged, HistoxaiError
+from histoxai.core.progress import Silent
 from histoxai.store.create import create_or_match
+from histoxai.store.jobs.runner import fill
 from histoxai.store.records import sealed
-from histoxai.store.rows import LibraryRows, ShardRows, open_rows
 from histoxai.store.schema import ArraySpec
+from histoxai.store.shard_reader import LibraryRows, ShardRows, open_rows
 from histoxai.store.shards import Item, Store
-from histoxai.store.work import fill
 
 RNG = np.random.default_rng(0)
 SPECS = [
@@ -90,8 +90,8 @@ def test_other_layouts_are_left_to_the_library(tmp_path: Path) -> None:
 
 
 def test_more_files_than_are_kept_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("histoxai.store.rows._OPEN_FILES", 2)
-    monkeypatch.setattr("histoxai.store.rows._open_files", OrderedDict())
+    monkeypatch.setattr("histoxai.store.shard_reader._OPEN_FILES", 2)
+    monkeypatch.setattr("histoxai.store.shard_reader._open_files", OrderedDict())
     spec = ArraySpec("images", (40, 20, 30, 3), np.uint8, 2)
     data = values(spec)
     zarr.open_group(tmp_path / "z", mode="w")

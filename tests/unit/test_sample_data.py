@@ -10,8 +10,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from histoxai.readers.diagset import DiagSetReader
-from histoxai.readers.pannuke import PanNukeReader
+from histoxai.ingest.formats.diagset import DiagSetReader
+from histoxai.ingest.formats.pannuke import PanNukeReader
 from histoxai.settings import Ingest
 from tests.conftest import ROOT
 

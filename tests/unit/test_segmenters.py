@@ -9,13 +9,13 @@ import pytest
 import torch
 from torchvision.ops import sigmoid_focal_loss
 
-from histoxai.errors import InputRefused, UsageError
-from histoxai.models.losses import focal, segmentation_loss
-from histoxai.models.runs import open_run
-from histoxai.models.unet import UNet, bce_dice, dice_loss
-from histoxai.registry import resolve
+from histoxai.core.errors import InputRefused, UsageError
+from histoxai.core.registry import resolve
+from histoxai.networks.run_folder import open_run
+from histoxai.networks.unet import UNet, bce_dice, dice_loss
 from histoxai.settings import TrainSeg
 from histoxai.store.shards import Store
+from histoxai.train.losses import focal, segmentation_loss
 from tests.conftest import Mini, done, run
 
 

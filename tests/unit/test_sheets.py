@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histoxai.flags import augmentation
-from histoxai.plots import sheet
-from histoxai.plots.sheet import Band, Section, Strip, Tile, draw_sheet, in_lines, shorten
+from histoxai.cli.options import augmentation
+from histoxai.ingest.quality import quality
+from histoxai.report import contact_sheet
+from histoxai.report.contact_sheet import Band, Section, Strip, Tile, draw_sheet, in_lines, shorten
 from histoxai.store.patches import Patches
-from histoxai.transforms.quality import quality
 from tests.conftest import CLASSES, done, run, write_diagset
 
-FONT = sheet._font(12, False)
+FONT = contact_sheet._font(12, False)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,9 @@ def test_oblong_patches_keep_their_shape_and_lines_their_order() -> None:
     wide = Tile.of(np.zeros((50, 100, 3), np.uint8))
     assert wide.picture.size == (144, 72)
     many = [Strip(str(k), [wide]) for k in range(20)]
-    assert [[int(s.name) for s in line] for line in sheet._lines(many, sheet._Page(0, 8 * 150 - 6).across)] == [
+    assert [
+        [int(s.name) for s in line] for line in contact_sheet._lines(many, contact_sheet._Page(0, 8 * 150 - 6).across)
+    ] == [
         list(range(8)),
         list(range(8, 16)),
         list(range(16, 20)),
@@ -121,7 +123,7 @@ def test_ingest_draws_a_sheet_of_each_class_for_new_and_for_old_stores(
 
 
 def test_quality_numbers_stand_under_their_patch(store: Path, tmp_path: Path, drawn: list[Any]) -> None:
-    from histoxai.progress import Silent
+    from histoxai.core.progress import Silent
     from histoxai.stages.sheets import contact_sheets
 
     done("ingest", store.parent / "diagset", "-o", tmp_path / "q.zarr", "--classes", "A")
@@ -143,7 +145,7 @@ def test_names_of_sheets_are_safe_and_of_one_class_each() -> None:
 def test_preview_shows_copies_as_they_are_stored_and_what_training_makes_of_them(
     store: Path, tmp_path: Path, drawn: list[Any]
 ) -> None:
-    from histoxai.transforms.augmentation import Augmenter
+    from histoxai.train.augmentation import Augmenter
 
     done("augment", store, "-o", tmp_path / "b.zarr")
     done("augment", tmp_path / "b.zarr", "--preview", tmp_path / "stored.png", "--with", "light")

@@ -17,14 +17,14 @@ import shapely
 import tifffile
 from PIL import Image
 
-from histoxai.errors import InputRefused, UsageError
-from histoxai.readers.labelmask import LabelMask
-from histoxai.readers.polygons import Polygons
-from histoxai.readers.slide import SlideReader
-from histoxai.readers.slidefiles import Kept
-from histoxai.readers.slidegrid import Plan, grid, own_mpp
-from histoxai.readers.tissue import find_tissue, shares
-from histoxai.registry import resolve
+from histoxai.core.errors import InputRefused, UsageError
+from histoxai.core.registry import resolve
+from histoxai.ingest.formats.slide import SlideReader
+from histoxai.ingest.label_masks import LabelMask
+from histoxai.ingest.polygons import Polygons
+from histoxai.ingest.slide_files import Kept
+from histoxai.ingest.slide_grid import Plan, grid, own_mpp
+from histoxai.ingest.tissue import find_tissue, shares
 from histoxai.settings import Ingest
 from histoxai.stages.ingest import recognise
 from histoxai.store.shards import Store
@@ -530,7 +530,7 @@ def test_linked_folders_of_slides_are_followed_but_not_in_circles(tmp_path: Path
 
 
 def test_masks_are_read_as_what_they_say_they_are(tmp_path: Path) -> None:
-    from histoxai.readers.labelmask import read_mask
+    from histoxai.ingest.label_masks import read_mask
 
     values = np.array([[0, 1], [2, 3]], np.uint8)
     Image.fromarray(values * 17, "L").save(tmp_path / "eight.png")

@@ -7,18 +7,10 @@ from itertools import product
 import numpy as np
 import pytest
 
-from histoxai.errors import InputRefused, UsageError
+from histoxai.core.errors import InputRefused, UsageError
 from histoxai.settings import Augment
-from histoxai.store.assign import assign, deviation
-from histoxai.store.split import (
-    Plan,
-    balance_train,
-    hold_out,
-    plan_by_patch,
-    rotated_classes,
-    split_folds,
-    split_units,
-)
+from histoxai.split.assign import assign, deviation
+from histoxai.split.split import Plan, balance_train, hold_out, plan_by_patch, rotated_classes, split_folds, split_units
 
 STUDY = {"A": 45706, "N": 200135, "R1": 4388, "R2": 4709, "R3": 36172, "R4": 87171, "R5": 16907}
 ROTATED = {"A": 45706, "N": 200135, "R1": 17552, "R2": 18836, "R3": 36172, "R4": 87171, "R5": 67628}

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from torchstain.numpy.normalizers import NumpyMacenkoNormalizer, NumpyReinhardNormalizer
 
-from histoxai.errors import InputRefused, UsageError
-from histoxai.provenance import file_checksum
+from histoxai.core.errors import InputRefused, UsageError
+from histoxai.core.provenance import file_checksum
+from histoxai.ingest.stain import Normaliser
 from histoxai.store.patches import Patches
-from histoxai.transforms.stain import Normaliser
 from tests.conftest import array_files, done, patch, run, write_diagset
 
 METHODS = {"macenko": NumpyMacenkoNormalizer, "reinhard": NumpyReinhardNormalizer}

@@ -7,10 +7,10 @@ import pytest
 from scipy.stats import friedmanchisquare, wilcoxon
 from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score, roc_auc_score
 
-from histoxai.metrics.bootstrap import FEWEST, by_group, difference, means
-from histoxai.metrics.classification import calibration_error, classifier_scores, quadratic_kappa, reliability
-from histoxai.metrics.comparisons import friedman, holm, paired, rank_biserial
 from histoxai.settings import Statistics
+from histoxai.statistics.bootstrap import FEWEST, by_group, difference, means
+from histoxai.statistics.classification import calibration_error, classifier_scores, quadratic_kappa, reliability
+from histoxai.statistics.tests import friedman, holm, paired, rank_biserial
 
 
 def clustered(rng: np.random.Generator, groups: int, columns: int = 1) -> tuple[np.ndarray, np.ndarray]:

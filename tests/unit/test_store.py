@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import zarr
 
-from histoxai import provenance
-from histoxai.errors import Damaged, HistoxaiError, Incomplete, InputRefused, SettingsDiffer, UsageError
-from histoxai.progress import Silent
+from histoxai.core import provenance
+from histoxai.core.errors import Damaged, HistoxaiError, Incomplete, InputRefused, SettingsDiffer, UsageError
+from histoxai.core.progress import Silent
 from histoxai.store.create import add_item, create_or_match
-from histoxai.store.files import clear_away, read_json, write_atomically, write_json
+from histoxai.store.jobs.runner import fill, parse_shards
 from histoxai.store.patches import Patches
 from histoxai.store.records import is_done, record_path, sealed
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item, Store, open_store
 from histoxai.store.state import forced, ranges, with_output
-from histoxai.store.work import fill, parse_shards
+from histoxai.store.storage.files import clear_away, read_json, write_atomically, write_json
 from tests.conftest import without_seal
 
 SPECS = [
@@ -416,7 +416,7 @@ def test_a_folder_that_is_still_written_to_is_cleared_away_all_the_same(
         if late:  # a thread of zarr's writes once more
             write_atomically(folder / "c" / late.pop(), b"late")
 
-    monkeypatch.setattr("histoxai.store.files.shutil.rmtree", raced)
+    monkeypatch.setattr("histoxai.store.storage.files.shutil.rmtree", raced)
     clear_away(folder)
     assert not late
     assert not list(tmp_path.iterdir())

@@ -18,22 +18,22 @@ from torch import nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, ReduceLROnPlateau
 
-from histoxai import provenance, signals
-from histoxai.errors import HistoxaiError, InputRefused, Interrupted, UsageError
-from histoxai.metrics.calibration import best_temperature
-from histoxai.models.batches import Source
-from histoxai.models.checkpoint import save_tensors
-from histoxai.models.engine import engine
-from histoxai.models.fit import Fitted, Job, fit, train_batches
-from histoxai.models.folds import check_folds
-from histoxai.models.learner import averaging, synchronise_norms
-from histoxai.models.losses import balanced_weights, classification_loss
-from histoxai.models.lrfind import find_rate, steepest
-from histoxai.models.placement import Placement, environment, placement
-from histoxai.models.schedules import Rates
-from histoxai.progress import Silent
+from histoxai.core import provenance, signals
+from histoxai.core.errors import HistoxaiError, InputRefused, Interrupted, UsageError
+from histoxai.core.progress import Silent
+from histoxai.networks.inference import Source
+from histoxai.networks.weights import save_tensors
 from histoxai.settings import Training
+from histoxai.statistics.calibration import best_temperature
 from histoxai.store.patches import Patches
+from histoxai.train.cross_validation import check_folds
+from histoxai.train.fabric import engine
+from histoxai.train.loop import Fitted, Job, fit, train_batches
+from histoxai.train.losses import balanced_weights, classification_loss
+from histoxai.train.lr_finder import find_rate, steepest
+from histoxai.train.ranks import Placement, environment, placement
+from histoxai.train.schedules import Rates
+from histoxai.train.state import averaging, synchronise_norms
 from tests.conftest import Mini, done, run, without_seal
 
 
@@ -178,7 +178,7 @@ def test_a_signal_ends_the_step_and_writes_a_checkpoint(tmp_path: Path, monkeypa
 @pytest.fixture
 def every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint after every epoch, however short."""
-    monkeypatch.setattr("histoxai.models.restart.SHARE", 1e9)
+    monkeypatch.setattr("histoxai.train.checkpoints.SHARE", 1e9)
 
 
 @pytest.mark.usefixtures("every_epoch")
@@ -279,7 +279,7 @@ def test_two_checkpoints_are_kept_and_the_best_weights(tmp_path: Path) -> None:
 
 
 def test_large_checkpoints_do_not_follow_every_short_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from histoxai.models.restart import Checkpoints
+    from histoxai.train.checkpoints import Checkpoints
 
     place = Checkpoints(tmp_path, {})
     now = [100.0]

@@ -11,8 +11,8 @@ from time import sleep
 import numpy as np
 import pytest
 
-from histoxai.resources import bounded_memory
-from histoxai.wording import message, printable, told
+from histoxai.core.resources import bounded_memory
+from histoxai.core.safe_text import message, printable, told
 
 
 def test_nothing_steers_a_terminal() -> None:

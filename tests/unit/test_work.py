@@ -12,16 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from histoxai import provenance, signals
-from histoxai.errors import HistoxaiError, Interrupted, UsageError
-from histoxai.progress import Silent
+from histoxai.core import provenance, signals
+from histoxai.core.errors import HistoxaiError, Interrupted, UsageError
+from histoxai.core.progress import Silent
+from histoxai.core.slurm import array_block
 from histoxai.settings import Work
-from histoxai.slurm import array_block
-from histoxai.store import files, kept
+from histoxai.store import partial_shards
 from histoxai.store.create import create_or_match
+from histoxai.store.jobs.runner import Task, do_items, fill, parse_shards
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item, Store
-from histoxai.store.work import Task, do_items, fill, parse_shards
+from histoxai.store.storage import files
 
 SPEC = ArraySpec("maps", (10, 3, 16, 16), np.float32, 4)
 DATA = np.random.default_rng(0).random(SPEC.shape, np.float32)
@@ -113,7 +114,7 @@ def test_an_interrupted_shard_goes_on_at_the_patch_where_it_stopped(tmp_path: Pa
 def test_pieces_are_written_as_time_passes_so_that_a_kill_costs_little(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kept, "KEEP_EVERY", 0.0)
+    monkeypatch.setattr(partial_shards, "KEEP_EVERY", 0.0)
     store = make(tmp_path / "s")
     seen: list[list[str]] = []
 
@@ -130,20 +131,20 @@ def test_pieces_are_written_as_time_passes_so_that_a_kill_costs_little(
 def test_pieces_that_are_torn_or_of_other_settings_count_for_nothing(tmp_path: Path) -> None:
     store = make(tmp_path / "s")
     buffer = {"maps": np.zeros((4, 3, 16, 16), np.float32)}
-    one = kept.Kept(store.path, "ig", 0, store.fingerprint(ITEM), buffer)
+    one = partial_shards.Kept(store.path, "ig", 0, store.fingerprint(ITEM), buffer)
     one.add(0, {"maps": DATA[0:1] + 5})  # were it taken over, it would show
     one.flush()
     path = tmp_path / "s/_part/ig/0/0-1.part"
     good = path.read_bytes()
-    other = kept.Kept(store.path, "ig", 0, "0" * 32, dict(buffer))
+    other = partial_shards.Kept(store.path, "ig", 0, "0" * 32, dict(buffer))
     assert not other.have.any()
     for bad in (b"", good[:40], good[:-1], good[:100] + b"x" + good[101:], b"garbage" * 100):
         path.write_bytes(bad)
-        assert not kept.Kept(store.path, "ig", 0, store.fingerprint(ITEM), dict(buffer)).have.any()
+        assert not partial_shards.Kept(store.path, "ig", 0, store.fingerprint(ITEM), dict(buffer)).have.any()
     path.write_bytes(good)
     (path.parent / "nonsense.part").write_bytes(good)
     (path.parent / "3-9.part").write_bytes(good)
-    again = kept.Kept(store.path, "ig", 0, store.fingerprint(ITEM), dict(buffer))
+    again = partial_shards.Kept(store.path, "ig", 0, store.fingerprint(ITEM), dict(buffer))
     assert again.have.tolist() == [True, False, False, False]
     assert again.seconds > 0
     path.write_bytes(good[:-1])
@@ -160,7 +161,7 @@ def test_a_full_disk_while_stopping_does_not_hide_the_stop(tmp_path: Path, monke
 
     def stops(start: int, stop: int) -> dict[str, np.ndarray]:
         if start == 1:
-            monkeypatch.setattr(kept, "write_atomically", full)
+            monkeypatch.setattr(partial_shards, "write_atomically", full)
             raise Interrupted("stopped by SIGTERM")
         return rows(start, stop)
 

@@ -1,0 +1,68 @@
+"""The `histoxai` command: its subcommands by name, in the order of the pipeline."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from histoxai import __version__
+from histoxai.cli import terminal
+from histoxai.cli.commands import maps, prepare, results, train
+
+app = typer.Typer(
+    cls=terminal.Boundary,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    context_settings={"auto_envvar_prefix": "HISTOXAI", "help_option_names": ["-h", "--help"]},
+    help="Shows where a tissue classifier looked and measures whether that is where the tumor is.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"histoxai {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, allow_from_autoenv=False, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Runs before every command."""
+
+
+app.command()(prepare.ingest)
+app.command()(prepare.augment)
+app.command()(prepare.audit)
+app.command("train-cls")(train.train_cls)
+app.command("train-seg")(train.train_seg)
+app.command()(maps.masks)
+app.command()(maps.predict)
+app.command()(maps.explain)
+app.command()(results.score)
+app.command()(results.report)
+app.command()(results.info)
+
+
+def main() -> None:
+    """The `histoxai` command."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        getattr(sys, name).reconfigure(errors="backslashreplace")  # names and signs that a locale lacks
+    os.environ.setdefault("TERM", "dumb")  # without one nobody knows how to move a cursor
+    try:
+        app(prog_name="histoxai")
+    except OSError as error:  # a help text that finds no room; what commands meet is told by `Boundary`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more may fail at the end
+        print(f"histoxai: stdout: {error.strerror or error}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,84 @@
+"""Summaries of `train-cls` and `train-seg` as tables for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Group
+from rich.text import Text
+
+from histoxai.cli.tables.base import Table, number
+
+
+def accuracy(summary: dict[str, Any]) -> Group:
+    """Per-class and mean accuracy on the test split, the study's table 4, with intervals; then other measures."""
+    title = f"{summary['output']}: accuracy on {summary['split']} ({summary['patches']} patches)"
+    lines = [_others(summary["scores"])]
+    if summary["calibration"]:
+        c = summary["calibration"]
+        lines.append(
+            f"temperature {c['temperature']:.3f}: calibration error on validation {c['calibration_error']:.3f}, before "
+            f"{c['calibration_error_before']:.3f}"
+        )
+    return Group(_of_classes(title, summary["scores"], summary["mean_class_accuracy"]), *map(Text, lines))
+
+
+def folds(summary: dict[str, Any]) -> Group:
+    """All folds' test patches together, and how folds differ."""
+    scores, each = summary["scores"], summary["accuracy_of_folds"]
+    found, of = len(summary["runs"]), summary["folds"]
+    which = f"all {of} folds'" if found == of else f"{found} of {of} folds'"
+    title = f"{summary['output']}: accuracy on {which} test patches ({scores['patches']} patches)"
+    parted = ", ".join(number(v) for v in each["each"])
+    lines = [_others(scores), f"accuracy of folds {parted}; mean {number(each['mean'])}, sd {number(each['sd'])}"]
+    return Group(_of_classes(title, scores, scores["balanced_accuracy"]), *map(Text, lines))
+
+
+def rates(summary: dict[str, Any]) -> Group:
+    """Some rates that were tried with their loss, and the one to take."""
+    curve, found = summary["curve"], summary["suggestion"]
+    table = Table(title="learning rates tried")
+    for name in ("rate", "loss", ""):
+        table.add_column(name, justify="left" if not name else "right")
+    chosen = next((k for k, c in enumerate(curve) if c["lr"] == found), None)
+    for k, row in enumerate(curve):
+        if k % 7 == 0 or k == chosen:
+            mark = "falls fastest" if k == chosen else ""
+            table.add_row(f"{row['lr']:.1e}", f"{row['smoothed']:.4f}", mark, style="bold" if mark else None)
+    word = "the loss never fell; look at the data" if found is None else f"try --lr {found:.1e}"
+    return Group(table, Text(word))
+
+
+def _of_classes(title: str, scores: dict[str, Any], mean: float | None) -> Table:
+    table = Table(title=title)
+    for name in ("class", "patches", "accuracy", "95 % interval"):
+        table.add_column(name, justify="left" if name == "class" else "right")
+    for name, row in scores["per_class"].items():
+        table.add_row(name, str(row["n"]), number(row["mean"]), _interval(row))
+    everything = scores["accuracy"]
+    table.add_row("mean of classes", str(scores["patches"]), number(mean), "", style="bold")
+    table.add_row("all patches", str(scores["patches"]), number(everything["mean"]), _interval(everything))
+    return table
+
+
+def _interval(row: dict[str, Any]) -> str:
+    if row["low"] is None:
+        return f"- ({row['groups']} groups)"
+    return f"{row['low']:.3f} to {row['high']:.3f}"
+
+
+def _others(scores: dict[str, Any]) -> str:
+    return (
+        f"macro AUROC {number(scores['macro_auroc'])}, kappa with quadratic weights "
+        f"{number(scores['kappa_quadratic'])}, calibration error {number(scores['calibration_error'])}"
+    )
+
+
+def segmentation(summary: dict[str, Any]) -> Table:
+    """IoU and Dice of each plane on the test split, or validation where there is no test."""
+    table = Table(title=f"{summary['output']}: {summary['split']}, pooled pixels")
+    for column in ("mask", "IoU", "Dice"):
+        table.add_column(column, justify="left" if column == "mask" else "right")
+    for name, value in summary["masks"].items():
+        table.add_row(name, number(value["iou"]), number(value["dice"]))
+    return table

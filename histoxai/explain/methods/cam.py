@@ -1,0 +1,159 @@
+"""What all class activation maps share: the layer, the signed sum as it is stored, and the library's scaling.
+
+pytorch-grad-cam's own formula of each method is used on activations and gradients that one pass gives to all;
+what is replaced is its `backward`, which also computes the gradient of every weight (223 ms a patch of the study's
+CNN against 25 to 46), and its rescaling, which loses sign and size and is left to `render`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import cv2
+import numpy as np
+
+from histoxai.core.errors import InputRefused, UsageError
+from histoxai.explain.methods.base import Explainer, RawSpec, one_sign
+from histoxai.explain.methods.single_pass import OnePass
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from histoxai.explain.network import Network
+
+
+@dataclass(frozen=True)
+class Options:
+    """layer: dotted name of a module; empty for the network's own choice, else its last convolution."""
+
+    layer: str = ""
+
+
+class CAM(Explainer):
+    """A method of pytorch-grad-cam that looks at one layer; subclasses name its class there."""
+
+    Options: ClassVar[type] = Options
+    name: ClassVar[str]
+
+    @staticmethod
+    def library_class() -> Any:
+        """The method's class in pytorch-grad-cam."""
+        raise AssertionError("a subclass names it")
+
+    def layer(self, body: nn.Module) -> nn.Module:
+        """The chosen layer, else the network's own choice, else its last convolution."""
+        from histoxai.explain.network import find_layer
+
+        return find_layer(body, self.options.layer, self.name)
+
+    def arranged(self, body: nn.Module, values: torch.Tensor) -> torch.Tensor:
+        """What the layer gives as (n, channels, h, w), where the network says that it has tokens, or channels last.
+
+        As pytorch-grad-cam's authors reshape for transformers: the class token goes, the others take their places.
+        """
+        grid = getattr(body, "gradcam_grid", None)
+        if values.ndim == 3 and grid and values.shape[1] >= grid[0] * grid[1]:
+            places = values[:, -grid[0] * grid[1] :]
+            return places.transpose(1, 2).reshape(len(values), values.shape[2], *grid)
+        if values.ndim == 4 and getattr(body, "gradcam_last", False) and not _is_convolution(self.layer(body)):
+            return values.permute(0, 3, 1, 2)
+        return values
+
+    def raw_specs(self, net: Network, size: tuple[int, int]) -> dict[str, RawSpec]:
+        """The signed sum (1, h, w) at the layer's resolution."""
+        shape = self.activation(net, size)
+        return {"": RawSpec((1, *shape[2:]))}
+
+    def activation(self, net: Network, size: tuple[int, int]) -> tuple[int, ...]:
+        """The shape (1, channels, h, w) of the layer's output.
+
+        Raises InputRefused where it is of another kind, UsageError where that layer was asked for.
+        """
+        import torch
+
+        from histoxai.explain.network import captured
+
+        layer = self.layer(net.body)
+        with torch.no_grad(), captured([layer], cut=False) as values:
+            net.module(net.ready(torch.zeros(1, 3, *size)))
+        shape = tuple(self.arranged(net.body, values[layer]).shape) if layer in values else ()
+        if len(shape) != 4 or shape[0] != 1:
+            said = f"-O {self.name}.layer={self.options.layer}" if self.options.layer else f"{self.name}: its layer"
+            kind = UsageError if self.options.layer else InputRefused
+            raise kind(f"{said}: gives no (n, channels, h, w) activation but {shape or 'nothing'}; name another layer")
+        return shape
+
+    def library(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> dict[str, np.ndarray]:
+        """The library's own run up to the sum."""
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+        class Signed(self.library_class()):  # type: ignore[misc]
+            def compute_cam_per_layer(self, input_tensor, targets, eigen_smooth):  # type: ignore[no-untyped-def]
+                store = self.activations_and_grads
+                found = [
+                    (values[0].cpu().numpy() if values else None) for values in (store.activations, store.gradients)
+                ]
+                return self.get_cam_image(input_tensor, self.target_layers[0], targets, *found, eigen_smooth)
+
+            def aggregate_multi_layers(self, cam_per_target_layer):  # type: ignore[no-untyped-def]
+                return cam_per_target_layer
+
+        transform = partial(self.arranged, module)
+        cam = Signed(model=module, target_layers=[self.layer(module)], reshape_transform=transform)
+        # as its authors call it: with gradients of all weights
+        flags = [(p, p.requires_grad) for p in module.parameters()]
+        try:
+            module.requires_grad_(True)
+            return {"": np.asarray(cam(image[None], [ClassifierOutputTarget(target)]))}
+        finally:
+            cam.activations_and_grads.release()
+            for parameter, flag in flags:
+                parameter.requires_grad_(flag)
+                parameter.grad = None
+
+    own_sign = "positive"
+
+    def signed(self, raw: dict[str, np.ndarray], size: tuple[int, int]) -> np.ndarray:
+        """The layer's map, bilinear at the patch's size."""
+        return cv2.resize(raw[""][0], (size[1], size[0]))[None]
+
+    def relevance(self, raw: dict[str, np.ndarray], size: tuple[int, int], sign: str) -> np.ndarray:
+        """The layer's map of one sign, bilinear at the patch's size."""
+        return cv2.resize(one_sign(raw[""][0], self.own_sign if sign == "own" else sign), (size[1], size[0]))
+
+    def render(self, raw: dict[str, np.ndarray], size: tuple[int, int], constant: float) -> np.ndarray:
+        """As the library does: ReLU, min-max (+ 1e-7), bilinear resize, min-max (+ 1e-7); never constant NaN."""
+        del constant  # the library's own scaling turns a constant map into zeros
+        scaled = cv2.resize(_scaled(np.maximum(raw[""][0], 0)), (size[1], size[0]))
+        return _scaled(np.maximum(scaled, 0)).astype(np.float64)
+
+
+class OnePassCAM(CAM, OnePass):
+    """A formula of pytorch-grad-cam over a layer's activation and gradient."""
+
+    def read(self, value: torch.Tensor, gradient: torch.Tensor | None) -> np.ndarray:
+        """The library's weighted sum."""
+        formula = object.__new__(self.library_class())  # without its hooks, which it would never need
+        formula.activations_and_grads = _Nothing()
+        numbers = value.cpu().numpy(), None if gradient is None else gradient.cpu().numpy()
+        return np.asarray(formula.get_cam_image(None, None, None, *numbers, False), np.float32)[:, None]
+
+
+class _Nothing:
+    def release(self) -> None:
+        """The library releases its hooks when it goes."""
+
+
+def _is_convolution(layer: nn.Module) -> bool:
+    from torch import nn
+
+    return isinstance(layer, nn.Conv2d)
+
+
+def _scaled(plane: np.ndarray) -> np.ndarray:
+    # the library's scale_cam_image in float32, with its 1e-7
+    plane = plane - plane.min()
+    return (plane / (1e-7 + plane.max())).astype(np.float32)

@@ -1,0 +1,24 @@
+"""The null model of contrast: where the image has edges.
+
+Adebayo et al. 2018, arXiv 1810.03292, found several methods hard to tell from an edge detector.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from histoxai.explain.methods.null_model import Prior
+
+
+class Edges(Prior):
+    """Null model: Sobel's gradient magnitude of the grey image.
+
+    Source: arXiv 1810.03292.
+    """
+
+    def plane(self, image: np.ndarray, seed: int) -> np.ndarray:
+        """Square root of the mean of both squared Sobel responses to the luminance, as scikit-image's sobel."""
+        from skimage.color import rgb2gray
+        from skimage.filters import sobel
+
+        return sobel(rgb2gray(image.astype(np.float64)))

@@ -1,0 +1,27 @@
+"""GradCAM++.
+
+Chattopadhay et al. 2018, arXiv 1710.11063: as GradCAM, with weights from second and third powers of positive
+gradients, for several objects in one image.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from histoxai.explain.methods.cam import OnePassCAM
+
+
+class GradCAMPlusPlus(OnePassCAM):
+    """pytorch-grad-cam's GradCAMPlusPlus of the target's logit at the last convolution.
+
+    Source: arXiv 1710.11063.
+    """
+
+    name = "gradcampp"
+
+    @staticmethod
+    def library_class() -> Any:
+        """pytorch_grad_cam.GradCAMPlusPlus."""
+        from pytorch_grad_cam import GradCAMPlusPlus as Library
+
+        return Library

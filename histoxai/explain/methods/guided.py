@@ -1,0 +1,57 @@
+"""Guided backpropagation.
+
+Springenberg et al. 2014, arXiv 1412.6806: the gradient, with negative values set to zero at every ReLU.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from histoxai.core.errors import InputRefused
+from histoxai.explain.methods.base import RawSpec
+from histoxai.explain.methods.captum_hooks import Hooked, unrolled
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from histoxai.explain.network import Network
+
+
+class GuidedBackprop(Hooked):
+    """captum's GuidedBackprop of the target's logit.
+
+    Source: arXiv 1412.6806.
+    """
+
+    local = True
+
+    name = "guided"
+
+    def raw_specs(self, net: Network, size: tuple[int, int]) -> dict[str, RawSpec]:
+        """Signed attributions (3, H, W).
+
+        Raises InputRefused where there is no ReLU: the map would be the plain gradient under another name.
+        """
+        from torch import nn
+
+        if not any(isinstance(part, nn.ReLU) for part in unrolled(net.exact, self.name).modules()):
+            raise InputRefused(
+                "guided: this network has no ReLU, and without one it is saliency; use that with --method"
+            )
+        return super().raw_specs(net, size)
+
+    def method(self, module: nn.Module) -> Any:
+        """captum.attr.GuidedBackprop."""
+        from captum.attr import GuidedBackprop as Library
+
+        return Library(module)
+
+    def call(self, method: Any, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """One forward and backward pass."""
+        return method.attribute(images, target=targets)
+
+    @classmethod
+    def passes(cls, options: Any) -> str:
+        """One."""
+        return "1 forward + backward"

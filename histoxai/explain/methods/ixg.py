@@ -1,0 +1,36 @@
+"""Input x gradient.
+
+Shrikumar et al. 2016, arXiv 1605.01713: each pixel times its gradient, the first term of a Taylor expansion
+around black.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histoxai.explain.methods.base import Attribution
+from histoxai.explain.methods.single_pass import OnePass
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class InputXGradient(OnePass, Attribution):
+    """captum's InputXGradient of the target's logit.
+
+    Source: arXiv 1605.01713.
+    """
+
+    def read(self, value: torch.Tensor, gradient: torch.Tensor | None) -> np.ndarray:
+        """The input times its gradient, which other methods share; captum would take it once more."""
+        assert gradient is not None
+        return (value * gradient).cpu().numpy()
+
+    def library(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> dict[str, np.ndarray]:
+        """captum's."""
+        from captum.attr import InputXGradient as Library
+
+        return {"": Library(module).attribute(image[None], target=target)[0].detach().cpu().numpy()}

@@ -1,0 +1,71 @@
+"""Layer-wise relevance propagation, epsilon rule.
+
+Bach et al. 2015, doi 10.1371/journal.pone.0130140: the logit is handed back layer by layer, to each input in
+proportion to its contribution. Layers without a rule (attention, layer norm) make it impossible, and it says so.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from histoxai.core.errors import InputRefused, is_out_of_memory
+from histoxai.explain.methods.base import RawSpec
+from histoxai.explain.methods.captum_hooks import INSTEAD, Hooked, unrolled
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from histoxai.explain.network import Network
+
+
+class LRP(Hooked):
+    """captum's LRP of the target's logit, epsilon rule in every layer, batch normalisation included.
+
+    Source: doi 10.1371/journal.pone.0130140.
+    """
+
+    name = "lrp"
+
+    def raw_specs(self, net: Network, size: tuple[int, int]) -> dict[str, RawSpec]:
+        """Signed attributions (3, H, W).
+
+        Raises InputRefused where a layer has no rule.
+        """
+        import torch
+
+        from histoxai.explain.network import quiet_library
+
+        ready = net.ready(torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)))
+        targets = torch.zeros(1, dtype=torch.long, device=net.device)
+        try:
+            with quiet_library():
+                self.call(self.method(unrolled(net.exact, self.name)), ready, targets)
+        except (TypeError, RuntimeError, AttributeError, AssertionError) as error:
+            if is_out_of_memory(error):
+                raise
+            why = str(error).splitlines()[0][:120]
+            raise InputRefused(f"lrp: this network has a layer that it has no rule for ({why}); {INSTEAD}") from error
+        return super().raw_specs(net, size)
+
+    def method(self, module: nn.Module) -> Any:
+        """captum.attr.LRP."""
+        from captum.attr import LRP as Library
+
+        return Library(module)
+
+    def call(self, method: Any, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Two forward passes and a backward one; captum takes its rules off again, so they are set anew."""
+        from captum.attr._utils.lrp_rules import EpsilonRule
+        from torch import nn
+
+        for part in method.model.modules():
+            affine = getattr(part, "indivisible", False)  # a network's own normalisation of its input
+            if affine or isinstance(part, nn.BatchNorm1d | nn.Identity | nn.Flatten | nn.AvgPool2d):
+                part.rule = EpsilonRule()
+        return method.attribute(images, target=targets)
+
+    @classmethod
+    def passes(cls, options: Any) -> str:
+        """Three."""
+        return "2 forward + 1 backward"

@@ -1,0 +1,37 @@
+"""Null models: maps that know nothing of the network. A method has to beat them before its scores mean anything."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from histoxai.explain.methods.base import Attribution, Batch, Map
+
+if TYPE_CHECKING:
+    from histoxai.explain.network import Network
+
+
+class Prior(Attribution):
+    """A map from the image, or from nothing, never from the network."""
+
+    channels = 1
+
+    @abstractmethod
+    def plane(self, image: np.ndarray, seed: int) -> np.ndarray:
+        """The map (H, W), not negative, of an image (H, W, 3) float32 in 0..1."""
+
+    def explain(self, net: Network, batch: Batch) -> Iterator[tuple[int, Map]]:
+        """Patch by patch, without a pass."""
+        del net
+        for i in range(len(batch)):
+            image, _, seed = batch.patch(i)
+            plane = self.plane(image.permute(1, 2, 0).cpu().numpy(), seed)
+            yield i, Map({"": plane[None].astype(np.float32)})
+
+    @classmethod
+    def passes(cls, options: Any) -> str:
+        """None."""
+        return "none"

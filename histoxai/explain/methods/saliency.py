@@ -1,0 +1,37 @@
+"""Saliency: the plain gradient.
+
+Simonyan, Vedaldi and Zisserman 2013, arXiv 1312.6034.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histoxai.explain.methods.base import Attribution
+from histoxai.explain.methods.single_pass import OnePass
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class Saliency(OnePass, Attribution):
+    """captum's Saliency of the target's logit, with its sign.
+
+    Source: arXiv 1312.6034.
+    """
+
+    local = True
+
+    def read(self, value: torch.Tensor, gradient: torch.Tensor | None) -> np.ndarray:
+        """The gradient of the input, which other methods share; captum would take it once more."""
+        assert gradient is not None
+        return gradient.cpu().numpy()
+
+    def library(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> dict[str, np.ndarray]:
+        """captum's."""
+        from captum.attr import Saliency as Library
+
+        return {"": Library(module).attribute(image[None], target=target, abs=False)[0].detach().cpu().numpy()}

@@ -1,0 +1,147 @@
+"""Zarr nodes by their metadata files, checked before zarr opens them, and arrays read row by row."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from histoxai.core.errors import InputRefused
+from histoxai.core.resources import bounded_memory
+from histoxai.ingest.header_bounds import Held
+
+_METADATA = {"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"}
+_LEVELS = 3  # of groups, from the source down
+_COUNTED = 100_000  # chunks; more take too long to look for
+
+
+class Node(NamedTuple):
+    """A group or an array: its folder, its metadata, its attributes."""
+
+    path: Path
+    is_array: bool
+    metadata: dict[str, Any]
+    attributes: dict[str, Any]
+
+
+class ZarrArray:
+    """Rows of one array."""
+
+    def __init__(self, source: Node) -> None:
+        import zarr
+
+        _require_plain(source)
+        self.path = source.path
+        try:
+            self._array: Any = zarr.open_array(store=str(source.path), mode="r")
+            self.shape: tuple[int, ...] = tuple(self._array.shape)
+            self.dtype: np.dtype = np.dtype(self._array.dtype)
+        except Exception as error:  # codecs and dtypes of others raise what they like
+            raise InputRefused(
+                f"{self.path}: cannot be opened as Zarr ({error}); copy it again or convert it"
+            ) from error
+        # labels and masks of zeros only have no chunks either
+        self.never_written = len(self.shape) > 3 and all(name in _METADATA for name in os.listdir(source.path))
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop); raises InputRefused where they cannot be read."""
+        return self.take((slice(start, stop),))
+
+    def take(self, selection: tuple[Any, ...]) -> np.ndarray:
+        """A rectangle of the array; raises InputRefused where it cannot be read."""
+        try:
+            with bounded_memory(self._bytes(selection)):
+                return np.asarray(self._array[selection])
+        except MemoryError as error:
+            raise InputRefused(f"{self.path}: a chunk unpacks to far more than it should; is it harmful?") from error
+        except Exception as error:  # as above
+            raise InputRefused(f"{self.path}: does not decode ({error}); copy it again from the source") from error
+
+    def _bytes(self, selection: tuple[Any, ...]) -> int:
+        # of the selection and of one chunk, which may be larger
+        chosen = zip(selection, self.shape, strict=False)
+        lengths = [len(range(n)[s]) if isinstance(s, slice) else 1 for s, n in chosen]
+        numbers = math.prod((*lengths, *self.shape[len(lengths) :]))
+        return self.dtype.itemsize * (numbers + math.prod(self._array.shards or self._array.chunks))
+
+    def held(self) -> Held:
+        """Which chunks are there; raises InputRefused where metadata do not say which there should be."""
+        files, size = _chunks_below(self.path)
+        try:
+            total, there = int(self._array.nchunks), files
+            if total > _COUNTED:  # too many to look for one by one
+                shape = self._array.shards or self._array.chunks
+                total = math.prod(-(-n // c) for n, c in zip(self.shape, shape, strict=True))
+            else:
+                there = int(self._array.nchunks_initialized)
+            return Held(min(there, total), total, size, self._array.fill_value)
+        except Exception as error:  # as above
+            raise InputRefused(f"{self.path}: has damaged metadata ({error}); copy it again from the source") from error
+
+
+def node(folder: Path) -> Node | None:
+    """The node that a folder is, or None; raises InputRefused where its metadata is no JSON."""
+    if (folder / "zarr.json").is_file():
+        metadata = _json(folder / "zarr.json")
+        attributes = metadata.get("attributes") or {}
+        if not isinstance(attributes, dict):
+            raise InputRefused(f"{folder / 'zarr.json'}: its attributes are no JSON object; copy it again")
+        return Node(folder, metadata.get("node_type") == "array", metadata, attributes)
+    if (folder / ".zarray").is_file():
+        return Node(folder, True, _json(folder / ".zarray"), _json(folder / ".zattrs"))
+    if (folder / ".zgroup").is_file() or (folder / ".zattrs").is_file():
+        return Node(folder, False, {}, _json(folder / ".zattrs"))
+    return None
+
+
+def arrays_below(folder: Path, prefix: str = "", levels: int = _LEVELS) -> dict[str, Node]:
+    """All arrays of a group by their path in it."""
+    found: dict[str, Node] = {}
+    for path in sorted(p for p in folder.iterdir() if p.is_dir()):
+        if (inner := node(path)) is None:
+            continue
+        if inner.is_array:
+            found[prefix + path.name] = inner
+        elif levels > 1:
+            found |= arrays_below(path, f"{prefix}{path.name}/", levels - 1)
+    return found
+
+
+def bytes_below(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum((Path(place) / name).stat().st_size for place, _, names in os.walk(folder) for name in names)
+
+
+def _chunks_below(folder: Path) -> tuple[int, int]:
+    # files that are no metadata, and their bytes
+    found = [Path(place) / name for place, _, names in os.walk(folder) for name in names if name not in _METADATA]
+    return len(found), sum(path.stat().st_size for path in found)
+
+
+def _require_plain(source: Node) -> None:
+    # the codec `pickle` of numcodecs runs code out of the data
+    names = [str(c.get("id") or c.get("name")) for c in _dicts(source.metadata)]
+    if any(name.rsplit(".", 1)[-1].lower() == "pickle" for name in names):
+        raise InputRefused(f"{source.path}: holds pickled objects, which are never loaded; save it as numbers or text")
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    if isinstance(value, dict):
+        return [value, *(d for v in value.values() for d in _dicts(v))]
+    return [d for v in value for d in _dicts(v)] if isinstance(value, list) else []
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputRefused(f"{path}: is not JSON ({error}); copy it again from the source") from error
+    if not isinstance(content, dict):
+        raise InputRefused(f"{path}: is not a JSON object; copy it again from the source")
+    return content

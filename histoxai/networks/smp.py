@@ -1,0 +1,66 @@
+"""Architectures of segmentation-models-pytorch with two outputs as logits, as the study's U-Net gives them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from histoxai.core.errors import InputRefused, UsageError
+
+STRIDE = 32  # of every encoder that is let in
+_DEFAULT = "resnet18"
+
+
+class Padded(nn.Module):
+    """A network whose input's sides must be multiples of its stride, for any size: mirrored at the edge, cut again."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, 3, H, W) float32 in 0..1 -> logits (n, 2, H, W).
+
+        Raises InputRefused where a side is too short to be mirrored.
+        """
+        height, width = x.shape[-2:]
+        if min(height, width) < STRIDE:
+            raise InputRefused(
+                f"this segmenter takes patches of {STRIDE} px or more, not {width} x {height}; --arch unet takes them"
+            )
+        x = functional.pad(x, (0, -width % STRIDE, 0, -height % STRIDE), mode="reflect")
+        return self.net(x)[..., :height, :width]
+
+
+def smp_model(name: str) -> nn.Module:
+    """`Architecture/encoder` of segmentation-models-pytorch, such as Unet/resnet18; weights drawn, never downloaded.
+
+    Source: Iakubovskii 2019, github.com/qubvel-org/segmentation_models.pytorch. Raises UsageError for an unknown
+    architecture or encoder, or two that do not go together, InputRefused where the library is missing.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    try:
+        import segmentation_models_pytorch as library
+    except ModuleNotFoundError:
+        raise InputRefused(
+            f"smp:{name}: needs segmentation-models-pytorch; `pip install 'histoxai[backbones]'`"
+        ) from None
+    arch, _, encoder = name.partition("/")
+    encoder = encoder or _DEFAULT
+    known: dict[str, Any] = {kind.__name__: kind for kind in library.MODEL_ARCHITECTURES_MAPPING.values()}
+    if arch not in known:
+        raise UsageError(f"smp:{name}: unknown architecture '{arch}'; known: {', '.join(known)}")
+    encoders = list(library.encoders.get_encoder_names())
+    if encoder not in encoders:  # timm's, behind `tu-`, are not in this list
+        raise UsageError(f"smp:{name}: unknown encoder '{encoder}'; known: {', '.join(encoders)}")
+    try:
+        return Padded(known[arch](encoder_name=encoder, encoder_weights=None, in_channels=3, classes=2))
+    except (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise UsageError(
+            f"smp:{name}: architecture and encoder do not go together ({why}); try Unet/{_DEFAULT}"
+        ) from error

@@ -1,0 +1,108 @@
+"""Which explained patches can be scored: those that have every map and a mask."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from histoxai.core.errors import Incomplete, InputRefused
+from histoxai.core.s3_paths import found_from, seen_from, shown
+from histoxai.explain.maps_store import StoredMethod, stored_methods
+from histoxai.store.shards import Store
+from histoxai.store.state import fill_command, gaps_text, ranges, rows_done
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """methods; rows (k,) of the maps store and their rows in the masks store, masks (k,).
+
+    partial: None where nothing is missing, else how many patches of how many, the gaps, and the commands that
+    fill them. absent: methods that have not begun.
+    """
+
+    methods: list[StoredMethod]
+    rows: np.ndarray
+    masks: np.ndarray
+    partial: dict[str, Any] | None
+    absent: list[str]
+
+
+def coverage(maps: Store, masks: Store, allow_partial: bool) -> Coverage:
+    """Join maps and masks on patch_id.
+
+    Raises InputRefused where they are not of the same patches, and Incomplete where something is missing and
+    `allow_partial` is not set, or nothing would remain.
+    """
+    if not allow_partial:
+        maps.require_complete()
+        masks.require_complete()
+    _same_patches(maps, masks)
+    at = _places(maps, masks, allow_partial)
+    states = {"maps": maps.completeness(), "masks": masks.completeness()}
+    begun = {name for name, state in states["maps"].items() if len(state["missing"]) < state["shards"]}
+    methods = stored_methods(maps)
+    absent = [m.name for m in methods if m.name not in begun]
+    methods = [m for m in methods if m.name in begun]
+    there = (at >= 0) & np.append(rows_done(states["masks"]["masks"]), False)[at]
+    for name in ("predictions", *[m.name for m in methods]):
+        there &= rows_done(states["maps"][name])
+    gaps = {
+        kind: {name: ranges(state["missing"]) for name, state in found.items() if state["missing"]}
+        for kind, found in states.items()
+    }
+    wanted: dict[str, set[int]] = {}
+    for found in states.values():
+        for state in found.values():
+            if state["missing"]:
+                wanted.setdefault(state["command"], set()).update(state["missing"])
+    commands = [fill_command(command, shards) for command, shards in wanted.items()]
+    if (at < 0).any():
+        commands.append(_masks_command(maps, masks))
+    rows = np.flatnonzero(there)
+    if not len(rows) or not methods:
+        for store, found in zip((maps, masks), states.values(), strict=True):
+            for name, state in found.items():
+                if state["missing"]:
+                    raise Incomplete(gaps_text(store.path, name, state["missing"], state["command"]))
+        raise Incomplete(f"{masks.path}: has no mask of any explained patch")
+    partial = None
+    if len(rows) < len(at) or absent:
+        partial = {"patches": len(rows), "of": len(at), "gaps": gaps, "commands": commands}
+    return Coverage(methods, rows, at[rows], partial, absent)
+
+
+def _same_patches(maps: Store, masks: Store) -> None:
+    theirs, ours = maps.header["parents"]["patches"], masks.header["parents"]["patches"]
+    if theirs["digest"] != ours["digest"]:
+        raise InputRefused(
+            f"{maps.path} and {masks.path} were made from different patch stores ({theirs['path']}, {ours['path']}; "
+            "digests differ); run `histoxai masks` on the store that was explained"
+        )
+
+
+def _masks_command(maps: Store, masks: Store) -> str:
+    # masks of the split that was explained, in a store of their own
+    split = maps.header["settings"]["split"]
+    folder = masks.path.parent
+    place = {k: seen_from(Path(), found_from(folder, v["path"])) for k, v in masks.header["parents"].items()}
+    output = shown(str(masks.path.with_name(f"{masks.path.stem}-{split}.zarr")))
+    return shlex.join(
+        ["histoxai", "masks", place["patches"], "--model", place["segmenter"], "--split", split, "-o", output]
+    )
+
+
+def _places(maps: Store, masks: Store, allow_absent: bool) -> np.ndarray:
+    # the row in `masks` of every map, joined on patch_id; -1 where it has none
+    place = {p: i for i, p in enumerate(masks.read("patch_id").tolist())}
+    ids = maps.read("patch_id").tolist()
+    absent = [p for p in ids if p not in place]
+    if absent and not allow_absent:
+        raise Incomplete(
+            f"{masks.path}: has no mask of {len(absent)} of {len(ids)} explained patches, such as {absent[0]}; "
+            f"run `{_masks_command(maps, masks)}` and score with those"
+        )
+    return np.array([place.get(p, -1) for p in ids])

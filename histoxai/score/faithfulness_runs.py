@@ -1,0 +1,362 @@
+"""Maps put to the test on the model that they explain: faithfulness, and sanity under weights drawn anew.
+
+Every number comes from passes in the micro-batches that the maps were made with, in float32, so it does not depend on
+the shard or its neighbours; what is random is keyed by patch. Each probe is a work item of its own.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from histoxai.core import provenance
+from histoxai.core.errors import InputRefused, ParentChanged
+from histoxai.core.progress import Progress
+from histoxai.explain.maps_store import StoredMethod
+from histoxai.explain.methods.base import Batch, Map
+from histoxai.explain.methods.null_model import Prior
+from histoxai.explain.methods.packing import Passes, packed
+from histoxai.explain.network import Network, quiet_library, reinitialised
+from histoxai.networks.inference import pick_device, to_tensor
+from histoxai.networks.run_folder import Run, open_run
+from histoxai.networks.weights import load_model
+from histoxai.score.measures.faithfulness import (
+    CURVES,
+    area,
+    imputed,
+    infidelity,
+    infill,
+    rank_plane,
+    removal_order,
+    removed,
+    similarity,
+    squares,
+)
+from histoxai.settings import SANITY, Faithfulness, Work
+from histoxai.store.patches import Patches
+from histoxai.store.schema import ArraySpec
+from histoxai.store.shards import Item, Store
+from histoxai.store.storage.s3_mirror import find_parent
+
+ROAD_PERCENTILES = (20, 40, 60, 80)
+Rows = Iterator[tuple[int, dict[str, np.ndarray]]]
+
+
+class _Replaced(Passes):
+    """A patch with parts of it replaced by an infill, one row for each of `kept` (rows, H, W) bool."""
+
+    def __init__(self, image: torch.Tensor, target: int, kept: np.ndarray, kind: str, seed: int) -> None:
+        super().__init__(len(kept), target)
+        self._image, self._kept, self._kind, self._seed = image, kept, kind, seed
+        self._pixels = image.permute(1, 2, 0).cpu().numpy()
+        self._blank = self._on_device(infill(self._pixels, "mean" if kind == "noisy_linear" else kind))
+        self._y = torch.empty(self.rows, device=image.device)
+
+    def fill(self, start: int, stop: int, out: torch.Tensor) -> None:
+        for row in range(start, stop):
+            kept = torch.from_numpy(self._kept[row]).to(out.device)
+            torch.where(kept, self._image, self._filling(row), out=out[row - start])
+
+    def _filling(self, row: int) -> torch.Tensor:
+        # neighbours tell nothing where there are none
+        if self._kind != "noisy_linear" or not self._kept[row].any():
+            return self._blank
+        return self._on_device(imputed(self._pixels, self._kept[row], (self._seed + row) % 2**32))
+
+    def _on_device(self, image: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(image.transpose(2, 0, 1).copy()).to(self._image.device)
+
+    def take(self, start: int, stop: int, found: torch.Tensor) -> None:
+        self._y[start:stop] = found
+
+    def result(self) -> Map:
+        return Map({"": self._y.cpu().numpy()})
+
+
+@dataclass(frozen=True)
+class _Patch:
+    """One patch as probes get it: image (1, 3, H, W), target, id, seed of its own, raw arrays of each method."""
+
+    image: torch.Tensor
+    target: int
+    name: str
+    seed: int
+    raw: list[dict[str, np.ndarray]]
+
+
+@dataclass
+class Probing:
+    """What is tested: maps of some methods, their patches and classifier, each checked to be the ones that belong.
+
+    rows: of the maps store, one for each row of the scores store. facts: go into each record.
+    """
+
+    maps: Store
+    methods: list[StoredMethod]
+    rows: np.ndarray
+    patches: Patches
+    run: Run
+    settings: Faithfulness
+    device: torch.device
+    progress: Progress
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        maps: Store,
+        methods: list[StoredMethod],
+        rows: np.ndarray,
+        model: Path,
+        patches: Path | None,
+        settings: Faithfulness,
+        progress: Progress,
+        work: Work,
+    ) -> Probing:
+        """Open patches and classifier.
+
+        Raises ParentChanged where one is gone or is not the one that was explained.
+        """
+        recorded = maps.header["parents"]
+        place = patches or find_parent(maps.path, recorded["patches"]["path"])
+        if not place.exists():
+            raise ParentChanged(f"{place}: not there, and {maps.path} was made from it; name its place with --patches")
+        opened, run = Patches(place), open_run(model, "classifier")
+        for name, path, found in (("patches", place, opened.digest), ("model", model, run.digest)):
+            if found != recorded[name]["digest"]:
+                raise ParentChanged(
+                    f"{path}: is not the {name} that {maps.path} explains (digest {found}, then "
+                    f"{recorded[name]['digest']}); name the right one with --{name}"
+                )
+        return cls(maps, methods, rows, opened, run, settings, pick_device(settings.device, work.rank), progress)
+
+    # ---- the work items
+
+    def items(self, shard: int) -> list[Item]:
+        """One for each probe, and one for the cascade where it is asked for."""
+        n, m, s = len(self.rows), len(self.methods), self.settings
+        nothing = float("nan")
+        common = {"device": self.device.type, "model": self.run.digest}
+        own: dict[str, dict[str, Any]] = {
+            "deletion": {"steps": s.steps, "infill": s.infill},
+            "insertion": {"steps": s.steps, "infill": s.infill},
+            "road": {"percentiles": list(ROAD_PERCENTILES)},
+            "infidelity": {"squares": s.squares, "infill": s.infill},
+            "sensitivity": {"perturbations": s.perturbations, "radius": s.radius},
+        }
+        made = []
+        for probe in s.probes:
+            specs = [ArraySpec(f"faithfulness/{probe}", (n, m), np.float32, shard, nothing)]
+            if probe in CURVES:
+                specs.append(ArraySpec(f"curves_of/{probe}", (n, m, s.steps + 1), np.float32, shard, nothing))
+            made.append(Item(probe, tuple(specs), {**own[probe], **common}))
+        if s.sanity:
+            layers = self._layers
+            what = {"patches": s.sanity, "layers": layers, **common}
+            spec = ArraySpec(f"{SANITY}/similarity", (n, m, len(layers) + 1, 2), np.float32, shard, nothing)
+            made.append(Item(SANITY, (spec,), what))
+        return made
+
+    def work(self) -> dict[str, Callable[[int, int, np.ndarray], Rows]]:
+        """What does the rows of each item: (start, stop, have) -> finished rows, patch by patch."""
+        made: dict[str, Callable[[int, int, np.ndarray], Rows]] = {}
+        for probe in self.settings.probes:
+            made[probe] = partial(self._probe, probe)
+        return made | {SANITY: self._sanity}
+
+    @cached_property
+    def _layers(self) -> list[str]:
+        module = load_model(self.run, torch.device("cpu"))
+        if not (found := _layers(module)):
+            raise InputRefused(f"{self.run.path}: the network has no layer whose weights could be drawn anew")
+        return found
+
+    @cached_property
+    def _net(self) -> Network:
+        size = int(self.maps.header["settings"]["micro_batch"])
+        self.facts["micro_batch"] = size
+        return Network(load_model(self.run, self.device), size, tell=self._tell)
+
+    def _tell(self, micro_batch: int) -> None:
+        self.facts["micro_batch"] = micro_batch
+        self.progress.news(f"out of memory: going on with micro-batches of {micro_batch}")
+
+    @cached_property
+    def _untrained(self) -> Network:
+        seed = provenance.keyed_seed(self.maps.header["seed"], "random weights")
+        return Network(reinitialised(self._net.exact, seed), self._net.asked, tell=self._tell)
+
+    def _patch(self, i: int) -> _Patch:
+        at = self.rows[[i]]
+        image = self._net.ready(to_tensor(self.patches.read(self.maps.take("row", at))))
+        name = str(self.maps.take("patch_id", at)[0])
+        raw = [{k: v[0] for k, v in method.take(self.maps, at).items()} for method in self.methods]
+        seed = provenance.keyed_seed(0, "faithfulness", name)
+        return _Patch(image, int(self.maps.take("targets", at)[0]), name, seed, raw)
+
+    def _probe(self, probe: str, start: int, stop: int, have: np.ndarray) -> Rows:
+        for i in start + np.flatnonzero(~have):
+            patch = self._patch(int(i))
+            made = {f"faithfulness/{probe}": np.full((1, len(self.methods)), np.nan, np.float32)}
+            if probe in CURVES:
+                made[f"curves_of/{probe}"] = np.full(
+                    (1, len(self.methods), self.settings.steps + 1), np.nan, np.float32
+                )
+            planes = [
+                m.explainer.relevance(r, self.patches.size, "own") for m, r in zip(self.methods, patch.raw, strict=True)
+            ]
+            known = [j for j, plane in enumerate(planes) if np.isfinite(plane).all()]
+            for j, found in self._values(probe, patch, planes, known):
+                value, curve = found if isinstance(found, tuple) else (found, None)
+                made[f"faithfulness/{probe}"][0, j] = value
+                if curve is not None:
+                    made[f"curves_of/{probe}"][0, j] = curve
+            yield int(i), made
+
+    def _values(self, probe: str, patch: _Patch, planes: list[np.ndarray], known: list[int]) -> Iterator[Any]:
+        if probe in CURVES:
+            yield from self._curves(probe, patch, planes, known)
+        elif probe == "infidelity":
+            yield from self._infidelity(patch, known)
+        elif probe == "road":
+            yield from ((j, self._road(patch, planes[j])) for j in known)
+        else:
+            yield from ((j, self._sensitivity(patch, self.methods[j])) for j in known)
+
+    # ---- the probes
+
+    def _curves(self, probe: str, patch: _Patch, planes: list[np.ndarray], known: list[int]) -> Iterator[Any]:
+        """Deletion: ever more of the strongest pixels gone; insertion: ever more of them there."""
+        steps = removed(planes[0].size, self.settings.steps)
+
+        def passes(j: int) -> _Replaced:
+            rank = np.empty(planes[j].size, np.int64)
+            rank[removal_order(planes[j], patch.seed)] = np.arange(planes[j].size)
+            strongest = rank.reshape(1, *planes[j].shape) < steps[:, None, None]
+            kept = strongest if probe == "insertion" else ~strongest
+            return _Replaced(patch.image[0], patch.target, kept, self.settings.infill, patch.seed)
+
+        work = ((j, passes(j)) for j in known)
+        for j, found in packed(self._net, self._net.probability, work, patch.image.shape[1:]):
+            curve = found.raw[""]
+            yield j, (area(curve.astype(np.float64)), curve)
+
+    def _infidelity(self, patch: _Patch, known: list[int]) -> Iterator[Any]:
+        """How far a map is from telling what the logit loses when squares of the patch are replaced."""
+        gone = squares(patch.seed, self.settings.squares, self.patches.size)
+        kept = np.concatenate([np.ones((1, *self.patches.size), bool), ~gone])
+        kind = "mean" if self.settings.infill == "noisy_linear" else self.settings.infill
+        work = [(0, _Replaced(patch.image[0], patch.target, kept, kind, patch.seed))]
+        ((_, found),) = packed(self._net, self._net.logit, work, patch.image.shape[1:])
+        logits = found.raw[""].astype(np.float64)
+        pixels = patch.image[0].permute(1, 2, 0).cpu().numpy()
+        change = (pixels - infill(pixels, kind)).transpose(2, 0, 1).astype(np.float64)
+        for j in known:
+            explainer = self.methods[j].explainer
+            evidence = explainer.signed(patch.raw[j], self.patches.size).astype(np.float64)
+            if explainer.local:  # a slope tells of a change what it is times the change
+                evidence = evidence * change
+            yield j, infidelity(evidence.sum(axis=0), gone, logits[0] - logits[1:])
+
+    def _road(self, patch: _Patch, plane: np.ndarray) -> float:
+        # pytorch-grad-cam's: (confidence without the least relevant - without the most relevant) / 2, over four shares.
+        # It cuts at percentiles of the map, which remove other shares where pixels tie: it gets ranks without ties.
+        from pytorch_grad_cam.metrics.road import ROADCombined
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
+
+        ranks = rank_plane(plane, patch.seed)
+        metric = ROADCombined(percentiles=list(ROAD_PERCENTILES))
+        with torch.random.fork_rng(devices=[]), quiet_library():
+            torch.manual_seed(patch.seed)
+            target = [ClassifierOutputSoftmaxTarget(patch.target)]
+            made = self._net.in_parts(lambda _: metric(patch.image, ranks[None], target, self._net.exact))
+        return float(made[0])
+
+    def _sensitivity(self, patch: _Patch, method: StoredMethod) -> float:
+        # captum's: the largest change of the map, as a share of it, when the patch changes by at most the radius
+        from captum.metrics import sensitivity_max
+
+        if getattr(method.explainer.options, "segments", "") == "nuclei":
+            return float("nan")  # a perturbed patch has no masks
+        net = self._untrained if _of_random_weights(method) else self._net
+        own = provenance.keyed_seed(self.maps.header["seed"], method.name, patch.name)
+
+        def maps(given: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor | tuple[torch.Tensor, ...]:
+            # captum wants back what it gave, a tensor or a tuple of one
+            x = given[0] if isinstance(given, tuple) else given
+            batch = Batch(x, torch.full((len(x),), patch.target), [own] * len(x))
+            with torch.enable_grad():  # captum has it off
+                found = dict(method.explainer.explain(net, batch))
+            planes = [method.explainer.signed(found[k].raw, self.patches.size) for k in range(len(x))]
+            made = torch.from_numpy(np.stack(planes)).contiguous()
+            if len(x) == 1 and not made.abs().sum() > 0:
+                raise InputRefused("a map of zeros has no share")
+            return (made,) if isinstance(given, tuple) else made
+
+        with torch.random.fork_rng(devices=[]), quiet_library():
+            torch.manual_seed(patch.seed)
+            n, radius = self.settings.perturbations, self.settings.radius
+            try:
+                made = sensitivity_max(maps, patch.image.cpu(), perturb_radius=radius, n_perturb_samples=n)
+            except InputRefused:  # nothing there, or a perturbed patch that this method cannot take
+                return float("nan")
+        return float(made[0])
+
+    # ---- sanity
+
+    def _sanity(self, start: int, stop: int, have: np.ndarray) -> Rows:
+        """Similarity of maps to those of networks whose parts, from the last to the first, are drawn anew.
+
+        Adebayo et al. 2018, arXiv 1810.03292: a method whose maps do not change does not look at the weights. The
+        first entry is the trained network again: what another seed of the method alone changes.
+        """
+        n, layers = len(self.rows), self._layers
+        chosen = set(np.linspace(0, n - 1, min(self.settings.sanity, n)).round().astype(int).tolist())
+        module = copy.deepcopy(self._net.exact)
+        fresh = reinitialised(self._net.exact, provenance.keyed_seed(self.maps.header["seed"], SANITY))
+        net = Network(module, self._net.asked, tell=self._tell)
+        for i in (start + np.flatnonzero(~have)).tolist():
+            found = np.full((1, len(self.methods), len(layers) + 1, 2), np.nan, np.float32)
+            if i in chosen:
+                patch = self._patch(i)
+                first = [self._again(m, net, patch, "") for m in self.methods]
+                for k, layer in enumerate(["", *layers]):
+                    if layer:
+                        module.get_submodule(layer).load_state_dict(fresh.get_submodule(layer).state_dict())
+                    for j, method in enumerate(self.methods):
+                        found[0, j, k] = similarity(first[j], self._again(method, net, patch, "again"))
+                module.load_state_dict(self._net.exact.state_dict())
+            yield i, {f"{SANITY}/similarity": found}
+
+    def _again(self, method: StoredMethod, net: Network, patch: _Patch, seed: str) -> np.ndarray:
+        # the relevance under this network; of no use where there are no masks, or no weights left to draw
+        size = self.patches.size
+        if getattr(method.explainer.options, "segments", "") == "nuclei" or _of_random_weights(method):
+            return np.full(size, np.nan, np.float32)
+        key = provenance.keyed_seed(self.maps.header["seed"], method.name + seed, patch.name)
+        batch = Batch(patch.image.cpu(), torch.tensor([patch.target]), [key])
+        return method.explainer.relevance(next(method.explainer.explain(net, batch))[1].raw, size, "own")
+
+
+def _layers(module: nn.Module) -> list[str]:
+    """Children with weights that can be drawn anew, from the output to the input; those of an only child, if one."""
+    names = [
+        name
+        for name, child in module.named_children()
+        if any(callable(getattr(p, "reset_parameters", None)) and list(p.parameters()) for p in child.modules())
+    ]
+    if len(names) == 1 and (inner := _layers(module.get_submodule(names[0]))):
+        return [f"{names[0]}.{name}" for name in inner]
+    return names[::-1]
+
+
+def _of_random_weights(method: StoredMethod) -> bool:
+    return method.null and not isinstance(method.explainer, Prior)

@@ -1,0 +1,131 @@
+"""Differences between methods, tested with the correction that the number of tests asks for.
+
+Methods are compared on the same patches. Units of the rank tests are groups (slides or patients), each with its mean
+difference, since patches of one slide are not independent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from histoxai.statistics.bootstrap import FEWEST, by_group, means
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of a - b over patches that have both; its interval; p of the bootstrap and of Wilcoxon's test.
+
+    effect: matched-pairs rank-biserial correlation of the groups' mean differences, -1..1 (Kerby 2014). NaN where
+    fewer than ten groups are behind it.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    wilcoxon: float
+    effect: float
+    n: int
+    groups: int
+
+
+def paired(
+    a: np.ndarray, b: np.ndarray, group: np.ndarray, repetitions: int, seed: int, level: float = 0.95
+) -> Difference:
+    """Compare values a and b (n,) of the same patches."""
+    differences = (a - b)[:, None]
+    found = means(differences, group, repetitions, seed, level)
+    sums, counts = by_group(differences, group)
+    each = (sums / np.where(counts > 0, counts, np.nan))[:, 0]
+    each = each[np.isfinite(each)]
+    enough = len(each) >= FEWEST
+    return Difference(
+        mean=float(found.mean[0]),
+        low=float(found.low[0]),
+        high=float(found.high[0]),
+        p=float(found.p[0]),
+        wilcoxon=_wilcoxon(each) if enough else float("nan"),
+        effect=rank_biserial(each) if enough else float("nan"),
+        n=int(found.n[0]),
+        groups=int(found.groups[0]),
+    )
+
+
+def _wilcoxon(differences: np.ndarray) -> float:
+    from scipy.stats import wilcoxon
+
+    if not differences.any():
+        return 1.0
+    return float(wilcoxon(differences).pvalue)
+
+
+def rank_biserial(differences: np.ndarray) -> float:
+    """(sum of ranks of positive - of negative differences) / sum of both; zeros left out, 0 where all are zero."""
+    from scipy.stats import rankdata
+
+    moved = differences[differences != 0]
+    if not len(moved):
+        return 0.0
+    ranks = rankdata(np.abs(moved))
+    return float((ranks[moved > 0].sum() - ranks[moved < 0].sum()) / ranks.sum())
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """p values (k,) adjusted for the whole family (Holm 1979); NaN is no test and stays NaN."""
+    adjusted = np.full(len(p), np.nan)
+    known = np.flatnonzero(np.isfinite(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    steps = p[order] * (len(order) - np.arange(len(order)))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(steps)) if len(order) else steps
+    return adjusted
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Friedman's test over groups: p, mean rank of each method (1 is best), and Nemenyi's critical difference.
+
+    cliques: sets of methods, as places, none of which differ by more than the critical difference.
+    """
+
+    p: float
+    ranks: np.ndarray
+    critical: float
+    blocks: int
+    cliques: list[list[int]]
+
+
+def friedman(values: np.ndarray, group: np.ndarray, level: float = 0.95) -> Ranks | str:
+    """Compare the columns of values (n, methods), higher is better; text: why they cannot be compared.
+
+    A group counts with its means over the patches that have all methods (Demsar 2006).
+    """
+    from scipy.stats import friedmanchisquare, rankdata, studentized_range
+
+    whole = np.isfinite(values).all(axis=1)
+    if values.shape[1] < 3:
+        return f"{values.shape[1]} methods; it takes 3"
+    if (n := len(np.unique(group[whole]))) < FEWEST:
+        return f"{n} groups have a patch with a value of every method; it takes {FEWEST}"
+    sums, counts = by_group(values[whole], group[whole])
+    blocks = sums / counts
+    n, k = blocks.shape
+    each = np.apply_along_axis(rankdata, 1, -blocks)
+    ranks = each.mean(axis=0)
+    critical = float(studentized_range.ppf(level, k, np.inf)) / np.sqrt(2) * np.sqrt(k * (k + 1) / (6 * n))
+    p = 1.0 if (each == each[:, :1]).all() else float(friedmanchisquare(*blocks.T).pvalue)
+    return Ranks(p, ranks, critical, n, _cliques(ranks, critical))
+
+
+def _cliques(ranks: np.ndarray, critical: float) -> list[list[int]]:
+    # maximal runs in the order of ranks whose ends are no further apart than the critical difference
+    order = np.argsort(ranks, kind="stable")
+    found: list[list[int]] = []
+    reached = 0
+    for i in range(len(order)):
+        j = max(j for j in range(i, len(order)) if ranks[order[j]] - ranks[order[i]] <= critical)
+        if j > i and j + 1 > reached:
+            found.append(order[i : j + 1].tolist())
+        reached = max(reached, j + 1)
+    return found
