@@ -34,7 +34,7 @@ class Command(TyperCommand):
         """Write usage, a sentence, the options by panel, and examples."""
         text = [_heading("Usage") + f" {ctx.command_path} {' '.join(_usage(self.params))}", ""]
         text += [*_wrapped(self.help or ""), ""]
-        for panel, options in _panels(self.params):
+        for panel, options in panels(self.params):
             text.append(_heading(panel))
             for option in options:
                 text += _row(option)
@@ -96,14 +96,15 @@ def _flag_words(parameter: Any, value: Any) -> Iterator[str]:
 def _usage(parameters: Iterable[Any]) -> Iterator[str]:
     for p in parameters:
         if p.param_type_name == "argument":
-            yield _metavar(p) + ("..." if p.nargs < 0 else "")
+            yield metavar_of(p) + ("..." if p.nargs < 0 else "")
     for p in parameters:
         if p.param_type_name == "option" and p.required:
-            yield f"{min(p.opts, key=len)} {_metavar(p)}"
+            yield f"{min(p.opts, key=len)} {metavar_of(p)}"
     yield "[OPTIONS]"
 
 
-def _metavar(parameter: Any) -> str:
+def metavar_of(parameter: Any) -> str:
+    """Return the word that stands for a parameter's value; empty for a switch."""
     if parameter.param_type_name == "argument":
         return str(parameter.metavar or parameter.name).upper()
     if parameter.is_flag:
@@ -111,7 +112,8 @@ def _metavar(parameter: Any) -> str:
     return parameter.metavar or "TEXT"
 
 
-def _panels(parameters: Iterable[Any]) -> Iterator[tuple[str, list[Any]]]:
+def panels(parameters: Iterable[Any]) -> Iterator[tuple[str, list[Any]]]:
+    """Yield each panel with its parameters: what everybody needs first, how the command behaves last."""
     found: dict[str, list[Any]] = {name: [] for name in _FIRST}
     for parameter in parameters:
         if not getattr(parameter, "hidden", False):
@@ -127,13 +129,13 @@ def _panels(parameters: Iterable[Any]) -> Iterator[tuple[str, list[Any]]]:
 
 def _row(parameter: Any) -> list[str]:
     if parameter.param_type_name == "argument":
-        return _columns(f"  {_metavar(parameter)}{'...' if parameter.nargs < 0 else ''}", parameter.help or "", _LEFT)
+        return _columns(f"  {metavar_of(parameter)}{'...' if parameter.nargs < 0 else ''}", parameter.help or "", _LEFT)
     long = [flag for flag in parameter.opts if flag.startswith("--")] or parameter.opts
     short = [flag for flag in parameter.opts if not flag.startswith("--")]
     names = [*short, *long]
     if parameter.secondary_opts:
         names = [f"--[no-]{long[0].removeprefix('--')}"]
-    left = f"  {', '.join(names)} {_metavar(parameter)}".rstrip()
+    left = f"  {', '.join(names)} {metavar_of(parameter)}".rstrip()
     return _columns(left, parameter.help or "", _LEFT)
 
 
