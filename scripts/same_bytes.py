@@ -1,7 +1,7 @@
 """Compare what two trees of this repository write: the same commands, seeds and sample data give the same bytes.
 
-`python scripts/same_bytes.py OLD NEW` runs every verb with the package of each checkout and compares all files. Of JSON
-files, facts of the run (time, host, command, seconds, memory) are left out; every other file must be equal byte by byte.
+`python scripts/same_bytes.py OLD NEW` runs every verb with the package of each checkout and compares all files. Facts
+of the run (time, host, command, seconds, memory) are left out of JSON files; other files must be equal byte by byte.
 Exits with 1 where a file differs. It is for refactoring: run it with a checkout of the commit before.
 """
 

@@ -30,9 +30,13 @@ class Command(TyperCommand):
         provenance.record_command(recorded(ctx))
         return super().invoke(ctx)
 
+    def get_usage(self, ctx: Any) -> str:
+        """Return the usage line, the same in `--help` and under an error."""
+        return f"Usage: {ctx.command_path} {' '.join(_usage(self.params))}"
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write usage, a sentence, the options by panel, and examples."""
-        text = [_heading("Usage") + f" {ctx.command_path} {' '.join(_usage(self.params))}", ""]
+        text = [_usage_line(self.get_usage(ctx)), ""]
         text += [*_wrapped(self.help or ""), ""]
         for panel, options in panels(self.params):
             text.append(_heading(panel))
@@ -47,7 +51,7 @@ class Command(TyperCommand):
 
 def format_group_help(group: Any, ctx: Any, formatter: Any) -> None:
     """Write the help of the whole program: its commands in the order of the pipeline."""
-    text = [_heading("Usage") + f" {ctx.command_path} COMMAND [OPTIONS]", "", *_wrapped(group.help or ""), ""]
+    text = [_usage_line(group.get_usage(ctx)), "", *_wrapped(group.help or ""), ""]
     text.append(_heading("Commands"))
     for name, command in group.commands.items():
         text += _columns(f"  {name}", (command.help or "").split("\n")[0], 13)
@@ -155,7 +159,11 @@ def _wrapped(text: str) -> list[str]:
 
 
 def _heading(text: str) -> str:
-    return typer.style(f"{text}:" if text == "Usage" else text, bold=True, fg="cyan")
+    return typer.style(text, bold=True, fg="cyan")
+
+
+def _usage_line(usage: str) -> str:
+    return usage.replace("Usage:", _heading("Usage:"), 1)
 
 
 def _width() -> int:

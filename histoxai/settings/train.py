@@ -92,8 +92,8 @@ class Training(Checked):
     at the end of `warmup` epochs; `schedule` then leaves it, lets it fall to 0 along a cosine, or halves it on a
     plateau of the validation loss. clip: largest norm of the gradient. accumulate: passes that make one step. ema:
     decay of the averaged weights, which then are those evaluated and stored. overfit_batches: train and validate on
-    that many batches alone. devices, nodes: None for those of srun or torchrun, else one. checkpoint_minutes: the longest
-    time without a checkpoint. resume: "required" refuses to begin anew.
+    that many batches alone. devices, nodes: None for those of srun or torchrun, else one. checkpoint_minutes: the
+    longest time without a checkpoint. resume: "required" refuses to begin anew.
     """
 
     epochs: int = option(50, Option("Most epochs.", _STEPS, "N"), ge=1)

@@ -9,6 +9,7 @@ import typer
 
 from histoxai import settings
 from histoxai.cli import options, terminal
+from histoxai.cli.progress_display import display
 from histoxai.cli.tables.augment import plan as table
 from histoxai.core.errors import UsageError
 from histoxai.settings.base import BEHAVIOUR, INPUT
@@ -57,7 +58,7 @@ def augment(
     if written is None and not (work.only or preview):
         raise UsageError("augment: name the output with -o, or ask for --plan or --preview")
     work = terminal.with_threads(work)
-    with terminal.progress(quiet) as progress:
+    with display(quiet) as progress:
         from histoxai.stages import augment as stage
 
         if written is not None or preview is None or work.only == "check":

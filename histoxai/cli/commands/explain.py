@@ -10,6 +10,7 @@ import typer
 
 from histoxai import settings
 from histoxai.cli import options, terminal
+from histoxai.cli.progress_display import display
 from histoxai.cli.tables import explain as tables
 from histoxai.core.safe_text import told
 from histoxai.settings.base import METHOD
@@ -54,7 +55,7 @@ def explain(
 ) -> None:
     """Write attribution maps: where the classifier looked."""
     work = terminal.with_threads(work)
-    with terminal.progress(quiet or work.prints_shards) as progress:
+    with display(quiet or work.prints_shards) as progress:
         from histoxai.stages import explain as stage
 
         summary = stage.explain(patches, model, output, settings, progress, work, masks)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from histoxai import settings
 from histoxai.cli import options, terminal
+from histoxai.cli.progress_display import display
 from histoxai.cli.tables.ingest import counts
 from histoxai.core.errors import UsageError
 
@@ -35,7 +36,7 @@ def ingest(
     if contact_sheet is not None and (work.only or work.shard is not None):
         raise UsageError("--contact-sheet: shows a whole store; ask for it in a call without --shard and the like")
     work = terminal.with_threads(work)
-    with terminal.progress(quiet or work.prints_shards) as progress:
+    with display(quiet or work.prints_shards) as progress:
         from histoxai.stages.ingest import ingest as stage
 
         if contact_sheet is not None:

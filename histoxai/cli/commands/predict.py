@@ -7,6 +7,7 @@ from typing import Annotated
 
 from histoxai import settings
 from histoxai.cli import options, terminal
+from histoxai.cli.progress_display import display
 
 
 @options.verb(
@@ -29,7 +30,7 @@ def predict(
 ) -> None:
     """Write logits, the predicted class and its probability of every patch."""
     work = terminal.with_threads(work)
-    with terminal.progress(quiet or work.prints_shards) as progress:
+    with display(quiet or work.prints_shards) as progress:
         from histoxai.stages.predict import predict as stage
 
         summary = stage(patches, model, output, settings, progress, work)

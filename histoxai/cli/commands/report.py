@@ -12,6 +12,7 @@ import typer
 
 from histoxai import settings
 from histoxai.cli import options, terminal
+from histoxai.cli.progress_display import display
 from histoxai.core.errors import UsageError
 from histoxai.core.s3_paths import shown
 from histoxai.settings.base import DEVICE
@@ -63,7 +64,7 @@ def report(
     work = terminal.with_threads(work)
     how: dict[str, Any] = {"force": work.force, "dry_run": work.only == "check", "allow_partial": allow_partial}
     how |= {"export": export, "workers": workers or min(4, work.threads)}
-    with terminal.progress(quiet) as progress:
+    with display(quiet) as progress:
         if several:
             from histoxai.stages.compare import compare
 

@@ -10,6 +10,7 @@ import typer
 
 from histoxai import settings
 from histoxai.cli import options, terminal
+from histoxai.cli.progress_display import display
 from histoxai.cli.tables import score as tables
 from histoxai.core import registry
 from histoxai.core.errors import UsageError
@@ -74,7 +75,7 @@ def score(
         raise UsageError("--model: is what maps are tested on; ask for --faithfulness or --sanity")
     tests = tests if faithfulness else replace(tests, probes=())
     work = terminal.with_threads(work)
-    with terminal.progress(quiet or work.prints_shards) as progress:
+    with display(quiet or work.prints_shards) as progress:
         from histoxai.score import scores_store
         from histoxai.stages import score as stage
 

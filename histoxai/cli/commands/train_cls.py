@@ -8,6 +8,7 @@ from typing import Annotated
 
 from histoxai import settings
 from histoxai.cli import options, terminal
+from histoxai.cli.progress_display import display
 from histoxai.cli.tables import train as tables
 from histoxai.core.errors import UsageError
 from histoxai.core.progress import Silent
@@ -34,7 +35,7 @@ def train_cls(
     terminal.with_threads(work, settings.devices or 1)
     how = {"force": work.force, "find_lr": work.only == "find-lr"}
     dry_run = work.only == "check"
-    with terminal.progress(quiet) as progress:
+    with display(quiet) as progress:
         from histoxai.stages.train_cls import train_cls as stage
         from histoxai.train.cross_validation import check_folds, pooled
         from histoxai.train.ranks import placement

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from histoxai import settings
 from histoxai.cli import options, terminal
+from histoxai.cli.progress_display import display
 from histoxai.cli.tables import train as tables
 
 
@@ -29,7 +30,7 @@ def train_seg(
 ) -> None:
     """Train the network that marks tumor and non-tumor nuclei."""
     terminal.with_threads(work, settings.devices or 1)
-    with terminal.progress(quiet) as progress:
+    with display(quiet) as progress:
         from histoxai.stages.train_seg import train_seg as stage
 
         how = {"force": work.force, "dry_run": work.only == "check", "find_lr": work.only == "find-lr"}
