@@ -86,7 +86,7 @@ class _Lines(Silent):
 
 
 class _Rate(ProgressColumn):
-    """Steps per second over the last while."""
+    """Steps per second, averaged over the last seconds."""
 
     def render(self, task: RichTask) -> Text:
         return Text(f"{task.speed:,.1f}/s" if task.speed else "-/s")

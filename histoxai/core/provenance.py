@@ -1,4 +1,4 @@
-"""The run record: what a store or run folder says about where it came from.
+"""Record where a store or run folder came from: settings, versions, parents, and the run.
 
 Also the keys derived from it: canonical JSON, fingerprints, and the seeds that tie randomness to
 (seed, purpose, patch) instead of to the order of work.
@@ -43,7 +43,7 @@ _PACKAGES = (
 
 
 def plain(value: Any) -> Any:
-    """A settings value as JSON holds it: dataclasses as dicts, tuples as lists, paths as text."""
+    """Return a settings value as JSON holds it: dataclasses as dicts, tuples as lists, paths as text."""
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, Mapping):
@@ -54,23 +54,23 @@ def plain(value: Any) -> Any:
 
 
 def canonical(value: Any) -> bytes:
-    """Canonical JSON: sorted keys, no spaces, UTF-8, no NaN."""
+    """Return canonical JSON: sorted keys, no spaces, UTF-8, no NaN."""
     text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode()
 
 
 def checksum(data: bytes) -> str:
-    """The 128-bit blake2b of some bytes, in hex."""
+    """Return the 128-bit blake2b of some bytes, in hex."""
     return blake2b(data, digest_size=16).hexdigest()
 
 
 def fingerprint(value: Any) -> str:
-    """The checksum of a value's canonical JSON."""
+    """Return the checksum of a value's canonical JSON."""
     return checksum(canonical(value))
 
 
 def file_checksum(path: Path) -> str:
-    """`checksum` of a file's content, read in pieces."""
+    """Return the `checksum` of a file's content, read in pieces."""
     state = blake2b(digest_size=16)
     with open(path, "rb") as file:
         while piece := file.read(1 << 22):
@@ -79,7 +79,7 @@ def file_checksum(path: Path) -> str:
 
 
 def keyed_seed(seed: int, *parts: object, bits: int = 32) -> int:
-    """An integer in [0, 2**bits) that depends on nothing but `seed` and `parts`.
+    """Return an integer in [0, 2**bits) that depends on nothing but `seed` and `parts`.
 
     Shards, workers and resumed runs draw the same numbers for the same patch because every generator
     is seeded with keyed_seed(seed, purpose, patch_id).
@@ -90,7 +90,7 @@ def keyed_seed(seed: int, *parts: object, bits: int = 32) -> int:
 
 @cache
 def versions() -> Mapping[str, str]:
-    """Versions of histoxai, Python and the packages that numbers depend on, as installed."""
+    """Return the installed versions of histoxai, Python and the packages that numbers depend on."""
     found = {"histoxai": __version__, "python": platform.python_version()}
     for name in _PACKAGES:  # each takes a millisecond: once per process, not once per record
         try:
@@ -101,7 +101,7 @@ def versions() -> Mapping[str, str]:
 
 
 def run_facts() -> dict[str, str]:
-    """Who ran what, when and where; never part of a comparison, never an environment variable."""
+    """Return time, host, user and command of this run, which no comparison takes into account."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container without a passwd entry
@@ -130,7 +130,7 @@ def recorded_command() -> str:
 def header(
     schema: str, settings: Any, seed: int | None, parents: Mapping[str, Mapping[str, str]], **extra: Any
 ) -> dict[str, Any]:
-    """`attrs["histoxai"]` of a new store: schema, settings, seed, versions, parents, run."""
+    """Return `attrs["histoxai"]` of a new store: schema, settings, seed, versions, parents, run."""
     return {
         "schema": schema,
         "settings": plain(settings),
@@ -143,7 +143,7 @@ def header(
 
 
 def parent(path: Path, child: Path, digest: str) -> dict[str, str]:
-    """How `child` names a parent: the path as seen from the child's folder, and the digest."""
+    """Return how `child` names a parent: its path relative to the child's folder, and its digest."""
     return {"path": seen_from(child.resolve().parent, path), "digest": digest}
 
 
@@ -159,7 +159,7 @@ def keep_apart(output: Path, *inputs: Path) -> None:
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one level of dotted names."""
+    """Flatten nested settings to one level of dotted names."""
     if not isinstance(value, Mapping):
         return {prefix: value}
     flat: dict[str, Any] = {}
@@ -169,7 +169,7 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def first_difference(old: Any, new: Any) -> tuple[str, Any, Any] | None:
-    """The first setting (by name) in which two nested settings differ, with both values."""
+    """Return the first setting, by name, in which two nested settings differ, with both values."""
     a, b = flatten(plain(old)), flatten(plain(new))
     for key in sorted(a.keys() | b.keys()):
         if a.get(key) != b.get(key):

@@ -20,7 +20,7 @@ KINDS = {
 
 
 def audit(summary: dict[str, Any]) -> list[Table]:
-    """What a store's splits leak, and what the study's rule would."""
+    """Show what the splits of a store leak, and what the study's rule would leak."""
     made = [_leaks(summary)]
     if summary["relatives"]:
         table = Table(title=f"relatives among all {summary['patches']:,} patches, {summary['families']:,} families")

@@ -8,7 +8,7 @@ from histoxai.cli.tables.base import Table
 
 
 def plan(summary: dict[str, Any]) -> Table:
-    """The whole of the study's table 1, after `augment`."""
+    """Show patches by class and split after `augment`, as the study's table 1."""
     table = Table(title=f"split by {summary['split_by']}")
     table.add_column("class")
     columns = {

@@ -8,7 +8,7 @@ from histoxai.cli.tables.base import Table, small
 
 
 def estimate(summary: dict[str, Any]) -> Table:
-    """What `explain --estimate` found out, a method a line."""
+    """Show the cost of each method as `explain --estimate` measured it."""
     table = Table(
         title=f"one process, {summary['threads']} threads, {summary['device']}: {summary['patches']:,} patches, "
         f"{summary['shards']} shards"
@@ -30,7 +30,7 @@ def _hours(value: float) -> str:
 
 
 def methods(summary: dict[str, Any]) -> Table:
-    """What `explain --list` knows: every method with its paper, its cost, and its options."""
+    """List every method with its paper, cost and options."""
     table = Table(title="methods of `explain --method`; options as -O NAME.OPTION=VALUE")
     table.add_column("method", no_wrap=True)
     table.add_column("what")
@@ -44,7 +44,7 @@ def methods(summary: dict[str, Any]) -> Table:
 
 
 def checks(summary: dict[str, Any]) -> Table:
-    """What the checks beside the maps say, a method a line: medians, with the least and the most behind."""
+    """Show the checks of each method's maps: medians with minimum and maximum."""
     table = Table(title="checks of the maps: medians (least to most)")
     table.add_column("method", no_wrap=True)
     for column in ("patches", "constant", "all zero"):
@@ -68,7 +68,7 @@ def _spread(value: dict[str, float] | None) -> str:
 
 
 def parity(summary: dict[str, Any]) -> Table:
-    """What `explain --check-parity` found, a method a line."""
+    """Show how far each method is from its library."""
     low = summary["precision"] != "fp32"
     table = Table(title=f"ours against the libraries in fp32 on {summary['device']}: largest difference / max |A|")
     table.add_column("method", no_wrap=True)

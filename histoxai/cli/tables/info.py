@@ -9,7 +9,7 @@ from histoxai.cli.tables.explain import checks
 
 
 def store(summary: dict[str, Any]) -> list[Table]:
-    """What `info` knows: facts, then the state of each item, then the arrays."""
+    """Show facts of a store, the state of each item, and the arrays."""
     facts = Table(title=summary["path"], show_header=False)
     facts.add_column("fact")
     facts.add_column("value")

@@ -8,7 +8,7 @@ from histoxai.cli.tables.base import Table
 
 
 def counts(summary: dict[str, Any]) -> Table:
-    """Class counts after `ingest`, the first column of the study's table 1."""
+    """Count patches by class after `ingest`, the first column of the study's table 1."""
     table = Table(title=f"{summary['output']}: {summary['patches']} patches, {summary['groups']} groups")
     table.add_column("class")
     table.add_column("patches", justify="right")

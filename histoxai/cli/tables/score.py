@@ -11,12 +11,12 @@ from histoxai.cli.tables.base import Table, number, partial
 MASK_WORDS = {"tumor": "tumor mask", "non_tumor": "non-tumor mask"}
 
 
-# What the table of classes shows; the others are in --json.
+# Measures in the table of classes; the others are in --json.
 SHOWN = ("iou", "precision", "recall", "f1", "spearman", "phi", "pixel_accuracy", "auroc", "average_precision")
 
 
 def scored(summary: dict[str, Any]) -> list[Any]:
-    """What `score` prints for people: means per class, the primary measure beside chance, the study's conclusions."""
+    """Show means per class, the primary measure beside chance, and the study's conclusions."""
     pages: list[Any] = [scores(summary, mask) for mask in dict.fromkeys(r["mask"] for r in summary["rows"])]
     pages += [beside_chance(summary), conclusions(summary)]
     if summary["faithfulness"]:
@@ -27,7 +27,7 @@ def scored(summary: dict[str, Any]) -> list[Any]:
 
 
 def beside_chance(summary: dict[str, Any]) -> Table:
-    """The primary measure of every method over all classes: interval, chance, and the best null model."""
+    """Show each method's primary measure over all classes: interval, chance, best null model."""
     facts = summary["statistics"]
     level = f"{facts['level']:.0%}"
     table = Table(
@@ -63,7 +63,7 @@ def beside_chance(summary: dict[str, Any]) -> Table:
 
 
 def faithfulness(summary: dict[str, Any]) -> Table:
-    """What the model says when pixels go: means over all classes, with intervals."""
+    """Show faithfulness by method: means over all classes, with intervals."""
     rows = [r for r in summary["faithfulness"]["rows"] if r["class"] == "all"]
     probes = list(dict.fromkeys(r["probe"] for r in rows))
     states = summary["faithfulness"]["probes"]
@@ -83,7 +83,7 @@ def faithfulness(summary: dict[str, Any]) -> Table:
 
 
 def sanity(summary: dict[str, Any]) -> Table:
-    """How much of each map is left when layers are drawn anew, from the output down to the one that is named."""
+    """Show how similar each map stays while layers are randomised from the output down."""
     rows, of = summary["sanity"]["rows"], summary["sanity"]
     layers = list(dict.fromkeys(r["down_to"] for r in rows if r["down_to"]))
     shown = [layers[round(k * (len(layers) - 1) / 4)] for k in range(5)] if len(layers) > 5 else layers
@@ -103,7 +103,7 @@ def sanity(summary: dict[str, Any]) -> Table:
 
 
 def conclusions(summary: dict[str, Any]) -> Table:
-    """The study's conclusions, each tested, in words."""
+    """Show the study's conclusions and what their tests say."""
     table = Table(title="the study's conclusions on these patches (p after Holm)", show_lines=True)
     table.add_column("claim", ratio=2)
     table.add_column("answer", ratio=3)
@@ -129,7 +129,7 @@ def _p(value: float | None) -> str:
 
 
 def scores(summary: dict[str, Any], mask: str) -> Table:
-    """Means per class for one mask, the study's table 6."""
+    """Show means per class for one mask, as the study's table 6."""
     rows = [r for r in summary["rows"] if r["mask"] == mask and r["case"] == "all" and r["metric"] in SHOWN]
     classes = list(dict.fromkeys(r["class"] for r in rows))
     by = {(r["metric"], r["method"], r["class"]): r for r in rows}
