@@ -24,7 +24,7 @@ from histoxai.report.figures.figures import for_print
 from histoxai.report.figures.pool import Gallery
 from histoxai.score.summary.summary import summarise
 from histoxai.settings import Statistics
-from tests.unit.test_conclusions import planted
+from tests.score.test_conclusions import planted
 
 QUICK = Statistics(repetitions=1000)
 

@@ -21,7 +21,7 @@ from histoxai.explain.network import Network, in_bfloat16, reinitialised
 from histoxai.networks.normalisation import STATISTICS, Normalised
 from histoxai.networks.weights import build as rebuild
 from histoxai.score.faithfulness_runs import _layers
-from tests.unit.test_explainers import batch, build
+from tests.explain.test_methods import batch, build
 
 BACKBONES = [name for name in ENTRIES["classifier"] if name != "thesis-cnn"]
 TIMM = ("timm:test_resnet", "timm:test_vit", "timm:convnext_atto", "timm:swin_tiny_patch4_window7_224")
