@@ -1,4 +1,4 @@
-"""Odd and broken sources of every format: handled as docs/sources.md says, or refused with the file and the remedy."""
+"""Odd and broken sources of every format: handled as docs/ingest.md says, or refused with the file and the remedy."""
 
 from __future__ import annotations
 
