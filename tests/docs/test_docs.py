@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -64,14 +65,18 @@ def test_every_method_is_in_the_docs() -> None:
     assert [name for name in methods if f"`{name}`" not in page] == []
 
 
-@pytest.mark.parametrize(
-    ("page", "count"), [(README, 3), ((ROOT / "docs/score.md").read_text(), 8)], ids=["README", "score"]
-)
+def recipes(page: str) -> list[str]:
+    """The `$score ... | jq ...` commands below the heading "jq", each with its further lines."""
+    block = (ROOT / "docs" / page).read_text().split("## jq")[1].split("```sh\n")[1].split("```")[0]
+    lines = "\n".join(line for line in block.splitlines() if not line.startswith("#"))
+    return re.findall(r"^\$score.*(?:\n(?!\$score).+)*", lines, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("page", "count"), [("json.md", 3), ("score.md", 8)], ids=["json", "score"])
 def test_jq_recipes_run(mini: Mini, page: str, count: int) -> None:
     if shutil.which("jq") is None:
         pytest.skip("jq is not installed")
-    page = page.split("## jq")[1].split("```sh\n")[1].split("```")[0]
-    lines = [line for line in page.splitlines() if line.startswith("$score")]
+    lines = recipes(page)
     assert len(lines) == count
     score = f"{sys.executable} -m histoxai score {mini.maps} --masks {mini.masks} -o {mini.scores} --repetitions 100"
     for line in lines:
@@ -80,6 +85,19 @@ def test_jq_recipes_run(mini: Mini, page: str, count: int) -> None:
         )
         assert result.stdout.strip()
         assert result.stdout.strip() != "[]"
+
+
+def test_readme_is_short_and_index_names_every_page() -> None:
+    assert len(README.splitlines()) <= 90
+    index = (ROOT / "docs" / "index.md").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "index.md" or f"]({page.name})" in index, page.name
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "CHANGELOG.md"], ids=lambda page: page.name)
+def test_lines_have_at_most_120_characters(page: Path) -> None:
+    long = [n for n, line in enumerate(page.read_text().splitlines(), 1) if len(line) > 120 and line[:1] != "|"]
+    assert long == []
 
 
 def test_no_page_names_a_machine() -> None:
