@@ -122,8 +122,8 @@ import json, sys
 from pathlib import Path
 import torch
 from benches.explain import LIBRARIES, library_seconds
-from histoxai.models.checkpoint import load_model
-from histoxai.models.runs import open_run
+from histoxai.networks.weights import load_model
+from histoxai.networks.run_folder import open_run
 model, patches, output = map(Path, sys.argv[1:])
 net = load_model(open_run(model), torch.device("cpu")).to(memory_format=torch.contiguous_format)
 library_seconds("gradcam", net, patches, output)
@@ -265,10 +265,10 @@ def bench_bf16(work: Path) -> list[dict[str, Any]]:
 
 _BARE = """
 import sys, torch
-from histoxai.explainers.network import worthwhile
-from histoxai.models.batches import pick_device
-from histoxai.models.checkpoint import load_model
-from histoxai.models.runs import open_run
+from histoxai.explain.network import worthwhile
+from histoxai.networks.inference import pick_device
+from histoxai.networks.weights import load_model
+from histoxai.networks.run_folder import open_run
 from pathlib import Path
 pick_device("cpu")
 net = load_model(open_run(Path(sys.argv[1])), torch.device("cpu")).requires_grad_(False)

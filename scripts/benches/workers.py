@@ -23,8 +23,8 @@ OPTIONS = ("ig.steps=32",)
 # 16 patches a pass, forward and back, as IG does; how many passes it takes to tell
 _NETWORK = """
 import sys, time, torch
-from histoxai.models.batches import pick_device
-from histoxai.models.classifiers import ThesisCNN
+from histoxai.networks.inference import pick_device
+from histoxai.networks.thesis_cnn import ThesisCNN
 torch.manual_seed(0)
 pick_device("cpu")
 net = ThesisCNN(2, (96, 96)).to(memory_format=torch.channels_last).eval().requires_grad_(False)

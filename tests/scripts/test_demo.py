@@ -1,4 +1,4 @@
-"""What takes minutes: the demo as a newcomer runs it, the ingest benchmark, and real tissue."""
+"""The demo as a newcomer runs it, benchmarks with their goals, and the pipeline on real tissue; all take minutes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ from histoxai.store.patches import Patches
 from histoxai.store.shards import Store
 from tests.conftest import ROOT, done
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = pytest.mark.slow
+# Timed, or made from the demo, which several processes must not make at once.
+alone = pytest.mark.alone
 
 
+@alone
 def test_demo_names_its_report_and_has_something_to_say(demo: tuple[Path, float, str]) -> None:
     folder, _, out = demo
     assert out.strip().splitlines()[-1] == f"The report: {folder}/report/index.html"
@@ -36,6 +39,7 @@ def test_demo_names_its_report_and_has_something_to_say(demo: tuple[Path, float,
     assert segmenter["tumor"]["iou"] >= 0.5
 
 
+@alone
 def test_demo_again_is_a_no_op(demo: tuple[Path, float, str]) -> None:
     folder, first, _ = demo
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
@@ -45,6 +49,7 @@ def test_demo_again_is_a_no_op(demo: tuple[Path, float, str]) -> None:
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()} == before
 
 
+@alone
 def test_demo_maps_find_the_planted_evidence(demo: tuple[Path, float, str]) -> None:
     """GradCAM's maps lie on the true tumor nuclei of R5 more than a map that points anywhere."""
     folder, _, _ = demo
@@ -58,6 +63,7 @@ def test_demo_maps_find_the_planted_evidence(demo: tuple[Path, float, str]) -> N
     assert np.nanmean(precision) > prevalence.mean()
 
 
+@alone
 def test_demo_masks_agree_with_the_truth_beside_the_data(demo: tuple[Path, float, str]) -> None:
     folder, _, _ = demo
     masks = Store(folder / "masks.zarr")
@@ -89,6 +95,7 @@ def bench(name: str) -> list[dict[str, Any]]:
 NO_ROOM = ("random patch, to oindex", "loader, two workers, to z[i]", "two workers, to one")
 
 
+@alone
 @pytest.mark.parametrize("name", ["ingest", "read", "memory"])
 def test_benchmarks_reach_their_goals(name: str) -> None:
     """In one of three runs: what else the machine is doing is no fault of ours."""
@@ -101,6 +108,7 @@ def test_benchmarks_reach_their_goals(name: str) -> None:
     assert not missed
 
 
+@alone
 def test_explaining_is_as_much_faster_than_the_libraries_as_promised() -> None:
     """Rates with room to spare; LIME's, and shares of the limit, are for a quiet machine (`scripts/bench explain`)."""
     promised = ("ig", "nt", "gradcam", "all four")
@@ -113,6 +121,7 @@ def test_explaining_is_as_much_faster_than_the_libraries_as_promised() -> None:
     assert not missed
 
 
+@alone
 def test_scoring_is_as_much_faster_than_the_libraries_as_promised() -> None:
     promised = ("six measures, ready planes", "all measures, to libraries", "memory, twice the patches")
     for _ in range(2):

@@ -25,7 +25,7 @@ WATCHED = """
 import json, os, sys
 place, commands = sys.argv[1], json.loads(sys.argv[2])
 told = []
-from histoxai.cli import app
+from histoxai.cli.app import app
 from typer.testing import CliRunner
 def seen(event, args):
     if event in ("pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "socket.connect", "socket.getaddrinfo",
