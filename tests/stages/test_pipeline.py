@@ -1,4 +1,4 @@
-"""The stages together: lineage, resume, shards in any order, kills, refusals."""
+"""The stages together: lineage, resuming, shards in any order, kills, refusals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from histoxai.networks.inference import Source
 from histoxai.store.patches import Patches
 from histoxai.store.shards import Store
 from tests.conftest import CLASSES, FAST, SEG, Mini, array_files, done, run, without_seal, write_diagset
@@ -25,89 +24,6 @@ EXPLAIN = [*FAST, "--shard-size", "4"]
 
 def explain(mini: Mini, output: Path, *more: object) -> list[object]:
     return ["explain", mini.balanced, "--model", mini.cls, "-o", output, *EXPLAIN, *more]
-
-
-def test_ingest_keeps_every_pixel_and_label(mini: Mini) -> None:
-    patches = Patches(mini.patches)
-    for i in (0, 17, 50, len(patches) - 1):
-        scan, name, rest = patches.patch_id[i].split("/")
-        stem, number = rest.split("#")
-        image = np.load(mini.diagset / "blobs/S/20x" / scan / name / f"{stem}.npy")[int(number)]
-        assert np.array_equal(patches.images[i], image)
-        assert patches.classes[patches.label[i]] == name
-        assert patches.group[i] == scan
-
-
-def test_augment_turns_counter_clockwise_and_names_its_copies(mini: Mini) -> None:
-    before, after = Patches(mini.patches), Patches(mini.balanced)
-    parent, rotation = after.store.read("parent"), after.store.read("rotation")
-    assert set(rotation) == {0, 1, 2, 3}
-    for i in range(len(after)):
-        original = before.images[int(parent[i])]
-        assert np.array_equal(after.images[i], np.rot90(original, int(rotation[i])))
-        suffix = f"@{90 * int(rotation[i])}" if rotation[i] else ""
-        assert after.patch_id[i] == before.patch_id[parent[i]] + suffix
-        assert after.label[i] == before.label[parent[i]]
-    assert len(set(after.patch_id.tolist())) == len(after)
-    for scan in set(after.group.tolist()):
-        assert len(set(after.split[after.group == scan].tolist())) == 1
-
-
-def test_predictions_of_training_and_of_explain_agree(mini: Mini) -> None:
-    trained, explained = Store(mini.cls / "predictions.zarr"), Store(mini.maps)
-    assert trained.read("patch_id").tolist() == explained.read("patch_id").tolist()
-    np.testing.assert_array_equal(trained.read("logits"), explained.read("predictions/logits"))
-    assert np.array_equal(explained.read("targets"), explained.read("predictions/prediction"))
-    facts = json.loads((mini.cls / "run.json").read_text())
-    right = trained.read("prediction") == trained.read("label")
-    assert facts["metrics"]["accuracy"] == pytest.approx(right.mean())
-
-
-@pytest.mark.parametrize("by", ["thread", "workers"])
-def test_a_set_too_large_to_keep_is_read_ahead(
-    mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
-) -> None:
-    monkeypatch.setattr("histoxai.networks.inference.KEEP_BYTES", 0)
-    if by == "workers":  # as on a GPU
-        monkeypatch.setattr(Source, "read_by_thread", Source.read_by_workers)
-    done("train-cls", mini.balanced, "-o", tmp_path / "cls", "--epochs", 3, "--batch-size", 8)
-    assert (tmp_path / "cls/weights.safetensors").read_bytes() == (mini.cls / "weights.safetensors").read_bytes()
-    done("train-seg", mini.nuclei, "-o", tmp_path / "seg", *SEG)
-    assert (tmp_path / "seg/weights.safetensors").read_bytes() == (mini.seg / "weights.safetensors").read_bytes()
-    patches = shutil.copytree(mini.balanced, tmp_path / "balanced.zarr")
-    path = patches / "images/c/0/0/0/0"
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(bytes(data))
-    outcome = run("train-cls", patches, "-o", tmp_path / "other", "--epochs", 1)
-    assert outcome.code == 1
-    assert "balanced.zarr: array images, shard 0, patch scan" in outcome.err
-    assert "--verify`" in outcome.err
-    assert "Traceback" not in outcome.err
-
-
-def test_a_store_with_masks_and_no_classes_is_split(mini: Mini, tmp_path: Path) -> None:
-    done("augment", mini.nuclei, "-o", tmp_path / "b.zarr", "--fractions", "0.5,0.25,0.25")
-    made, source = Patches(tmp_path / "b.zarr"), Patches(mini.nuclei)
-    assert sorted(made.patch_id) == sorted(source.patch_id)  # as they are: none turned, none left out
-    assert np.bincount(made.split, minlength=4)[0] == 0
-    assert all(len(set(made.split[made.group == g])) == 1 for g in set(made.group))
-    at = [source.patch_id.tolist().index(p) for p in made.patch_id]
-    np.testing.assert_array_equal(made.read(range(len(made)), "targets"), source.read(at, "targets"))
-    done("augment", mini.nuclei, "--preview", tmp_path / "p.png")
-    assert set(made.split.tolist()) == {1, 2, 3}
-    out = json.loads(done("train-seg", tmp_path / "b.zarr", "-o", tmp_path / "seg", *SEG[2:], "--epochs", 1, "--json"))
-    assert out["split"] == "test"
-
-
-def test_history_is_in_csv_zarr_and_tensorboard(mini: Mini) -> None:
-    lines = (mini.cls / "history.csv").read_text().splitlines()
-    assert lines[0].split(",")[:2] == ["epoch", "lr"]
-    losses = Store(mini.cls / "history.zarr").read("validation_loss")
-    column = lines[0].split(",").index("validation_loss")
-    assert [float(x.split(",")[column]) for x in lines[1:]] == pytest.approx(losses.tolist())
-    assert list((mini.cls / "tensorboard").glob("events.*"))
-    assert not (mini.cls / "last").exists()
 
 
 def test_a_second_run_of_everything_does_nothing(mini: Mini) -> None:
@@ -211,36 +127,6 @@ def test_targets(mini: Mini, tmp_path: Path) -> None:
     assert same[of_class].all()
     assert not same[~of_class].any()
     assert run(*common, "-o", tmp_path / "x", "--target", "R7").code == 2
-
-
-def test_masks_are_the_segmenters_sigmoid(mini: Mini) -> None:
-    import torch
-
-    from histoxai.networks.inference import to_tensor
-    from histoxai.networks.run_folder import open_run
-    from histoxai.networks.weights import load_model
-
-    store, patches = Store(mini.masks), Patches(mini.balanced)
-    model = load_model(open_run(mini.seg, "segmenter"), torch.device("cpu"))
-    rows = store.read("row")[:3]
-    with torch.no_grad():
-        want = torch.sigmoid(model(to_tensor(patches.read(rows))))
-    np.testing.assert_allclose(store.read("probability", 0, 3), want.numpy(), atol=1e-5)
-
-
-def test_masks_warn_about_another_scale_and_can_rescale(mini: Mini, tmp_path: Path) -> None:
-    done("ingest", mini.diagset, "-o", tmp_path / "p", "--classes", ",".join(CLASSES), "--mpp", 0.5)
-    done("augment", tmp_path / "p", "-o", tmp_path / "b")
-    plain = run("masks", tmp_path / "b", "--model", mini.seg, "-o", tmp_path / "plain")
-    assert "learned at 0.25 micrometres per pixel and the patches have 0.5" in plain.err
-    rescaled = run("masks", tmp_path / "b", "--model", mini.seg, "-o", tmp_path / "rescaled", "--rescale")
-    assert "warning" not in rescaled.err
-    a, b = (Store(tmp_path / n).read("probability") for n in ("plain", "rescaled"))
-    assert a.shape == b.shape
-    assert np.abs(a - b).max() > 0.01
-    again = run("masks", tmp_path / "b", "--model", mini.seg, "-o", tmp_path / "plain", "--rescale")
-    assert again.code == 3
-    assert "scale = 1.0, asked for 2.0" in again.err
 
 
 @pytest.mark.parametrize(
@@ -405,25 +291,6 @@ def test_scores_outlive_a_method_added_later(mini: Mini, tmp_path: Path) -> None
     done("explain", mini.balanced, "--model", mini.cls, "-o", maps, *added)
     places = ["--patches", mini.balanced, "--model", mini.cls]
     done("report", tmp_path / "s", "-o", tmp_path / "r", *places)
-
-
-def test_info_of_everything(mini: Mini, tmp_path: Path) -> None:
-    for name in ("patches", "balanced", "nuclei", "masks", "maps", "scores", "cls", "seg", "report"):
-        data = json.loads(done("info", getattr(mini, name), "--json"))
-        assert data["complete"] is True
-        assert data["schema"] == "histoxai.info/1"
-        assert name in done("info", getattr(mini, name))
-    maps = json.loads(done("info", mini.maps, "--json"))
-    assert set(maps["items"]) == {"index", "predictions", "ig", "nt", "lime", "gradcam"}
-    assert set(maps["parents"]) == {"patches", "model"}
-    assert maps["arrays"]["attributions/ig"] == {
-        "shape": [maps["arrays"]["row"]["shape"][0], 3, 64, 64],
-        "dtype": "float32",
-    }
-    broken = shutil.copytree(mini.maps, tmp_path / "maps")
-    (broken / "_done" / "nt" / "1.json").unlink()
-    data = json.loads(done("info", broken, "--json"))
-    assert (data["complete"], data["items"]["nt"]["missing"]) == (False, "1")
 
 
 def test_scores_follow_from_the_stored_maps_and_masks(mini: Mini) -> None:
