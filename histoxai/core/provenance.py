@@ -23,7 +23,7 @@ from typing import Any
 
 from histoxai import __version__
 from histoxai.core.errors import InputRefused
-from histoxai.core.s3_paths import seen_from, shown
+from histoxai.core.s3_paths import relative_name, with_s3_urls
 
 # Raised whenever a change makes any stored number differ from what earlier versions wrote.
 NUMERICS_VERSION = 1
@@ -120,7 +120,7 @@ def run_facts() -> dict[str, str]:
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
         "user": user,
-        "command": shown(_whole_command([*sys.argv[1:], *_from_environment(sys.argv[1:])])),
+        "command": with_s3_urls(_whole_command([*sys.argv[1:], *_from_environment(sys.argv[1:])])),
     }
 
 
@@ -181,7 +181,7 @@ def header(
 
 def parent(path: Path, child: Path, digest: str) -> dict[str, str]:
     """How `child` names a parent: the path as seen from the child's folder, and the digest."""
-    return {"path": seen_from(child.resolve().parent, path), "digest": digest}
+    return {"path": relative_name(child.resolve().parent, path), "digest": digest}
 
 
 def keep_apart(output: Path, *inputs: Path) -> None:

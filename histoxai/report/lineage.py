@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from histoxai.core.errors import HistoxaiError, Incomplete, ParentChanged
-from histoxai.core.s3_paths import is_mirror, shown
+from histoxai.core.s3_paths import is_on_s3, with_s3_urls
 from histoxai.explain.maps_store import StoredMethod, stored_methods
 from histoxai.networks.run_folder import Run, open_run
 from histoxai.report.figures.figures import short as shortened
@@ -21,7 +21,7 @@ from histoxai.store.patches import Patches
 from histoxai.store.records import item_names, read_item
 from histoxai.store.shards import Store, open_store
 from histoxai.store.state import rows_done
-from histoxai.store.storage.s3_mirror import find_parent
+from histoxai.store.storage.s3_mirror import locate_parent
 
 # What has to be there of a scores store: tests on the model may come later, or be under way.
 SCORES = ("index", "scores")
@@ -124,7 +124,7 @@ class Lineage:
             ("scores", self.scores.path, self.scores.digest(), self.scores.header),
         ]
         rows = [{"name": n, "path": str(p), "digest": d, "command": h["run"]["command"]} for n, p, d, h in stores]
-        return list(shown(rows))
+        return list(with_s3_urls(rows))
 
     def commands(self) -> list[str]:
         """Every command that the scores come from, in an order in which they can be run again.
@@ -139,14 +139,14 @@ class Lineage:
             used = [name for name in item_names(store.path) if store is not self.maps or name in self.methods]
             items = [read_item(store.path, name) for name in used]
             made += [store.header["run"]["command"], *[item["command"] for item in items if item]]
-        return list(shown(list(dict.fromkeys(made))))
+        return list(with_s3_urls(list(dict.fromkeys(made))))
 
 
 def _back(patches: Patches) -> list[str]:
     # the commands that made a patch store, the oldest first
     made = [patches.store.header["run"]["command"]]
     if "patches" in patches.store.header["parents"]:
-        place = find_parent(patches.path, patches.store.header["parents"]["patches"]["path"])
+        place = locate_parent(patches.path, patches.store.header["parents"]["patches"]["path"])
         with suppress(HistoxaiError):
             return [*_back(Patches(place)), *made]
     return made
@@ -154,7 +154,7 @@ def _back(patches: Patches) -> list[str]:
 
 def _patches_of(run: Run) -> Patches | None:
     with suppress(HistoxaiError, KeyError):
-        return Patches(find_parent(run.path, run.facts["parents"]["patches"]["path"]))
+        return Patches(locate_parent(run.path, run.facts["parents"]["patches"]["path"]))
     return None
 
 
@@ -169,7 +169,7 @@ def resolve_lineage(path: Path, moved: Mapping[str, Path | None], allow_partial:
 
     def find(name: str, child: Path, header: Mapping[str, Any], key: str | None = None) -> tuple[Path, str]:
         recorded = header["parents"][key or name]
-        place = moved.get(name) or find_parent(child, recorded["path"])
+        place = moved.get(name) or locate_parent(child, recorded["path"])
         if not place.exists():
             raise ParentChanged(f"{place}: not there, and {child} was made from it; name its place with --{name}")
         return _shortest(place), recorded["digest"]
@@ -222,7 +222,7 @@ def _scored(scores: Store, allow_partial: bool) -> np.ndarray:
 
 def _shortest(place: Path) -> Path:
     # as a user would write it: relative to the working folder where it lies below it
-    if is_mirror(place):
+    if is_on_s3(place):
         return place
     try:
         return place.resolve().relative_to(Path.cwd())

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from histoxai.core.errors import Incomplete, InputRefused
-from histoxai.core.s3_paths import found_from, seen_from, shown
+from histoxai.core.s3_paths import relative_name, resolve_name, with_s3_urls
 from histoxai.explain.maps_store import StoredMethod, stored_methods
 from histoxai.store.shards import Store
-from histoxai.store.state import fill_command, gaps_text, ranges, rows_done
+from histoxai.store.state import fill_command, format_ranges, gaps_text, rows_done
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def coverage(maps: Store, masks: Store, allow_partial: bool) -> Coverage:
     for name in ("predictions", *[m.name for m in methods]):
         there &= rows_done(states["maps"][name])
     gaps = {
-        kind: {name: ranges(state["missing"]) for name, state in found.items() if state["missing"]}
+        kind: {name: format_ranges(state["missing"]) for name, state in found.items() if state["missing"]}
         for kind, found in states.items()
     }
     wanted: dict[str, set[int]] = {}
@@ -88,8 +88,8 @@ def _masks_command(maps: Store, masks: Store) -> str:
     # masks of the split that was explained, in a store of their own
     split = maps.header["settings"]["split"]
     folder = masks.path.parent
-    place = {k: seen_from(Path(), found_from(folder, v["path"])) for k, v in masks.header["parents"].items()}
-    output = shown(str(masks.path.with_name(f"{masks.path.stem}-{split}.zarr")))
+    place = {k: relative_name(Path(), resolve_name(folder, v["path"])) for k, v in masks.header["parents"].items()}
+    output = with_s3_urls(str(masks.path.with_name(f"{masks.path.stem}-{split}.zarr")))
     return shlex.join(
         ["histoxai", "masks", place["patches"], "--model", place["segmenter"], "--split", split, "-o", output]
     )

@@ -44,7 +44,7 @@ from histoxai.settings import SANITY, Faithfulness, Work
 from histoxai.store.patches import Patches
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item, Store
-from histoxai.store.storage.s3_mirror import find_parent
+from histoxai.store.storage.s3_mirror import locate_parent
 
 ROAD_PERCENTILES = (20, 40, 60, 80)
 Rows = Iterator[tuple[int, dict[str, np.ndarray]]]
@@ -126,7 +126,7 @@ class Probing:
         Raises ParentChanged where one is gone or is not the one that was explained.
         """
         recorded = maps.header["parents"]
-        place = patches or find_parent(maps.path, recorded["patches"]["path"])
+        place = patches or locate_parent(maps.path, recorded["patches"]["path"])
         if not place.exists():
             raise ParentChanged(f"{place}: not there, and {maps.path} was made from it; name its place with --patches")
         opened, run = Patches(place), open_run(model, "classifier")

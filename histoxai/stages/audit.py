@@ -19,7 +19,7 @@ from histoxai.statistics import bootstrap
 from histoxai.store.patches import Patches
 from histoxai.store.schema import SPLITS
 from histoxai.store.shards import open_store
-from histoxai.store.storage.s3_mirror import find_parent
+from histoxai.store.storage.s3_mirror import locate_parent
 
 SCHEMA = "histoxai.audit/1"
 
@@ -99,7 +99,7 @@ def _source(patches: Patches) -> Patches | None:
     # the store that was split, if it is still there
     named = patches.store.header["parents"]["patches"]
     try:
-        source = Patches(find_parent(patches.path, named["path"]))
+        source = Patches(locate_parent(patches.path, named["path"]))
     except HistoxaiError:
         return None
     return source if source.digest == named["digest"] else None

@@ -22,9 +22,9 @@ from histoxai.explain.methods.single_pass import one_pass
 from histoxai.explain.parity import compare
 from histoxai.settings import Explain, Work
 from histoxai.store.create import create_or_match, match
-from histoxai.store.jobs.runner import Stream, Task, do_items
+from histoxai.store.jobs.runner import Stream, Task, run_shards
 from histoxai.store.schema import ArraySpec
-from histoxai.store.shards import Item, Store, identity
+from histoxai.store.shards import Item, Store, header_identity
 
 
 def explain(
@@ -75,7 +75,7 @@ def explain(
         job.facts,
     )
     try:
-        summary |= do_items(task, progress, work)
+        summary |= run_shards(task, progress, work)
     except SettingsDiffer:
         if there or work.force:
             raise
@@ -122,7 +122,9 @@ def _item(job: Job, name: str) -> Item:
     if name in settings.random_weights:
         what["random_weights"] = True
     if job.nuclei is not None and getattr(explainer.options, "segments", "") == "nuclei":
-        what["masks"] = provenance.fingerprint(identity(job.nuclei[0].header))  # the same while it is being filled
+        what["masks"] = provenance.fingerprint(
+            header_identity(job.nuclei[0].header)
+        )  # the same while it is being filled
     return Item(name, tuple(specs), what)
 
 
@@ -152,7 +154,7 @@ def _header(job: Job, output: Path) -> dict[str, Any]:
 # ---- looking before working
 
 
-def complain(summary: dict[str, Any]) -> None:
+def raise_if_parity_fails(summary: dict[str, Any]) -> None:
     """Raise HistoxaiError where `--check-parity` found a method that is not its library's."""
     if wrong := [row["method"] for row in summary["rows"] if row["holds"] is False]:
         raise HistoxaiError(

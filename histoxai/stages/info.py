@@ -11,7 +11,7 @@ from histoxai.core.errors import Damaged, Incomplete, InputRefused
 from histoxai.explain.checks import summarise
 from histoxai.networks.run_folder import RUN, WEIGHTS, Run, open_run
 from histoxai.store.shards import Store
-from histoxai.store.state import ranges, remake_command
+from histoxai.store.state import format_ranges, remake_command
 from histoxai.store.storage.files import read_json
 
 SCHEMA = "histoxai.info/1"
@@ -33,7 +33,7 @@ def info(path: Path, verify: bool = False) -> dict[str, Any]:
     return found | {"verified": verify}
 
 
-def complain(summary: dict[str, Any]) -> None:
+def raise_if_damaged(summary: dict[str, Any]) -> None:
     """Raise Damaged where `info --verify` found what does not hold, Incomplete where something is missing.
 
     With the commands that mend it; without `--verify` looking is all that was asked for.
@@ -80,7 +80,7 @@ def _store(path: Path, verify: bool) -> dict[str, Any]:
 
 
 def _plain(item: dict[str, Any]) -> dict[str, Any]:
-    return item | {"done": len(item["records"])} | {k: ranges(item[k]) for k in ("missing", "failed")}
+    return item | {"done": len(item["records"])} | {k: format_ranges(item[k]) for k in ("missing", "failed")}
 
 
 def _failures(header: dict[str, Any], items: dict[str, dict[str, Any]]) -> Iterator[str]:
@@ -89,7 +89,7 @@ def _failures(header: dict[str, Any], items: dict[str, dict[str, Any]]) -> Itera
             command = remake_command(item["command"], item["failed"])
             if name == "index":  # ids and labels: everything rests on them
                 command = f"{header['run']['command']} --force"
-            yield f"'{name}' fails its checksums in shard {ranges(item['failed'])}; remake it: `{command}`"
+            yield f"'{name}' fails its checksums in shard {format_ranges(item['failed'])}; remake it: `{command}`"
 
 
 def _run(path: Path, verify: bool) -> dict[str, Any]:

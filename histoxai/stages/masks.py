@@ -17,7 +17,7 @@ from histoxai.networks.run_folder import Run, open_run
 from histoxai.networks.weights import load_model
 from histoxai.settings import Masks, Work
 from histoxai.store.create import create_or_match, match
-from histoxai.store.jobs.runner import Task, do_items
+from histoxai.store.jobs.runner import Task, run_shards
 from histoxai.store.patches import Patches
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item
@@ -81,7 +81,7 @@ def masks(
         partial(masks, source, model, output, settings),
         {"threads": work.threads, "micro_batch": settings.micro_batch},
     )
-    summary = do_items(task, progress, work)
+    summary = run_shards(task, progress, work)
     return {"schema": "histoxai.masks/1", "output": str(output), "patches": len(rows), **summary}
 
 

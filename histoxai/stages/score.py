@@ -26,7 +26,7 @@ from histoxai.score.summary.scores import cancer_of, primary_of
 from histoxai.score.summary.strata import cases
 from histoxai.settings import Faithfulness, Score, Statistics, Work
 from histoxai.store.create import create_or_match, match
-from histoxai.store.jobs.runner import Stream, Task, do_items
+from histoxai.store.jobs.runner import Stream, Task, run_shards
 from histoxai.store.schema import MASKS, ArraySpec, schema
 from histoxai.store.shards import Item, Store, open_store
 
@@ -145,7 +145,7 @@ def score(
         facts,
     )
     resources.keep_freed_memory()
-    made = do_items(task, progress, work)
+    made = run_shards(task, progress, work)
     return {"schema": "histoxai.scored/1", "output": str(output), "patches": len(rows), **made}
 
 

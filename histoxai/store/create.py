@@ -20,7 +20,7 @@ from zarr.storage import MemoryStore
 
 from histoxai.core.errors import Damaged, HistoxaiError, Incomplete, InputRefused, SettingsDiffer
 from histoxai.core.provenance import NUMERICS_VERSION, checksum, fingerprint, first_difference, plain, run_facts
-from histoxai.core.s3_paths import is_mirror
+from histoxai.core.s3_paths import is_on_s3
 from histoxai.store.partial_shards import PART
 from histoxai.store.records import (
     DONE,
@@ -30,25 +30,32 @@ from histoxai.store.records import (
     read_item,
     read_record,
     record_path,
-    sealed,
     size_of,
+    with_checksum,
 )
 from histoxai.store.schema import ArraySpec, index_specs
-from histoxai.store.sealing import differing, documents, is_sealed, known, read_documents, seal_attributes
-from histoxai.store.shards import Item, Store, identity, item_fingerprint
+from histoxai.store.sealing import (
+    changed_metadata,
+    is_sealed,
+    metadata_documents,
+    read_documents,
+    recorded_metadata,
+    seal_attributes,
+)
+from histoxai.store.shards import Item, Store, header_identity, item_fingerprint
 from histoxai.store.storage import s3_mirror
 from histoxai.store.storage.files import (
-    cannot,
-    clear_away,
+    create_json,
+    file_error,
     remove,
+    remove_abandoned,
+    remove_temporary_folder,
     require_inside,
-    sweep,
     sync_folder,
     sync_tree,
     temporary_beside,
     write_atomically,
     write_json,
-    write_new,
 )
 
 # For how long zarr's threads go on after the first of them failed, with room to spare.
@@ -72,18 +79,18 @@ def create_or_match(
     items = list(items)
     if path.is_symlink() and (force or not path.exists()):  # made where it points to
         path = path.resolve()
-    sweep([path.parent])
+    remove_abandoned([path.parent])
     header = {**header, "items": [item.name for item in items]}
     if force and path.exists():
         discard(path, header["schema"])
     if not path.exists() or _is_begun(path):
         # on storage items are added one by one below: what claims a place there is one file, not a whole folder
-        _create(path, header, index, [] if is_mirror(path) else items, attrs or {})
+        _create(path, header, index, [] if is_on_s3(path) else items, attrs or {})
     _require_no_links(path)
     _mend_root(path, header, attrs or {})
     store = match(path, header, items)
     _write_metadata(path, "index", [spec for spec, _ in index_specs(index)])
-    if not is_done(path, read_record(path, "index", 0), verify=not is_mirror(path)):
+    if not is_done(path, read_record(path, "index", 0), verify=not is_on_s3(path)):
         _mend_index(store, index, attrs or {})
     for item in items:
         add_item(store, item)
@@ -101,7 +108,7 @@ def _require_no_links(path: Path) -> None:
 
 def _is_begun(path: Path) -> bool:
     # on storage a store comes file by file, the record of its index last
-    if not is_mirror(path):
+    if not is_on_s3(path):
         return False
     if not (path / "zarr.json").exists():  # another task that shares this cache is about to fetch it
         s3_mirror.refresh(path)
@@ -181,7 +188,7 @@ def match(path: Path, header: dict[str, Any], items: Iterable[Item]) -> Store:
         raise InputRefused(
             f"{path}: is a {store.schema} store; it will not become {header['schema']}: choose another output"
         )
-    if difference := first_difference(identity(store.header), identity(header)):
+    if difference := first_difference(header_identity(store.header), header_identity(header)):
         raise SettingsDiffer(_difference_text(path, *difference))
     for item in items:
         _check_item(store, item)
@@ -198,7 +205,7 @@ def discard(path: Path, schema: str) -> None:
     torso = (path / DONE).is_dir() and not _opens(path)
     if any(path.iterdir()) and not torso and _kind(Store(path).schema) != _kind(schema):
         raise InputRefused(f"{path}: is a {Store(path).schema} store, not {schema}; it will not be replaced")
-    if is_mirror(path):
+    if is_on_s3(path):
         s3_mirror.delete_tree(path)
     grave = temporary_beside(path, "old")
     os.rename(path, grave)
@@ -225,10 +232,10 @@ def _meta(header: dict[str, Any], item: Item) -> dict[str, Any]:
         "rows": item.rows,
         "shard": item.shard,
         "arrays": [s.path for s in item.specs],
-        "metadata": documents(item.specs),
+        "metadata": metadata_documents(item.specs),
         "command": run_facts()["command"],
     }
-    return sealed(facts)
+    return with_checksum(facts)
 
 
 def add_item(store: Store, item: Item) -> None:
@@ -244,7 +251,7 @@ def add_item(store: Store, item: Item) -> None:
                 os.replace(place, old)
                 old.unlink()
             remove(place)
-        write_new(place, _meta(store.header, item))
+        create_json(place, _meta(store.header, item))
     if not _check_item(store, item):
         raise HistoxaiError(f"{place}: cannot be read back; run the same command again")
     # Whose settings stand is settled: only now arrays, whose shapes may follow from the settings.
@@ -256,14 +263,14 @@ def _write_metadata(root: Path, name: str, specs: Sequence[ArraySpec]) -> None:
 
     Only in places that are the item's: facts from elsewhere cannot name others.
     """
-    facts = known(root, [name])
-    if facts and next(differing(root, facts), None) is None:
+    facts = recorded_metadata(root, [name])
+    if facts and next(changed_metadata(root, facts), None) is None:
         return
-    ours = documents(specs)
+    ours = metadata_documents(specs)
     facts = {path: text for path, text in facts.items() if path in ours}
     if not facts:  # of an item from before its metadata was part of its facts
         facts = {path: text for path, text in ours.items() if not (root / path).exists()}
-    for path in differing(root, facts):
+    for path in changed_metadata(root, facts):
         require_inside(root, root / path)
         write_atomically(root / path, facts[path].encode())
 
@@ -292,7 +299,7 @@ def _create(
             for place, text in facts["metadata"].items():
                 write_atomically(temporary / place, text.encode(), durable=False)
             write_json(item_path(temporary, item.name), facts)
-        if is_mirror(path):
+        if is_on_s3(path):
             s3_mirror.publish(temporary, path, lambda data: _is_of(data, header))
             return
         sync_tree(temporary)
@@ -305,15 +312,15 @@ def _create(
         sync_folder(path.parent)
     except OSError as error:
         time.sleep(_SETTLING)
-        raise cannot(path, "created", error) from error
+        raise file_error(path, "created", error) from error
     finally:
-        clear_away(temporary)
+        remove_temporary_folder(temporary)
 
 
 def _is_of(data: bytes, header: dict[str, Any]) -> bool:
     # whether a root `zarr.json` that another task wrote is of the same store
     try:
-        return identity(json.loads(data)["attributes"]["histoxai"]) == identity(header)
+        return header_identity(json.loads(data)["attributes"]["histoxai"]) == header_identity(header)
     except (ValueError, KeyError, TypeError, AttributeError):
         return False
 
@@ -330,11 +337,11 @@ def _write_index_record(
             files[-1]["checksum"] = checksum_of(file)
     texts = read_documents(root, [spec.path for spec, _ in index_specs(index)])
     facts = {"fingerprint": _index_mark(header, attrs), "files": files, "metadata": texts, "sealed": is_root_sealed}
-    write_json(record_path(root, "index", 0), sealed(facts))
+    write_json(record_path(root, "index", 0), with_checksum(facts))
 
 
 def _index_mark(header: dict[str, Any], attrs: dict[str, Any]) -> str:
-    return fingerprint([NUMERICS_VERSION, "index", identity(header), attrs])
+    return fingerprint([NUMERICS_VERSION, "index", header_identity(header), attrs])
 
 
 def _difference_text(path: Path, name: str, old: Any, new: Any, where: str = "") -> str:

@@ -19,11 +19,11 @@ import numpy as np
 
 from histoxai.core.errors import HistoxaiError
 from histoxai.core.provenance import checksum
-from histoxai.store.storage.files import leads_out, require_inside, write_atomically
+from histoxai.store.storage.files import is_outside, require_inside, write_atomically
 
 PART = "_part"
 # Seconds of work that a kill may cost; a signal costs the running piece only.
-KEEP_EVERY = 5.0
+SAVE_INTERVAL = 5.0
 _HEAD = 64  # fingerprint and checksum, 32 hexadecimal digits each
 
 
@@ -32,10 +32,10 @@ def part_folder(root: Path, name: str, shard: int) -> Path:
     return root / PART / name / str(shard)
 
 
-def forget(root: Path, name: str, shard: int) -> None:
+def remove_partial(root: Path, name: str, shard: int) -> None:
     """Remove a shard's pieces once it is done, and the folders above where they are empty."""
     folder = part_folder(root, name, shard)
-    if leads_out(root, folder):
+    if is_outside(root, folder):
         return
     shutil.rmtree(folder, ignore_errors=True)
     for above in (folder.parent, folder.parent.parent):
@@ -43,7 +43,7 @@ def forget(root: Path, name: str, shard: int) -> None:
             above.rmdir()
 
 
-class Kept:
+class PartialShard:
     """The rows of one shard that are there: `rows` path -> (r, ...), `have` (r,) bool, `seconds` they took."""
 
     def __init__(self, root: Path, name: str, shard: int, mark: str, rows: dict[str, np.ndarray]) -> None:
@@ -67,7 +67,7 @@ class Kept:
             rows[start:stop] = made[path]
         self.have[start:stop] = True
         self._pending.append((start, stop))
-        if time.perf_counter() - self._since >= KEEP_EVERY and not self.have.all():
+        if time.perf_counter() - self._since >= SAVE_INTERVAL and not self.have.all():
             self.flush()
         return new
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from histoxai.core.errors import InputRefused
-from histoxai.core.safe_text import require_lines
+from histoxai.core.safe_text import require_single_line
 from histoxai.store.schema import SPLITS, ArraySpec
 from histoxai.store.shards import Item, Store, open_store
 
@@ -39,7 +39,7 @@ class Patches:
         self.patch_id = self.store.read("patch_id")
         self.split = self.store.read("split")
         # `ingest` makes none
-        require_lines({"class": self.classes, "group": self.group, "patch": self.patch_id}, f"{path}: ")
+        require_single_line({"class": self.classes, "group": self.group, "patch": self.patch_id}, f"{path}: ")
         self.images = self.store.array(IMAGES)
         self.has_targets = self.store.has(TARGETS)
         self.digest = self.store.digest()

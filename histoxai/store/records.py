@@ -48,17 +48,17 @@ def read_record(root: Path, name: str, shard: int) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and _is_valid(record) and record.get("of", of) == of else None
 
 
-def sealed(record: dict[str, Any]) -> dict[str, Any]:
+def with_checksum(record: dict[str, Any]) -> dict[str, Any]:
     """A record with the checksum of all else in it: a flipped bit must not make it say something else."""
     return {**record, "checksum": checksum(canonical(record))}
 
 
-def holds(facts: dict[str, Any]) -> bool:
+def has_valid_checksum(facts: dict[str, Any]) -> bool:
     """Whether a seal is right; what earlier versions wrote has none."""
     if "checksum" not in facts:
         return True
     try:
-        return facts == sealed({k: v for k, v in facts.items() if k != "checksum"})
+        return facts == with_checksum({k: v for k, v in facts.items() if k != "checksum"})
     except (ValueError, RecursionError):  # NaN, say, which we never write
         return False
 
@@ -109,7 +109,7 @@ def digest(root: Path, names: list[str] | None = None) -> str:
 
 def size_of(path: Path) -> int | None:
     """Bytes of a file of a store, None where there is none."""
-    if s3_objects.is_there(path):
+    if s3_objects.belongs_on_s3(path):
         return s3_objects.size(path)
     try:
         found = path.stat()
@@ -121,12 +121,12 @@ def size_of(path: Path) -> int | None:
 def checksum_of(path: Path) -> str | None:
     """Checksum of a file of a store, None where it cannot be read."""
     try:
-        return s3_objects.checksum(path) if s3_objects.is_there(path) else file_checksum(path)
+        return s3_objects.checksum(path) if s3_objects.belongs_on_s3(path) else file_checksum(path)
     except OSError:  # what cannot be read is not what was written
         return None
 
 
-def is_name(name: Any) -> bool:
+def is_item_name(name: Any) -> bool:
     """Whether a value is a name that an item may have: one part of a path."""
     return isinstance(name, str) and _is_inside(name) and "/" not in name
 
@@ -140,7 +140,7 @@ def _is_guarded(facts: dict[str, Any]) -> bool:
     texts = facts.get("metadata", {})
     if not isinstance(texts, dict) or not all(_is_inside(k) and isinstance(v, str) for k, v in texts.items()):
         return False
-    return holds(facts) and ("checksum" in facts or not ({"metadata", "sealed"} & facts.keys()))
+    return has_valid_checksum(facts) and ("checksum" in facts or not ({"metadata", "sealed"} & facts.keys()))
 
 
 def _is_number(value: Any) -> bool:

@@ -15,9 +15,9 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from histoxai.core.errors import InputRefused
-from histoxai.core.s3_paths import is_mirror
+from histoxai.core.s3_paths import is_on_s3
 from histoxai.store.shard_writer import encode_chunk, encode_shard
-from histoxai.store.state import mended
+from histoxai.store.state import repair_hint
 from histoxai.store.storage import s3_mirror
 
 SPLITS = ("none", "train", "validation", "test")
@@ -110,18 +110,18 @@ def open_group(path: Path) -> zarr.Group:
     """
     if not path.exists():
         raise InputRefused(f"{path}: no such store")
-    if is_mirror(path) and not (path / "zarr.json").is_file():  # another task is about to fetch it
+    if is_on_s3(path) and not (path / "zarr.json").is_file():  # another task is about to fetch it
         s3_mirror.refresh(path)
     if not (path / "zarr.json").is_file():
         if (path / "_done").is_dir():
-            raise InputRefused(f"{path}: its zarr.json is lost; {mended(path)}")
+            raise InputRefused(f"{path}: its zarr.json is lost; {repair_hint(path)}")
         raise InputRefused(f"{path}: not a histoxai store (it has no zarr.json)")
     try:
         group = zarr.open_group(path, mode="r", use_consolidated=False)
     except Exception as error:  # zarr raises many types for broken metadata
-        raise InputRefused(f"{path}: its zarr.json is damaged ({error}); {mended(path)}") from error
+        raise InputRefused(f"{path}: its zarr.json is damaged ({error}); {repair_hint(path)}") from error
     if "histoxai" not in group.attrs and (path / "_done").is_dir():
-        raise InputRefused(f"{path}: its zarr.json is not what was written; {mended(path)}")
+        raise InputRefused(f"{path}: its zarr.json is not what was written; {repair_hint(path)}")
     if "histoxai" not in group.attrs:
         raise InputRefused(f"{path}: a Zarr group, but not made by histoxai")
     return group

@@ -23,7 +23,7 @@ from histoxai.store.schema import ArraySpec
 NAME = "zarr.json"
 
 
-def documents(specs: Iterable[ArraySpec]) -> dict[str, str]:
+def metadata_documents(specs: Iterable[ArraySpec]) -> dict[str, str]:
     """The metadata of arrays, and of the groups above them, as zarr writes it: path below the store -> text."""
     made: dict[str, Any] = {}
     store = MemoryStore(made)
@@ -40,7 +40,7 @@ def read_documents(root: Path, paths: Iterable[str]) -> dict[str, str]:
     return {f"{path}/{NAME}": (root / path / NAME).read_text() for path in paths}
 
 
-def known(root: Path, names: Iterable[str] | None = None) -> dict[str, str]:
+def recorded_metadata(root: Path, names: Iterable[str] | None = None) -> dict[str, str]:
     """What the metadata of these items should be (None: of all): path below the store -> text.
 
     Nothing for items that were made before this was written down.
@@ -52,7 +52,7 @@ def known(root: Path, names: Iterable[str] | None = None) -> dict[str, str]:
     return found
 
 
-def differing(root: Path, wanted: Mapping[str, str]) -> Iterator[str]:
+def changed_metadata(root: Path, wanted: Mapping[str, str]) -> Iterator[str]:
     """Those of these documents that are missing or say something else."""
     for path, text in wanted.items():
         data = text.encode()

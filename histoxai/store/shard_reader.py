@@ -26,7 +26,7 @@ import numpy as np
 import zarr
 from numcodecs import blosc
 
-from histoxai.core.s3_paths import is_mirror
+from histoxai.core.s3_paths import is_on_s3
 from histoxai.store.storage import s3_mirror, s3_objects
 
 _OPEN_FILES = 256  # of all arrays together; a login node allows 1,024 per process
@@ -114,7 +114,7 @@ def open_rows(folder: Path, array: zarr.Array[Any], absent: Callable[[int], None
         layout = None
     if layout is not None:
         return ShardRows(folder, layout, absent)
-    if is_mirror(folder):
+    if is_on_s3(folder):
         return LibraryRows(s3_mirror.array_in_memory(folder))
     return LibraryRows(array)
 
@@ -129,7 +129,7 @@ class ShardRows:
     def __init__(self, folder: Path, layout: Layout, absent: Callable[[int], None]) -> None:
         self._folder, self._layout, self._absent = folder, layout, absent
         self._number = next(_readers)
-        self._far = is_mirror(folder)
+        self._far = is_on_s3(folder)
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Rows (k,) in any order -> (k, ...)."""
@@ -208,9 +208,9 @@ class _File:
     def __init__(self, path: Path, layout: Layout) -> None:
         self._layout = layout
         self._plain: np.ndarray | None = None
-        self._far: s3_objects.Ranges | None = None
-        if is_mirror(path):
-            self._far = s3_objects.Ranges(path)
+        self._far: s3_objects.RangeReader | None = None
+        if is_on_s3(path):
+            self._far = s3_objects.RangeReader(path)
             self._size = self._far.size
         else:
             self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not hang

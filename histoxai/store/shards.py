@@ -22,24 +22,24 @@ import zarr
 from histoxai.core import resources
 from histoxai.core.errors import Damaged, HistoxaiError, Incomplete, InputRefused
 from histoxai.core.provenance import NUMERICS_VERSION, checksum, fingerprint, plain, versions
-from histoxai.core.s3_paths import is_mirror
+from histoxai.core.s3_paths import is_on_s3
 from histoxai.store.records import (
     MAX_ROWS,
     digest,
     is_done,
-    is_name,
+    is_item_name,
     item_names,
     read_item,
     read_record,
     record_path,
-    sealed,
+    with_checksum,
 )
 from histoxai.store.schema import VERSIONS, ArraySpec, open_group
-from histoxai.store.sealing import differing, is_sealed, known
+from histoxai.store.sealing import changed_metadata, is_sealed, recorded_metadata
 from histoxai.store.shard_reader import ChunkDamaged, Rows, open_rows
-from histoxai.store.state import completeness, forced, mended, remake_command, require_complete, with_output
+from histoxai.store.state import completeness, remake_command, repair_hint, require_complete, with_force, with_output
 from histoxai.store.storage import s3_mirror
-from histoxai.store.storage.files import cannot, read_json, remove, require_inside, write_atomically, write_json
+from histoxai.store.storage.files import file_error, read_json, remove, require_inside, write_atomically, write_json
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Store:
         self.header: dict[str, Any] = _valid(path, self.group.attrs["histoxai"])
         index = read_record(path, "index", 0)
         if index is not None and index.get("sealed") and not is_sealed(plain(dict(self.group.attrs))):
-            raise InputRefused(f"{path}: its zarr.json is not what was written; {mended(path)}")
+            raise InputRefused(f"{path}: its zarr.json is not what was written; {repair_hint(path)}")
         self._rows: dict[str, Rows] = {}
         self._documents: dict[str, str] = {}
         self._arrays: dict[str, zarr.Array[Any]] = {}
@@ -134,7 +134,7 @@ class Store:
             **facts,
         }
         require_inside(self.path, record_path(self.path, item.name, shard))
-        write_json(record_path(self.path, item.name, shard), sealed(record))
+        write_json(record_path(self.path, item.name, shard), with_checksum(record))
 
     def _write_file(self, spec: ArraySpec, shard: int, rows: np.ndarray, expected: int) -> dict[str, Any]:
         if rows.shape != (expected, *spec.shape[1:]):
@@ -151,11 +151,11 @@ class Store:
 
     def require_same(self) -> None:
         """Raise HistoxaiError where the store was removed, or started over with other settings, by another task."""
-        if is_mirror(self.path):
+        if is_on_s3(self.path):
             s3_mirror.fetch(self.path / "zarr.json")
         found = read_json(self.path / "zarr.json")
         header = found.get("attributes", {}).get("histoxai") if isinstance(found, dict) else None
-        if not isinstance(header, dict) or identity(_valid(self.path, header)) != identity(self.header):
+        if not isinstance(header, dict) or header_identity(_valid(self.path, header)) != header_identity(self.header):
             raise HistoxaiError(f"{self.path}: was removed or started over while this task was at work; it stops here")
 
     # ---- reading
@@ -203,7 +203,7 @@ class Store:
     def _known(self) -> dict[str, str]:
         # what metadata should say; an item may have been added since it was looked up
         if not self._documents:
-            self._documents = known(self.path)
+            self._documents = recorded_metadata(self.path)
         return self._documents
 
     def array(self, path: str) -> zarr.Array[Any]:
@@ -218,18 +218,18 @@ class Store:
     def _open_array(self, path: str) -> zarr.Array[Any]:
         file = f"{path}/zarr.json"
         if file not in self._documents:  # an item may have been added since
-            self._documents = known(self.path)
+            self._documents = recorded_metadata(self.path)
         wanted = {file: self._documents[file]} if file in self._documents else {}
         if wanted and not (self.path / file).exists():
             raise Incomplete(f"{self.path}: {file} is not there; {self._mended(path)}")
-        if next(differing(self.path, wanted), None) is not None:
+        if next(changed_metadata(self.path, wanted), None) is not None:
             raise self._metadata_damaged(path)
         try:
             found = self.group[path]
         except KeyError:
             raise InputRefused(f"{self.path}: has no array '{path}'") from None
         except OSError as error:
-            raise cannot(self.path / file, "read", error) from error
+            raise file_error(self.path / file, "read", error) from error
         except Exception as error:  # zarr raises many types for broken metadata
             raise self._metadata_damaged(path) from error
         if not isinstance(found, zarr.Array):
@@ -270,7 +270,7 @@ class Store:
             raise self._damaged(path, damage) from None
         except OSError as error:
             self._require_not_replaced()
-            raise cannot(self.path / path, "read", error) from error
+            raise file_error(self.path / path, "read", error) from error
         self._require_not_replaced()
         # Text comes as numpy's StringDType or as objects, by numpy's version; plain str arrays for all.
         return np.array(found.tolist(), str).reshape(found.shape) if found.dtype.kind in "TO" else found
@@ -321,7 +321,7 @@ class Store:
 def _stamp(path: Path) -> tuple[int, ...] | None:
     # of the root's `zarr.json`, for a quick look: a store that is made again has another; None on storage, where it is
     # fetched anew
-    if is_mirror(path):
+    if is_on_s3(path):
         return None
     try:
         found = (path / "zarr.json").stat()
@@ -333,7 +333,7 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
 def _root(path: Path) -> bytes:
     # what the root's `zarr.json` says: when and with which settings the store was made
     try:
-        return b"" if is_mirror(path) else (path / "zarr.json").read_bytes()
+        return b"" if is_on_s3(path) else (path / "zarr.json").read_bytes()
     except OSError:
         return b""
 
@@ -354,14 +354,14 @@ def open_store(path: Path, schema: str, made_by: str) -> Store:
         command = with_output(store.header["run"]["command"], path)
         raise InputRefused(
             f"{path}: schema {store.schema} is of an older histoxai, and this one reads {kind}/{known}; make it again: "
-            f"`{forced(command)}`"
+            f"`{with_force(command)}`"
         )
     return store
 
 
 def item_fingerprint(header: dict[str, Any], item: Item) -> str:
     """Of all that changes an item's numbers: its own settings, the store's, the parents, our version."""
-    return fingerprint([NUMERICS_VERSION, item.name, item.what, identity(header)])
+    return fingerprint([NUMERICS_VERSION, item.name, item.what, header_identity(header)])
 
 
 def _valid(path: Path, header: Any) -> dict[str, Any]:
@@ -369,14 +369,16 @@ def _valid(path: Path, header: Any) -> dict[str, Any]:
     kinds = {"schema": str, "settings": dict, "parents": dict, "run": dict}
     wrong = [k for k, t in kinds.items() if not isinstance(header.get(k), t)]
     names = header.get("items", [])
-    wrong = wrong or ([] if isinstance(names, list) and all(map(is_name, names)) else ["items"])
+    wrong = wrong or ([] if isinstance(names, list) and all(map(is_item_name, names)) else ["items"])
     wrong = wrong or [k for k, p in header["parents"].items() if not isinstance(p, dict) or "digest" not in p]
     if wrong or not re.fullmatch(r"\w+/\d+", header["schema"]) or not isinstance(header["run"].get("command"), str):
-        raise InputRefused(f"{path}: its zarr.json is damaged ({', '.join(wrong) or 'schema, run'}); {mended(path)}")
+        raise InputRefused(
+            f"{path}: its zarr.json is damaged ({', '.join(wrong) or 'schema, run'}); {repair_hint(path)}"
+        )
     return header
 
 
-def identity(header: dict[str, Any]) -> dict[str, Any]:
+def header_identity(header: dict[str, Any]) -> dict[str, Any]:
     """What of a header changes numbers: not versions, paths, or the run itself."""
     parents = {k: v["digest"] for k, v in header["parents"].items()}
     return {k: header.get(k) for k in ("schema", "settings", "seed")} | {"parents": parents}

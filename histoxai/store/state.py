@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from histoxai.core.errors import Damaged, Incomplete
-from histoxai.core.s3_paths import is_mirror, shown
+from histoxai.core.s3_paths import is_on_s3, with_s3_urls
 from histoxai.store.records import bad_files, is_done, item_names, read_item, read_record, read_records
 
 # Verbs that take `--shard`, and those that can look at what is done.
@@ -19,7 +19,7 @@ _SHARDED = ("ingest", "masks", "predict", "explain")
 _VERIFYING = (*_SHARDED, "augment", "score")
 
 
-def ranges(numbers: Iterable[int]) -> str:
+def format_ranges(numbers: Iterable[int]) -> str:
     """[3, 17, 18, 19] -> "3,17-19", as `--shard` and `sbatch --array` read it."""
     parts: list[list[int]] = []
     for n in sorted(numbers):
@@ -72,7 +72,7 @@ def gaps_text(root: Path, name: str, missing: Sequence[int], command: str) -> st
     noun = "shard" if len(missing) == 1 else "shards"
     # ids and labels come with the store: the whole command mends their record
     run = command if name == "index" else fill_command(command, missing)
-    return f"{root}: '{name}' lacks {noun} {ranges(missing)}; run `{run}`"
+    return f"{root}: '{name}' lacks {noun} {format_ranges(missing)}; run `{run}`"
 
 
 def require_complete(root: Path, header: Mapping[str, Any], names: Sequence[str] | None = None) -> None:
@@ -84,12 +84,12 @@ def require_complete(root: Path, header: Mapping[str, Any], names: Sequence[str]
         if state["missing"] and (names is None or name in names):
             raise Incomplete(gaps_text(root, name, state["missing"], state["command"]))
     # ids, labels and splits are small, and what people change by hand
-    record = None if is_mirror(root) else read_record(root, "index", 0)
+    record = None if is_on_s3(root) else read_record(root, "index", 0)
     if record is not None and (changed := next(bad_files(root, record, True), None)):
         command = with_output(str(header["run"]["command"]), root)
         raise Damaged(
             f"{root}: {changed} is damaged, or was changed after it was written; make the store again: "
-            f"`{forced(command)}`"
+            f"`{with_force(command)}`"
         )
 
 
@@ -99,7 +99,7 @@ def rows_done(state: Mapping[str, Any]) -> np.ndarray:
     return ~np.isin(shard, state["missing"])
 
 
-def mended(root: Path) -> str:
+def repair_hint(root: Path) -> str:
     """What writes a lost or damaged `zarr.json` of a store again; the command is that of its first item."""
     for name in item_names(root):
         if (facts := read_item(root, name)) is not None:
@@ -113,7 +113,7 @@ def with_output(command: str, root: Path) -> str:
     A record from elsewhere may say anything, and what is printed is pasted: a command that is none of ours becomes a
     look at the store, and none replaces what is there or names another output.
     """
-    place = shown(str(root))
+    place = with_s3_urls(str(root))
     try:
         words = [word for word in shlex.split(command) if word != "--force"]
     except ValueError:  # no words of a shell
@@ -132,17 +132,17 @@ def with_output(command: str, root: Path) -> str:
 
 def fill_command(command: str, shards: Iterable[int]) -> str:
     """The command that does these shards, from the one on record."""
-    return f"{command} --shard {ranges(shards)}" if _verb(command) in _SHARDED else command
+    return f"{command} --shard {format_ranges(shards)}" if _verb(command) in _SHARDED else command
 
 
 def remake_command(command: str, shards: Iterable[int]) -> str:
     """The command that remakes shards whose bytes are not what they were; the rest of the store stays."""
     if _verb(command) not in _VERIFYING:
-        return forced(command)
+        return with_force(command)
     return f"{fill_command(command, shards)} --verify"
 
 
-def forced(command: str) -> str:
+def with_force(command: str) -> str:
     """The command that starts over, from what `with_output` gives; a look at a store stays one."""
     return command if _verb(command) == "info" else f"{command} --force"
 

@@ -28,7 +28,7 @@ from histoxai.score.profiles.thesis import line_means, soft_iou
 from histoxai.settings import Explain, Score, Statistics, Work
 from histoxai.stages import explain, score
 from histoxai.store.create import create_or_match
-from histoxai.store.jobs.runner import fill
+from histoxai.store.jobs.runner import fill_item
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item, Store
 
@@ -65,7 +65,7 @@ def make_masks(patches: Store, path: Path) -> Store:
     index = {"row": np.arange(n, dtype=np.int32), "patch_id": patches.read("patch_id")}
     header = provenance.header("masks/1", {"split": "test", "scale": 1.0}, None, parents)
     store = create_or_match(path, header, index, [item])
-    fill(store, item, lambda a, b: {"probability": probability[a:b]}, Silent())
+    fill_item(store, item, lambda a, b: {"probability": probability[a:b]}, Silent())
     return store
 
 

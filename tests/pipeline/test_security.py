@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histoxai.core.s3_paths import mirrors
+from histoxai.core.s3_paths import mirror_root
 from tests.conftest import FAST, SEG, Mini, array_files, done, patch, run, write_pannuke
 
 pytestmark = pytest.mark.slow
@@ -205,7 +205,7 @@ def test_the_cache_in_a_shared_folder_is_ones_own(tmp_path: Path, monkeypatch: p
         finally:
             os.umask(old)
         folder = tmp_path / f"histoxai-{os.getuid()}"
-        assert Path(mirrors()).is_relative_to(folder)
+        assert Path(mirror_root()).is_relative_to(folder)
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         if os.getuid() == 0:
             os.chown(folder, 12345, -1)

@@ -195,8 +195,8 @@ def test_a_signal_while_starting_up(mini: Mini, tmp_path: Path, delay: float) ->
 def test_a_command_stuck_in_native_code_still_ends_in_time(tmp_path: Path) -> None:
     code = (
         "import ctypes, sys\n"
-        "from histoxai import signals\n"
-        "signals.catch()\n"
+        "from histoxai.core import signals\n"
+        "signals.install_handlers()\n"
         "libc = ctypes.CDLL(None)\n"
         "while True:\n"
         "    try:\n"

@@ -17,8 +17,8 @@ from histoxai.core import provenance
 from histoxai.core.errors import Damaged, HistoxaiError
 from histoxai.core.progress import Silent
 from histoxai.store.create import create_or_match
-from histoxai.store.jobs.runner import fill
-from histoxai.store.records import sealed
+from histoxai.store.jobs.runner import fill_item
+from histoxai.store.records import with_checksum
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shard_reader import LibraryRows, ShardRows, open_rows
 from histoxai.store.shards import Item, Store
@@ -121,10 +121,10 @@ def make(root: Path) -> Store:
     index = {"row": np.arange(11, dtype=np.int32), "patch_id": np.array([f"é/{i}" for i in range(11)])}
     store = create_or_match(root / "s", header, index, [item])
     data = {s.path: values(s) for s in item.specs}
-    fill(store, item, lambda a, b: {k: v[a:b] for k, v in data.items()}, Silent())
+    fill_item(store, item, lambda a, b: {k: v[a:b] for k, v in data.items()}, Silent())
     place = root / "s/_done/images/item.json"
     facts = {k: v for k, v in json.loads(place.read_text()).items() if k != "checksum"}
-    place.write_text(json.dumps(sealed(facts | {"command": "histoxai ingest x -o s"})))
+    place.write_text(json.dumps(with_checksum(facts | {"command": "histoxai ingest x -o s"})))
     return store
 
 

@@ -14,7 +14,7 @@ import typer
 from histoxai import settings
 from histoxai.cli import options, terminal
 from histoxai.cli.tables import maps as tables
-from histoxai.core.safe_text import told
+from histoxai.core.safe_text import escape_nested
 
 
 def masks(
@@ -162,12 +162,12 @@ def explain(
 
         summary = stage.explain(patches, model, output, chosen, progress, work, masks)
     if only == "estimate" and not json:
-        terminal.out().print(tables.estimate(told(summary)))
+        terminal.out().print(tables.estimate(escape_nested(summary)))
         sys.stdout.write(summary["sbatch"])
     elif only == "parity":
         terminal.show(summary, json, tables.parity)
-        stage.complain(summary)
+        stage.raise_if_parity_fails(summary)
     else:
         terminal.show_work(summary, only, json)
         if not json and summary.get("checks"):
-            terminal.out().print(tables.checks(told(summary["checks"])))
+            terminal.out().print(tables.checks(escape_nested(summary["checks"])))

@@ -15,7 +15,7 @@ from histoxai.cli import options, terminal
 from histoxai.cli.tables import prepare as tables
 from histoxai.core import registry
 from histoxai.core.errors import UsageError
-from histoxai.core.safe_text import told
+from histoxai.core.safe_text import escape_nested
 
 
 def ingest(
@@ -127,7 +127,7 @@ def audit(
     if json:
         terminal.emit(summary)
     else:
-        for table in tables.audit(told(summary)):
+        for table in tables.audit(escape_nested(summary)):
             terminal.out().print(table)
 
 

@@ -17,8 +17,8 @@ from histoxai.cli import options, terminal
 from histoxai.cli.tables import results as tables
 from histoxai.core import registry
 from histoxai.core.errors import UsageError
-from histoxai.core.s3_paths import shown
-from histoxai.core.safe_text import told
+from histoxai.core.s3_paths import with_s3_urls
+from histoxai.core.safe_text import escape_nested
 
 
 def score(
@@ -127,7 +127,7 @@ def score(
     elif json:
         terminal.emit(summary)
     elif summary is not None:
-        for table in tables.scored(told(summary)):
+        for table in tables.scored(escape_nested(summary)):
             terminal.out().print(table)
 
 
@@ -198,7 +198,7 @@ def report(
     if json:
         terminal.emit(summary)
     else:
-        sys.stdout.write("checked; nothing written\n" if dry_run else f"{shown(summary['page'])}\n")
+        sys.stdout.write("checked; nothing written\n" if dry_run else f"{with_s3_urls(summary['page'])}\n")
 
 
 def _only_of_one(moved: Mapping[str, Path | None], chosen: settings.Report) -> str | None:
@@ -223,7 +223,7 @@ def info(
     if json:
         terminal.emit(summary)
     else:
-        for table in tables.store(told(shown(summary))):
+        for table in tables.store(escape_nested(with_s3_urls(summary))):
             terminal.out().print(table)
     sys.stdout.flush()
-    stage.complain(summary)
+    stage.raise_if_damaged(summary)

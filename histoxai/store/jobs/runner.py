@@ -18,11 +18,11 @@ from histoxai.core.errors import UsageError
 from histoxai.core.progress import Progress
 from histoxai.settings import Work
 from histoxai.store.jobs.workers import Again, share_out
-from histoxai.store.partial_shards import PART, Kept, forget
+from histoxai.store.partial_shards import PART, PartialShard, remove_partial
 from histoxai.store.records import DONE
 from histoxai.store.shards import Item, Store
-from histoxai.store.state import ranges
-from histoxai.store.storage.files import sweep
+from histoxai.store.state import format_ranges
+from histoxai.store.storage.files import remove_abandoned
 
 Compute = Callable[[int, int], Mapping[str, np.ndarray]]
 
@@ -57,7 +57,7 @@ class Task:
     facts: Mapping[str, object]
 
 
-def fill(store: Store, item: Item, compute: Compute | Stream, progress: Progress, *, verify: bool = False) -> int:
+def fill_item(store: Store, item: Item, compute: Compute | Stream, progress: Progress, *, verify: bool = False) -> int:
     """Do all missing shards of an item; returns how many were done.
 
     compute(start, stop) -> {array path: rows}. verify: shards of another checksum are missing.
@@ -118,7 +118,7 @@ def _task_share(count: int, environ: Mapping[str, str]) -> list[int]:
     return list(range((task - first) // step, count, tasks))
 
 
-def do_items(task: Task, progress: Progress, work: Work) -> dict[str, Any]:
+def run_shards(task: Task, progress: Progress, work: Work) -> dict[str, Any]:
     """What every sharded stage does: name its shards, check its settings, or do what is missing.
 
     Returns `shards` (text for `sbatch --array`) and `done` (how many now, by item name).
@@ -158,7 +158,7 @@ def _fill(store: Store, task: Task, todo: Iterable[tuple[int, list[Item]]], prog
             _do(store, item, k, compute[item.name], progress, task.facts)
             done[item.name] += 1
         shards.append(k)
-    return {"shards": ranges(shards), "done": done}
+    return {"shards": format_ranges(shards), "done": done}
 
 
 def _gaps(store: Store, items: Iterable[Item], shard: int, work: Work) -> list[Item]:
@@ -170,7 +170,7 @@ def _size(shard: int, items: Iterable[Item]) -> int:
 
 
 def _names(shards: Iterable[int], work: Work) -> dict[str, Any]:
-    return {"shards": ranges(k + int(work.one_indexed) for k in shards), "done": {}}
+    return {"shards": format_ranges(k + int(work.one_indexed) for k in shards), "done": {}}
 
 
 def _do(
@@ -180,7 +180,7 @@ def _do(
     resources.reset_peak_memory()
     start, stop = item.span(shard)
     rows = {s.path: np.empty((stop - start, *s.shape[1:]), s.dtype) for s in item.specs}
-    kept = Kept(store.path, item.name, shard, store.fingerprint(item), rows)
+    kept = PartialShard(store.path, item.name, shard, store.fingerprint(item), rows)
     note = f"{item.name}, shard {shard}"
     made = compute.rows if isinstance(compute, Stream) else _in_pieces(compute, item.piece)
     with kept.saving():
@@ -190,7 +190,7 @@ def _do(
             progress.advance(kept.add(place - start, found), note)
             signals.check()
     store.write(item, shard, rows, time.perf_counter() - started + kept.seconds, **facts)
-    forget(store.path, item.name, shard)
+    remove_partial(store.path, item.name, shard)
 
 
 def _in_pieces(
@@ -218,8 +218,8 @@ def _clean(store: Store, items: Iterable[Item], wanted: Iterable[int]) -> None:
             folders |= {root / PART / item.name / str(k) for k in wanted}
             missing = set(store.missing(item, wanted))
             for k in set(wanted) - missing:
-                forget(root, item.name, k)
-    sweep(folders)
+                remove_partial(root, item.name, k)
+    remove_abandoned(folders)
     if (root / PART).is_dir():
         with contextlib.suppress(OSError):  # not empty: shards that others have under way
             (root / PART).rmdir()

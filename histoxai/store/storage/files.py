@@ -62,7 +62,7 @@ def temporary_beside(path: Path, ending: str = "tmp") -> Path:
     return path.with_name(f".{path.name}@{platform.node()}@{os.getpid()}-{uuid.uuid4().hex[:8]}.{ending}")
 
 
-def cannot(path: Path, what: str, error: OSError) -> HistoxaiError:
+def file_error(path: Path, what: str, error: OSError) -> HistoxaiError:
     """An error of the system as one for users: what could not be done to which path, and what helps."""
     return HistoxaiError(f"{path}: cannot be {what}: {error.strerror or error}{_HINTS.get(error.errno or 0, '')}")
 
@@ -73,14 +73,14 @@ def write_atomically(path: Path, data: bytes, durable: bool = True) -> None:
     durable: whether it has to outlive a power cut, for which the syncs are. What belongs on storage goes there first.
     Raises HistoxaiError where the system, or storage, refuses.
     """
-    if s3_objects.is_there(path):
+    if s3_objects.belongs_on_s3(path):
         s3_objects.put(path, data)
-        if s3_objects.is_bulk(path):
+        if s3_objects.is_chunk_file(path):
             return
-    write_here(path, data, durable)
+    write_local(path, data, durable)
 
 
-def write_here(path: Path, data: bytes, durable: bool = True) -> None:
+def write_local(path: Path, data: bytes, durable: bool = True) -> None:
     """`write_atomically`, but to this machine only."""
     for last_try in (False, False, True):
         temporary = temporary_beside(path)
@@ -98,9 +98,9 @@ def write_here(path: Path, data: bytes, durable: bool = True) -> None:
         except (FileNotFoundError, FileExistsError) as error:
             # swept by a task that cannot see this process; or the folder went just after it was found to be there
             if last_try:
-                raise cannot(path, "written", error) from error
+                raise file_error(path, "written", error) from error
         except OSError as error:
-            raise cannot(path, "written", error) from error
+            raise file_error(path, "written", error) from error
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -108,12 +108,12 @@ def write_here(path: Path, data: bytes, durable: bool = True) -> None:
 
 def require_inside(root: Path, path: Path) -> None:
     """Raise InputRefused where a link in a store leads out of it: a store from elsewhere may not say where we write."""
-    if leads_out(root, path.parent):
+    if is_outside(root, path.parent):
         place = os.path.realpath(path.parent)
         raise InputRefused(f"{path}: a link in the store leads to {place}, out of it; nothing is written there")
 
 
-def leads_out(root: Path, folder: Path) -> bool:
+def is_outside(root: Path, folder: Path) -> bool:
     """Whether a folder below a root lies elsewhere in truth."""
     home, place = os.path.realpath(root), os.path.realpath(folder)
     return place != home and not place.startswith(home + os.sep)
@@ -130,16 +130,16 @@ def _json(value: Any) -> bytes:
 
 def remove(path: Path) -> None:
     """Remove a file of a store, if it is there; from storage too."""
-    if s3_objects.is_there(path):
+    if s3_objects.belongs_on_s3(path):
         s3_objects.remove([path])
     path.unlink(missing_ok=True)
 
 
-def write_new(path: Path, value: Any) -> None:
+def create_json(path: Path, value: Any) -> None:
     """JSON at a place where there may be one already: then that one stays, whoever wrote it."""
-    if s3_objects.is_there(path):
+    if s3_objects.belongs_on_s3(path):
         data = _json(value)
-        write_here(path, data if s3_objects.put_new(path, data) else s3_objects.get(path), durable=False)
+        write_local(path, data if s3_objects.put_new(path, data) else s3_objects.get(path), durable=False)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
@@ -166,7 +166,7 @@ def read_json(path: Path) -> Any:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
         return None
     except OSError as error:
-        raise cannot(path, "read", error) from error
+        raise file_error(path, "read", error) from error
 
 
 def abandoned(folder: Path) -> list[Path]:
@@ -178,7 +178,7 @@ def abandoned(folder: Path) -> list[Path]:
     return [folder / n for n in names if (match := _TEMPORARY.fullmatch(n)) and _is_gone(folder / n, match)]
 
 
-def clear_away(folder: Path) -> None:
+def remove_temporary_folder(folder: Path) -> None:
     """Remove a temporary folder in which threads of a write that failed may still be writing; never an error.
 
     zarr writes from several threads and raises at the first failure; the others end a moment later, and make
@@ -192,7 +192,7 @@ def clear_away(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def sweep(folders: Iterable[Path]) -> None:
+def remove_abandoned(folders: Iterable[Path]) -> None:
     """Remove what killed runs left in these folders; never an error."""
     for folder in folders:
         for path in abandoned(folder):

@@ -24,14 +24,14 @@ from histoxai.core import signals
 from histoxai.core.errors import HistoxaiError, InputRefused
 from histoxai.core.progress import Progress, Silent
 from histoxai.core.provenance import checksum
-from histoxai.core.s3_paths import found_from, is_mirror, mirrors, shown
+from histoxai.core.s3_paths import is_on_s3, mirror_root, resolve_name, with_s3_urls
 from histoxai.store.storage import s3_objects
-from histoxai.store.storage.files import cannot, temporary_beside
+from histoxai.store.storage.files import file_error, temporary_beside
 
 _AT_ONCE = 16
 _SMALL = (".json", ".html", ".csv", ".safetensors")
 # Comes last, there and here: who sees it sees all that a store is made with.
-LAST = "_done/index/0.json"
+LAST_FILE = "_done/index/0.json"
 # Any of these, or a record, says that a folder is ours and not a source.
 _OURS = ("zarr.json", "run.json", "last/identity.json", "data.zarr/zarr.json")
 
@@ -51,19 +51,19 @@ def refresh(path: Path) -> None:
         _refresh_object(path)
         return
     path.mkdir(parents=True, exist_ok=True)
-    for name in [k for k in s3_objects.sizes if k.startswith(f"{path}/")]:
-        del s3_objects.sizes[name]
-    s3_objects.sizes.update({f"{path}/{n}": size for n, (size, _) in there.items()})
+    for name in [k for k in s3_objects.known_sizes if k.startswith(f"{path}/")]:
+        del s3_objects.known_sizes[name]
+    s3_objects.known_sizes.update({f"{path}/{n}": size for n, (size, _) in there.items()})
     ours = any(n in there for n in _OURS) or any(n.startswith("_done/") for n in there)
     small = [n for n in there if ours and n.endswith(_SMALL) and not known.is_same(n, there[n])]
-    _fetch(path, {n: there[n] for n in small if n != LAST}, known, Silent())
-    _fetch(path, {n: there[n] for n in small if n == LAST}, known, Silent())
+    _fetch(path, {n: there[n] for n in small if n != LAST_FILE}, known, Silent())
+    _fetch(path, {n: there[n] for n in small if n == LAST_FILE}, known, Silent())
 
 
-def find_parent(child: Path, name: str) -> Path:
+def locate_parent(child: Path, name: str) -> Path:
     """Where a parent that a store names (`provenance.parent`) lies, its mirror up to date."""
-    place = found_from(child.resolve().parent, name)
-    if is_mirror(place):
+    place = resolve_name(child.resolve().parent, name)
+    if is_on_s3(place):
         place = Path(os.path.normpath(place))
         refresh(place)
     return place
@@ -74,19 +74,19 @@ def fetch_tree(path: Path, progress: Progress) -> None:
 
     Raises HistoxaiError where the cache is too small or storage fails.
     """
-    if not is_mirror(path) or path.is_file():
+    if not is_on_s3(path) or path.is_file():
         return
     there, known = s3_objects.listing(path), _Known(path)
     todo = {n: entry for n, entry in there.items() if not known.is_same(n, entry)}
     if not todo:
         return
-    total, free = sum(size for size, _ in todo.values()), shutil.disk_usage(mirrors()).free
+    total, free = sum(size for size, _ in todo.values()), shutil.disk_usage(mirror_root()).free
     if total > free:
         raise HistoxaiError(
-            f"{shown(str(path))}: {total / 1e9:.1f} GB are to come, {mirrors()} has room for {free / 1e9:.1f}; "
-            "name a larger folder with HISTOXAI_CACHE"
+            f"{with_s3_urls(str(path))}: {total / 1e9:.1f} GB are to come, {mirror_root()} has room for "
+            f"{free / 1e9:.1f}; name a larger folder with HISTOXAI_CACHE"
         )
-    progress.say(f"{shown(str(path))}: fetching {len(todo)} files, {total / 1e6:.0f} MB")
+    progress.say(f"{with_s3_urls(str(path))}: fetching {len(todo)} files, {total / 1e6:.0f} MB")
     progress.start("files fetched", len(todo))
     _fetch(path, todo, known, progress)
     progress.stop()
@@ -121,7 +121,7 @@ def fetch(path: Path) -> None:
             os.replace(temporary, path)
             return
     except OSError as error:
-        raise cannot(path, "written", error) from error
+        raise file_error(path, "written", error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -134,9 +134,9 @@ def publish(made: Path, path: Path, is_same: Callable[[bytes], bool]) -> None:
     """
     root = path / "zarr.json"
     if s3_objects.put_new(root, (made / "zarr.json").read_bytes()) or is_same(s3_objects.get(root)):
-        rest = [n for n in _files(made) if n not in ("zarr.json", LAST)]
+        rest = [n for n in _files(made) if n not in ("zarr.json", LAST_FILE)]
         _all(lambda n: s3_objects.put_new(path / n, (made / n).read_bytes()), rest)
-        s3_objects.put_new(path / LAST, (made / LAST).read_bytes())
+        s3_objects.put_new(path / LAST_FILE, (made / LAST_FILE).read_bytes())
     refresh(path)
 
 
@@ -147,7 +147,7 @@ def delete_tree(path: Path) -> None:
     """
     there = s3_objects.listing(path)
     if there and "zarr.json" not in there and not any(n.startswith("_done/") for n in there):
-        raise InputRefused(f"{shown(str(path))}: is no store of ours; it will not be replaced")
+        raise InputRefused(f"{with_s3_urls(str(path))}: is no store of ours; it will not be replaced")
     s3_objects.remove([path / n for n in there if n == "zarr.json"])
     s3_objects.remove([path / n for n in there if n != "zarr.json" and not n.startswith("_done/")])
     s3_objects.remove([path / n for n in there if n.startswith("_done/")])
@@ -158,7 +158,7 @@ class _Known:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._journal = Path(mirrors(), ".known", checksum(str(root).encode()))
+        self._journal = Path(mirror_root(), ".known", checksum(str(root).encode()))
         self._lines: dict[str, list[Any]] = {}
         with suppress(OSError):
             for line in self._journal.read_text().splitlines():
@@ -214,7 +214,7 @@ def _files(root: Path) -> list[str]:
     for folder, _, names in os.walk(root):
         inner = os.path.relpath(folder, root)
         found += [n if inner == "." else f"{inner}/{n}" for n in names]
-    return [n for n in found if s3_objects.travels(n)]
+    return [n for n in found if s3_objects.is_uploaded(n)]
 
 
 def _drop(root: Path, names: list[str], everything: bool) -> None:
@@ -229,8 +229,8 @@ def _drop(root: Path, names: list[str], everything: bool) -> None:
 
 
 def _refresh_object(path: Path) -> None:
-    s3_objects.sizes.pop(str(path), None)
-    if path.parent != Path(mirrors()) and s3_objects.size(path) is not None:
+    s3_objects.known_sizes.pop(str(path), None)
+    if path.parent != Path(mirror_root()) and s3_objects.size(path) is not None:
         fetch(path)
     elif path.is_file():
         path.unlink()
@@ -238,12 +238,12 @@ def _refresh_object(path: Path) -> None:
 
 def _own_cache() -> None:
     # in a shared temporary folder anybody could have put one there for us to trust
-    root = Path(mirrors())
+    root = Path(mirror_root())
     try:
         root.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         owner = root.parent.parent.stat().st_uid
     except OSError as error:
-        raise cannot(root, "created", error) from error
+        raise file_error(root, "created", error) from error
     if owner != os.getuid() and "HISTOXAI_CACHE" not in os.environ:
         raise InputRefused(f"{root.parent.parent}: belongs to somebody else; name another folder with HISTOXAI_CACHE")

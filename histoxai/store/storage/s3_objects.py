@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from histoxai.core.errors import HistoxaiError, InputRefused, UsageError
-from histoxai.core.s3_paths import ENDPOINTS, bucket_and_key, endpoint, is_mirror, shown
+from histoxai.core.s3_paths import ENDPOINT_VARIABLES, bucket_and_key, endpoint, is_on_s3, with_s3_urls
 
 # Bytes that one request moves, about: each has to end within its time-out, and is what a failure repeats.
 _PART = 16 << 20
@@ -28,21 +28,21 @@ _DENIED = ("AccessDenied", "403 Forbidden", "401 Unauthorized", "SignatureDoesNo
 
 _clients: dict[tuple[Any, ...], Any] = {}
 # Sizes of objects as last listed or written, so that a store of many shards does not take a request for each.
-sizes: dict[str, int] = {}
+known_sizes: dict[str, int] = {}
 
 
-def is_there(path: Path) -> bool:
+def belongs_on_s3(path: Path) -> bool:
     """Whether the place of a file is on storage: in a mirror, no temporary file, no piece of an unfinished shard."""
-    return is_mirror(path) and travels(bucket_and_key(path)[1])
+    return is_on_s3(path) and is_uploaded(bucket_and_key(path)[1])
 
 
-def travels(name: str) -> bool:
+def is_uploaded(name: str) -> bool:
     """Whether a file of this path below a mirror belongs on storage."""
     parts = name.split("/")
     return "_part" not in parts and not any(p.startswith(".") for p in parts)
 
 
-def is_bulk(path: Path) -> bool:
+def is_chunk_file(path: Path) -> bool:
     """Whether a file is an array's chunk or shard, which are read by ranges and not kept here."""
     return path.name.isdigit()
 
@@ -52,7 +52,7 @@ def put(path: Path, data: bytes) -> None:
     store, key, obstore = _object(path)
     with _spoken(path):
         obstore.put(store, key, data, use_multipart=len(data) > _PART, chunk_size=_PART)
-    sizes[str(path)] = len(data)
+    known_sizes[str(path)] = len(data)
 
 
 def put_new(path: Path, data: bytes) -> bool:
@@ -63,7 +63,7 @@ def put_new(path: Path, data: bytes) -> bool:
             obstore.put(store, key, data, mode="create")
         except obstore.exceptions.AlreadyExistsError:
             return False
-    sizes[str(path)] = len(data)
+    known_sizes[str(path)] = len(data)
     return True
 
 
@@ -97,18 +97,18 @@ def remove(paths: Sequence[Path]) -> None:
     with _spoken(paths[0]):
         obstore.delete(store, [bucket_and_key(p)[1] for p in paths])
     for path in paths:
-        sizes.pop(str(path), None)
+        known_sizes.pop(str(path), None)
 
 
 def size(path: Path) -> int | None:
     """Bytes of an object, None where there is none."""
-    known = sizes.get(str(path))
+    known = known_sizes.get(str(path))
     if known is not None:
         return known
     store, key, obstore = _object(path)
     with suppress(FileNotFoundError), _spoken(path):
-        sizes[str(path)] = obstore.head(store, key)["size"]
-    return sizes.get(str(path))
+        known_sizes[str(path)] = obstore.head(store, key)["size"]
+    return known_sizes.get(str(path))
 
 
 def checksum(path: Path) -> str:
@@ -140,7 +140,7 @@ def _is_plain(name: str) -> bool:
     return not {"", ".", ".."} & set(name.split("/"))
 
 
-class Ranges:
+class RangeReader:
     """Reads parts of one object. Raises FileNotFoundError where there is none."""
 
     def __init__(self, path: Path) -> None:
@@ -184,7 +184,7 @@ def _object(path: Path) -> tuple[Any, str, Any]:
         import obstore.exceptions
         import obstore.store
     except ImportError:
-        raise UsageError(f"{shown(str(path))}: needs obstore; `pip install 'histoxai[remote]'`") from None
+        raise UsageError(f"{with_s3_urls(str(path))}: needs obstore; `pip install 'histoxai[remote]'`") from None
     bucket, key = bucket_and_key(path)
     # a forked process must not share connections; other credentials make other clients
     mark = (os.getpid(), bucket, *(v for k, v in sorted(os.environ.items()) if k.startswith("AWS_")))
@@ -208,7 +208,7 @@ def _spoken(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         if "NoSuchBucket" in str(error):
             raise _refusal(path, str(error)) from None
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), shown(str(path))) from None
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), with_s3_urls(str(path))) from None
     except Exception as error:
         if not type(error).__module__.startswith("obstore"):
             raise
@@ -216,7 +216,7 @@ def _spoken(path: Path) -> Iterator[None]:
 
 
 def _refusal(path: Path, said: str) -> HistoxaiError:
-    place, bucket = shown(str(path)), bucket_and_key(path)[0]
+    place, bucket = with_s3_urls(str(path)), bucket_and_key(path)[0]
     if "169.254.169.254" in said or "MissingCredentials" in said:
         return InputRefused(
             f"{place}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true for "
@@ -231,4 +231,4 @@ def _refusal(path: Path, said: str) -> HistoxaiError:
         )
     # the rest of what the library says is its own innards, and the server's page
     reason = said.split("\n")[0].partition("<?xml")[0].partition(": ")[2][:200].strip(" :")
-    return HistoxaiError(f"{place}: storage failed ({reason}); check the network and {ENDPOINTS[1]}; {_AGAIN}")
+    return HistoxaiError(f"{place}: storage failed ({reason}); check the network and {ENDPOINT_VARIABLES[1]}; {_AGAIN}")
