@@ -12,6 +12,7 @@ from typing import Any
 
 from histoxai.core import provenance
 from histoxai.core.errors import InputRefused, SettingsDiffer
+from histoxai.store.parents import ParentKind
 from histoxai.store.records import has_valid_checksum
 from histoxai.store.state import with_force, with_output
 from histoxai.store.storage.files import read_json
@@ -53,6 +54,11 @@ class Run:
     def remedy(self) -> str:
         """What to do about a folder that is damaged."""
         return f"train again: `{with_force(with_output(str(self.facts['run'].get('command')), self.path))}`"
+
+
+def run_parent(name: str, kind: str) -> ParentKind[Run]:
+    """Return how to open a run folder that a store names as its parent; name: "model" or "segmenter"."""
+    return ParentKind(name, lambda path: open_run(path, kind), lambda run: run.digest)
 
 
 def open_run(path: Path, kind: str | None = None) -> Run:

@@ -12,6 +12,7 @@ import numpy as np
 from histoxai.core.errors import Incomplete, InputRefused
 from histoxai.core.s3_paths import relative_name, resolve_name, with_s3_urls
 from histoxai.explain.maps_store import StoredMethod, stored_methods
+from histoxai.store.parents import join_rows
 from histoxai.store.shards import Store
 from histoxai.store.state import fill_command, format_ranges, gaps_text, rows_done
 
@@ -97,12 +98,12 @@ def _masks_command(maps: Store, masks: Store) -> str:
 
 def _places(maps: Store, masks: Store, allow_absent: bool) -> np.ndarray:
     # the row in `masks` of every map, joined on patch_id; -1 where it has none
-    place = {p: i for i, p in enumerate(masks.read("patch_id").tolist())}
-    ids = maps.read("patch_id").tolist()
-    absent = [p for p in ids if p not in place]
-    if absent and not allow_absent:
+    ids = maps.read("patch_id")
+    at = join_rows(ids, masks.read("patch_id"))
+    absent = ids[at < 0]
+    if len(absent) and not allow_absent:
         raise Incomplete(
             f"{masks.path}: has no mask of {len(absent)} of {len(ids)} explained patches, such as {absent[0]}; "
             f"run `{_masks_command(maps, masks)}` and score with those"
         )
-    return np.array([place.get(p, -1) for p in ids])
+    return at

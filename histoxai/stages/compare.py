@@ -71,5 +71,6 @@ def _lineage(path: Path, allow_partial: bool) -> Lineage:
     try:
         return resolve_lineage(path, {}, allow_partial)
     except ParentChanged as error:
-        why = str(error).split("; name ")[0]  # the flags that name a moved store are of a report of one run
-        raise ParentChanged(f"{why}; to compare runs every store has to be where {path} has it") from error
+        # options that name a moved store belong to a report of one run
+        remedy = f"to compare runs every store has to be where {path} has it"
+        raise ParentChanged(error.problem, remedy) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +15,33 @@ from histoxai.core.errors import Damaged, HistoxaiError, SettingsDiffer
 from histoxai.core.progress import Progress
 from histoxai.explain.checks import summarise
 from histoxai.explain.cost import PATCHES, Cost, measure
-from histoxai.explain.job import PREDICTIONS, Job
+from histoxai.explain.job import PREDICTIONS, ExplainInputs, Job
 from histoxai.explain.maps_store import checks_path, raw_path
 from histoxai.explain.methods.base import ENGINE
 from histoxai.explain.methods.single_pass import one_pass
 from histoxai.explain.parity import compare
 from histoxai.settings import Explain, Work
-from histoxai.store.create import create_or_match, match
-from histoxai.store.jobs.runner import Stream, Task, run_shards
+from histoxai.stages.base import ShardedStage
+from histoxai.store.jobs.runner import Producers, Stream
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item, Store, header_identity
 
 
 def explain(
-    source: Path,
-    model: Path,
+    inputs: ExplainInputs,
     output: Path,
     settings: Explain,
     progress: Progress,
     work: Work,
-    masks: Path | None = None,
 ) -> dict[str, Any]:
-    """Explain the chosen patches with every method, shard by shard; methods can be added to a store later.
+    """Explain patches with every method, shard by shard; methods can be added to a store later.
 
-    Raises UsageError for an unknown method, option or target, InputRefused where classifier and patches do not
-    belong together, SettingsDiffer where the output was made otherwise.
+    Raises UsageError for an unknown method, option or target, InputRefused if classifier and patches do not belong
+    together, and SettingsDiffer if the output was made with other settings.
     """
-    provenance.keep_apart(output, source, model, *([masks] if masks else []))
-    there = output.exists()
-    job = Job.of(source, model, masks, output, settings, progress, work)
-    items = _items(job)
-    header = _header(job, output)
+    existed = output.exists()
+    stage = _Explain(inputs, output, settings, progress, work)
+    job = stage.job
     summary = {
         "schema": "histoxai.explain/1",
         "output": str(output),
@@ -53,58 +49,79 @@ def explain(
         "methods": list(job.explainers),
     }
     if work.only == "estimate":
-        return summary | {"schema": "histoxai.estimate/1"} | _estimate(job, items, work, progress)
+        return summary | {"schema": "histoxai.estimate/1"} | _estimate(job, stage.items(), work, progress)
     if work.only == "parity":
         return summary | {"schema": "histoxai.parity/1"} | _parity(job, work.parity, progress)
-    opened: list[Store] = []
-
-    def make() -> Store:
-        attrs = {"classes": job.patches.classes}
-        opened.append(create_or_match(output, header, job.index(), items, attrs=attrs, force=work.force))
-        job.missing = partial(_is_missing, opened[0], {item.name: item for item in items})
-        return opened[0]
-
-    task = Task(
-        items,
-        make,
-        (lambda: match(output, header, items)) if output.exists() and not work.force else None,
-        lambda: (
-            {PREDICTIONS: Stream(job.predict)} | {n: Stream(partial(job.maps, n, opened[0])) for n in job.explainers}
-        ),
-        partial(explain, source, model, output, settings, masks=masks),
-        job.facts,
-    )
     try:
-        summary |= run_shards(task, progress, work)
+        summary |= stage.fill(partial(explain, inputs, output, settings))
     except SettingsDiffer:
-        if there or work.force:
+        if existed or work.force:
             raise
-        # Another task made the store while this one chose; what that one found out about its machine stands.
-        return explain(source, model, output, settings, progress, work, masks)
-    if work.only is None and work.feed is None and work.shard is None:  # one task of many says nothing for all
+        # Meanwhile another task created the store. What that task found on its machine, such as the micro-batch, holds.
+        return explain(inputs, output, settings, progress, work)
+    if work.only is None and work.feed is None and work.shard is None:  # one task of many has not seen all shards
         try:
-            summary["checks"] = summarise(opened[0])
-        except Damaged as damage:  # of what is no business of this run
+            summary["checks"] = summarise(Store(output))
+        except Damaged as damage:  # of shards that this run did not touch
             progress.warn(str(damage))
     return summary
 
 
-def _is_missing(store: Store, items: dict[str, Item], name: str, start: int) -> bool:
-    return bool(store.missing(items[name], [start // items[name].shard]))
+class _Explain(ShardedStage):
+    """Predictions, raw attributions of each method, and the checks of each map."""
+
+    def __init__(self, inputs: ExplainInputs, output: Path, settings: Explain, progress: Progress, work: Work) -> None:
+        super().__init__(output, settings, progress, work)
+        provenance.keep_apart(output, inputs.patches, inputs.model, *([inputs.masks] if inputs.masks else []))
+        self.job = Job.of(inputs, output, settings, self.device, progress, work)
+        self.facts = self.job.facts
+        self.attributes = {"classes": self.job.patches.classes}
+
+    def header(self) -> dict[str, Any]:
+        job, settings = self.job, self.job.settings
+        recorded = {
+            "split": settings.split,
+            "per_class": settings.per_class,
+            "target": settings.target,
+            "micro_batch": settings.micro_batch,
+            "device": job.net.device.type,
+            "precision": settings.precision,
+            "compile": settings.compile,
+            "memory_format": "channels_last",
+            "shard_size": settings.shard_size,
+        }
+        parents = {
+            "patches": provenance.parent(job.patches.path, self.output, job.patches.digest),
+            "model": provenance.parent(job.run.path, self.output, job.run.digest),
+        }
+        return provenance.header("maps/1", recorded, settings.seed, parents)
+
+    def index(self) -> dict[str, np.ndarray]:
+        return self.job.index()
+
+    def items(self) -> list[Item]:
+        return self._items
+
+    @cached_property
+    def _items(self) -> list[Item]:
+        n, shard, classes = len(self.job.rows), self.settings.shard_size, len(self.job.patches.classes)
+        predictions = (
+            ArraySpec(f"{PREDICTIONS}/logits", (n, classes), np.float32, shard),
+            ArraySpec(f"{PREDICTIONS}/prediction", (n,), np.int16, shard),
+            ArraySpec(f"{PREDICTIONS}/probability", (n,), np.float32, shard),
+            ArraySpec("targets", (n,), np.int16, shard, -1),
+        )
+        return [Item(PREDICTIONS, predictions), *[_method_item(self.job, name) for name in self.job.explainers]]
+
+    def produce(self, store: Store) -> Producers:
+        items = {item.name: item for item in self._items}
+        # methods whose shard is missing share a pass through the network
+        self.job.missing = lambda name, start: bool(store.missing(items[name], [start // items[name].shard]))
+        maps = {name: Stream(partial(self.job.maps, name, store)) for name in self.job.explainers}
+        return {PREDICTIONS: Stream(self.job.predict), **maps}
 
 
-def _items(job: Job) -> list[Item]:
-    n, shard, classes = len(job.rows), job.settings.shard_size, len(job.patches.classes)
-    predictions = (
-        ArraySpec(f"{PREDICTIONS}/logits", (n, classes), np.float32, shard),
-        ArraySpec(f"{PREDICTIONS}/prediction", (n,), np.int16, shard),
-        ArraySpec(f"{PREDICTIONS}/probability", (n,), np.float32, shard),
-        ArraySpec("targets", (n,), np.int16, shard, -1),
-    )
-    return [Item(PREDICTIONS, predictions), *[_item(job, name) for name in job.explainers]]
-
-
-def _item(job: Job, name: str) -> Item:
+def _method_item(job: Job, name: str) -> Item:
     explainer, settings = job.explainers[name], job.settings
     n, shard = len(job.rows), settings.shard_size
     specs = [
@@ -128,30 +145,7 @@ def _item(job: Job, name: str) -> Item:
     return Item(name, tuple(specs), what)
 
 
-def _header(job: Job, output: Path) -> dict[str, Any]:
-    settings = job.settings
-    return provenance.header(
-        "maps/1",
-        {
-            "split": settings.split,
-            "per_class": settings.per_class,
-            "target": settings.target,
-            "micro_batch": settings.micro_batch,
-            "device": job.net.device.type,
-            "precision": settings.precision,
-            "compile": settings.compile,
-            "memory_format": "channels_last",
-            "shard_size": settings.shard_size,
-        },
-        settings.seed,
-        {
-            "patches": provenance.parent(job.patches.path, output, job.patches.digest),
-            "model": provenance.parent(job.run.path, output, job.run.digest),
-        },
-    )
-
-
-# ---- looking before working
+# ---- before the work: --estimate and --check-parity
 
 
 def raise_if_parity_fails(summary: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from histoxai.core.errors import InputRefused
 from histoxai.core.safe_text import require_single_line
+from histoxai.store.parents import ParentKind
 from histoxai.store.schema import SPLITS, ArraySpec
 from histoxai.store.shards import Item, Store, open_store
 
@@ -83,6 +84,10 @@ class Patches:
     def read(self, rows: Sequence[int] | np.ndarray, path: str = IMAGES) -> np.ndarray:
         """Rows of an array, in any order."""
         return self.store.take(path, rows)
+
+
+# How to open the patch store that a store names as its parent.
+PATCHES_PARENT = ParentKind("patches", Patches, lambda patches: patches.digest)
 
 
 @dataclass(frozen=True)

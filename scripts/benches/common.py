@@ -82,19 +82,19 @@ def inputs(
 @contextmanager
 def work_loops_timed() -> Iterator[list[float]]:
     """The seconds that each `explain` inside spends in its work loop; loading and checking are left out."""
-    from histoxai.stages import explain as stage
+    from histoxai.stages import base
 
     spent: list[float] = []
-    do_items = stage.do_items
+    run_shards = base.run_shards
 
     def timed(*arguments: Any) -> dict[str, Any]:
         started = time.perf_counter()
         try:
-            return do_items(*arguments)
+            return run_shards(*arguments)
         finally:
             spent.append(time.perf_counter() - started)
 
-    with mock.patch.object(stage, "do_items", timed):
+    with mock.patch.object(base, "run_shards", timed):
         yield spent
 
 

@@ -43,7 +43,7 @@ def task(path: Path, compute: object = rows) -> Task:
         [ITEM],
         lambda: make(path),
         (lambda: Store(path)) if path.exists() else None,
-        lambda: {"ig": compute},  # type: ignore[dict-item]
+        lambda store: {"ig": compute},  # type: ignore[dict-item]
         lambda **_: {},
         {"threads": 1},
     )

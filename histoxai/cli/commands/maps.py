@@ -158,9 +158,10 @@ def explain(
     used = terminal.use_threads(threads, workers)
     work = settings.Work(shard, one_indexed, only, force, verify, workers, used, parity=check_parity or 0)
     with terminal.progress(quiet or count_shards or missing) as progress:
+        from histoxai.explain.job import ExplainInputs
         from histoxai.stages import explain as stage
 
-        summary = stage.explain(patches, model, output, chosen, progress, work, masks)
+        summary = stage.explain(ExplainInputs(patches, model, masks), output, chosen, progress, work)
     if only == "estimate" and not json:
         terminal.out().print(tables.estimate(escape_nested(summary)))
         sys.stdout.write(summary["sbatch"])

@@ -111,22 +111,18 @@ def score(
         from histoxai.score import scores_store
         from histoxai.stages import score as stage
 
-        probe = stage.Probe(tested, model, patches) if model is not None and (faithfulness or sanity) else None
-
-        stage.check(maps, output, chosen, profile, statistics, export, with_means=not jsonl)
-        made = stage.score(maps, masks, output, chosen, progress, work, allow_partial, probe)
-        if only is None and shard is None:
-            summary = None if jsonl else scores_store.summary(output, profile, statistics, progress)
-            for path in export:
-                scores_store.export(output, profile, statistics, path, summary)
+        tests = None if model is None else stage.FaithfulnessInputs(tested, model, patches)
+        inputs = stage.ScoreInputs(maps, masks, allow_partial, tests)
+        sums = stage.Summary(profile, statistics, export, with_means=not jsonl)
+        summary = stage.score(inputs, output, chosen, sums, progress, work)
     if only is not None or shard is not None:
-        terminal.show_work(made, only, json)
+        terminal.show_work(summary, only, json)
     elif jsonl:
         for row in scores_store.patch_rows(output, profile, empty):
             terminal.emit(row)
     elif json:
         terminal.emit(summary)
-    elif summary is not None:
+    else:
         for table in tables.scored(escape_nested(summary)):
             terminal.out().print(table)
 
