@@ -161,7 +161,7 @@ def _write(
         [item],
         lambda: create_or_match(output, header, arrays, [item], attrs=attrs, force=work.force),
         (lambda: match(output, header, [item])) if output.exists() and not work.force else None,
-        lambda: {IMAGES: compute},
+        lambda store: {IMAGES: compute},
         again,
         {"threads": work.threads},
     )
