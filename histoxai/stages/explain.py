@@ -1,4 +1,4 @@
-"""explain: balanced.zarr + cls/ -> maps.zarr, raw attributions of each method, their checks, and the predictions."""
+"""explain: balanced.zarr + cls/ -> maps.zarr, raw attributions of each method, their checks, and predictions."""
 
 from __future__ import annotations
 
@@ -42,12 +42,8 @@ def explain(
     existed = output.exists()
     stage = _Explain(inputs, output, settings, progress, work)
     job = stage.job
-    summary = {
-        "schema": "histoxai.explain/1",
-        "output": str(output),
-        "patches": len(job.rows),
-        "methods": list(job.explainers),
-    }
+    about = {"output": str(output), "patches": len(job.rows), "methods": list(job.explainers)}
+    summary = {"schema": "histoxai.explain/1", **about}
     if work.only == "estimate":
         return summary | {"schema": "histoxai.estimate/1"} | _estimate(job, stage.items(), work, progress)
     if work.only == "parity":
@@ -149,7 +145,7 @@ def _method_item(job: Job, name: str) -> Item:
 
 
 def raise_if_parity_fails(summary: dict[str, Any]) -> None:
-    """Raise HistoxaiError where `--check-parity` found a method that is not its library's."""
+    """Raise HistoxaiError if `--check-parity` found a method whose maps differ from its library's."""
     if wrong := [row["method"] for row in summary["rows"] if row["holds"] is False]:
         raise HistoxaiError(
             f"{', '.join(wrong)}: differs from its library by more than the contract allows (docs/format.md); please "
@@ -158,33 +154,55 @@ def raise_if_parity_fails(summary: dict[str, Any]) -> None:
 
 
 def _parity(job: Job, patches: int, progress: Progress) -> dict[str, Any]:
-    """Explain a few patches, spread over all, with ours and with the libraries, and say how far apart they are."""
-    at = np.unique(np.linspace(0, len(job.rows) - 1, min(patches, len(job.rows))).astype(int))
-    targets = job.targets(at)
-    progress.start("patches with the libraries", len(at) * len(job.explainers))
-    rows: list[dict[str, Any]] = []
-    for name, explainer in job.explainers.items():
-        batch = job.batch(name, at, targets)
-        with job.net_of(name).in_fp32() as net:
-            found = compare(explainer, net, batch, lambda name=name: progress.advance(1, name))  # type: ignore[misc]
-        row: dict[str, Any] = {"method": name, "patches": len(at)}
-        row |= {"holds": None} if found is None else asdict(found)
-        if job.settings.precision != "fp32":
-            made = dict(explainer.explain(job.net_of(name), batch))
-            ranks = [job.rank_to_fp32(name, int(p), int(targets[i]), made[i].raw) for i, p in enumerate(at)]
-            row["rank_to_fp32"] = float(np.nanmedian(ranks)) if np.isfinite(ranks).any() else None
-        rows.append(row)
+    """Explain a few patches, spread over all, with our methods and with the libraries, and compare the maps."""
+    positions = np.unique(np.linspace(0, len(job.rows) - 1, min(patches, len(job.rows))).astype(int))
+    targets = job.targets(positions)
+    progress.start("patches with the libraries", len(positions) * len(job.explainers))
+    rows = [_parity_row(job, name, positions, targets, progress) for name in job.explainers]
     progress.stop()
     return {"rows": rows, "precision": job.settings.precision, "device": job.net.device.type}
 
 
+def _parity_row(job: Job, name: str, positions: np.ndarray, targets: np.ndarray, progress: Progress) -> dict[str, Any]:
+    explainer, batch = job.explainers[name], job.batch(name, positions, targets)
+    with job.net_of(name).in_fp32() as net:
+        parity = compare(explainer, net, batch, lambda: progress.advance(1, name))
+    row: dict[str, Any] = {"method": name, "patches": len(positions)}
+    row |= {"holds": None} if parity is None else asdict(parity)
+    if job.settings.precision != "fp32":
+        maps = dict(explainer.explain(job.net_of(name), batch))
+        ranks = [job.rank_to_fp32(name, int(p), int(targets[i]), maps[i].raw) for i, p in enumerate(positions)]
+        row["rank_to_fp32"] = float(np.nanmedian(ranks)) if np.isfinite(ranks).any() else None
+    return row
+
+
 def _estimate(job: Job, items: list[Item], work: Work, progress: Progress) -> dict[str, Any]:
-    """Time a few patches of each method and say what all would take: hours, bytes, files, and a job to paste."""
-    n, shards = len(job.rows), items[0].count
+    """Time a few patches of each method; return what all would take: hours, bytes, files, and an sbatch script."""
+    shards, is_gpu = items[0].count, job.net.device.type == "cuda"
+    costs = _measured_costs(job, items[1:], progress)
+    rows = _estimate_rows(job, costs, _number_of_files(job, items))
+    total = {k: sum(r[k] for r in rows) for k in ("hours", "gb", "files")}
+    peak = resources.peak_memory_mb()
+    command = provenance.run_facts()["command"]
+    script = slurm.array_block(command, shards, total["hours"], peak, max(1, work.threads), is_gpu)
+    return {
+        "shards": shards,
+        "threads": work.threads,
+        "device": job.net.device.type,
+        "rows": rows,
+        "total": total,
+        "peak_memory_mb": peak,
+        "sbatch": script,
+    }
+
+
+def _measured_costs(job: Job, items: list[Item], progress: Progress) -> dict[str, Cost]:
+    # Cost per patch of each method, and of the predictions, which come last.
+    n = len(job.rows)
     targets = job.targets(np.arange(min(n, PATCHES)))
     progress.start("timing", len(job.explainers))
     costs: dict[str, Cost] = {}
-    for item in items[1:]:
+    for item in items:
 
         def run(start: int, stop: int, name: str = item.name) -> Any:
             return job.explain(name, np.arange(start, stop), targets[start:stop])
@@ -193,11 +211,21 @@ def _estimate(job: Job, items: list[Item], work: Work, progress: Progress) -> di
         progress.advance(1, item.name)
     progress.stop()
     predictions = _cost_of_predictions(job)
-    costs |= {name: replace(costs[name], seconds=s) for name, s in _shared(job, predictions.seconds).items()}
-    # each shard of each array, its record, the arrays' metadata and the item's own
-    files = {item.name: shards * (len(item.specs) + 1) + len(item.specs) + 1 for item in items}
+    shared = _shared_seconds(job, predictions.seconds)
+    costs |= {name: replace(costs[name], seconds=seconds) for name, seconds in shared.items()}
+    return {**costs, PREDICTIONS: predictions}
+
+
+def _number_of_files(job: Job, items: list[Item]) -> dict[str, int]:
+    # Each shard has a file per array and a record; each item its arrays' metadata and its facts.
+    files = {item.name: item.count * (len(item.specs) + 1) + len(item.specs) + 1 for item in items}
     files[PREDICTIONS] += 2 * len(job.index()) + 4  # ids: array and metadata; a record, and the groups' metadata
-    rows: list[dict[str, Any]] = [
+    return files
+
+
+def _estimate_rows(job: Job, costs: dict[str, Cost], files: dict[str, int]) -> list[dict[str, Any]]:
+    n = len(job.rows)
+    return [
         {
             "method": name,
             "seconds_per_patch": cost.seconds,
@@ -206,39 +234,24 @@ def _estimate(job: Job, items: list[Item], work: Work, progress: Progress) -> di
             "files": files[name],
             "patches_timed": cost.patches,
         }
-        for name, cost in {**costs, PREDICTIONS: predictions}.items()
+        for name, cost in costs.items()
     ]
-    hours = sum(r["hours"] for r in rows)
-    peak = resources.peak_memory_mb()
-    block = slurm.array_block(
-        provenance.run_facts()["command"], shards, hours, peak, max(1, work.threads), job.net.device.type == "cuda"
-    )
-    total = {k: sum(r[k] for r in rows) for k in ("hours", "gb", "files")}
-    return {
-        "shards": shards,
-        "threads": work.threads,
-        "device": job.net.device.type,
-        "rows": rows,
-        "total": total,
-        "peak_memory_mb": peak,
-        "sbatch": block,
-    }
 
 
 def _cost_of_predictions(job: Job) -> Cost:
-    # of the item that every method rests on, with the ids that come with the store
+    # Every method needs the predictions; the ids that are written with the store are counted here too.
     few = min(job.net.asked, len(job.rows))
     started = time.perf_counter()
-    made = [rows for _, rows in job.predict(0, few, np.zeros(few, bool))]
+    predicted = [rows for _, rows in job.predict(0, few, np.zeros(few, bool))]
     seconds = (time.perf_counter() - started) / few
-    size = sum(a.nbytes for rows in made for a in rows.values()) / few
+    size = sum(a.nbytes for rows in predicted for a in rows.values()) / few
     size += sum(a.nbytes for a in job.index().values()) / len(job.rows)
     return Cost(seconds, size, few)
 
 
-def _shared(job: Job, predictions: float) -> dict[str, float]:
-    # seconds a patch of the methods that share a pass: an equal part each of what it takes, predictions apart
-    found: dict[str, float] = {}
+def _shared_seconds(job: Job, predictions: float) -> dict[str, float]:
+    # Seconds per patch of the methods that share a pass: its time without the predictions, in equal parts.
+    seconds_of: dict[str, float] = {}
     few = min(job.net.asked, len(job.rows))
     for net in [job.net, *([job.untrained] if job.settings.random_weights else [])]:
         methods = job.sharing(net)
@@ -248,5 +261,5 @@ def _shared(job: Job, predictions: float) -> dict[str, float]:
         for _ in one_pass(net, methods, job.images(np.arange(few)), None):
             pass
         seconds = (time.perf_counter() - started) / few - (predictions if net is job.net else 0.0)
-        found |= dict.fromkeys(methods, max(seconds, 0.0) / len(methods))
-    return found
+        seconds_of |= dict.fromkeys(methods, max(seconds, 0.0) / len(methods))
+    return seconds_of

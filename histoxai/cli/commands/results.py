@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -179,18 +179,19 @@ def report(
     if several and (wrong := "--no-slides" if not slides else _only_of_one(moved, chosen)):
         raise UsageError(f"report: {wrong} is of a report of one store; leave it out to compare several")
     used = terminal.use_threads(threads)
-    how: dict[str, Any] = {"force": force, "dry_run": dry_run, "allow_partial": allow_partial, "export": export}
-    how["workers"] = workers or min(4, used)
     with terminal.progress(quiet) as progress:
+        from histoxai.report.request import ReportRequest
+
+        request = ReportRequest(output, export, slides, workers or min(4, used), force, dry_run, allow_partial)
         if several:
             from histoxai.stages.compare import compare
 
             asked = settings.Comparison(title or settings.Comparison.title, primary)
-            summary = compare(scores, output, asked, progress, **how)
+            summary = compare(scores, request, asked, progress)
         else:
             from histoxai.stages.report import report as stage
 
-            summary = stage(scores[0], output, chosen, progress, moved=moved, slides=slides, **how)
+            summary = stage(scores[0], request, chosen, progress, moved)
     if json:
         terminal.emit(summary)
     else:
