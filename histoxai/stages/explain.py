@@ -22,9 +22,10 @@ from histoxai.explain.methods.single_pass import one_pass
 from histoxai.explain.parity import compare
 from histoxai.settings import Explain, Work
 from histoxai.stages.base import ShardedStage
+from histoxai.store.header import header_identity
 from histoxai.store.jobs.runner import Producers, Stream
 from histoxai.store.schema import ArraySpec
-from histoxai.store.shards import Item, Store, header_identity
+from histoxai.store.shards import Item, Store
 
 
 def explain(

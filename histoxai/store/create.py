@@ -21,6 +21,7 @@ from zarr.storage import MemoryStore
 from histoxai.core.errors import Damaged, HistoxaiError, Incomplete, InputRefused, SettingsDiffer
 from histoxai.core.provenance import NUMERICS_VERSION, checksum, fingerprint, first_difference, plain, run_facts
 from histoxai.core.s3_paths import is_on_s3
+from histoxai.store.header import header_identity
 from histoxai.store.partial_shards import PART
 from histoxai.store.records import (
     DONE,
@@ -42,7 +43,7 @@ from histoxai.store.sealing import (
     recorded_metadata,
     seal_attributes,
 )
-from histoxai.store.shards import Item, Store, header_identity, item_fingerprint
+from histoxai.store.shards import Item, Store, item_fingerprint
 from histoxai.store.storage import s3_mirror
 from histoxai.store.storage.files import (
     create_json,
