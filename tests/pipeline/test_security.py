@@ -194,14 +194,14 @@ def test_the_cache_in_a_shared_folder_is_ones_own(tmp_path: Path, monkeypatch: p
     monkeypatch.delenv("HISTOXAI_CACHE", raising=False)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     from histoxai.core import s3_paths
-    from histoxai.store.storage.s3_mirror import _own_cache
+    from histoxai.store.storage.s3_mirror import _create_cache
 
     s3_paths._cache.cache_clear()
     s3_paths._mirrors.cache_clear()
     try:
         old = os.umask(0)
         try:
-            _own_cache()
+            _create_cache()
         finally:
             os.umask(old)
         folder = tmp_path / f"histoxai-{os.getuid()}"
@@ -210,7 +210,7 @@ def test_the_cache_in_a_shared_folder_is_ones_own(tmp_path: Path, monkeypatch: p
         if os.getuid() == 0:
             os.chown(folder, 12345, -1)
             with pytest.raises(Exception, match="belongs to somebody else"):
-                _own_cache()
+                _create_cache()
     finally:
         s3_paths._cache.cache_clear()
         s3_paths._mirrors.cache_clear()

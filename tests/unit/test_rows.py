@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections import OrderedDict
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from zarr.codecs import BytesCodec, GzipCodec
 from histoxai.core import provenance
 from histoxai.core.errors import Damaged, HistoxaiError
 from histoxai.core.progress import Silent
+from histoxai.store import shard_reader
 from histoxai.store.create import create_or_match
 from histoxai.store.jobs.runner import fill_item
 from histoxai.store.records import with_checksum
@@ -90,8 +91,7 @@ def test_other_layouts_are_left_to_the_library(tmp_path: Path) -> None:
 
 
 def test_more_files_than_are_kept_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("histoxai.store.shard_reader._OPEN_FILES", 2)
-    monkeypatch.setattr("histoxai.store.shard_reader._open_files", OrderedDict())
+    monkeypatch.setattr(shard_reader, "_open_file", lru_cache(2)(shard_reader._open_file.__wrapped__))
     spec = ArraySpec("images", (40, 20, 30, 3), np.uint8, 2)
     data = values(spec)
     zarr.open_group(tmp_path / "z", mode="w")
