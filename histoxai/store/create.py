@@ -16,30 +16,26 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.storage import MemoryStore
 
-from histoxai.core.errors import Damaged, HistoxaiError, Incomplete, InputRefused, SettingsDiffer
-from histoxai.core.provenance import NUMERICS_VERSION, checksum, fingerprint, first_difference, plain, run_facts
+from histoxai.core.errors import HistoxaiError, InputRefused, SettingsDiffer
+from histoxai.core.provenance import first_difference, plain, run_facts
 from histoxai.core.s3_paths import is_on_s3
 from histoxai.store.header import header_identity
+from histoxai.store.index import opens, repair_index, repair_root, write_index_record
 from histoxai.store.partial_shards import PART
 from histoxai.store.records import (
     DONE,
-    checksum_of,
     is_done,
     item_path,
     read_item,
     read_record,
     record_path,
-    size_of,
     with_checksum,
 )
 from histoxai.store.schema import ArraySpec, index_specs
 from histoxai.store.sealing import (
     changed_metadata,
-    is_sealed,
     metadata_documents,
-    read_documents,
     recorded_metadata,
     seal_attributes,
 )
@@ -89,11 +85,11 @@ def create_or_match(
         # On S3 a single file claims the path, not a whole folder; items are added one by one below.
         _create(path, header, index, [] if is_on_s3(path) else items, attrs or {})
     _require_no_links(path)
-    _repair_root(path, header, attrs or {})
+    repair_root(path, header, attrs or {})
     store = match(path, header, items)
     _write_metadata(path, "index", [spec for spec, _ in index_specs(index)])
     if not is_done(path, read_record(path, "index", 0), verify=not is_on_s3(path)):
-        _repair_index(store, index, attrs or {})
+        repair_index(store, index, attrs or {})
     for item in items:
         add_item(store, item)
     return store
@@ -115,65 +111,6 @@ def _is_partly_uploaded(path: Path) -> bool:
     if not (path / "zarr.json").exists():  # another task that shares this cache is about to fetch it
         s3_mirror.refresh(path)
     return (path / "zarr.json").exists() and not record_path(path, "index", 0).exists()
-
-
-def _repair_root(path: Path, header: dict[str, Any], attrs: dict[str, Any]) -> None:
-    """Rewrite a damaged root `zarr.json` if the index was made for the same header."""
-    record = read_record(path, "index", 0)
-    if record is None or record["fingerprint"] != _index_fingerprint(header, attrs) or _opens(path):
-        return
-    files: dict[str, Any] = {}
-    zarr.open_group(MemoryStore(files), mode="w", attributes=seal_attributes(plain(header), plain(attrs)))
-    write_atomically(path / "zarr.json", files["zarr.json"].to_bytes())
-
-
-def _repair_index(store: Store, index: dict[str, np.ndarray], attrs: dict[str, Any]) -> None:
-    """Rewrite lost ids and labels and their record; raise Damaged if any that can be read have changed."""
-    record = read_record(store.path, "index", 0)
-    recorded = {f["path"]: f.get("checksum") for f in record["files"]} if record else {}
-    # Readable values that differ were changed by somebody, perhaps on purpose: they are never overwritten.
-    lost = [(spec, data) for spec, data in index_specs(index) if not _is_readable(store, spec, recorded)]
-    written = {spec.file(0): _encoded(spec, data) for spec, data in lost}
-    changed = [p for p, data in written.items() if p in recorded and recorded[p] != (data and checksum(data))]
-    readable = {path: data for path, data in index.items() if path not in {spec.path for spec, _ in lost}}
-    changed += [path for path, data in readable.items() if not np.array_equal(store.read(path), data)]
-    if changed:
-        raise Damaged(
-            f"{store.path}: {changed[0]} is not what this command makes; `{run_facts()['command']} --force` makes "
-            "the store again"
-        )
-    for path, data in written.items():
-        require_inside(store.path, store.path / path)
-        if data is None:
-            remove(store.path / path)
-        else:
-            write_atomically(store.path / path, data)
-    if "checksum" in store.header and not is_sealed(plain(dict(store.group.attrs))):
-        raise Damaged(
-            f"{store.path}: neither its zarr.json nor its index's record holds; `{run_facts()['command']} --force` "
-            "makes the store again"
-        )
-    _write_index_record(store.path, index, store.header, attrs, "checksum" in store.header)
-
-
-def _is_readable(store: Store, spec: ArraySpec, recorded: dict[str, str | None]) -> bool:
-    file = spec.file(0)
-    if recorded.get(file) and size_of(store.path / file) is None:  # text without its file reads as empty
-        return False
-    try:
-        store.read(spec.path)
-    except (Damaged, Incomplete):
-        return False
-    return True
-
-
-def _encoded(spec: ArraySpec, data: np.ndarray) -> bytes | None:
-    # The file of ids or labels as zarr writes it; None if every value is the fill value.
-    files: dict[str, Any] = {}
-    zarr.open_group(MemoryStore(files), mode="w")
-    spec.create(MemoryStore(files))[...] = data
-    buffer = files.get(spec.file(0))
-    return None if buffer is None else buffer.to_bytes()
 
 
 def match(path: Path, header: dict[str, Any], items: Iterable[Item]) -> Store:
@@ -204,7 +141,7 @@ def discard(path: Path, schema: str) -> None:
     Raises InputRefused if `path` holds anything else.
     """
     path = path.resolve()  # the target of a link; the link stays
-    is_damaged_store = (path / DONE).is_dir() and not _opens(path)  # records show that it is ours
+    is_damaged_store = (path / DONE).is_dir() and not opens(path)  # records show that it is ours
     if any(path.iterdir()) and not is_damaged_store and _kind(Store(path).schema) != _kind(schema):
         raise InputRefused(f"{path}: is a {Store(path).schema} store, not {schema}; it will not be replaced")
     if is_on_s3(path):
@@ -216,14 +153,6 @@ def discard(path: Path, schema: str) -> None:
 
 def _kind(schema: str) -> str:
     return schema.split("/")[0]
-
-
-def _opens(path: Path) -> bool:
-    try:
-        Store(path)
-    except InputRefused:
-        return False
-    return True
 
 
 def _item_facts(header: dict[str, Any], item: Item) -> dict[str, Any]:
@@ -295,7 +224,7 @@ def _create(
         zarr.open_group(temporary, mode="w-", attributes=seal_attributes(plain(header), plain(attrs)))
         for spec, data in index_specs(index):
             spec.create(temporary)[...] = data
-        _write_index_record(temporary, index, header, attrs, True)
+        write_index_record(temporary, index, header, attrs, True)
         for item in items:
             facts = _item_facts(header, item)
             for file, text in facts["metadata"].items():
@@ -325,30 +254,6 @@ def _is_root_of(data: bytes, header: dict[str, Any]) -> bool:
         return header_identity(json.loads(data)["attributes"]["histoxai"]) == header_identity(header)
     except (ValueError, KeyError, TypeError, AttributeError):
         return False
-
-
-def _write_index_record(
-    root: Path, index: dict[str, np.ndarray], header: dict[str, Any], attrs: dict[str, Any], is_root_sealed: bool
-) -> None:
-    files = []
-    for spec, _ in index_specs(index):
-        file = root / spec.file(0)
-        size = size_of(file)
-        files.append({"path": spec.file(0), "size": size})
-        if size is not None:
-            files[-1]["checksum"] = checksum_of(file)
-    texts = read_documents(root, [spec.path for spec, _ in index_specs(index)])
-    facts = {
-        "fingerprint": _index_fingerprint(header, attrs),
-        "files": files,
-        "metadata": texts,
-        "sealed": is_root_sealed,
-    }
-    write_json(record_path(root, "index", 0), with_checksum(facts))
-
-
-def _index_fingerprint(header: dict[str, Any], attrs: dict[str, Any]) -> str:
-    return fingerprint([NUMERICS_VERSION, "index", header_identity(header), attrs])
 
 
 def _difference_text(path: Path, name: str, old: Any, new: Any, where: str = "") -> str:
