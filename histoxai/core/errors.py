@@ -34,7 +34,7 @@ class HistoxaiError(Exception):
 
 
 class Damaged(HistoxaiError):
-    """Stored bytes differ from what was written; the message names the place and the command that repairs it."""
+    """Stored bytes differ from what was written; the message says where, and which command repairs it."""
 
 
 class UsageError(HistoxaiError):

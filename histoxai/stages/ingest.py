@@ -133,7 +133,7 @@ def _write(
     _check(index)
     more = [stain.spec(len(index), settings.shard_size)] if stain else []
     item = image_item(len(index), index.size, settings.shard_size, index.has_targets, DESCRIBED, more)
-    item = replace(item, what={"patches": provenance.fingerprint(index.patch_id)})
+    item = replace(item, parameters={"patches": provenance.fingerprint(index.patch_id)})
     arrays = {
         "label": np.array(index.label, np.int16),
         "group": np.array(groups(index)),

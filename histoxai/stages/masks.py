@@ -72,7 +72,7 @@ class _Masks(ShardedStage):
     def items(self) -> list[Item]:
         shape = (len(self.rows), 2, *self.patches.size)
         spec = ArraySpec(PROBABILITY, shape, np.float32, self.settings.shard_size)
-        return [Item("masks", (spec,), piece=self.settings.micro_batch)]
+        return [Item("masks", (spec,), rows_per_step=self.settings.micro_batch)]
 
     def produce(self, store: Store) -> Producers:
         network = load_model(self.run, self.device)

@@ -85,7 +85,7 @@ class _Predict(ShardedStage):
             model = load_model(self.run, torch.device("cpu"))
             width = model.get_submodule(str(model.head_layer)).in_features
             specs.append(ArraySpec(EMBEDDING, (n, int(width)), np.float32, size))
-        return [Item(PREDICTIONS, tuple(specs), piece=self.settings.micro_batch)]
+        return [Item(PREDICTIONS, tuple(specs), rows_per_step=self.settings.micro_batch)]
 
     def produce(self, store: Store) -> Producers:
         network = load_model(self.run, self.device)
@@ -105,22 +105,22 @@ def classify(
 
     `embedding` (n, D) float32 is the input of the network's last linear layer (its `head_layer`).
     """
-    found: list[torch.Tensor] = []
+    embedded: list[torch.Tensor] = []
     logits: list[torch.Tensor] = []
     hooks = []
     if embeddings:
         head = network.get_submodule(str(network.head_layer))
-        hooks.append(head.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].float().cpu())))
+        hooks.append(head.register_forward_pre_hook(lambda _, inputs: embedded.append(inputs[0].float().cpu())))
     try:
         for k, (x, real) in enumerate(padded(images, micro_batch)):
             logits.append(network(x.to(device))[:real].float().cpu())
             if embeddings:
-                found[k] = found[k][:real]
+                embedded[k] = embedded[k][:real]
     finally:
         for hook in hooks:
             hook.remove()
     predictions = softmax_of_predicted(torch.cat(logits).numpy())
-    return predictions | {EMBEDDING: torch.cat(found).numpy()} if embeddings else predictions
+    return predictions | {EMBEDDING: torch.cat(embedded).numpy()} if embeddings else predictions
 
 
 def _check(patches: Patches, run: Run, progress: Progress) -> None:

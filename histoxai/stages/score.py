@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from histoxai.score.faithfulness_runs import Probing
 
 SCHEMA = "histoxai.score/1"
-PIECE = 16  # patches whose maps are in memory at once
+ROWS_PER_STEP = 16  # patches whose maps are in memory at once
 
 
 @dataclass(frozen=True)
@@ -282,10 +282,10 @@ def _planes(
 
 
 def _index(maps: Store, rows: np.ndarray, settings: Score) -> dict[str, np.ndarray]:
-    kept = {k: maps.take(k, rows) for k in ("patch_id", "row", "label", "group")}
-    kept |= {k: maps.take(f"predictions/{k}", rows) for k in ("prediction", "probability")}
-    case = cases(kept["label"], kept["prediction"], kept["probability"], settings.sure)
-    return kept | {"case": case.astype(np.uint8)}
+    columns = {k: maps.take(k, rows) for k in ("patch_id", "row", "label", "group")}
+    columns |= {k: maps.take(f"predictions/{k}", rows) for k in ("prediction", "probability")}
+    case = cases(columns["label"], columns["prediction"], columns["probability"], settings.sure)
+    return columns | {"case": case.astype(np.uint8)}
 
 
 def _item(n: int, methods: int, classes: int, height: int, shard: int) -> Item:
@@ -303,4 +303,8 @@ def _item(n: int, methods: int, classes: int, height: int, shard: int) -> Item:
         "lines": ((len(MASKS), height), np.uint16, 0),
         "logits": ((classes,), np.float32, nothing),
     }
-    return Item("scores", tuple(ArraySpec(k, (n, *s), t, shard, f) for k, (s, t, f) in shapes.items()), piece=PIECE)
+    return Item(
+        "scores",
+        tuple(ArraySpec(k, (n, *s), t, shard, f) for k, (s, t, f) in shapes.items()),
+        rows_per_step=ROWS_PER_STEP,
+    )

@@ -158,7 +158,7 @@ def _kind(schema: str) -> str:
 def _item_facts(header: dict[str, Any], item: Item) -> dict[str, Any]:
     facts = {
         "name": item.name,
-        "what": plain(item.what),
+        "what": plain(item.parameters),
         "fingerprint": item_fingerprint(header, item),
         "rows": item.rows,
         "shard": item.shard,
@@ -210,7 +210,7 @@ def _check_item(store: Store, item: Item) -> bool:
     # Returns whether the item exists; raises if it exists with other settings.
     facts = read_item(store.path, item.name)
     if facts is not None and facts["fingerprint"] != store.fingerprint(item):
-        name, a, b = first_difference(facts["what"], item.what) or ("settings", "others", "these")
+        name, a, b = first_difference(facts["what"], item.parameters) or ("settings", "others", "these")
         raise SettingsDiffer(_difference_text(store.path, name, a, b, f"'{item.name}' in "))
     return facts is not None
 

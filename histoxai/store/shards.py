@@ -45,15 +45,15 @@ from histoxai.store.storage.files import file_error, read_json, remove, require_
 class Item:
     """A named group of arrays that are computed together.
 
-    specs: its arrays. what: everything that changes their numbers beside the store's settings, such as method and
-    options. piece: rows that are computed together, so that an interrupted shard keeps finished rows; None for the
-    whole shard.
+    specs: its arrays. parameters: everything that changes their numbers beside the store's settings, such as method
+    and options. rows_per_step: rows that are computed together, so that an interrupted shard keeps finished rows; None
+    for the whole shard.
     """
 
     name: str
     specs: tuple[ArraySpec, ...]
-    what: dict[str, Any] = field(default_factory=dict)
-    piece: int | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    rows_per_step: int | None = None
 
     @property
     def rows(self) -> int:
@@ -339,4 +339,4 @@ def open_store(path: Path, schema: str, made_by: str) -> Store:
 
 def item_fingerprint(header: dict[str, Any], item: Item) -> str:
     """Return the checksum of all that changes an item's numbers: its settings, the store's, parents and version."""
-    return fingerprint([NUMERICS_VERSION, item.name, item.what, header_identity(header)])
+    return fingerprint([NUMERICS_VERSION, item.name, item.parameters, header_identity(header)])

@@ -45,7 +45,7 @@ def item_state(root: Path, header: Mapping[str, Any], name: str, verify: bool = 
     missing = [k for k in range(count) if not is_done(root, records.get(k), facts["fingerprint"])]
     done = sorted(set(range(count)) - set(missing))
     failed = [k for k in done if verify and next(bad_files(root, records[k], True), None) is not None]
-    kept = ("seconds", "peak_memory_mb", "host", "threads")
+    fields = ("seconds", "peak_memory_mb", "host", "threads")
     return {
         "shards": count,
         "missing": missing,
@@ -55,7 +55,7 @@ def item_state(root: Path, header: Mapping[str, Any], name: str, verify: bool = 
         "seconds": round(sum(records[k].get("seconds", 0) for k in done), 3),
         "peak_memory_mb": max((records[k].get("peak_memory_mb", 0) for k in done), default=0),
         "hosts": dict(Counter(str(records[k]["host"]) for k in done if "host" in records[k])),
-        "records": [{"shard": k, **{n: records[k].get(n) for n in kept}} for k in done],
+        "records": [{"shard": k, **{n: records[k].get(n) for n in fields}} for k in done],
         "what": facts["what"],
         "command": with_output(facts.get("command", header["run"]["command"]), root),
     }

@@ -26,7 +26,7 @@ from histoxai.store.storage import files
 
 SPEC = ArraySpec("maps", (10, 3, 16, 16), np.float32, 4)
 DATA = np.random.default_rng(0).random(SPEC.shape, np.float32)
-ITEM = Item("ig", (SPEC,), {"method": "ig"}, piece=1)
+ITEM = Item("ig", (SPEC,), {"method": "ig"}, rows_per_step=1)
 
 
 def make(path: Path, *items: Item) -> Store:

@@ -193,7 +193,7 @@ def _do_shard(
     rows = {s.path: np.empty((stop - start, *s.shape[1:]), s.dtype) for s in item.specs}
     partial = PartialShard(store.path, item.name, shard, store.fingerprint(item), rows)
     note = f"{item.name}, shard {shard}"
-    stream = compute.rows if isinstance(compute, Stream) else _in_steps(compute, item.piece)
+    stream = compute.rows if isinstance(compute, Stream) else _in_steps(compute, item.rows_per_step)
     with partial.saved_on_failure():
         progress.advance(int(partial.have.sum()), note)
         signals.check()
