@@ -7,8 +7,9 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -29,11 +30,14 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
+from histoxai.cli.command import format_group_help
+from histoxai.cli.tables import train as training
 from histoxai.core.errors import InputRefused, Interrupted, as_histoxai_error
 from histoxai.core.progress import Progress, Silent
 from histoxai.core.s3_paths import mirror_path, split_argument, with_s3_urls
 from histoxai.core.safe_text import escape_message, escape_nested, escape_text
 from histoxai.core.signals import RESUME_HINT
+from histoxai.settings import Work
 
 _PLAIN_EVERY = 5.0  # seconds between progress lines where stderr is no terminal
 
@@ -44,6 +48,9 @@ class Boundary(TyperGroup):
     In `invoke` and not in an exception handler, because Typer carries its own Click, so that what we
     raise would escape as a crash.
     """
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        format_group_help(self, ctx, formatter)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -115,6 +122,11 @@ def use_threads(threads: int | None, workers: int = 1) -> int:
     return threads
 
 
+def with_threads(work: Work, processes: int | None = None) -> Work:
+    """Set the threads of this process as `use_threads` does; return `work` with their number."""
+    return replace(work, threads=use_threads(work.threads or None, processes or work.workers))
+
+
 def _usable_cores() -> int:
     try:
         return len(os.sched_getaffinity(0))
@@ -173,6 +185,22 @@ def show(summary: dict[str, Any], json: bool, table: Any) -> None:
         out().print("checked; nothing written", highlight=False)
     else:
         out().print(table(escape_nested(with_s3_urls(summary))))
+
+
+def show_all(summary: dict[str, Any], json: bool, tables: Callable[[dict[str, Any]], Iterable[RenderableType]]) -> None:
+    """Show a stage's summary: one JSON object, or the tables that `tables` makes of it."""
+    if json:
+        emit(summary)
+    else:
+        for table in tables(escape_nested(with_s3_urls(summary))):
+            out().print(table)
+
+
+def show_training(summary: dict[str, Any], json: bool, table: Any) -> None:
+    """Show a training's summary, the rate that was found, or all folds together; nothing in another rank."""
+    if summary:
+        special = {"histoxai.find-lr/1": training.rates, "histoxai.train-cls-folds/1": training.folds}
+        show(summary, json, special.get(summary["schema"], table))
 
 
 def show_work(summary: dict[str, Any], only: str | None, json: bool) -> None:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import getpass
 import json
-import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -28,16 +27,7 @@ from histoxai.core.s3_paths import relative_name, with_s3_urls
 # Raised whenever a change makes any stored number differ from what earlier versions wrote.
 NUMERICS_VERSION = 1
 
-# Flags that say how, not what: no part of a command on record.
-_PASSING = (
-    *("--force", "--dry-run", "--missing", "--count-shards", "--estimate", "--find-lr"),
-    *("--json", "--jsonl", "--one-indexed", "--verify", "--quiet", "-q"),
-)
-_WITH_VALUE = ("--shard", "--workers", "--contact-sheet", "--preview", "--with", "--resume", "--export")
-_SWITCHES = (
-    *("--rescale", "--allow-partial", "--compile", "--embeddings"),
-    *("--allow-leakage", "--temperature", "--deterministic", "--skip-bad"),
-)
+_command: list[str] = []
 _PACKAGES = (
     "numpy",
     "zarr",
@@ -120,48 +110,21 @@ def run_facts() -> dict[str, str]:
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
         "user": user,
-        "command": with_s3_urls(_whole_command([*sys.argv[1:], *_from_environment(sys.argv[1:])])),
+        "command": with_s3_urls(recorded_command()),
     }
 
 
-def _from_environment(arguments: list[str]) -> list[str]:
-    # Settings of ours that came as variables, as flags: a command on record gives the same elsewhere.
-    verb = next((a for a in arguments if not a.startswith("-")), "")
-    seeded, placed = (
-        ("augment", "train-cls", "train-seg", "explain"),
-        ("train-cls", "train-seg", "masks", "predict", "explain"),
-    )
-    found = {}
-    for name, verbs in (("SEED", seeded), ("DEVICE", placed)):
-        if verb in verbs and os.environ.get(f"HISTOXAI_{name}"):
-            found[f"--{name.lower()}"] = os.environ[f"HISTOXAI_{name}"]
-    prefix = f"HISTOXAI_{verb.upper().replace('-', '_')}_"
-    for name, value in sorted(os.environ.items()):
-        if verb and name.startswith(prefix) and value:
-            found["--" + name.removeprefix(prefix).lower().replace("_", "-")] = value
-    given = {a.partition("=")[0] for a in arguments}
-    words: list[str] = []
-    for flag, value in found.items():
-        if flag in given or flag in _PASSING or (flag == "--option" and "-O" in given):
-            continue
-        if flag in _SWITCHES:
-            words += [flag] if value.lower() in ("1", "true", "yes", "on", "t", "y") else []
-        else:
-            words += [w for part in (value.split() if flag == "--option" else [value]) for w in (flag, part)]
-    return words
+def record_command(words: Sequence[str]) -> None:
+    """Set the command, without the program's name, that stores made by this process put on record.
+
+    The command line makes it from what it parsed, so that it holds settings from variables too.
+    """
+    _command[:] = words
 
 
-def _whole_command(arguments: list[str]) -> str:
-    # A command on record is there to be run again, for all of the output: it must neither start over, nor only
-    # look, nor do one task's share.
-    kept = ["histoxai"]
-    rest = iter(arguments)
-    for word in rest:
-        if word in _WITH_VALUE:
-            next(rest, None)
-        elif word not in _PASSING and word.partition("=")[0] not in _WITH_VALUE:
-            kept.append(word)
-    return shlex.join(kept)
+def recorded_command() -> str:
+    """Return the command on record as one line for a shell; that of the process where none was set."""
+    return shlex.join(["histoxai", *(_command or sys.argv[1:])])
 
 
 def header(

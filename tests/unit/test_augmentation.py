@@ -11,15 +11,15 @@ import torch
 from skimage.color import hed2rgb, rgb2hed
 from torchvision.transforms import v2
 
-from histoxai.cli.options import augmentation
 from histoxai.core.errors import UsageError
 from histoxai.core.provenance import keyed_seed
 from histoxai.settings import Augmentation
+from histoxai.settings.train import parse_augmentation
 from histoxai.train.augmentation import Augmenter, HedJitter, augmenter, from_stains, to_stains
 from tests.conftest import Mini, done, patch, run
 
 IDS = [f"scan/p#{i}" for i in range(12)]
-STRONG = augmentation("strong")
+STRONG = parse_augmentation("strong")
 assert STRONG is not None
 
 
@@ -110,7 +110,7 @@ def test_colour_blur_and_covers_are_torchvisions() -> None:
         ("blur=1.5", v2.RandomApply([v2.GaussianBlur(7, (0.1, 1.5))], 0.5)),
         ("erase=0.2", v2.RandomErasing(0.5, (0.02, 0.2), (0.5, 2.0), 0.5)),
     ):
-        chosen = augmentation(text)
+        chosen = parse_augmentation(text)
         assert chosen is not None
         made, _ = Augmenter(chosen, 0)(images, labels(6), 0, IDS[:6])
         assert not torch.equal(made, images)
@@ -153,13 +153,13 @@ def test_tiny_patches_can_be_blurred() -> None:
 
 
 def test_words_of_the_flag() -> None:
-    assert augmentation("none") is None
+    assert parse_augmentation("none") is None
     assert augmenter(None, 0) is None
-    assert augmentation("flips,rotations") == Augmentation(flips=True, rotations=True)
-    assert augmentation("light, hed=0.2 ,erase") == Augmentation(True, True, 0.1, 0.0, 0.2, 0.1)
-    assert augmentation("strong") == Augmentation(True, True, 0.2, 1.5, 0.1, 0.1)
-    assert augmentation("strong,none,blur=2") == Augmentation(blur=2.0)
-    assert augmentation("hed=0") is None
+    assert parse_augmentation("flips,rotations") == Augmentation(flips=True, rotations=True)
+    assert parse_augmentation("light, hed=0.2 ,erase") == Augmentation(True, True, 0.1, 0.0, 0.2, 0.1)
+    assert parse_augmentation("strong") == Augmentation(True, True, 0.2, 1.5, 0.1, 0.1)
+    assert parse_augmentation("strong,none,blur=2") == Augmentation(blur=2.0)
+    assert parse_augmentation("hed=0") is None
     for text, words in (
         ("mixup", "'mixup' is not one of none, light, strong, flips"),
         ("flips=2", "no strength"),
@@ -169,7 +169,7 @@ def test_words_of_the_flag() -> None:
         ("", "'' is not one of"),
     ):
         with pytest.raises(UsageError, match=words):
-            augmentation(text)
+            parse_augmentation(text)
 
 
 @pytest.mark.parametrize("verb", ["train-cls", "train-seg"])

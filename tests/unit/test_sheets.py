@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histoxai.cli.options import augmentation
 from histoxai.ingest.quality import quality
 from histoxai.report import contact_sheet
 from histoxai.report.contact_sheet import Band, Section, Strip, Tile, draw_sheet, in_lines, shorten
+from histoxai.settings.train import parse_augmentation
 from histoxai.store.patches import Patches
 from tests.conftest import CLASSES, done, run, write_diagset
 
@@ -155,7 +155,7 @@ def test_preview_shows_copies_as_they_are_stored_and_what_training_makes_of_them
     assert stored == planned
     patches = Patches(tmp_path / "b.zarr")
     place = {name: row for row, name in enumerate(patches.patch_id.tolist())}
-    light = augmentation("light")
+    light = parse_augmentation("light")
     assert light is not None
     for section in drawn[0][2]:
         split = section.heading.split(":")[0]

@@ -121,7 +121,7 @@ def test_a_class_without_patches_is_refused() -> None:
 @pytest.mark.parametrize("fractions", [(0.5, 0.5, 0.5), (1.2, -0.2, 0.0)])
 def test_fractions_must_add_up(fractions: tuple[float, float, float]) -> None:
     with pytest.raises(UsageError, match="add up to 1"):
-        Augment(fractions)
+        Augment(fractions=fractions)
 
 
 # ---- as near as groups allow

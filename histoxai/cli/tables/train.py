@@ -1,4 +1,4 @@
-"""Summaries of `train-cls` and `train-seg` as tables for people."""
+"""Show the summaries of `train-cls` and `train-seg` as tables."""
 
 from __future__ import annotations
 

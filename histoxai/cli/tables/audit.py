@@ -1,41 +1,10 @@
-"""Summaries of `ingest`, `augment` and `audit` as tables for people."""
+"""Show the summary of `audit` as tables."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from histoxai.cli.tables.base import Table, number
-
-
-def counts(summary: dict[str, Any]) -> Table:
-    """Class counts after `ingest`, the first column of the study's table 1."""
-    table = Table(title=f"{summary['output']}: {summary['patches']} patches, {summary['groups']} groups")
-    table.add_column("class")
-    table.add_column("patches", justify="right")
-    for name, n in summary["classes"].items():
-        table.add_row(name, f"{n:,}")
-    if not summary["classes"]:
-        table.add_row("(no classes; masks)" if summary["has_targets"] else "(no classes)", f"{summary['patches']:,}")
-    return table
-
-
-def plan(summary: dict[str, Any]) -> Table:
-    """The whole of the study's table 1, after `augment`."""
-    table = Table(title=f"split by {summary['split_by']}")
-    table.add_column("class")
-    columns = {
-        "patches": "patches",
-        "rotated": "after rotation",
-        "train": "train",
-        "validation": "validation",
-        "test": "test",
-    }
-    for words in columns.values():
-        table.add_column(words, justify="right")
-    for row in summary["table"]:
-        table.add_row(row["class"], *[f"{row[c]:,}" for c in columns])
-    return table
-
 
 KINDS = {
     "scan": "same scan",

@@ -1,4 +1,4 @@
-"""Summaries of `explain` as tables for people: methods, estimates, checks, parity."""
+"""Show the summaries of `explain` as tables: methods, estimates, checks, parity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Summaries of `score` and `info` as tables for people."""
+"""Show the summary of `score` as tables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 from rich.text import Text
 
 from histoxai.cli.tables.base import Table, number, partial
-from histoxai.cli.tables.maps import checks
 
 MASK_WORDS = {"tumor": "tumor mask", "non_tumor": "non-tumor mask"}
 
@@ -153,51 +152,3 @@ def scores(summary: dict[str, Any], mask: str) -> Table:
 def _cell(row: dict[str, Any]) -> str:
     undefined = f" ({row['undefined']})" if row["undefined"] else ""
     return number(row["mean"]) + undefined
-
-
-def store(summary: dict[str, Any]) -> list[Table]:
-    """What `info` knows: facts, then the state of each item, then the arrays."""
-    facts = Table(title=summary["path"], show_header=False)
-    facts.add_column("fact")
-    facts.add_column("value")
-    for key, value in summary.items():
-        if key in ("path", "items", "arrays", "schema", "checks") or (
-            key in ("failed", "partial", "verified") and not value
-        ):
-            continue
-        if isinstance(value, dict):
-            value = "\n".join(f"{k}: {v}" for k, v in value.items())
-        facts.add_row(key.replace("_", " "), "\n".join(value) if key == "failed" else str(value))
-    tables = [facts]
-    if summary.get("items"):
-        tables.append(_items(summary["items"], summary["verified"]))
-    if summary.get("checks"):
-        tables.append(checks(summary["checks"]))
-    if summary.get("arrays"):
-        arrays = Table(title="arrays")
-        for column in ("array", "shape", "dtype"):
-            arrays.add_column(column)
-        for name, array in summary["arrays"].items():
-            arrays.add_row(name, " x ".join(map(str, array["shape"])), array["dtype"])
-        tables.append(arrays)
-    return tables
-
-
-def _items(items: dict[str, dict[str, Any]], verified: bool) -> Table:
-    table = Table(title="work items" + (", checksums recomputed" if verified else ""))
-    for column in ("item", "shards done", "missing", *(["failed"] if verified else []), "seconds a shard", "peak MB"):
-        table.add_column(column, justify="left" if column in ("item", "missing", "failed") else "right")
-    table.add_column("hosts")
-    for name, item in items.items():
-        seconds = sorted(r["seconds"] for r in item["records"] if r["seconds"] is not None)
-        hosts = ", ".join(f"{h} {n}" for h, n in item["hosts"].items())
-        table.add_row(
-            name,
-            f"{item['done']} of {item['shards']}",
-            item["missing"] or "-",
-            *([item["failed"] or "-"] if verified else []),
-            f"{seconds[len(seconds) // 2]:.1f}, at most {seconds[-1]:.1f}" if seconds else "-",
-            item["peak_memory_mb"] or "-",
-            hosts or "-",
-        )
-    return table
