@@ -57,6 +57,7 @@ class _Masks(ShardedStage):
         self.patches, self.run = Patches(source), open_run(model, "segmenter")
         self.rows = self.patches.rows(settings.split)
         self.scale = _scale(self.patches, self.run, settings, progress)
+        self.facts["micro_batch"] = settings.micro_batch
 
     def header(self) -> dict[str, Any]:
         settings = {"split": self.settings.split, "scale": self.scale, **inference_settings(self.device, self.settings)}

@@ -57,6 +57,7 @@ class _Predict(ShardedStage):
         _check(self.patches, self.run, progress)
         self.rows = self.patches.rows(settings.split)
         self.attributes = {"classes": self.run.facts["classes"]}
+        self.facts["micro_batch"] = settings.micro_batch
 
     def header(self) -> dict[str, Any]:
         own = {"split": self.settings.split, "embeddings": self.settings.embeddings}
