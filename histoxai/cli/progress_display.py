@@ -25,8 +25,8 @@ from rich.table import Table
 from rich.text import Text
 
 from histoxai.core.progress import Progress, Silent
-from histoxai.core.s3_paths import shown
-from histoxai.core.safe_text import message
+from histoxai.core.s3_paths import with_s3_urls
+from histoxai.core.safe_text import escape_message
 
 _PLAIN_EVERY = 5.0  # seconds between progress lines where stderr is no terminal
 
@@ -44,7 +44,7 @@ def display(quiet: bool) -> Iterator[Progress]:
 
 def safe(text: str) -> str:
     """Return a message as a terminal can show it: objects by their URL, names without control characters."""
-    return message(shown(text))
+    return escape_message(with_s3_urls(text))
 
 
 class _Lines(Silent):

@@ -17,10 +17,10 @@ from typer.core import TyperGroup
 from histoxai.cli.command import format_group_help
 from histoxai.cli.progress_display import safe
 from histoxai.cli.tables import train as training
-from histoxai.core.errors import InputRefused, Interrupted, for_users
-from histoxai.core.s3_paths import mirror, shown, split
-from histoxai.core.safe_text import printable, told
-from histoxai.core.signals import KEPT
+from histoxai.core.errors import InputRefused, Interrupted, as_histoxai_error
+from histoxai.core.s3_paths import mirror_path, split_argument, with_s3_urls
+from histoxai.core.safe_text import escape_nested, escape_text
+from histoxai.core.signals import RESUME_HINT
 from histoxai.settings import Work
 
 
@@ -43,14 +43,14 @@ class Boundary(TyperGroup):
             sys.stdout.flush()
             return result
         except KeyboardInterrupt as stop:
-            _complain(f"{str(stop) or 'interrupted'}; {KEPT}")
+            _complain(f"{str(stop) or 'interrupted'}; {RESUME_HINT}")
             raise typer.Exit(Interrupted.exit_code) from None
         except BrokenPipeError:
             # `| head` has what it wanted; nothing may complain at interpreter exit either
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
         except Exception as error:
-            ours = for_users(error)
+            ours = as_histoxai_error(error)
             if ours is None:
                 raise
             _complain(str(ours))
@@ -66,7 +66,7 @@ def _as_text(words: list[str]) -> list[str]:
             remedy = "the name is not UTF-8; rename it (`convmv -f latin1 -t utf8`)"
             if sys.getfilesystemencoding() != "utf-8":
                 remedy = f"names are {sys.getfilesystemencoding()} to this Python; set PYTHONUTF8=1"
-            raise InputRefused(f"{printable(word)}: {remedy}") from None
+            raise InputRefused(f"{escape_text(word)}: {remedy}") from None
     return words
 
 
@@ -81,13 +81,13 @@ def _to_mirrors(words: list[str]) -> list[str]:
     for name, value in os.environ.items():
         if name.startswith("HISTOXAI_") and value.startswith("s3://"):
             os.environ[name] = _to_mirror("", value)
-    return [word if (found := split(word)) is None else _to_mirror(*found) for word in words]
+    return [word if (found := split_argument(word)) is None else _to_mirror(*found) for word in words]
 
 
 def _to_mirror(before: str, url: str) -> str:
     from histoxai.store.storage.s3_mirror import refresh
 
-    place = mirror(url)
+    place = mirror_path(url)
     refresh(place)
     return f"{before}{place}"
 
@@ -121,7 +121,7 @@ def _usable_cores() -> int:
 def emit(value: Any) -> None:
     """Print one strict JSON object (null for NaN) on stdout; as ASCII where stdout takes no UTF-8."""
     ascii_only = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
-    text = json.dumps(shown(strict(value)), ensure_ascii=ascii_only, allow_nan=False)
+    text = json.dumps(with_s3_urls(strict(value)), ensure_ascii=ascii_only, allow_nan=False)
     # JSON escapes a name that is not UTF-8
     sys.stdout.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
 
@@ -157,7 +157,7 @@ def show(summary: dict[str, Any], json: bool, table: Any) -> None:
     elif summary.get("dry_run"):
         out().print("checked; nothing written", highlight=False)
     else:
-        out().print(table(told(shown(summary))))
+        out().print(table(escape_nested(with_s3_urls(summary))))
 
 
 def show_all(summary: dict[str, Any], json: bool, tables: Callable[[dict[str, Any]], Iterable[RenderableType]]) -> None:
@@ -165,7 +165,7 @@ def show_all(summary: dict[str, Any], json: bool, tables: Callable[[dict[str, An
     if json:
         emit(summary)
     else:
-        for table in tables(told(shown(summary))):
+        for table in tables(escape_nested(with_s3_urls(summary))):
             out().print(table)
 
 
@@ -187,7 +187,7 @@ def show_work(summary: dict[str, Any], only: str | None, json: bool) -> None:
             sys.stdout.write(summary["shards"] + "\n")
     else:
         done = ", ".join(f"{name} {n}" for name, n in summary["done"].items())
-        output = printable(shown(summary["output"]))
+        output = escape_text(with_s3_urls(summary["output"]))
         sys.stdout.write(f"{output}: {summary['patches']} patches; shards done now: {done}\n")
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from histoxai import __version__
 from histoxai.core.errors import InputRefused
-from histoxai.core.s3_paths import seen_from, shown
+from histoxai.core.s3_paths import relative_name, with_s3_urls
 
 # Raised whenever a change makes any stored number differ from what earlier versions wrote.
 NUMERICS_VERSION = 1
@@ -110,7 +110,7 @@ def run_facts() -> dict[str, str]:
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
         "user": user,
-        "command": shown(recorded_command()),
+        "command": with_s3_urls(recorded_command()),
     }
 
 
@@ -144,7 +144,7 @@ def header(
 
 def parent(path: Path, child: Path, digest: str) -> dict[str, str]:
     """Return how `child` names a parent: its path relative to the child's folder, and its digest."""
-    return {"path": seen_from(child.resolve().parent, path), "digest": digest}
+    return {"path": relative_name(child.resolve().parent, path), "digest": digest}
 
 
 def keep_apart(output: Path, *inputs: Path) -> None:

@@ -19,10 +19,11 @@ from histoxai.explain.maps_store import checks_path, raw_path
 from histoxai.explain.methods.base import Batch, Explainer, Map
 from histoxai.explain.methods.single_pass import OnePass, Part, one_pass
 from histoxai.explain.network import Network, can_compile, fits_on_gpu, largest_that_fits, reinitialised, worthwhile
-from histoxai.networks.inference import pick_device, softmax_of_predicted, to_tensor
+from histoxai.networks.inference import softmax_of_predicted, to_tensor
 from histoxai.networks.run_folder import Run, open_run
 from histoxai.networks.weights import load_model
 from histoxai.settings import Explain, Work
+from histoxai.store.parents import join_rows
 from histoxai.store.patches import Patches
 from histoxai.store.shards import Store, open_store
 from histoxai.store.state import rows_done
@@ -33,6 +34,15 @@ RANK = "rank_to_fp32"
 FEW = 4  # rows of a pass where a single patch is explained: most of a larger one would be padding
 
 Rows = Iterator[tuple[int, dict[str, np.ndarray]]]
+
+
+@dataclass(frozen=True)
+class ExplainInputs:
+    """Paths of what `explain` reads: patch store, run folder of the classifier, and a masks store where nuclei are."""
+
+    patches: Path
+    model: Path
+    masks: Path | None = None
 
 
 @dataclass
@@ -59,11 +69,10 @@ class Job:
     @classmethod
     def of(
         cls,
-        source: Path,
-        model: Path,
-        masks: Path | None,
+        inputs: ExplainInputs,
         output: Path,
         settings: Explain,
+        device: torch.device,
         progress: Progress,
         work: Work,
     ) -> Job:
@@ -76,14 +85,13 @@ class Job:
         for name in settings.random_weights:
             if name not in made:
                 raise UsageError(f"--random-weights {name}: is not among the methods {', '.join(made)}")
-        patches = Patches(source)
-        run = open_run(model, "classifier")
+        patches = Patches(inputs.patches)
+        run = open_run(inputs.model, "classifier")
         _check(patches, run, progress)
         rows = patches.rows(settings.split, settings.per_class)
         target = _target(settings.target, patches, rows)
         explainers = {name: explainer for name, (_, explainer) in made.items()}
-        nuclei = _nuclei(masks, explainers, patches, rows)
-        device = pick_device(settings.device, work.rank, settings.precision)
+        nuclei = _nuclei(inputs.masks, explainers, patches, rows)
         made_with = {} if work.force else _settings_of(output)
         settings = replace(settings, compile=settings.compile and _compiles(device, made_with, output, progress))
         facts: dict[str, Any] = {"threads": work.threads}
@@ -326,16 +334,14 @@ def _nuclei(
             f"{path}: has the masks of another patch store than {patches.path}; run `histoxai masks` on the one that "
             "is explained"
         )
-    place = {p: i for i, p in enumerate(masks.read("patch_id").tolist())}
-    ids = patches.patch_id[rows].tolist()
-    absent = [i for i in ids if i not in place]
-    if absent:
+    ids, mask_ids = patches.patch_id[rows], masks.read("patch_id")
+    at = join_rows(ids, mask_ids)
+    if len(absent := ids[at < 0]):
         raise Incomplete(
             f"{path}: has no mask of {len(absent)} of {len(ids)} patches, such as {absent[0]}; run `histoxai masks` on "
             f"{patches.path} with the same --split"
         )
-    at = np.array([place[i] for i in ids])
     state = masks.completeness()["masks"]
-    if state["rows"] != len(place) or not rows_done(state)[at].all():
+    if state["rows"] != len(mask_ids) or not rows_done(state)[at].all():
         masks.require_complete()
     return masks, at

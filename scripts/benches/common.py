@@ -47,7 +47,7 @@ def inputs(
     from histoxai.core.progress import Silent
     from histoxai.networks.weights import finish
     from histoxai.store.create import create_or_match
-    from histoxai.store.jobs.runner import fill
+    from histoxai.store.jobs.runner import fill_item
     from histoxai.store.patches import image_item
 
     images, words = tissue(n, size), [f"c{k}" for k in range(classes)]
@@ -60,7 +60,7 @@ def inputs(
     }
     item = image_item(n, (size, size), 512, False, {})
     store = create_or_match(work / f"{name}.zarr", header, index, [item], attrs={"classes": words, "mpp": None})
-    fill(store, item, lambda a, b: {"images": images[a:b]}, Silent())
+    fill_item(store, item, lambda a, b: {"images": images[a:b]}, Silent())
     torch.manual_seed(0)
     recipe = {"classes": classes, "size": [size, size]}
     facts = {
@@ -82,19 +82,19 @@ def inputs(
 @contextmanager
 def work_loops_timed() -> Iterator[list[float]]:
     """Collect the seconds that each `explain` inside spends in its work loop, without loading and checking."""
-    from histoxai.stages import explain as stage
+    from histoxai.stages import base
 
     spent: list[float] = []
-    do_items = stage.do_items
+    run_shards = base.run_shards
 
     def timed(*arguments: Any) -> dict[str, Any]:
         started = time.perf_counter()
         try:
-            return do_items(*arguments)
+            return run_shards(*arguments)
         finally:
             spent.append(time.perf_counter() - started)
 
-    with mock.patch.object(stage, "do_items", timed):
+    with mock.patch.object(base, "run_shards", timed):
         yield spent
 
 
@@ -104,7 +104,7 @@ def peak_megabytes(*arguments: object) -> float:
     From VmHWM, which starts anew with the program; ru_maxrss would count what this process held when it forked.
     """
     code = (
-        "import sys\nfrom histoxai import resources\nfrom histoxai.cli.app import app\n"
+        "import sys\nfrom histoxai.core import resources\nfrom histoxai.cli.app import app\n"
         "resources.reset_peak_memory = lambda: None\n"  # of the whole command, not of its last shard
         "try:\n    app(sys.argv[1:])\nexcept SystemExit as e:\n    assert not e.code, e.code\n"
         "print(next(x for x in open('/proc/self/status') if x.startswith('VmHWM')).split()[1])\n"

@@ -25,6 +25,7 @@ from torch import nn
 
 from benches.common import inputs, peak_megabytes, row, work_loops_timed
 from histoxai.core.progress import Silent
+from histoxai.explain.job import ExplainInputs
 from histoxai.explain.network import captured, find_layer, in_bfloat16
 from histoxai.networks.inference import pick_device
 from histoxai.networks.run_folder import open_run
@@ -141,7 +142,7 @@ def our_seconds(
     n = min(methods.values())
     chosen = Explain(tuple(methods), device="cpu", per_class=-(-n // CLASSES), precision=precision, compile=compiled)
     with work_loops_timed() as spent, first_rows(n):
-        stage.explain(patches, model, output, chosen, Silent(), Work(force=output.exists()))
+        stage.explain(ExplainInputs(patches, model), output, chosen, Silent(), Work(force=output.exists()))
     return sum(spent) / n
 
 

@@ -20,7 +20,7 @@ from histoxai.core.progress import Silent
 from histoxai.networks import inference
 from histoxai.networks.inference import Source, to_tensor
 from histoxai.store.create import create_or_match
-from histoxai.store.jobs.runner import fill
+from histoxai.store.jobs.runner import fill_item
 from histoxai.store.patches import Patches, image_item
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item, Store
@@ -40,7 +40,7 @@ def make_patches(path: Path) -> Patches:
     }
     item = image_item(PATCHES, (256, 256), 512, False, {})
     store = create_or_match(path, header, index, [item], attrs={"classes": ["a"], "mpp": None})
-    fill(store, item, lambda a, b: {"images": images[a:b]}, Silent())
+    fill_item(store, item, lambda a, b: {"images": images[a:b]}, Silent())
     return Patches(path)
 
 
@@ -127,7 +127,7 @@ def decompression(work: Path) -> dict[str, Any]:
     maps = np.random.default_rng(0).normal(size=spec.shape).astype(np.float32)
     item = Item("ig", (spec,))
     store = create_or_match(work / "m.zarr", provenance.header("maps/1", {}, 0, {}), {}, [item])
-    fill(store, item, lambda a, b: {"maps": maps[a:b]}, Silent())
+    fill_item(store, item, lambda a, b: {"maps": maps[a:b]}, Silent())
     chunks = []
     for k in range(item.count):
         data = (store.path / spec.file(k)).read_bytes()

@@ -21,6 +21,7 @@ from sklearn import metrics as sk
 from benches.common import inputs, peak_megabytes, row
 from histoxai.core import provenance, resources
 from histoxai.core.progress import Silent
+from histoxai.explain.job import ExplainInputs
 from histoxai.explain.methods.base import channels_to_plane
 from histoxai.score import scores_store
 from histoxai.score.measures import counts as c
@@ -28,7 +29,7 @@ from histoxai.score.profiles.thesis import line_means, soft_iou
 from histoxai.settings import Explain, Score, Statistics, Work
 from histoxai.stages import explain, score
 from histoxai.store.create import create_or_match
-from histoxai.store.jobs.runner import fill
+from histoxai.store.jobs.runner import fill_item
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item, Store
 
@@ -65,13 +66,13 @@ def make_masks(patches: Store, path: Path) -> Store:
     index = {"row": np.arange(n, dtype=np.int32), "patch_id": patches.read("patch_id")}
     header = provenance.header("masks/1", {"split": "test", "scale": 1.0}, None, parents)
     store = create_or_match(path, header, index, [item])
-    fill(store, item, lambda a, b: {"probability": probability[a:b]}, Silent())
+    fill_item(store, item, lambda a, b: {"probability": probability[a:b]}, Silent())
     return store
 
 
 def make_maps(work: Path, patches: Path, model: Path) -> Path:
     chosen = Explain(METHODS, options=OPTIONS, device="cpu")
-    explain.explain(patches, model, work / "maps.zarr", chosen, Silent(), Work(threads=2))
+    explain.explain(ExplainInputs(patches, model), work / "maps.zarr", chosen, Silent(), Work(threads=2))
     return work / "maps.zarr"
 
 
@@ -196,7 +197,7 @@ def all_rows(work: Path, maps: Path, masks: Path) -> list[dict[str, Any]]:
     def ours(workers: int = 1, threads: int = 2, of: str = "all") -> float:
         job = Work(workers=workers, threads=threads)
         chosen = Score(shard_size=16, measures=of)
-        return seconds(lambda: score.score(maps, masks, next(outputs), chosen, Silent(), job))
+        return seconds(lambda: score.fill_scores(score.ScoreInputs(maps, masks), next(outputs), chosen, Silent(), job))
 
     store, names = Store(maps), list(Store(maps).arrays("attributions"))
     probability = Store(masks)
@@ -241,9 +242,8 @@ def workers_row(work: Path, maps: Path, masks: Path) -> dict[str, Any]:
 
     def once(workers: int) -> float:
         output = work / f"w{workers}.zarr"
-        score.score(
-            maps, masks, output, Score(shard_size=4), Silent(), Work(workers=workers, threads=1, force=output.exists())
-        )
+        work_settings = Work(workers=workers, threads=1, force=output.exists())
+        score.fill_scores(score.ScoreInputs(maps, masks), output, Score(shard_size=4), Silent(), work_settings)
         ends = []
         for record in Store(output).completeness()["scores"]["records"]:
             end = (output / "_done" / "scores" / f"{record['shard']}.json").stat().st_mtime

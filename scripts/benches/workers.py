@@ -13,6 +13,7 @@ import torch
 
 from benches.common import inputs, peak_megabytes, row, work_loops_timed
 from histoxai.core.progress import Silent
+from histoxai.explain.job import ExplainInputs
 from histoxai.networks.inference import pick_device
 from histoxai.settings import Explain, Work
 from histoxai.stages import explain as stage
@@ -80,7 +81,7 @@ def working_seconds(patches: Path, model: Path, output: Path, shards: int | None
     asked = [None] if shards is None else [str(k) for k in range(shards)]
     with work_loops_timed() as spent:
         for shard in asked:
-            stage.explain(patches, model, output, chosen, Silent(), Work(shard=shard))
+            stage.explain(ExplainInputs(patches, model), output, chosen, Silent(), Work(shard=shard))
     return sum(spent)
 
 

@@ -249,10 +249,10 @@ def test_a_full_stdout_is_told(words: list[str]) -> None:
 
 
 def test_libraries_that_find_no_memory_are_no_bug_of_ours() -> None:
-    told = errors.for_users(ImportError("libtorch_cpu.so: failed to map segment from shared object"))
+    told = errors.as_histoxai_error(ImportError("libtorch_cpu.so: failed to map segment from shared object"))
     assert told is not None
     assert "out of memory while libraries are loaded" in str(told)
-    assert errors.for_users(ImportError("No module named 'x'")) is None
+    assert errors.as_histoxai_error(ImportError("No module named 'x'")) is None
 
 
 @pytest.mark.parametrize("where", ["class", "group"])

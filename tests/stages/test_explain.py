@@ -263,20 +263,20 @@ def test_patches_that_end_out_of_order_are_kept_together(
     done(*explain(mini, tmp_path / "whole", *command))
     assert Store(tmp_path / "whole").read("checks/ig")[:6, -1].tolist() == [32, 16, 16, 16, 16, 16]
     order: list[int] = []
-    add = partial_shards.Kept.add
+    add = partial_shards.PartialShard.add
 
-    def stops(self: partial_shards.Kept, start: int, made: Mapping[str, np.ndarray]) -> int:
+    def stops(self: partial_shards.PartialShard, start: int, made: Mapping[str, np.ndarray]) -> int:
         if self._name == "ig":
             if len(order) == 6:
                 raise KeyboardInterrupt
             order.append(start)
         return add(self, start, made)
 
-    monkeypatch.setattr(partial_shards.Kept, "add", stops)
+    monkeypatch.setattr(partial_shards.PartialShard, "add", stops)
     assert run(*explain(mini, tmp_path / "m", *command)).code == 75
     assert order == [1, 2, 3, 0, 4, 5]
     assert [p.name for p in (tmp_path / "m/_part/ig/0").iterdir()] == ["0-6.part"]
-    monkeypatch.setattr(partial_shards.Kept, "add", add)
+    monkeypatch.setattr(partial_shards.PartialShard, "add", add)
     done(*explain(mini, tmp_path / "m", *command))
     assert array_files(tmp_path / "m") == array_files(tmp_path / "whole")
 

@@ -15,6 +15,7 @@ from histoxai.networks.inference import predict
 from histoxai.networks.run_folder import open_run
 from histoxai.networks.weights import load_model
 from histoxai.store.patches import Patches
+from histoxai.store.records import read_record
 from histoxai.store.shards import Store
 from tests.conftest import Mini, array_files, done, run, write_diagset
 
@@ -106,3 +107,9 @@ def test_embeddings_of_other_backbones_are_what_their_head_sees(mini: Mini, tmp_
     with torch.no_grad():
         again = head(torch.from_numpy(store.read("embedding"))).numpy()
     np.testing.assert_allclose(again, store.read("logits"), atol=1e-5)
+
+
+def test_records_name_the_micro_batch(mini: Mini) -> None:
+    assert read_record(mini.masks, "masks", 0)["micro_batch"] == 16
+    size = Store(mini.maps).header["settings"]["micro_batch"]
+    assert read_record(mini.maps, "gradcam", 0)["micro_batch"] == size

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histoxai.core.s3_paths import mirrors
+from histoxai.core.s3_paths import mirror_root
 from tests.conftest import FAST, SEG, Mini, array_files, done, patch, run, write_pannuke
 
 pytestmark = pytest.mark.slow
@@ -194,23 +194,23 @@ def test_the_cache_in_a_shared_folder_is_ones_own(tmp_path: Path, monkeypatch: p
     monkeypatch.delenv("HISTOXAI_CACHE", raising=False)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     from histoxai.core import s3_paths
-    from histoxai.store.storage.s3_mirror import _own_cache
+    from histoxai.store.storage.s3_mirror import _create_cache
 
     s3_paths._cache.cache_clear()
     s3_paths._mirrors.cache_clear()
     try:
         old = os.umask(0)
         try:
-            _own_cache()
+            _create_cache()
         finally:
             os.umask(old)
         folder = tmp_path / f"histoxai-{os.getuid()}"
-        assert Path(mirrors()).is_relative_to(folder)
+        assert Path(mirror_root()).is_relative_to(folder)
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         if os.getuid() == 0:
             os.chown(folder, 12345, -1)
             with pytest.raises(Exception, match="belongs to somebody else"):
-                _own_cache()
+                _create_cache()
     finally:
         s3_paths._cache.cache_clear()
         s3_paths._mirrors.cache_clear()

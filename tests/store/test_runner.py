@@ -19,14 +19,14 @@ from histoxai.core.slurm import array_block
 from histoxai.settings import Work
 from histoxai.store import partial_shards
 from histoxai.store.create import create_or_match
-from histoxai.store.jobs.runner import Task, do_items, fill, parse_shards
+from histoxai.store.jobs.runner import Task, fill_item, parse_shards, run_shards
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item, Store
 from histoxai.store.storage import files
 
 SPEC = ArraySpec("maps", (10, 3, 16, 16), np.float32, 4)
 DATA = np.random.default_rng(0).random(SPEC.shape, np.float32)
-ITEM = Item("ig", (SPEC,), {"method": "ig"}, piece=1)
+ITEM = Item("ig", (SPEC,), {"method": "ig"}, rows_per_step=1)
 
 
 def make(path: Path, *items: Item) -> Store:
@@ -43,7 +43,7 @@ def task(path: Path, compute: object = rows) -> Task:
         [ITEM],
         lambda: make(path),
         (lambda: Store(path)) if path.exists() else None,
-        lambda: {"ig": compute},  # type: ignore[dict-item]
+        lambda store: {"ig": compute},  # type: ignore[dict-item]
         lambda **_: {},
         {"threads": 1},
     )
@@ -62,12 +62,12 @@ def test_one_indexed_shards_out_of_range(text: str) -> None:
 
 def test_one_indexed_names(tmp_path: Path) -> None:
     ask = {"progress": Silent()}
-    assert do_items(task(tmp_path / "s"), work=Work(only="count"), **ask)["shards"] == "0-2"
-    assert do_items(task(tmp_path / "s"), work=Work(only="count", one_indexed=True), **ask)["shards"] == "1-3"
-    do_items(task(tmp_path / "s"), work=Work(shard="2", one_indexed=True), **ask)
-    assert do_items(task(tmp_path / "s"), work=Work(only="missing", one_indexed=True), **ask)["shards"] == "1,3"
-    assert do_items(task(tmp_path / "s"), work=Work(only="missing"), **ask)["shards"] == "0,2"
-    assert do_items(task(tmp_path / "s"), work=Work(only="missing", shard="1-2"), **ask)["shards"] == "2"
+    assert run_shards(task(tmp_path / "s"), work=Work(only="count"), **ask)["shards"] == "0-2"
+    assert run_shards(task(tmp_path / "s"), work=Work(only="count", one_indexed=True), **ask)["shards"] == "1-3"
+    run_shards(task(tmp_path / "s"), work=Work(shard="2", one_indexed=True), **ask)
+    assert run_shards(task(tmp_path / "s"), work=Work(only="missing", one_indexed=True), **ask)["shards"] == "1,3"
+    assert run_shards(task(tmp_path / "s"), work=Work(only="missing"), **ask)["shards"] == "0,2"
+    assert run_shards(task(tmp_path / "s"), work=Work(only="missing", shard="1-2"), **ask)["shards"] == "2"
 
 
 def test_a_task_looks_at_its_own_shards_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +80,7 @@ def test_a_task_looks_at_its_own_shards_only(tmp_path: Path, monkeypatch: pytest
         return real(self, item, wanted, verify)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Store, "missing", spy)
-    do_items(task(tmp_path / "s"), Silent(), Work(shard="1"))
+    run_shards(task(tmp_path / "s"), Silent(), Work(shard="1"))
     assert set(seen) == {1}
 
 
@@ -94,7 +94,7 @@ def test_an_interrupted_shard_goes_on_at_the_patch_where_it_stopped(tmp_path: Pa
         return rows(start, stop)
 
     with pytest.raises(Interrupted):
-        fill(store, ITEM, stops, Silent())
+        fill_item(store, ITEM, stops, Silent())
     assert store.missing(ITEM) == [1, 2]
     assert [p.name for p in (tmp_path / "s/_part/ig/1").iterdir()] == ["0-2.part"]
 
@@ -102,19 +102,19 @@ def test_an_interrupted_shard_goes_on_at_the_patch_where_it_stopped(tmp_path: Pa
         calls.append((start, stop))
         return rows(start, stop)
 
-    fill(store, ITEM, goes_on, Silent())
+    fill_item(store, ITEM, goes_on, Silent())
     assert calls == [(i, i + 1) for i in range(10)]  # each patch once
     assert np.array_equal(store.read("maps"), DATA)
     assert not (tmp_path / "s/_part").exists()
     whole = make(tmp_path / "t")
-    fill(whole, ITEM, rows, Silent())
+    fill_item(whole, ITEM, rows, Silent())
     assert store.digest() == whole.digest()
 
 
 def test_pieces_are_written_as_time_passes_so_that_a_kill_costs_little(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(partial_shards, "KEEP_EVERY", 0.0)
+    monkeypatch.setattr(partial_shards, "SAVE_INTERVAL", 0.0)
     store = make(tmp_path / "s")
     seen: list[list[str]] = []
 
@@ -123,7 +123,7 @@ def test_pieces_are_written_as_time_passes_so_that_a_kill_costs_little(
             seen.append(sorted(p.name for p in (tmp_path / "s/_part/ig/0").iterdir()))
         return rows(start, stop)
 
-    fill(store, ITEM, slow, Silent())
+    fill_item(store, ITEM, slow, Silent())
     assert seen == [["0-1.part", "1-2.part", "2-3.part"]]
     assert not (tmp_path / "s/_part").exists()
 
@@ -131,24 +131,24 @@ def test_pieces_are_written_as_time_passes_so_that_a_kill_costs_little(
 def test_pieces_that_are_torn_or_of_other_settings_count_for_nothing(tmp_path: Path) -> None:
     store = make(tmp_path / "s")
     buffer = {"maps": np.zeros((4, 3, 16, 16), np.float32)}
-    one = partial_shards.Kept(store.path, "ig", 0, store.fingerprint(ITEM), buffer)
+    one = partial_shards.PartialShard(store.path, "ig", 0, store.fingerprint(ITEM), buffer)
     one.add(0, {"maps": DATA[0:1] + 5})  # were it taken over, it would show
     one.flush()
     path = tmp_path / "s/_part/ig/0/0-1.part"
     good = path.read_bytes()
-    other = partial_shards.Kept(store.path, "ig", 0, "0" * 32, dict(buffer))
+    other = partial_shards.PartialShard(store.path, "ig", 0, "0" * 32, dict(buffer))
     assert not other.have.any()
     for bad in (b"", good[:40], good[:-1], good[:100] + b"x" + good[101:], b"garbage" * 100):
         path.write_bytes(bad)
-        assert not partial_shards.Kept(store.path, "ig", 0, store.fingerprint(ITEM), dict(buffer)).have.any()
+        assert not partial_shards.PartialShard(store.path, "ig", 0, store.fingerprint(ITEM), dict(buffer)).have.any()
     path.write_bytes(good)
     (path.parent / "nonsense.part").write_bytes(good)
     (path.parent / "3-9.part").write_bytes(good)
-    again = partial_shards.Kept(store.path, "ig", 0, store.fingerprint(ITEM), dict(buffer))
+    again = partial_shards.PartialShard(store.path, "ig", 0, store.fingerprint(ITEM), dict(buffer))
     assert again.have.tolist() == [True, False, False, False]
     assert again.seconds > 0
     path.write_bytes(good[:-1])
-    fill(store, ITEM, rows, Silent())
+    fill_item(store, ITEM, rows, Silent())
     assert np.array_equal(store.read("maps"), DATA)
     assert not (tmp_path / "s/_part").exists()
 
@@ -166,7 +166,7 @@ def test_a_full_disk_while_stopping_does_not_hide_the_stop(tmp_path: Path, monke
         return rows(start, stop)
 
     with pytest.raises(Interrupted):
-        fill(store, ITEM, stops, Silent())
+        fill_item(store, ITEM, stops, Silent())
 
 
 def test_a_signal_that_a_destructor_swallowed_ends_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +179,7 @@ def test_a_signal_that_a_destructor_swallowed_ends_the_work(tmp_path: Path, monk
         return rows(start, stop)
 
     with pytest.raises(Interrupted, match="SIGUSR1"):
-        fill(store, ITEM, hears_nothing, Silent())
+        fill_item(store, ITEM, hears_nothing, Silent())
     assert calls == [0]
 
 
@@ -198,7 +198,7 @@ def left_behind(folder: Path, name: str, host: str, pid: int) -> Path:
 
 def test_what_killed_tasks_left_is_swept_and_what_lives_is_not(tmp_path: Path) -> None:
     store = make(tmp_path / "s")
-    fill(store, ITEM, rows, Silent())
+    fill_item(store, ITEM, rows, Silent())
     here, gone = platform.node(), dead_process()
     folders = [
         tmp_path,
@@ -214,7 +214,7 @@ def test_what_killed_tasks_left_is_swept_and_what_lives_is_not(tmp_path: Path) -
     os.utime(old, (time.time() - 2 * 86400,) * 2)
     (tmp_path / ".s@nobody").write_bytes(b"not ours")
     make(tmp_path / "s")
-    assert do_items(task(tmp_path / "s"), Silent(), Work())["done"] == {"ig": 0}
+    assert run_shards(task(tmp_path / "s"), Silent(), Work())["done"] == {"ig": 0}
     assert not [p for p in [*dead, old] if p.exists()]
     assert alive.exists()
     assert elsewhere.exists()
@@ -269,32 +269,32 @@ def test_a_refused_write_says_what_helps(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "fsync", refuse)
     words = "run the same command again" if number != 30 else "choose an output that can be written to"
     with pytest.raises(HistoxaiError, match=f"cannot be written: {os.strerror(number)}; .*{words}"):
-        fill(store, ITEM, rows, Silent())
+        fill_item(store, ITEM, rows, Silent())
     monkeypatch.undo()
     assert not list((tmp_path / "s").rglob("*.tmp"))
-    assert fill(store, ITEM, rows, Silent()) == 3
+    assert fill_item(store, ITEM, rows, Silent()) == 3
 
 
 def test_verify_redoes_what_has_the_right_size_and_the_wrong_bytes(tmp_path: Path) -> None:
     store = make(tmp_path / "s")
-    fill(store, ITEM, rows, Silent())
+    fill_item(store, ITEM, rows, Silent())
     path = tmp_path / "s" / SPEC.file(1)
     good = path.read_bytes()
     path.write_bytes(good[:50] + bytes([good[50] ^ 1]) + good[51:])
     assert store.missing(ITEM) == []
     assert store.missing(ITEM, verify=True) == [1]
     assert store.completeness(verify=True)["ig"]["failed"] == [1]
-    assert do_items(task(tmp_path / "s"), Silent(), Work())["done"] == {"ig": 0}
-    assert do_items(task(tmp_path / "s"), Silent(), Work(verify=True)) == {"shards": "1", "done": {"ig": 1}}
+    assert run_shards(task(tmp_path / "s"), Silent(), Work())["done"] == {"ig": 0}
+    assert run_shards(task(tmp_path / "s"), Silent(), Work(verify=True)) == {"shards": "1", "done": {"ig": 1}}
     assert path.read_bytes() == good
 
 
 def test_an_items_facts_that_are_torn_are_made_again(tmp_path: Path) -> None:
-    fill(make(tmp_path / "s"), ITEM, rows, Silent())
+    fill_item(make(tmp_path / "s"), ITEM, rows, Silent())
     for bad in ("", "[]", "{}", '{"fingerprint": 3}'):
         (tmp_path / "s/_done/ig/item.json").write_text(bad)
         assert Store(tmp_path / "s").completeness()["ig"]["missing"] == [0]
-        assert do_items(task(tmp_path / "s"), Silent(), Work())["done"] == {"ig": 0}
+        assert run_shards(task(tmp_path / "s"), Silent(), Work())["done"] == {"ig": 0}
         assert Store(tmp_path / "s").completeness()["ig"]["missing"] == []
 
 
@@ -305,7 +305,7 @@ def test_records_say_who_did_what(tmp_path: Path) -> None:
         np.ones(50_000_000, np.uint8)
         return rows(start, stop)
 
-    fill(store, ITEM, holds, Silent())
+    fill_item(store, ITEM, holds, Silent())
     state = store.completeness()["ig"]
     assert state["hosts"] == {platform.node(): 3}
     assert [r["shard"] for r in state["records"]] == [0, 1, 2]

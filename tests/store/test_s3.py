@@ -42,7 +42,7 @@ def cloud(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
     client = boto3.client("s3", region_name="us-east-1")
     client.create_bucket(Bucket="lab")
     yield client
-    s3_objects.sizes.clear()
+    s3_objects.known_sizes.clear()
     every = [{"Key": key} for key in names(client)]
     for first in range(0, len(every), 1000):
         client.delete_objects(Bucket="lab", Delete={"Objects": every[first : first + 1000]})
@@ -77,7 +77,7 @@ def digest(place: object) -> str:
 
 def other_machine(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setenv("HISTOXAI_CACHE", str(folder))
-    s3_objects.sizes.clear()
+    s3_objects.known_sizes.clear()
 
 
 def test_the_pipeline_on_storage_is_the_pipeline_on_disk(
@@ -251,7 +251,7 @@ def test_reading_keeps_nothing_that_was_fetched(cloud: Any, tmp_path: Path) -> N
 
     write_diagset(tmp_path / "source", scans=1)
     done("ingest", tmp_path / "source", "-o", "s3://lab/ranges.zarr", "--classes", "A,N,R1", "--shard-size", 4)
-    store = Store(s3_paths.mirror("s3://lab/ranges.zarr"))
+    store = Store(s3_paths.mirror_path("s3://lab/ranges.zarr"))
     shard_reader._open_files.clear()
     assert len(store.read("images")) == 15
     far = [file._far for file in shard_reader._open_files.values() if file._far is not None]

@@ -17,11 +17,11 @@ from histoxai.core.progress import Silent
 from histoxai.core.provenance import header
 from histoxai.store import shards
 from histoxai.store.create import create_or_match
-from histoxai.store.jobs.runner import fill
-from histoxai.store.partial_shards import forget
-from histoxai.store.records import read_item, sealed
+from histoxai.store.jobs.runner import fill_item
+from histoxai.store.partial_shards import remove_partial
+from histoxai.store.records import read_item, with_checksum
 from histoxai.store.schema import ArraySpec
-from histoxai.store.sealing import documents, seal_attributes
+from histoxai.store.sealing import metadata_documents, seal_attributes
 from histoxai.store.shards import Item, Store
 from tests.conftest import Mini, array_files, done, run, without_seal
 
@@ -40,7 +40,7 @@ def opened(root: Path, **extra: Any) -> tuple[Store, Item]:
 
 def whole(root: Path) -> Store:
     store, item = opened(root)
-    fill(store, item, lambda a, b: {k: v[a:b] for k, v in VALUES.items()}, Silent())
+    fill_item(store, item, lambda a, b: {k: v[a:b] for k, v in VALUES.items()}, Silent())
     return store
 
 
@@ -63,7 +63,7 @@ def told(root: Path) -> str:
 def test_documents_are_what_zarr_writes(tmp_path: Path) -> None:
     for spec in SPECS:
         spec.create(tmp_path / "z")
-    for path, text in documents(SPECS).items():
+    for path, text in metadata_documents(SPECS).items():
         if path != "a/zarr.json":
             assert (tmp_path / "z" / path).read_text() == text
 
@@ -110,7 +110,7 @@ def edit_item(root: Path, **facts: Any) -> None:
     """Change an item's facts as somebody would who means harm: with the seal renewed."""
     path = root / "_done/things/item.json"
     old = {k: v for k, v in json.loads(path.read_text()).items() if k != "checksum"}
-    path.write_text(json.dumps(sealed({**old, **facts})))
+    path.write_text(json.dumps(with_checksum({**old, **facts})))
 
 
 def test_facts_from_elsewhere_write_nowhere_else(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_link_where_the_work_is_kept_is_refused(tmp_path: Path, place: str) ->
     link.parent.mkdir(exist_ok=True)
     link.symlink_to(tmp_path / "elsewhere" / Path(place).relative_to(place.split("/")[0]))
     if place.startswith("_part"):
-        forget(tmp_path / "s", "things", 0)
+        remove_partial(tmp_path / "s", "things", 0)
     with pytest.raises(InputRefused, match="is a link; nothing is written through links"):
         opened(tmp_path / "s")
     assert [p.name for p in (tmp_path / "elsewhere").rglob("*")] == ["things", "0", "precious"]
@@ -171,7 +171,7 @@ def test_force_on_a_link_makes_the_store_where_it_points_to(tmp_path: Path) -> N
 
 def edit_record(root: Path, **facts: Any) -> None:
     path = root / "_done/index/0.json"
-    path.write_text(json.dumps(sealed({**without_seal(path), **facts})))
+    path.write_text(json.dumps(with_checksum({**without_seal(path), **facts})))
 
 
 def test_records_name_nothing_outside_and_nothing_without_an_end(tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def test_absurd_claims_take_no_memory_and_no_time(tmp_path: Path) -> None:
     text = json.dumps(meta)
     record = {k: v for k, v in json.loads((tmp_path / "s/_done/index/0.json").read_text()).items() if k != "checksum"}
     record["metadata"]["row/zarr.json"] = text
-    (tmp_path / "s/_done/index/0.json").write_text(json.dumps(sealed(record)))
+    (tmp_path / "s/_done/index/0.json").write_text(json.dumps(with_checksum(record)))
     (tmp_path / "s/row/zarr.json").write_text(text)
     with pytest.raises(InputRefused, match=re.escape("array row claims the shape (1000000000000,); is it damaged?")):
         Store(tmp_path / "s").read("row")

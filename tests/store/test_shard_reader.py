@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections import OrderedDict
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,10 @@ from zarr.codecs import BytesCodec, GzipCodec
 from histoxai.core import provenance
 from histoxai.core.errors import Damaged, HistoxaiError
 from histoxai.core.progress import Silent
+from histoxai.store import shard_reader
 from histoxai.store.create import create_or_match
-from histoxai.store.jobs.runner import fill
-from histoxai.store.records import sealed
+from histoxai.store.jobs.runner import fill_item
+from histoxai.store.records import with_checksum
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shard_reader import LibraryRows, ShardRows, open_rows
 from histoxai.store.shards import Item, Store
@@ -90,8 +91,7 @@ def test_other_layouts_are_left_to_the_library(tmp_path: Path) -> None:
 
 
 def test_more_files_than_are_kept_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("histoxai.store.shard_reader._OPEN_FILES", 2)
-    monkeypatch.setattr("histoxai.store.shard_reader._open_files", OrderedDict())
+    monkeypatch.setattr(shard_reader, "_open_file", lru_cache(2)(shard_reader._open_file.__wrapped__))
     spec = ArraySpec("images", (40, 20, 30, 3), np.uint8, 2)
     data = values(spec)
     zarr.open_group(tmp_path / "z", mode="w")
@@ -121,10 +121,10 @@ def make(root: Path) -> Store:
     index = {"row": np.arange(11, dtype=np.int32), "patch_id": np.array([f"é/{i}" for i in range(11)])}
     store = create_or_match(root / "s", header, index, [item])
     data = {s.path: values(s) for s in item.specs}
-    fill(store, item, lambda a, b: {k: v[a:b] for k, v in data.items()}, Silent())
+    fill_item(store, item, lambda a, b: {k: v[a:b] for k, v in data.items()}, Silent())
     place = root / "s/_done/images/item.json"
     facts = {k: v for k, v in json.loads(place.read_text()).items() if k != "checksum"}
-    place.write_text(json.dumps(sealed(facts | {"command": "histoxai ingest x -o s"})))
+    place.write_text(json.dumps(with_checksum(facts | {"command": "histoxai ingest x -o s"})))
     return store
 
 

@@ -15,13 +15,13 @@ from histoxai.core import provenance
 from histoxai.core.errors import Damaged, HistoxaiError, Incomplete, InputRefused, SettingsDiffer, UsageError
 from histoxai.core.progress import Silent
 from histoxai.store.create import add_item, create_or_match
-from histoxai.store.jobs.runner import fill, parse_shards
+from histoxai.store.jobs.runner import fill_item, parse_shards
 from histoxai.store.patches import Patches
-from histoxai.store.records import is_done, record_path, sealed
+from histoxai.store.records import is_done, record_path, with_checksum
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item, Store, open_store
-from histoxai.store.state import forced, ranges, with_output
-from histoxai.store.storage.files import clear_away, read_json, write_atomically, write_json
+from histoxai.store.state import format_ranges, with_force, with_output
+from histoxai.store.storage.files import read_json, remove_temporary_folder, write_atomically, write_json
 from tests.conftest import without_seal
 
 SPECS = [
@@ -81,20 +81,20 @@ def test_fill_resume_and_digest(tmp_path: Path) -> None:
     assert store.missing(item()) == [0, 1, 2]
     with pytest.raises(Incomplete, match=r"'images' lacks shards 0-2; run `histoxai.*`$"):
         store.require_complete()
-    assert fill(store, item(), compute, Silent()) == 3
-    assert fill(store, item(), compute, Silent()) == 0
+    assert fill_item(store, item(), compute, Silent()) == 3
+    assert fill_item(store, item(), compute, Silent()) == 0
     store.require_complete()
     assert np.array_equal(store.read("images"), rows(SPECS[0]))
     assert store.read("patch_id").tolist()[:2] == ["é/0", "é/1"]
     other = make(tmp_path / "t", item())
-    fill(other, item(), compute, Silent())
+    fill_item(other, item(), compute, Silent())
     assert store.digest() == other.digest()
     assert store.digest(["index"]) != store.digest()
 
 
 def test_shards_in_any_order_give_the_same_files(tmp_path: Path) -> None:
     one, two = make(tmp_path / "s", item()), make(tmp_path / "t", item())
-    fill(one, item(), compute, Silent())
+    fill_item(one, item(), compute, Silent())
     for k in (2, 0, 1):
         two.write(item(), k, compute(*item().span(k)), 0.0)
     for k in range(3):
@@ -105,19 +105,19 @@ def test_shards_in_any_order_give_the_same_files(tmp_path: Path) -> None:
 
 def test_a_torn_or_lost_shard_is_missing_and_remade(tmp_path: Path) -> None:
     store = make(tmp_path / "s", item())
-    fill(store, item(), compute, Silent())
+    fill_item(store, item(), compute, Silent())
     torn, lost = store.path / SPECS[0].file(0), store.path / SPECS[0].file(1)
     torn.write_bytes(torn.read_bytes()[:-7])
     lost.unlink()
     record_path(store.path, "images", 2).write_text("{ torn")
     assert store.missing(item()) == [0, 1, 2]
-    fill(store, item(), compute, Silent())
+    fill_item(store, item(), compute, Silent())
     assert np.array_equal(store.read("images"), rows(SPECS[0]))
 
 
 def test_an_all_fill_shard_is_done_without_a_file(tmp_path: Path) -> None:
     store = make(tmp_path / "s", item())
-    fill(store, item(), lambda a, b: {"images": np.zeros((b - a, 40, 30, 3), np.uint8)}, Silent())
+    fill_item(store, item(), lambda a, b: {"images": np.zeros((b - a, 40, 30, 3), np.uint8)}, Silent())
     assert store.missing(item()) == []
     record = read_json(record_path(store.path, "images", 0))
     assert record["files"] == [{"path": SPECS[0].file(0), "size": None, "all_fill": True}]
@@ -151,7 +151,7 @@ def test_an_item_can_be_added_later(tmp_path: Path) -> None:
 
 def _create(path: Path) -> None:
     store = make(path, item())
-    fill(store, item(), compute, Silent())
+    fill_item(store, item(), compute, Silent())
 
 
 def test_eight_makers_at_once(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_what_is_no_store_of_the_kind_is_refused(tmp_path: Path) -> None:
 
 def test_a_flipped_byte_is_an_error(tmp_path: Path) -> None:
     store = make(tmp_path / "s", item())
-    fill(store, item(), compute, Silent())
+    fill_item(store, item(), compute, Silent())
     path = store.path / SPECS[0].file(0)
     data = bytearray(path.read_bytes())
     data[100] ^= 1
@@ -267,7 +267,7 @@ def test_one_of_several_settings_wins_a_new_name(tmp_path: Path) -> None:
 
 def test_a_lost_index_record_is_written_again(tmp_path: Path) -> None:
     store = make(tmp_path / "s", item())
-    fill(store, item(), compute, Silent())
+    fill_item(store, item(), compute, Silent())
     before = store.digest()
     shutil.rmtree(tmp_path / "s/_done/index")
     assert Store(tmp_path / "s").completeness()["index"]["missing"] == [0]
@@ -289,7 +289,7 @@ def _flip(path: Path) -> None:
 @pytest.mark.parametrize("path", ["label/c/0", "patch_id/c/0"])
 def test_lost_ids_and_labels_are_written_again(tmp_path: Path, path: str, harm: Callable[[Path], None]) -> None:
     store = make(tmp_path / "s", item())
-    fill(store, item(), compute, Silent())
+    fill_item(store, item(), compute, Silent())
     before, kept = store.digest(), (tmp_path / "s" / path).read_bytes()
     harm(tmp_path / "s" / path)
     with pytest.raises((Incomplete, Damaged)):
@@ -328,7 +328,7 @@ def test_records_of_another_item_stand_for_nothing(tmp_path: Path) -> None:
     items = [Item(n, (ArraySpec(n, (10, 40, 30, 3), np.uint8, 4),), {}) for n in names]
     store = make(tmp_path / "s", *items)
     for k, it in enumerate(items):
-        fill(store, it, lambda a, b, k=k, n=it.name: {n: rows(SPECS[0])[a:b] + np.uint8(k)}, Silent())
+        fill_item(store, it, lambda a, b, k=k, n=it.name: {n: rows(SPECS[0])[a:b] + np.uint8(k)}, Silent())
     done, before = tmp_path / "s/_done", store.digest()
     (done / "one").rename(done / "t")
     (done / "two").rename(done / "one")
@@ -338,7 +338,7 @@ def test_records_of_another_item_stand_for_nothing(tmp_path: Path) -> None:
     shutil.copy(done / "one/1.json", done / "one/0.json")  # nor do those of another shard
     assert again.missing(items[0]) == [0, 1, 2]
     for k, it in enumerate(items):
-        fill(again, it, lambda a, b, k=k, n=it.name: {n: rows(SPECS[0])[a:b] + np.uint8(k)}, Silent())
+        fill_item(again, it, lambda a, b, k=k, n=it.name: {n: rows(SPECS[0])[a:b] + np.uint8(k)}, Silent())
     assert Store(tmp_path / "s").digest() == before
     assert not [p for p in (tmp_path / "s").rglob(".*") if p.is_file()]
 
@@ -350,7 +350,7 @@ def test_a_store_from_elsewhere_whose_names_have_line_breaks_is_refused(tmp_path
         index |= {"split": np.zeros(1, np.uint8)}
         attrs = {"classes": classes, "mpp": None}
         store = create_or_match(tmp_path / f"{k}", header, index, [item(1)], attrs=attrs)
-        fill(store, item(1), compute, Silent())
+        fill_item(store, item(1), compute, Silent())
         with pytest.raises(InputRefused, match=r": (class 'a\\nb'|patch 'p\\nq'): a line break in a name"):
             Patches(tmp_path / f"{k}")
 
@@ -359,11 +359,11 @@ def test_a_store_from_elsewhere_whose_names_have_line_breaks_is_refused(tmp_path
 @pytest.mark.parametrize("key", ["seconds", "peak_memory_mb"])
 def test_a_record_whose_numbers_are_none_stands_for_nothing(tmp_path: Path, key: str, value: object) -> None:
     store = make(tmp_path / "s", item())
-    fill(store, item(), compute, Silent())
+    fill_item(store, item(), compute, Silent())
     path = tmp_path / "s/_done/images/1.json"
-    write_json(path, sealed({**without_seal(path), key: value}))
+    write_json(path, with_checksum({**without_seal(path), key: value}))
     assert Store(tmp_path / "s").completeness()["images"]["missing"] == [1]
-    assert fill(store, item(), compute, Silent()) == 1
+    assert fill_item(store, item(), compute, Silent()) == 1
 
 
 @pytest.mark.parametrize(
@@ -380,26 +380,26 @@ def test_a_record_whose_numbers_are_none_stands_for_nothing(tmp_path: Path, key:
 )
 def test_a_command_on_record_is_shown_for_this_store_and_only_if_it_is_ours(command: str, shown: str) -> None:
     assert with_output(command, Path("a b")) == shown
-    assert forced(shown) == (shown if "info" in shown else f"{shown} --force")
+    assert with_force(shown) == (shown if "info" in shown else f"{shown} --force")
 
 
 def test_a_store_that_is_removed_at_work_does_not_come_back(tmp_path: Path) -> None:
     store = make(tmp_path / "s", item())
     shutil.rmtree(tmp_path / "s")
     with pytest.raises(HistoxaiError, match="was removed or started over while this task was at work"):
-        fill(store, item(), compute, Silent())
+        fill_item(store, item(), compute, Silent())
     assert not (tmp_path / "s").exists()
     store = make(tmp_path / "s", item())
     make(tmp_path / "s", item(), force=True, size=9)
     with pytest.raises(HistoxaiError, match="started over"):
-        fill(store, item(), compute, Silent())
+        fill_item(store, item(), compute, Silent())
     (tmp_path / "s/zarr.json").unlink()  # a torso can be replaced
     assert make(tmp_path / "s", item(), force=True).missing(item()) == [0, 1, 2]
 
 
 def test_ranges_and_seeds() -> None:
-    assert ranges([3, 17, 18, 19]) == "3,17-19"
-    assert ranges([]) == ""
+    assert format_ranges([3, 17, 18, 19]) == "3,17-19"
+    assert format_ranges([]) == ""
     assert provenance.keyed_seed(0, "ig", "a#0") == provenance.keyed_seed(0, "ig", "a#0") < 2**32
     assert len({provenance.keyed_seed(s, m, p) for s in (0, 1) for m in "ab" for p in "cd"}) == 8
 
@@ -417,6 +417,6 @@ def test_a_folder_that_is_still_written_to_is_cleared_away_all_the_same(
             write_atomically(folder / "c" / late.pop(), b"late")
 
     monkeypatch.setattr("histoxai.store.storage.files.shutil.rmtree", raced)
-    clear_away(folder)
+    remove_temporary_folder(folder)
     assert not late
     assert not list(tmp_path.iterdir())

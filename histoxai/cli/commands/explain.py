@@ -12,7 +12,7 @@ from histoxai import settings
 from histoxai.cli import options, terminal
 from histoxai.cli.progress_display import display
 from histoxai.cli.tables import explain as tables
-from histoxai.core.safe_text import told
+from histoxai.core.safe_text import escape_nested
 from histoxai.settings.base import METHOD
 
 
@@ -56,21 +56,22 @@ def explain(
     """Write attribution maps: where the classifier looked."""
     work = terminal.with_threads(work)
     with display(quiet or work.prints_shards) as progress:
+        from histoxai.explain.job import ExplainInputs
         from histoxai.stages import explain as stage
 
-        summary = stage.explain(patches, model, output, settings, progress, work, masks)
+        summary = stage.explain(ExplainInputs(patches, model, masks), output, settings, progress, work)
     _show(summary, work.only, json)
     if work.only == "parity":
-        stage.complain(summary)
+        stage.raise_if_parity_fails(summary)
 
 
 def _show(summary: dict[str, Any], only: str | None, json: bool) -> None:
     if only == "estimate" and not json:
-        terminal.out().print(tables.estimate(told(summary)))
+        terminal.out().print(tables.estimate(escape_nested(summary)))
         sys.stdout.write(summary["sbatch"])
     elif only == "parity":
         terminal.show(summary, json, tables.parity)
     else:
         terminal.show_work(summary, only, json)
         if not json and summary.get("checks"):
-            terminal.out().print(tables.checks(told(summary["checks"])))
+            terminal.out().print(tables.checks(escape_nested(summary["checks"])))

@@ -22,4 +22,4 @@ def info(
     summary = stage.info(path, verify)
     terminal.show_all(summary, json, store)
     sys.stdout.flush()
-    stage.complain(summary)
+    stage.raise_if_damaged(summary)

@@ -14,7 +14,7 @@ from histoxai import settings
 from histoxai.cli import options, terminal
 from histoxai.cli.progress_display import display
 from histoxai.core.errors import UsageError
-from histoxai.core.s3_paths import shown
+from histoxai.core.s3_paths import with_s3_urls
 from histoxai.settings.base import DEVICE
 
 _WORKERS = typer.Option(min=1, help="Processes that draw. [the cores, at most 4]", rich_help_panel=DEVICE, metavar="N")
@@ -62,21 +62,23 @@ def report(
     if several and (wrong := "--no-slides" if not slides else _only_of_one(moved, settings)):
         raise UsageError(f"report: {wrong} applies only to a report of a single store; remove it to compare several")
     work = terminal.with_threads(work)
-    how: dict[str, Any] = {"force": work.force, "dry_run": work.only == "check", "allow_partial": allow_partial}
-    how |= {"export": export, "workers": workers or min(4, work.threads)}
     with display(quiet) as progress:
+        from histoxai.report.request import ReportRequest
+
+        drawing = workers or min(4, work.threads)
+        request = ReportRequest(output, export, slides, drawing, work.force, work.only == "check", allow_partial)
         if several:
             from histoxai.stages.compare import compare
 
-            summary = compare(scores, output, settings.for_comparison(), progress, **how)
+            summary = compare(scores, request, settings.for_comparison(), progress)
         else:
             from histoxai.stages.report import report as stage
 
-            summary = stage(scores[0], output, settings, progress, moved=moved, slides=slides, **how)
+            summary = stage(scores[0], request, settings, progress, moved)
     if json:
         terminal.emit(summary)
     else:
-        sys.stdout.write("checked; nothing written\n" if work.only else f"{shown(summary['page'])}\n")
+        sys.stdout.write("checked; nothing written\n" if work.only else f"{with_s3_urls(summary['page'])}\n")
 
 
 def _only_of_one(moved: Mapping[str, Path | None], chosen: settings.Report) -> str | None:

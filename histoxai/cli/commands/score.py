@@ -79,16 +79,13 @@ def score(
         from histoxai.score import scores_store
         from histoxai.stages import score as stage
 
-        probe = stage.Probe(tests, model, patches) if model is not None else None
-        stage.check(maps, output, settings, profile, statistics, export, with_means=not jsonl)
-        done = stage.score(maps, masks, output, settings, progress, work, allow_partial, probe)
-        partly = work.only is not None or work.shard is not None
-        summary = None if partly or jsonl else scores_store.summary(output, profile, statistics, progress)
-        for path in [] if partly else export:
-            scores_store.export(output, profile, statistics, path, summary)
-    if partly:
-        terminal.show_work(done, work.only, json)
-    elif summary is None:
+        faithfulness_inputs = stage.FaithfulnessInputs(tests, model, patches) if model is not None else None
+        inputs = stage.ScoreInputs(maps, masks, allow_partial, faithfulness_inputs)
+        requested = stage.Summary(profile, statistics, export, with_means=not jsonl)
+        summary = stage.score(inputs, output, settings, requested, progress, work)
+    if work.only is not None or work.shard is not None:
+        terminal.show_work(summary, work.only, json)
+    elif jsonl:
         for row in scores_store.patch_rows(output, profile, statistics.empty):
             terminal.emit(row)
     else:
