@@ -7,13 +7,13 @@ from typing import Any
 
 from histoxai.core.errors import UsageError
 from histoxai.core.registry import names, resolve
-from histoxai.explain.methods.base import Explainer, parse_options
+from histoxai.explain.bases.method import Method, parse_options
 
 # Names that other items of a maps store have.
 _RESERVED = ("predictions", "index", "masks")
 
 
-def make_explainers(methods: Iterable[str], options: Iterable[str]) -> dict[str, tuple[str, Explainer]]:
+def make_explainers(methods: Iterable[str], options: Iterable[str]) -> dict[str, tuple[str, Method]]:
     """Registered method and explainer by the name that each has in the store.
 
     Raises UsageError for an unknown method, an option of a method that is not asked for, and the like.

@@ -16,8 +16,8 @@ from histoxai.core.errors import Incomplete, InputRefused, UsageError
 from histoxai.core.progress import Progress
 from histoxai.explain.arguments import make_explainers
 from histoxai.explain.maps_store import checks_path, raw_path
-from histoxai.explain.methods.base import Batch, Explainer, Map
-from histoxai.explain.methods.single_pass import OnePass, Part, one_pass
+from histoxai.explain.bases.method import Batch, Method, Map
+from histoxai.explain.bases.single_pass import SinglePass, Part, run_single_pass
 from histoxai.explain.network import Network, can_compile, fits_on_gpu, largest_that_fits, reinitialised, worthwhile
 from histoxai.networks.inference import pick_device, softmax_of_predicted, to_tensor
 from histoxai.networks.run_folder import Run, open_run
@@ -50,7 +50,7 @@ class Job:
     target: np.ndarray | None
     net: Network
     methods: dict[str, str]
-    explainers: dict[str, Explainer]
+    explainers: dict[str, Method]
     facts: dict[str, Any]
     nuclei: tuple[Store, np.ndarray] | None = None
     missing: Callable[[str, int], bool] = lambda name, start: False
@@ -121,12 +121,12 @@ class Job:
         """The network that a method of this name explains."""
         return self.untrained if name in self.settings.random_weights else self.net
 
-    def sharing(self, net: Network) -> dict[str, OnePass]:
+    def sharing(self, net: Network) -> dict[str, SinglePass]:
         """The methods that one pass through this network can serve together."""
         return {
             name: explainer
             for name, explainer in self.explainers.items()
-            if isinstance(explainer, OnePass) and (name in self.settings.random_weights) == (net is not self.net)
+            if isinstance(explainer, SinglePass) and (name in self.settings.random_weights) == (net is not self.net)
         }
 
     def images(self, at: np.ndarray) -> torch.Tensor:
@@ -146,7 +146,7 @@ class Job:
         """The class that is explained of each patch, computed where it is the predicted one."""
         if self.target is not None:
             return self.target[at]
-        return np.concatenate([part.targets for part in one_pass(self.net, {}, self.images(at), None)])
+        return np.concatenate([part.targets for part in run_single_pass(self.net, {}, self.images(at), None)])
 
     # ---- runs of finished rows, as work items take them
 
@@ -161,7 +161,7 @@ class Job:
     def maps(self, name: str, store: Store, start: int, stop: int, have: np.ndarray) -> Rows:
         """Maps and checks of rows [start, stop) that are not there yet."""
         explainer = self.explainers[name]
-        if not isinstance(explainer, OnePass):
+        if not isinstance(explainer, SinglePass):
             at = start + np.flatnonzero(~have)
             yield from self.explain(name, at, store.take("targets", at), start)
             return
@@ -189,7 +189,7 @@ class Job:
         self._shared = {key: raw for key, raw in self._shared.items() if key[1] == start}
         found: dict[str, list[np.ndarray]] = {name: [] for name in methods}
         given = None if targets is None else torch.from_numpy(targets.astype(np.int64))
-        for part in one_pass(net, methods, self.images(np.arange(start, stop)), given):
+        for part in run_single_pass(net, methods, self.images(np.arange(start, stop)), given):
             for name, rows in part.raw.items():
                 found[name].append(rows)
             yield part
@@ -310,7 +310,7 @@ def _target(target: str, patches: Patches, rows: np.ndarray) -> np.ndarray | Non
 
 
 def _nuclei(
-    path: Path | None, explainers: dict[str, Explainer], patches: Patches, rows: np.ndarray
+    path: Path | None, explainers: dict[str, Method], patches: Patches, rows: np.ndarray
 ) -> tuple[Store, np.ndarray] | None:
     # the masks store and its row of each patch, where a method takes its segments from there
     wanted = [n for n, e in explainers.items() if getattr(e.options, "segments", "") == "nuclei"]

@@ -9,8 +9,8 @@ import numpy as np
 
 from histoxai.core.errors import Damaged
 from histoxai.core.registry import names, resolve
-from histoxai.explain.methods.base import Explainer
-from histoxai.explain.methods.null_model import Prior
+from histoxai.explain.bases.method import Method
+from histoxai.explain.bases.null_model import NullModel
 from histoxai.store.shards import Store
 
 _NO_METHODS = ("index", "predictions")
@@ -25,7 +25,7 @@ class StoredMethod:
 
     name: str
     method: str
-    explainer: Explainer
+    explainer: Method
     parts: tuple[str, ...]
     null: bool = False
 
@@ -73,7 +73,7 @@ def stored_methods(maps: Store) -> list[StoredMethod]:
         explainer = kind(kind.Options(**options))
         root = f"attributions/{name}"
         parts = tuple(p.removeprefix(root).removeprefix("/") for p in maps.arrays(root))
-        null = issubclass(kind, Prior) or bool(facts["what"].get("random_weights"))
+        null = issubclass(kind, NullModel) or bool(facts["what"].get("random_weights"))
         found.append(StoredMethod(name, method, explainer, parts, null))
     return sorted(found, key=lambda m: (known.index(m.method), m.name))
 

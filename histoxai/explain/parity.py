@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histoxai.explain.methods.base import Batch, Explainer, collected
+from histoxai.explain.bases.method import Batch, Method, explain_all
 
 if TYPE_CHECKING:
     from histoxai.explain.network import Network
@@ -32,14 +32,14 @@ class Parity:
     library_error: float | None = None
 
 
-def compare(explainer: Explainer, net: Network, batch: Batch, step: Callable[[], None] = lambda: None) -> Parity | None:
+def compare(explainer: Method, net: Network, batch: Batch, step: Callable[[], None] = lambda: None) -> Parity | None:
     """Explain a batch with ours, together, and with the library, one patch at a time; None where it has no such method.
 
     step: called after each of the library's patches.
     """
-    if type(explainer).library is Explainer.library:
+    if type(explainer).library is Method.library:
         return None
-    ours = collected(explainer, net, batch)
+    ours = explain_all(explainer, net, batch)
     found = []
     double = None
     for i in range(len(batch)):
@@ -66,26 +66,26 @@ def compare(explainer: Explainer, net: Network, batch: Batch, step: Callable[[],
     )
 
 
-def _distance(explainer: Explainer, a: dict[str, np.ndarray], b: dict[str, np.ndarray], scale: float) -> float:
+def _distance(explainer: Method, a: dict[str, np.ndarray], b: dict[str, np.ndarray], scale: float) -> float:
     if "segments" in a and not np.array_equal(a["segments"], b["segments"]):
         return float("inf")
     one, two = (explainer.evidence(x).astype(np.float64) for x in (a, b))
     return float(np.abs(one - two).max(initial=0.0)) / scale if one.shape == two.shape else float("inf")
 
 
-def _scale(explainer: Explainer, library: dict[str, np.ndarray]) -> float:
+def _scale(explainer: Method, library: dict[str, np.ndarray]) -> float:
     if "weights" in library:
         return 1.0
     return float(np.abs(explainer.evidence(library)).max(initial=0.0)) or 1.0
 
 
-def _settled(explainer: Explainer, ours: dict[str, np.ndarray], library: dict[str, np.ndarray]) -> Parity:
+def _settled(explainer: Method, ours: dict[str, np.ndarray], library: dict[str, np.ndarray]) -> Parity:
     difference = _distance(explainer, ours, library, _scale(explainer, library))
     return Parity(1, difference, difference <= (TO_WEIGHTS if "weights" in library else TO_LIBRARY))
 
 
 def _by_error(
-    explainer: Explainer, ours: dict[str, np.ndarray], library: dict[str, np.ndarray], truth: dict[str, np.ndarray]
+    explainer: Method, ours: dict[str, np.ndarray], library: dict[str, np.ndarray], truth: dict[str, np.ndarray]
 ) -> Parity:
     scale = _scale(explainer, library)
     mine, theirs = (_distance(explainer, x, truth, scale) for x in (ours, library))

@@ -21,9 +21,9 @@ from histoxai.core import provenance
 from histoxai.core.errors import InputRefused, ParentChanged
 from histoxai.core.progress import Progress
 from histoxai.explain.maps_store import StoredMethod
-from histoxai.explain.methods.base import Batch, Map
-from histoxai.explain.methods.null_model import Prior
-from histoxai.explain.methods.packing import Passes, packed
+from histoxai.explain.bases.method import Batch, Map
+from histoxai.explain.bases.null_model import NullModel
+from histoxai.explain.bases.packing import PatchInputs, run_packed
 from histoxai.explain.network import Network, quiet_library, reinitialised
 from histoxai.networks.inference import pick_device, to_tensor
 from histoxai.networks.run_folder import Run, open_run
@@ -50,7 +50,7 @@ ROAD_PERCENTILES = (20, 40, 60, 80)
 Rows = Iterator[tuple[int, dict[str, np.ndarray]]]
 
 
-class _Replaced(Passes):
+class _Replaced(PatchInputs):
     """A patch with parts of it replaced by an infill, one row for each of `kept` (rows, H, W) bool."""
 
     def __init__(self, image: torch.Tensor, target: int, kept: np.ndarray, kind: str, seed: int) -> None:
@@ -245,7 +245,7 @@ class Probing:
             return _Replaced(patch.image[0], patch.target, kept, self.settings.infill, patch.seed)
 
         work = ((j, passes(j)) for j in known)
-        for j, found in packed(self._net, self._net.probability, work, patch.image.shape[1:]):
+        for j, found in run_packed(self._net, self._net.probability, work, patch.image.shape[1:]):
             curve = found.raw[""]
             yield j, (area(curve.astype(np.float64)), curve)
 
@@ -255,7 +255,7 @@ class Probing:
         kept = np.concatenate([np.ones((1, *self.patches.size), bool), ~gone])
         kind = "mean" if self.settings.infill == "noisy_linear" else self.settings.infill
         work = [(0, _Replaced(patch.image[0], patch.target, kept, kind, patch.seed))]
-        ((_, found),) = packed(self._net, self._net.logit, work, patch.image.shape[1:])
+        ((_, found),) = run_packed(self._net, self._net.logit, work, patch.image.shape[1:])
         logits = found.raw[""].astype(np.float64)
         pixels = patch.image[0].permute(1, 2, 0).cpu().numpy()
         change = (pixels - infill(pixels, kind)).transpose(2, 0, 1).astype(np.float64)
@@ -359,4 +359,4 @@ def _layers(module: nn.Module) -> list[str]:
 
 
 def _of_random_weights(method: StoredMethod) -> bool:
-    return method.null and not isinstance(method.explainer, Prior)
+    return method.null and not isinstance(method.explainer, NullModel)

@@ -17,8 +17,8 @@ from histoxai.explain.checks import summarise
 from histoxai.explain.cost import PATCHES, Cost, measure
 from histoxai.explain.job import PREDICTIONS, Job
 from histoxai.explain.maps_store import checks_path, raw_path
-from histoxai.explain.methods.base import ENGINE
-from histoxai.explain.methods.single_pass import one_pass
+from histoxai.explain.bases.method import ENGINE
+from histoxai.explain.bases.single_pass import run_single_pass
 from histoxai.explain.parity import compare
 from histoxai.settings import Explain, Work
 from histoxai.store.create import create_or_match, match
@@ -249,7 +249,7 @@ def _shared(job: Job, predictions: float) -> dict[str, float]:
         if not methods:
             continue
         started = time.perf_counter()
-        for _ in one_pass(net, methods, job.images(np.arange(few)), None):
+        for _ in run_single_pass(net, methods, job.images(np.arange(few)), None):
             pass
         seconds = (time.perf_counter() - started) / few - (predictions if net is job.net else 0.0)
         found |= dict.fromkeys(methods, max(seconds, 0.0) / len(methods))

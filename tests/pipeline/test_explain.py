@@ -17,7 +17,7 @@ from histoxai.core.provenance import keyed_seed
 from histoxai.core.registry import names, resolve
 from histoxai.explain import job, network
 from histoxai.explain.methods import ig, lime
-from histoxai.explain.methods.base import Batch, collected
+from histoxai.explain.bases.method import Batch, explain_all
 from histoxai.explain.network import Network
 from histoxai.networks.inference import pick_device, to_tensor
 from histoxai.networks.run_folder import open_run
@@ -162,7 +162,7 @@ def test_random_weights_explain_the_same_targets_with_another_network(mini: Mini
     batch = Batch(images, torch.from_numpy(store.read("targets").astype(np.int64)), [0] * len(images))
     kind = resolve("explainer", "gradcam")
     for name, one in (("null", untrained), ("gradcam", Network(net))):
-        assert np.array_equal(store.read(f"attributions/{name}"), collected(kind(kind.Options()), one, batch)[""])
+        assert np.array_equal(store.read(f"attributions/{name}"), explain_all(kind(kind.Options()), one, batch)[""])
     assert not np.array_equal(store.read("attributions/null"), store.read("attributions/gradcam"))
     refused = run(*explain(mini, tmp_path / "m", *methods))
     assert refused.code == 3

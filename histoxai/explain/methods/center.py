@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from histoxai.explain.methods.null_model import Prior
+from histoxai.explain.bases.null_model import NullModel
 from histoxai.settings import bounded, check_bounds
 
 
@@ -20,7 +20,7 @@ class Options:
         check_bounds(self)
 
 
-class Center(Prior):
+class Center(NullModel):
     """Null model: a centred Gaussian, the same for every patch.
 
     Source: the centre bias of Judd et al. 2009, doi 10.1109/ICCV.2009.5459462.

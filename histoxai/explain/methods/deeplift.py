@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from histoxai.core.errors import InputRefused
-from histoxai.explain.methods.base import Batch, Map, RawSpec
-from histoxai.explain.methods.captum_hooks import INSTEAD, Hooked, unrolled
+from histoxai.explain.bases.method import Batch, Map, RawSpec
+from histoxai.explain.bases.captum_hooks import INSTEAD, CaptumHooks, unrolled
 from histoxai.explain.methods.ig import missing_share, rise
 from histoxai.settings import bounded, check_bounds
 
@@ -41,7 +41,7 @@ class Options:
         check_bounds(self)
 
 
-class DeepLift(Hooked):
+class DeepLift(CaptumHooks):
     """captum's DeepLift of the target's logit, black baseline.
 
     Source: arXiv 1704.02685.

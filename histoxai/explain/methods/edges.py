@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from histoxai.explain.methods.null_model import Prior
+from histoxai.explain.bases.null_model import NullModel
 
 
-class Edges(Prior):
+class Edges(NullModel):
     """Null model: Sobel's gradient magnitude of the grey image.
 
     Source: arXiv 1810.03292.

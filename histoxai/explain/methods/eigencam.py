@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histoxai.explain.methods.cam import OnePassCAM
+from histoxai.explain.bases.cam import SinglePassCAM
 
 if TYPE_CHECKING:
     import torch
 
 
-class EigenCAM(OnePassCAM):
+class EigenCAM(SinglePassCAM):
     """pytorch-grad-cam's EigenCAM of the activations of the last convolution.
 
     Source: arXiv 2008.00299.

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histoxai.explain.methods.cam import OnePassCAM
+from histoxai.explain.bases.cam import SinglePassCAM
 
 if TYPE_CHECKING:
     import torch
 
 
-class GradCAM(OnePassCAM):
+class GradCAM(SinglePassCAM):
     """pytorch-grad-cam's GradCAM of the target's logit at the last convolution (the study: conv3, before ReLU).
 
     Source: arXiv 1610.02391.

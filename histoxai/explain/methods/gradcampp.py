@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from histoxai.explain.methods.cam import OnePassCAM
+from histoxai.explain.bases.cam import SinglePassCAM
 
 
-class GradCAMPlusPlus(OnePassCAM):
+class GradCAMPlusPlus(SinglePassCAM):
     """pytorch-grad-cam's GradCAMPlusPlus of the target's logit at the last convolution.
 
     Source: arXiv 1710.11063.

@@ -16,10 +16,10 @@ from unittest import mock
 
 import numpy as np
 
-from histoxai.explain.methods.base import Attribution, Batch, Map
+from histoxai.explain.bases.method import PixelMethod, Batch, Map
 from histoxai.explain.methods.ig import missing_share, rise
 from histoxai.explain.methods.nt import noise_of
-from histoxai.explain.methods.packing import Passes, packed
+from histoxai.explain.bases.packing import PatchInputs, run_packed
 from histoxai.settings import bounded, check_bounds
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def places(seed: int, samples: int) -> np.ndarray:
     return np.random.RandomState(seed).uniform(0.0, 1.0, samples).astype(np.float32)
 
 
-class _Points(Passes):
+class _Points(PatchInputs):
     def __init__(self, image: torch.Tensor, target: int, seed: int, options: Options, wanted: float) -> None:
         import torch
 
@@ -70,7 +70,7 @@ class _Points(Passes):
         return Map({"": raw}, {"completeness_error": missing_share(raw, self._wanted)})
 
 
-class GradientSHAP(Attribution):
+class GradientSHAP(PixelMethod):
     """captum's GradientShap of the target's logit: 50 points, black baseline, no noise.
 
     Source: arXiv 1705.07874.
@@ -87,7 +87,7 @@ class GradientSHAP(Attribution):
             (i, _Points(images[i], int(batch.targets[i]), int(batch.seeds[i]), self.options, float(wanted[i])))
             for i in range(len(batch))
         )
-        yield from packed(net, net.gradient, work, images.shape[1:])
+        yield from run_packed(net, net.gradient, work, images.shape[1:])
 
     def library(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> dict[str, np.ndarray]:
         """captum's, given the same draws."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from histoxai.core.errors import InputRefused
-from histoxai.explain.methods.base import RawSpec
-from histoxai.explain.methods.captum_hooks import Hooked, unrolled
+from histoxai.explain.bases.method import RawSpec
+from histoxai.explain.bases.captum_hooks import CaptumHooks, unrolled
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from histoxai.explain.network import Network
 
 
-class GuidedBackprop(Hooked):
+class GuidedBackprop(CaptumHooks):
     """captum's GuidedBackprop of the target's logit.
 
     Source: arXiv 1412.6806.

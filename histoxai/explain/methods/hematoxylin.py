@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from histoxai.explain.methods.null_model import Prior
+from histoxai.explain.bases.null_model import NullModel
 
 
-class Hematoxylin(Prior):
+class Hematoxylin(NullModel):
     """Null model: density of hematoxylin by colour deconvolution.
 
     Source: Ruifrok and Johnston 2001, Anal Quant Cytol Histol 23:291, stain vectors as in scikit-image.

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from histoxai.explain.methods.cam import OnePassCAM
+from histoxai.explain.bases.cam import SinglePassCAM
 
 
-class HiResCAM(OnePassCAM):
+class HiResCAM(SinglePassCAM):
     """pytorch-grad-cam's HiResCAM of the target's logit at the last convolution.
 
     Source: arXiv 2011.08891.

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histoxai.core.errors import UsageError
-from histoxai.explain.methods.base import Attribution, Batch, Map
-from histoxai.explain.methods.packing import Passes, packed
+from histoxai.explain.bases.method import PixelMethod, Batch, Map
+from histoxai.explain.bases.packing import PatchInputs, run_packed
 from histoxai.settings import bounded, check_bounds
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def gauss_legendre(steps: int) -> tuple[torch.Tensor, list[float]]:
     return torch.from_numpy((0.5 * (points + 1)).astype(np.float32)).view(-1, 1, 1, 1), (0.5 * weights).tolist()
 
 
-class _Path(Passes):
+class _Path(PatchInputs):
     """The points between baseline and image; gradients are added up in the order of steps, whatever cuts them."""
 
     def __init__(self, image: torch.Tensor, target: int, options: Options, difference: float) -> None:
@@ -104,7 +104,7 @@ class _Path(Passes):
         return Map({"": self._attribution()}, {"completeness_error": self._error(), "steps": self.steps})
 
 
-class IntegratedGradients(Attribution):
+class IntegratedGradients(PixelMethod):
     """Integrated Gradients of the target's logit as captum's, black baseline, 100 steps (the study's settings).
 
     Source: arXiv 1703.01365.
@@ -120,7 +120,7 @@ class IntegratedGradients(Attribution):
         work = (
             (i, _Path(images[i], int(batch.targets[i]), self.options, float(reached[i]))) for i in range(len(batch))
         )
-        yield from packed(net, net.gradient, work, images.shape[1:])
+        yield from run_packed(net, net.gradient, work, images.shape[1:])
 
     def library(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> dict[str, np.ndarray] | None:
         """Captum's, all steps in one pass; it does not look for their number."""

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histoxai.explain.methods.base import Attribution
-from histoxai.explain.methods.single_pass import OnePass
+from histoxai.explain.bases.method import PixelMethod
+from histoxai.explain.bases.single_pass import SinglePass
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 
-class InputXGradient(OnePass, Attribution):
+class InputXGradient(SinglePass, PixelMethod):
     """captum's InputXGradient of the target's logit.
 
     Source: arXiv 1605.01713.

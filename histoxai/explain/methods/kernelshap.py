@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histoxai.explain.methods.base import Attribution, Batch, Map
-from histoxai.explain.methods.superpixels import ahead, quickshift, threads_beside
+from histoxai.explain.bases.method import PixelMethod, Batch, Map
+from histoxai.explain.bases.superpixels import ahead, quickshift, threads_beside
 from histoxai.settings import bounded, check_bounds
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Options:
         check_bounds(self)
 
 
-class KernelSHAP(Attribution):
+class KernelSHAP(PixelMethod):
     """captum's KernelShap of the target's logit: 500 samples over quickshift's superpixels, black where off.
 
     Source: arXiv 1705.07874.

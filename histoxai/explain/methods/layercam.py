@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from histoxai.explain.methods.cam import OnePassCAM
+from histoxai.explain.bases.cam import SinglePassCAM
 
 
-class LayerCAM(OnePassCAM):
+class LayerCAM(SinglePassCAM):
     """pytorch-grad-cam's LayerCAM of the target's logit at the last convolution.
 
     Source: doi 10.1109/TIP.2021.3089943.

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histoxai.core.errors import InputRefused
-from histoxai.explain.methods.base import Batch, Explainer, Map, RawSpec, one_sign
-from histoxai.explain.methods.packing import Passes, packed
-from histoxai.explain.methods.superpixels import ahead, mean_colours, quickshift, threads_beside, with_nuclei
+from histoxai.explain.bases.method import Batch, Method, Map, RawSpec, one_sign
+from histoxai.explain.bases.packing import PatchInputs, run_packed
+from histoxai.explain.bases.superpixels import ahead, mean_colours, quickshift, threads_beside, with_nuclei
 from histoxai.settings import bounded, check_bounds
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def ridge(on: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
     return beta, (1 - left / spread) if spread > 0 else float("nan")
 
 
-class _Perturbed(Passes):
+class _Perturbed(PatchInputs):
     """The perturbed images of a patch, put together on the device: a gather of switches by segment."""
 
     def __init__(self, image: torch.Tensor, target: int, parts: _Parts, most: int) -> None:
@@ -131,7 +131,7 @@ def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(spearmanr(a, b).statistic)
 
 
-class Lime(Explainer):
+class Lime(Method):
     """lime's image explainer of the target's probability: 500 samples, quickshift, the 3 strongest superpixels.
 
     Source: arXiv 1602.04938.
@@ -152,7 +152,7 @@ class Lime(Explainer):
         most = self.raw_specs(net, (images.shape[2], images.shape[3]))["weights"].shape[0]
         cut = ahead(lambda i: self._cut(batch, i, most), len(batch), threads_beside(net))
         work = ((i, _Perturbed(images[i], int(batch.targets[i]), parts, most)) for i, parts in enumerate(cut))
-        yield from packed(net, net.probability, work, images.shape[1:])
+        yield from run_packed(net, net.probability, work, images.shape[1:])
 
     def _cut(self, batch: Batch, i: int, most: int) -> _Parts:
         image, _, seed = batch.patch(i)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from histoxai.core.errors import InputRefused, is_out_of_memory
-from histoxai.explain.methods.base import RawSpec
-from histoxai.explain.methods.captum_hooks import INSTEAD, Hooked, unrolled
+from histoxai.explain.bases.method import RawSpec
+from histoxai.explain.bases.captum_hooks import INSTEAD, CaptumHooks, unrolled
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from histoxai.explain.network import Network
 
 
-class LRP(Hooked):
+class LRP(CaptumHooks):
     """captum's LRP of the target's logit, epsilon rule in every layer, batch normalisation included.
 
     Source: doi 10.1371/journal.pone.0130140.

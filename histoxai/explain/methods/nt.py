@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from histoxai.explain.methods.base import Attribution, Batch, Map
+from histoxai.explain.bases.method import PixelMethod, Batch, Map
 from histoxai.explain.methods.ig import gauss_legendre
-from histoxai.explain.methods.packing import Passes, packed
+from histoxai.explain.bases.packing import PatchInputs, run_packed
 from histoxai.settings import bounded, check_bounds
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def noise_of(image: torch.Tensor, options: Any, seed: int) -> tuple[float, torch
     return stdev, torch.normal(0.0, spread, generator=generator)
 
 
-class _Tunnel(Passes):
+class _Tunnel(PatchInputs):
     """The noisy copies one after the other, each along its path from black, or as it is where steps is 0."""
 
     def __init__(self, image: torch.Tensor, target: int, seed: int, options: Any, steps: int) -> None:
@@ -104,7 +104,7 @@ class _Tunnel(Passes):
         return Map({"": made.cpu().numpy()})
 
 
-class NoiseTunnel(Attribution):
+class NoiseTunnel(PixelMethod):
     """captum's NoiseTunnel over IG: 5 samples, smoothgrad_sq, stdev 1.0, 50 steps (the study's settings).
 
     Source: arXiv 1706.03825 and 1806.10758.
@@ -120,7 +120,7 @@ class NoiseTunnel(Attribution):
             (i, _Tunnel(images[i], int(batch.targets[i]), int(batch.seeds[i]), self.options, steps))
             for i in range(len(batch))
         )
-        yield from packed(net, net.gradient, work, images.shape[1:])
+        yield from run_packed(net, net.gradient, work, images.shape[1:])
 
     def library(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> dict[str, np.ndarray]:
         """captum's, over its IG (black baseline) or its plain gradient."""

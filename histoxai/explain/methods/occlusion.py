@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histoxai.core.errors import InputRefused, UsageError
-from histoxai.explain.methods.base import Attribution, Batch, Map, RawSpec
-from histoxai.explain.methods.packing import Passes, packed
+from histoxai.explain.bases.method import PixelMethod, Batch, Map, RawSpec
+from histoxai.explain.bases.packing import PatchInputs, run_packed
 from histoxai.settings import bounded, check_bounds
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def starts(length: int, window: int, stride: int) -> list[int]:
     return [k * stride for k in range(1 + -(-(length - window) // stride))]
 
 
-class _Covered(Passes):
+class _Covered(PatchInputs):
     """The patch as it is, then with each square covered."""
 
     def __init__(self, image: torch.Tensor, target: int, options: Options) -> None:
@@ -78,7 +78,7 @@ class _Covered(Passes):
         return Map({"": (total / count)[None].astype(np.float32)})
 
 
-class Occlusion(Attribution):
+class Occlusion(PixelMethod):
     """captum's Occlusion of the target's logit: black squares of 32 px in steps of 16.
 
     Source: arXiv 1311.2901.
@@ -104,7 +104,7 @@ class Occlusion(Attribution):
         """Squares of several patches share micro-batches."""
         images = net.ready(batch.images)
         work = ((i, _Covered(images[i], int(batch.targets[i]), self.options)) for i in range(len(batch)))
-        yield from packed(net, net.logit, work, images.shape[1:])
+        yield from run_packed(net, net.logit, work, images.shape[1:])
 
     def library(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> dict[str, np.ndarray]:
         """captum's, one square at a time."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from histoxai.explain.methods.null_model import Prior
+from histoxai.explain.bases.null_model import NullModel
 from histoxai.settings import bounded, check_bounds
 
 
@@ -20,7 +20,7 @@ class Options:
         check_bounds(self)
 
 
-class Random(Prior):
+class Random(NullModel):
     """Null model: uniform noise, or with -O random.sigma=16 as smooth as maps of coarse layers are.
 
     Source: closed form; smooth maps are the simulated chance of docs/study.md.

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histoxai.explain.methods.base import Attribution, Batch, Map
-from histoxai.explain.methods.packing import Passes, packed
+from histoxai.explain.bases.method import PixelMethod, Batch, Map
+from histoxai.explain.bases.packing import PatchInputs, run_packed
 from histoxai.settings import bounded, check_bounds
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Grids:
         return torch.stack(cut)
 
 
-class _Masked(Passes):
+class _Masked(PatchInputs):
     def __init__(self, image: torch.Tensor, target: int, seed: int, options: Options) -> None:
         import torch
 
@@ -82,7 +82,7 @@ class _Masked(Passes):
         return Map({"": (self._sum / (self.rows * self._share))[None].cpu().numpy()})
 
 
-class RISE(Attribution):
+class RISE(PixelMethod):
     """Randomised input sampling of the target's probability: 1,000 masks of 7 x 7 cells, half of them on.
 
     Source: arXiv 1806.07421.
@@ -97,7 +97,7 @@ class RISE(Attribution):
         work = (
             (i, _Masked(images[i], int(batch.targets[i]), int(batch.seeds[i]), self.options)) for i in range(len(batch))
         )
-        yield from packed(net, net.probability, work, images.shape[1:])
+        yield from run_packed(net, net.probability, work, images.shape[1:])
 
     @classmethod
     def passes(cls, options: Any) -> str:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histoxai.explain.methods.base import Attribution
-from histoxai.explain.methods.single_pass import OnePass
+from histoxai.explain.bases.method import PixelMethod
+from histoxai.explain.bases.single_pass import SinglePass
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 
-class Saliency(OnePass, Attribution):
+class Saliency(SinglePass, PixelMethod):
     """captum's Saliency of the target's logit, with its sign.
 
     Source: arXiv 1312.6034.

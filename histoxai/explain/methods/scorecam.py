@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histoxai.explain.methods.base import Batch, Map
-from histoxai.explain.methods.cam import CAM, OnePassCAM
-from histoxai.explain.methods.packing import Passes, packed
-from histoxai.explain.methods.single_pass import one_pass
+from histoxai.explain.bases.method import Batch, Map
+from histoxai.explain.bases.cam import CAM, SinglePassCAM
+from histoxai.explain.bases.packing import PatchInputs, run_packed
+from histoxai.explain.bases.single_pass import run_single_pass
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from histoxai.explain.network import Network
 
 
-class _Channels(Passes):
+class _Channels(PatchInputs):
     """The patch through each channel of its activation (C, h, w), enlarged and scaled to 0..1."""
 
     def __init__(self, image: torch.Tensor, target: int, activation: torch.Tensor) -> None:
@@ -73,12 +73,12 @@ class ScoreCAM(CAM):
     def explain(self, net: Network, batch: Batch) -> Iterator[tuple[int, Map]]:
         """Activations of all patches first, then their channels packed."""
         images = net.ready(batch.images)
-        yield from packed(net, net.logit, self._work(net, images, batch), images.shape[1:])
+        yield from run_packed(net, net.logit, self._work(net, images, batch), images.shape[1:])
 
-    def _work(self, net: Network, images: torch.Tensor, batch: Batch) -> Iterator[tuple[int, Passes]]:
+    def _work(self, net: Network, images: torch.Tensor, batch: Batch) -> Iterator[tuple[int, PatchInputs]]:
         import torch
 
-        for part in one_pass(net, {"": _Activations(self)}, images, batch.targets):
+        for part in run_single_pass(net, {"": _Activations(self)}, images, batch.targets):
             for i, activation in enumerate(part.raw[""], part.start):
                 yield i, _Channels(images[i], int(batch.targets[i]), torch.from_numpy(activation).to(net.device))
 
@@ -88,7 +88,7 @@ class ScoreCAM(CAM):
         return "1 forward a channel, and 1"
 
 
-class _Activations(OnePassCAM):
+class _Activations(SinglePassCAM):
     """The layer's output itself."""
 
     name, gradient = "scorecam", False

@@ -1,4 +1,4 @@
-"""Passes of several patches packed into full micro-batches.
+"""Network inputs of several patches packed into full micro-batches.
 
 A patch of Integrated Gradients is a hundred rows, one of LIME five hundred: cut into micro-batches patch by patch,
 the last one of each would run half empty, and a batch of another size gives other last bits. Packed, only the
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from histoxai.explain.methods.base import Map
+from histoxai.explain.bases.method import Map
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Step = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 
 
-class Passes(ABC):
+class PatchInputs(ABC):
     """One patch's rows through the network; `rows` may grow while they are taken, as long as they do not suffice."""
 
     def __init__(self, rows: int, target: int) -> None:
@@ -45,13 +45,13 @@ class Passes(ABC):
 @dataclass(eq=False)
 class _Job:
     place: int
-    passes: Passes
+    passes: PatchInputs
     made: int = 0
     taken: int = 0
 
 
-def packed(
-    net: Network, step: Step, work: Iterable[tuple[int, Passes]], shape: tuple[int, ...]
+def run_packed(
+    net: Network, step: Step, work: Iterable[tuple[int, PatchInputs]], shape: tuple[int, ...]
 ) -> Iterator[tuple[int, Map]]:
     """Run all rows of (place, passes) pairs; yields (place, map) as patches are finished.
 
@@ -83,7 +83,7 @@ def packed(
 
 
 def _fill(
-    source: Iterator[tuple[int, Passes]], waiting: deque[_Job], x: torch.Tensor, targets: torch.Tensor
+    source: Iterator[tuple[int, PatchInputs]], waiting: deque[_Job], x: torch.Tensor, targets: torch.Tensor
 ) -> list[tuple[_Job, int, int]]:
     # fill x from its start; returns which rows of it are whose
     cut: list[tuple[_Job, int, int]] = []

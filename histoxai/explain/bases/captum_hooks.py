@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histoxai.core.errors import InputRefused
-from histoxai.explain.methods.base import Attribution, Batch, Map, RawSpec
-from histoxai.explain.methods.packing import Passes, packed
+from histoxai.explain.bases.method import PixelMethod, Batch, Map, RawSpec
+from histoxai.explain.bases.packing import PatchInputs, run_packed
 
 if TYPE_CHECKING:
     import torch
@@ -92,7 +92,7 @@ def _as_layer(node: Any) -> nn.Module | None:
     return None
 
 
-class Hooked(Attribution):
+class CaptumHooks(PixelMethod):
     """A captum method on an unrolled copy of the float32 network, micro-batches of patches."""
 
     name: str
@@ -126,7 +126,7 @@ class Hooked(Attribution):
 
         images = net.ready(batch.images)
         work = ((i, _One(images[i], int(batch.targets[i]))) for i in range(len(batch)))
-        yield from packed(net, step, work, images.shape[1:])
+        yield from run_packed(net, step, work, images.shape[1:])
 
     def library(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> dict[str, np.ndarray]:
         """captum's, on the same copy, one patch alone."""
@@ -140,7 +140,7 @@ class Hooked(Attribution):
         return {"": found[0].detach().cpu().numpy()}
 
 
-class _One(Passes):
+class _One(PatchInputs):
     """A patch as it is."""
 
     def __init__(self, image: torch.Tensor, target: int) -> None:

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 
 from histoxai.core.errors import InputRefused, UsageError
-from histoxai.explain.methods.base import Explainer, RawSpec, one_sign
-from histoxai.explain.methods.single_pass import OnePass
+from histoxai.explain.bases.method import Method, RawSpec, one_sign
+from histoxai.explain.bases.single_pass import SinglePass
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,7 @@ class Options:
     layer: str = ""
 
 
-class CAM(Explainer):
+class CAM(Method):
     """A method of pytorch-grad-cam that looks at one layer; subclasses name its class there."""
 
     Options: ClassVar[type] = Options
@@ -131,7 +131,7 @@ class CAM(Explainer):
         return _scaled(np.maximum(scaled, 0)).astype(np.float64)
 
 
-class OnePassCAM(CAM, OnePass):
+class SinglePassCAM(CAM, SinglePass):
     """A formula of pytorch-grad-cam over a layer's activation and gradient."""
 
     def read(self, value: torch.Tensor, gradient: torch.Tensor | None) -> np.ndarray:

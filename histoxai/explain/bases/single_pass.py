@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from histoxai.explain.methods.base import Batch, Explainer, Map
+from histoxai.explain.bases.method import Batch, Method, Map
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from histoxai.explain.network import Network
 
 
-class OnePass(Explainer):
+class SinglePass(Method):
     """A method that is a function of a value in the network and the target logit's gradient with respect to it."""
 
     # Whether the gradient is needed at all.
@@ -45,7 +45,7 @@ class OnePass(Explainer):
 
     def explain(self, net: Network, batch: Batch) -> Iterator[tuple[int, Map]]:
         """Micro-batches of patches, the last one padded."""
-        for part in one_pass(net, {"": self}, batch.images, batch.targets):
+        for part in run_single_pass(net, {"": self}, batch.images, batch.targets):
             for i, raw in enumerate(part.raw[""]):
                 yield part.start + i, Map({"": raw})
 
@@ -65,8 +65,8 @@ class Part:
     raw: dict[str, np.ndarray]
 
 
-def one_pass(
-    net: Network, methods: Mapping[str, OnePass], images: torch.Tensor, targets: torch.Tensor | None
+def run_single_pass(
+    net: Network, methods: Mapping[str, SinglePass], images: torch.Tensor, targets: torch.Tensor | None
 ) -> Iterator[Part]:
     """Run (n, 3, H, W) patches once for all these methods; targets None: the predicted class of each."""
     import torch
@@ -95,7 +95,7 @@ def one_pass(
 
 def _once(
     net: Network,
-    methods: Mapping[str, OnePass],
+    methods: Mapping[str, SinglePass],
     layers: Mapping[str, nn.Module | None],
     x: torch.Tensor,
     targets: torch.Tensor,

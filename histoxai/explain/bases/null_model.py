@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histoxai.explain.methods.base import Attribution, Batch, Map
+from histoxai.explain.bases.method import PixelMethod, Batch, Map
 
 if TYPE_CHECKING:
     from histoxai.explain.network import Network
 
 
-class Prior(Attribution):
+class NullModel(PixelMethod):
     """A map from the image, or from nothing, never from the network."""
 
     channels = 1

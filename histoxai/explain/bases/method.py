@@ -2,7 +2,7 @@
 
 An explainer takes a network and a batch and gives, patch by patch, raw signed attributions at native
 resolution, as its library returns them, and what is worth checking of each map; they are stored once, before any
-normalisation. `render` makes of one patch's raw arrays the plane in 0..1 that scores and figures use. Explainer
+normalisation. `render` makes of one patch's raw arrays the plane in 0..1 that scores and figures use. Method
 files import torch and their library where they attribute, so that scoring, which only renders, starts without.
 """
 
@@ -75,7 +75,7 @@ class NoOptions:
     """A method without options."""
 
 
-class Explainer(ABC):
+class Method(ABC):
     """Base of all explainers: one method, its options, its raw arrays and its rendering.
 
     Subclasses set `Options` (a frozen dataclass), `checks` (names of what `explain` reports of each map beside
@@ -159,13 +159,13 @@ class Explainer(ABC):
         }
 
 
-def collected(explainer: Explainer, net: Network, batch: Batch) -> dict[str, np.ndarray]:
+def explain_all(explainer: Method, net: Network, batch: Batch) -> dict[str, np.ndarray]:
     """`explain` of a whole batch as raw arrays (n, ...)."""
     maps = dict(explainer.explain(net, batch))
     return {part: np.stack([maps[i].raw[part] for i in range(len(batch))]) for part in maps[0].raw}
 
 
-class Attribution(Explainer):
+class PixelMethod(Method):
     """A method with one signed array, rendered as the study renders Integrated Gradients: (C, H, W) to a plane."""
 
     channels: ClassVar[int] = 3
@@ -180,7 +180,7 @@ class Attribution(Explainer):
         return channels_to_plane(raw[""], constant)
 
 
-def parse_options(explainer: type[Explainer], pairs: dict[str, str], name: str) -> Any:
+def parse_options(explainer: type[Method], pairs: dict[str, str], name: str) -> Any:
     """Options from `-O name.option=value` texts, converted to the types of the dataclass.
 
     Raises UsageError for an unknown option or a value that does not convert, listing what there is.
