@@ -15,9 +15,9 @@ from histoxai.core import provenance
 from histoxai.core.errors import Incomplete, InputRefused, UsageError
 from histoxai.core.progress import Progress
 from histoxai.explain.arguments import make_explainers
+from histoxai.explain.bases.method import Batch, Map, Method
+from histoxai.explain.bases.single_pass import Part, SinglePass, run_single_pass
 from histoxai.explain.maps_store import checks_path, raw_path
-from histoxai.explain.bases.method import Batch, Method, Map
-from histoxai.explain.bases.single_pass import SinglePass, Part, run_single_pass
 from histoxai.explain.network import Network, can_compile, fits_on_gpu, largest_that_fits, reinitialised, worthwhile
 from histoxai.networks.inference import pick_device, softmax_of_predicted, to_tensor
 from histoxai.networks.run_folder import Run, open_run
@@ -198,7 +198,7 @@ class Job:
     def _arrays(self, name: str, found: Map, rank: float) -> dict[str, np.ndarray]:
         explainer = self.explainers[name]
         made = {raw_path(name, part): values[None] for part, values in found.raw.items()}
-        checks = explainer.checked(found) | {RANK: rank}
+        checks = explainer.all_checks(found) | {RANK: rank}
         made[checks_path(name)] = np.array([[checks.get(c, np.nan) for c in self.checks(name)]], np.float32)
         return made
 
@@ -206,7 +206,7 @@ class Job:
         """Names of the checks that are stored beside a method's maps."""
         explainer = self.explainers[name]
         rank = () if self.settings.precision == "fp32" else (RANK,)
-        return (*explainer.COMMON, *explainer.checks, *rank)
+        return (*explainer.COMMON_CHECKS, *explainer.checks, *rank)
 
     def _rank(self, name: str, at: np.ndarray, target: int, raw: Any, start: int) -> float:
         # the first patch of each work item is explained in float32 too, where the rest is not

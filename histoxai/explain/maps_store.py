@@ -58,7 +58,7 @@ def checks_path(name: str) -> str:
 
 def stored_methods(maps: Store) -> list[StoredMethod]:
     """All methods of a maps store, in the registry's order, then by name."""
-    known = names("explainer")
+    known = names("method")
     found = []
     for name, facts in maps.completeness().items():
         if name in _NO_METHODS:
@@ -69,7 +69,7 @@ def stored_methods(maps: Store) -> list[StoredMethod]:
                 f"'{name}' again"
             )
         method, options = facts["what"]["method"], facts["what"]["options"]
-        kind = resolve("explainer", method)
+        kind = resolve("method", method)
         explainer = kind(kind.Options(**options))
         root = f"attributions/{name}"
         parts = tuple(p.removeprefix(root).removeprefix("/") for p in maps.arrays(root))

@@ -20,10 +20,10 @@ from torch import nn
 from histoxai.core import provenance
 from histoxai.core.errors import InputRefused, ParentChanged
 from histoxai.core.progress import Progress
-from histoxai.explain.maps_store import StoredMethod
 from histoxai.explain.bases.method import Batch, Map
 from histoxai.explain.bases.null_model import NullModel
 from histoxai.explain.bases.packing import PatchInputs, run_packed
+from histoxai.explain.maps_store import StoredMethod
 from histoxai.explain.network import Network, quiet_library, reinitialised
 from histoxai.networks.inference import pick_device, to_tensor
 from histoxai.networks.run_folder import Run, open_run
@@ -262,7 +262,7 @@ class Probing:
         for j in known:
             explainer = self.methods[j].explainer
             evidence = explainer.signed(patch.raw[j], self.patches.size).astype(np.float64)
-            if explainer.local:  # a slope tells of a change what it is times the change
+            if explainer.is_gradient:  # a slope tells of a change what it is times the change
                 evidence = evidence * change
             yield j, infidelity(evidence.sum(axis=0), gone, logits[0] - logits[1:])
 

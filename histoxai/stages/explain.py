@@ -13,12 +13,12 @@ import numpy as np
 from histoxai.core import provenance, resources, slurm
 from histoxai.core.errors import Damaged, HistoxaiError, SettingsDiffer
 from histoxai.core.progress import Progress
+from histoxai.explain.bases.method import ENGINE
+from histoxai.explain.bases.single_pass import run_single_pass
 from histoxai.explain.checks import summarise
 from histoxai.explain.cost import PATCHES, Cost, measure
 from histoxai.explain.job import PREDICTIONS, Job
 from histoxai.explain.maps_store import checks_path, raw_path
-from histoxai.explain.bases.method import ENGINE
-from histoxai.explain.bases.single_pass import run_single_pass
 from histoxai.explain.parity import compare
 from histoxai.settings import Explain, Work
 from histoxai.store.create import create_or_match, match

@@ -16,8 +16,8 @@ import torch
 from histoxai.core.provenance import keyed_seed
 from histoxai.core.registry import names, resolve
 from histoxai.explain import job, network
-from histoxai.explain.methods import ig, lime
 from histoxai.explain.bases.method import Batch, explain_all
+from histoxai.explain.methods import ig, lime
 from histoxai.explain.network import Network
 from histoxai.networks.inference import pick_device, to_tensor
 from histoxai.networks.run_folder import open_run
@@ -52,13 +52,13 @@ def explain(mini: Mini, output: Path, *more: object) -> list[object]:
 def every(mini: Mini, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every registered method over twelve patches, in one go."""
     output = tmp_path_factory.mktemp("every") / "m"
-    done(*explain(mini, output, "--method", ",".join(names("explainer")), *FEW, "--per-class", 4, "--shard-size", 5))
+    done(*explain(mini, output, "--method", ",".join(names("method")), *FEW, "--per-class", 4, "--shard-size", 5))
     return output
 
 
 def test_every_method_in_shards_of_any_order_has_the_same_bytes(mini: Mini, tmp_path: Path, every: Path) -> None:
     """One shard at a time, backwards, methods shuffled and added later, some rows there already."""
-    methods = names("explainer")
+    methods = names("method")
     random.Random(1).shuffle(methods)
     common = ["--per-class", 4, "--shard-size", 5]
     for some in (methods[:9], methods[9:], methods):
@@ -72,7 +72,7 @@ def test_every_method_in_shards_of_any_order_has_the_same_bytes(mini: Mini, tmp_
 @pytest.mark.slow
 def test_every_method_is_scored(mini: Mini, tmp_path: Path, every: Path) -> None:
     summary = json.loads(done("score", every, "--masks", mini.masks, "-o", tmp_path / "s", "--json"))
-    assert {r["method"] for r in summary["rows"]} == set(names("explainer"))
+    assert {r["method"] for r in summary["rows"]} == set(names("method"))
     assert all(0 <= r["mean"] <= 1 for r in summary["rows"] if r["metric"] == "iou" and r["mean"] is not None)
 
 
@@ -91,7 +91,7 @@ def test_checks_are_those_of_the_maps(mini: Mini, every: Path) -> None:
         error = abs(maps[i].sum() - rise[i, target]) / abs(rise[i, target])
         np.testing.assert_allclose(checks[i], [0, 0, negative, error, 8], rtol=1e-3, atol=1e-3)
     summary = json.loads(done("info", every, "--json"))["checks"]
-    assert set(summary) == set(names("explainer"))
+    assert set(summary) == set(names("method"))
     assert summary["ig"]["patches"] == 12
     assert summary["ig"]["completeness_error"]["median"] == pytest.approx(np.median(checks[:, 3]))
     assert summary["ig"]["negative_share"]["max"] == pytest.approx(checks[:, 2].max())
@@ -110,8 +110,8 @@ def test_a_run_ends_with_its_checks(mini: Mini, tmp_path: Path) -> None:
 
 
 def test_list_needs_nothing_else() -> None:
-    assert all(name in done("explain", "--list") for name in names("explainer"))
-    assert [r["method"] for r in json.loads(done("explain", "--list", "--json"))["rows"]] == names("explainer")
+    assert all(name in done("explain", "--list") for name in names("method"))
+    assert [r["method"] for r in json.loads(done("explain", "--list", "--json"))["rows"]] == names("method")
 
 
 def test_check_parity_on_the_users_own_store(mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +160,7 @@ def test_random_weights_explain_the_same_targets_with_another_network(mini: Mini
     patches = Patches(mini.balanced)
     images = to_tensor(patches.read(store.read("row")))
     batch = Batch(images, torch.from_numpy(store.read("targets").astype(np.int64)), [0] * len(images))
-    kind = resolve("explainer", "gradcam")
+    kind = resolve("method", "gradcam")
     for name, one in (("null", untrained), ("gradcam", Network(net))):
         assert np.array_equal(store.read(f"attributions/{name}"), explain_all(kind(kind.Options()), one, batch)[""])
     assert not np.array_equal(store.read("attributions/null"), store.read("attributions/gradcam"))
@@ -256,10 +256,10 @@ def test_patches_that_end_out_of_order_are_kept_together(
 
     def error(self: Any) -> float:
         if not first:
-            first.append(self._difference)
-        return float(self._difference == first[0] and self.steps == 16)
+            first.append(self.difference)
+        return float(self.difference == first[0] and self.steps == 16)
 
-    monkeypatch.setattr(ig._Path, "_error", error)
+    monkeypatch.setattr(ig.IntegratedGradients, "_error", error)
     done(*explain(mini, tmp_path / "whole", *command))
     assert Store(tmp_path / "whole").read("checks/ig")[:6, -1].tolist() == [32, 16, 16, 16, 16, 16]
     order: list[int] = []

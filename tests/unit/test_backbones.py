@@ -172,7 +172,7 @@ def test_lrp_takes_normalisation_as_a_layer() -> None:
 def each_method(name: str, normalise: str | None = None) -> None:
     model, b = network(name, normalise), batch(1)
     net = Network(model, 8)
-    for method in names("explainer"):
+    for method in names("method"):
         explainer = build(method)
         if method in REFUSED.get(name, set()):
             with pytest.raises(InputRefused, match=rf"{method}: this network has .*--method"):

@@ -53,12 +53,12 @@ def test_readme_names_every_command() -> None:
         "audit",
     ):
         assert f"histoxai {verb} " in README
-    for name in registry.names("reader"):
+    for name in registry.names("format"):
         assert name in README.lower()
 
 
 def test_every_method_is_in_the_docs() -> None:
-    methods = registry.names("explainer")
+    methods = registry.names("method")
     assert f"{len(methods)} methods" in README
     page = (ROOT / "docs" / "explain.md").read_text()
     assert [name for name in methods if f"`{name}`" not in page] == []

@@ -18,13 +18,14 @@ from torch import nn
 
 from histoxai.core.errors import HistoxaiError, InputRefused, UsageError
 from histoxai.core.registry import names, resolve
-from histoxai.explain.arguments import listed, make_explainers
-from histoxai.explain.bases.method import Batch, Method, channels_to_plane, explain_all, min_max, parse_options
+from histoxai.explain.arguments import make_explainers, parse_options
 from histoxai.explain.bases.captum_hooks import unrolled
-from histoxai.explain.methods.nt import noise_of
-from histoxai.explain.methods.random import Random
+from histoxai.explain.bases.method import Batch, Method, channels_to_plane, explain_all, min_max
+from histoxai.explain.bases.noise import draw_noise
 from histoxai.explain.bases.single_pass import SinglePass, run_single_pass
-from histoxai.explain.bases.superpixels import ahead, mean_colours, with_nuclei
+from histoxai.explain.bases.superpixels import compute_ahead, mean_colours, with_nuclei
+from histoxai.explain.catalogue import FAMILIES, method_rows
+from histoxai.explain.methods.random import Random
 from histoxai.explain.network import Network, find_layer, largest_that_fits, reinitialised
 from histoxai.explain.parity import compare
 from histoxai.networks.backbones import resnet18
@@ -56,7 +57,7 @@ CAMS = {
 
 
 def build(name: str, **options: str) -> Method:
-    kind = resolve("explainer", name)
+    kind = resolve("method", name)
     return kind(parse_options(kind, {**QUICK.get(name, {}), **options}, name))
 
 
@@ -159,7 +160,7 @@ def test_smoothgrad_level_is_a_share_of_the_range_of_the_patch(net: Network) -> 
     ours = explain_all(explainer, net, b)[""]
     for i in range(2):
         stdev = 0.2 * float(b.images[i].max() - b.images[i].min())
-        assert stdev == pytest.approx(noise_of(b.images[i], explainer.options, 0)[0])
+        assert stdev == pytest.approx(draw_noise(b.images[i], explainer.options, 0)[0])
         torch.manual_seed(b.seeds[i])
         called = (
             attr.NoiseTunnel(attr.Saliency(net.exact))
@@ -201,7 +202,7 @@ def test_cams_equal_the_library(kind: str, name: str, request: pytest.FixtureReq
 
 
 @pytest.mark.parametrize("kind", ["net", "resnet"])
-@pytest.mark.parametrize("name", [n for n in names("explainer") if n not in (*NULLS, "rise")])
+@pytest.mark.parametrize("name", [n for n in names("method") if n not in (*NULLS, "rise")])
 def test_parity_with_the_library_on_both_networks(kind: str, name: str, request: pytest.FixtureRequest) -> None:
     net = request.getfixturevalue(kind)
     found = compare(build(name), net, batch(2))
@@ -219,7 +220,7 @@ def test_parity_with_the_library_on_both_networks(kind: str, name: str, request:
 def test_parity_is_not_blind(net: Network) -> None:
     """A map that is off by a thousandth of its largest value does not pass."""
 
-    class Off(resolve("explainer", "ig")):  # type: ignore[misc]
+    class Off(resolve("method", "ig")):  # type: ignore[misc]
         def explain(self, net: Network, batch: Batch) -> Any:
             for i, found in super().explain(net, batch):
                 found.raw[""].flat[7] += 1e-3 * np.abs(found.raw[""]).max()
@@ -272,7 +273,7 @@ def test_lime_equals_the_library(net: Network) -> None:
 
 def test_lime_quickshift_defaults_are_the_librarys() -> None:
     # the default segmentation of lime_image.explain_instance: quickshift(4, 200, 0.2)
-    o = resolve("explainer", "lime").Options()
+    o = resolve("method", "lime").Options()
     assert (o.kernel_size, o.max_dist, o.ratio, o.samples, o.top) == (4, 200, 0.2, 500, 3)
 
 
@@ -293,15 +294,15 @@ def test_what_threads_make_ahead_comes_in_order_and_no_more_of_it_than_is_needed
         made.append(i)
         return i * i
 
-    assert list(ahead(make, 7, threads)) == [i * i for i in range(7)]
+    assert list(compute_ahead(make, 7, threads)) == [i * i for i in range(7)]
     assert sorted(made) == list(range(7))
     made.clear()
-    some = ahead(make, 100, threads)
+    some = compute_ahead(make, 100, threads)
     next(some)
     some.close()  # type: ignore[attr-defined]
     assert len(made) <= threads + 1
     with pytest.raises(ZeroDivisionError):
-        list(ahead(lambda i: 1 // (3 - i), 7, threads))
+        list(compute_ahead(lambda i: 1 // (3 - i), 7, threads))
 
 
 def test_nuclei_are_segments_of_their_own() -> None:
@@ -370,7 +371,7 @@ def test_shapley_values_of_a_linear_network_are_what_each_superpixel_holds() -> 
         x[0, :, row : row + 8, column : column + 8] = colours[k][:, None, None]
     b = Batch(x, torch.tensor([1]), [3])
     explainer = build("kernelshap", samples="200", max_dist="5", kernel_size="1")
-    segments = explainer._segments(x[0])  # type: ignore[attr-defined]
+    segments = explainer.segment(x[0])  # type: ignore[attr-defined]
     got = explain_all(explainer, net, b)[""][0, 0]
     assert 3 < segments.max() + 1 <= 40
     held = (weight[1] * x[0]).sum(dim=0).numpy()
@@ -399,10 +400,11 @@ def test_rise_finds_the_only_pixel_that_counts() -> None:
 
 
 def test_rise_masks_leave_pixels_visible_as_often_as_asked() -> None:
-    from histoxai.explain.methods.rise import Grids, Options
+    from histoxai.explain.methods.rise import Options, RandomMasks
 
     for share in (0.3, 0.5):
-        masks = Grids(0, Options(masks=3000, share=share), (64, 48)).make(0, 3000, torch.device("cpu"))
+        drawn = RandomMasks(np.random.default_rng(0), Options(masks=3000, share=share), (64, 48))
+        masks = torch.stack([drawn.mask(i, torch.device("cpu")) for i in range(3000)])
         assert masks.shape == (3000, 1, 64, 48)
         assert float(masks.min()) >= 0
         assert float(masks.max()) <= 1
@@ -437,10 +439,12 @@ def test_null_models() -> None:
 # ---- the contract
 
 
-@pytest.mark.parametrize("name", names("explainer"))
+@pytest.mark.parametrize("name", names("method"))
 def test_contract(name: str, net: Network) -> None:
     explainer, b = build(name), batch(5)
-    assert "Source: " in (type(explainer).__doc__ or "")
+    assert explainer.name == name
+    assert explainer.label
+    assert explainer.family in FAMILIES
     weights = {k: v.clone() for k, v in net.exact.state_dict().items()}
     state, numpy_state = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     specs = explainer.raw_specs(net, (64, 64))
@@ -464,8 +468,8 @@ def test_contract(name: str, net: Network) -> None:
     assert plane.min() >= 0
     assert 0 < plane.max() <= 1
     for i, found in explainer.explain(net, b):
-        checks = explainer.checked(found)
-        assert set(checks) <= {*explainer.COMMON, *explainer.checks}
+        checks = explainer.all_checks(found)
+        assert set(checks) <= {*explainer.COMMON_CHECKS, *explainer.checks}
         assert (checks["constant"], checks["zero"]) == (0, 0), i
         assert 0 <= checks["negative_share"] <= 1
     for module in net.exact.modules():
@@ -500,7 +504,7 @@ class _Breaks(nn.Module):
         return self.head(x.flatten(1))
 
 
-@pytest.mark.parametrize("name", [n for n in names("explainer") if n not in (*NULLS, "guided", "deeplift", "lrp")])
+@pytest.mark.parametrize("name", [n for n in names("method") if n not in (*NULLS, "guided", "deeplift", "lrp")])
 @pytest.mark.parametrize("left", [0, 1])
 def test_hooks_are_gone_after_a_failure(name: str, left: int) -> None:
     broken = Network(_Breaks(left if name not in CAMS or name == "scorecam" else 0), 4)
@@ -557,7 +561,7 @@ def test_the_unrolled_network_computes_the_same(net: Network, resnet: Network) -
 
 def test_methods_share_one_pass_without_a_bit_of_difference(net: Network) -> None:
     b = batch(20)
-    methods = {n: build(n) for n in names("explainer") if isinstance(build(n), SinglePass)}
+    methods = {n: build(n) for n in names("method") if isinstance(build(n), SinglePass)}
     assert len(methods) >= 7
     parts = list(run_single_pass(net, methods, b.images, b.targets))  # type: ignore[arg-type]
     for name, method in methods.items():
@@ -613,7 +617,10 @@ def test_ig_steps_auto_stops_at_the_completeness_error_asked_for(net: Network) -
 def test_out_of_memory_halves_the_micro_batch_and_goes_on(net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[int] = []
     small = Network(net.exact, MICRO, tell=told.append)
-    whole, call = {n: explain_all(build(n), net, batch(5)) for n in ("ig", "lime", "gradcam", "kernelshap")}, small.module
+    whole, call = (
+        {n: explain_all(build(n), net, batch(5)) for n in ("ig", "lime", "gradcam", "kernelshap")},
+        small.module,
+    )
 
     def tight(x: torch.Tensor) -> torch.Tensor:
         if len(x) > 5:
@@ -739,7 +746,7 @@ def test_constant_channels_count_as_zero_or_as_the_study_has_them() -> None:
         (("nt",), ("nt.samples=some",), "expected a value of type int"),
         (("nt",), ("nt.kind=other",), "not one of smoothgrad"),
         (("lime",), ("lime.stability=maybe",), "expected a value of type bool"),
-        (("saliency2",), (), "unknown explainer 'saliency2'; known: ig"),
+        (("saliency2",), (), "unknown method 'saliency2'; known: ig"),
         (("predictions=ig",), (), "cannot be a name"),
         (("a/b=ig",), (), "cannot be a name"),
     ],
@@ -755,8 +762,8 @@ def test_one_method_under_two_names() -> None:
 
 
 def test_every_method_is_listed_with_paper_and_cost() -> None:
-    rows = {row["method"]: row for row in listed()}
-    assert list(rows) == names("explainer")
+    rows = {row["method"]: row for row in method_rows()}
+    assert list(rows) == names("method")
     assert all(row["what"] and row["source"] and row["passes"] for row in rows.values())
     assert rows["nt"]["passes"] == "250 forward + backward"
     assert rows["ig"]["options"]["steps"] == 100

@@ -86,9 +86,9 @@ def predict(
 def _list(asked: bool) -> None:
     # before anything else is asked for, so without the other flags: `--list --json` is told by the words themselves
     if asked:
-        from histoxai.explain.arguments import listed
+        from histoxai.explain.catalogue import method_rows
 
-        rows = listed()
+        rows = method_rows()
         terminal.show({"schema": "histoxai.methods/1", "rows": rows}, "--json" in sys.argv, tables.methods)
         raise typer.Exit
 

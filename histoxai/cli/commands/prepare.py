@@ -22,7 +22,7 @@ def ingest(
     source: Annotated[Path, typer.Argument(help="File or folder to read.")],
     output: options.Output,
     format: Annotated[
-        str, typer.Option(help="auto, " + ", ".join(registry.names("reader")) + ".")
+        str, typer.Option(help="auto, " + ", ".join(registry.builtin_names("format")) + ".")
     ] = settings.Ingest.format,
     classes: Annotated[str | None, typer.Option(help="Classes in order: A,N,R1.")] = None,
     mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel.")] = None,

@@ -1,21 +1,20 @@
-"""The explainer contract.
+"""The contract of every attribution method.
 
-An explainer takes a network and a batch and gives, patch by patch, raw signed attributions at native
-resolution, as its library returns them, and what is worth checking of each map; they are stored once, before any
-normalisation. `render` makes of one patch's raw arrays the plane in 0..1 that scores and figures use. Method
-files import torch and their library where they attribute, so that scoring, which only renders, starts without.
+A method takes a network and a batch of patches. For each patch it returns raw, signed attributions at native resolution
+and a few checks of them. Stores keep these raw arrays; `render`, `relevance` and `signed` turn them into what scores
+and figures need. Method files import torch and their library inside functions, so that scoring starts without.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from histoxai.core.errors import UsageError
+from histoxai.settings import check_bounds
 
 if TYPE_CHECKING:
     import torch
@@ -29,10 +28,11 @@ ENGINE = 2
 
 @dataclass(frozen=True)
 class Batch:
-    """images (n, 3, H, W) float32 in 0..1; targets (n,) int64; seeds: one per patch, below 2**32.
+    """Patches to explain.
 
-    nuclei (n, 2, H, W): probabilities of tumor and non-tumor nuclei, where a masks store was given. ids: what messages
-    call the patches.
+    images: (n, 3, H, W) float32 in 0..1. targets: (n,) int64, the class that each map explains. seeds: one per patch,
+    below 2**32. nuclei: (n, 2, H, W) probabilities of tumor and non-tumor nuclei, given with a masks store. ids: names
+    of the patches in messages.
     """
 
     images: torch.Tensor
@@ -49,13 +49,13 @@ class Batch:
         return self.images[i], int(self.targets[i]), int(self.seeds[i])
 
     def name(self, i: int) -> str:
-        """What messages call a patch."""
+        """Name of one patch in messages."""
         return f"patch {self.ids[i]}" if len(self.ids) else f"patch {i}"
 
 
 @dataclass(frozen=True)
 class RawSpec:
-    """One raw array of a method: shape of a patch's row, dtype, and the value of "nothing here"."""
+    """One raw array of a method: shape of a patch's row, dtype, and fill value."""
 
     shape: tuple[int, ...]
     dtype: Any = np.float32
@@ -64,114 +64,127 @@ class RawSpec:
 
 @dataclass(frozen=True)
 class Map:
-    """One patch's raw arrays, by part ("" is the method's own), and its checks by name."""
+    """One patch's raw arrays by part ("" is the method's own array), and its checks by name."""
 
     raw: dict[str, np.ndarray]
     checks: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class NoOptions:
-    """A method without options."""
+class MethodOptions:
+    """Base of every method's options: a frozen dataclass whose bounds are checked; by itself, no options."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 class Method(ABC):
-    """Base of all explainers: one method, its options, its raw arrays and its rendering.
+    """Base of all attribution methods. The class describes the method; an instance is the method with its options.
 
-    Subclasses set `Options` (a frozen dataclass), `checks` (names of what `explain` reports of each map beside
-    what every method does, `COMMON`), and write `raw_specs`, `explain`, `passes` and `render`.
+    Subclasses set the facts below and write `raw_specs`, `explain`, `cost` and `render`. The first paragraph of their
+    docstring says in one sentence what the method computes by default; `explain --list` shows it.
     """
 
-    Options: ClassVar[type] = NoOptions
+    # Name after `--method`, and in messages.
+    name: ClassVar[str]
+    # Name in the literature.
+    label: ClassVar[str]
+    # One of FAMILIES in catalogue.py, or a plugin's own.
+    family: ClassVar[str] = "other"
+    # Keys of the papers to cite: in core/references.bib, or in `bibtex`.
+    citations: ClassVar[tuple[str, ...]] = ()
+    # BibTeX entries of works that core/references.bib does not have; for plugins.
+    bibtex: ClassVar[str] = ""
+    # A frozen dataclass derived from MethodOptions.
+    Options: ClassVar[type] = MethodOptions
+    # Names of the checks that `explain` reports of each map, in addition to COMMON_CHECKS.
     checks: ClassVar[tuple[str, ...]] = ()
     # `constant` and `zero` are 1 or 0; `negative_share` is the absolute sum of negative evidence over that of all.
-    COMMON: ClassVar[tuple[str, ...]] = ("constant", "zero", "negative_share")
+    COMMON_CHECKS: ClassVar[tuple[str, ...]] = ("constant", "zero", "negative_share")
+    # Whether values are slopes, which have yet to be multiplied by a change of the input, not contributions of pixels.
+    is_gradient: ClassVar[bool] = False
+    # The sign of evidence that the method's authors show: "absolute" (either sign) or "positive" (for the class).
+    own_sign: ClassVar[str] = "absolute"
 
     def __init__(self, options: Any) -> None:
         self.options = options
 
     @abstractmethod
     def raw_specs(self, net: Network, size: tuple[int, int]) -> dict[str, RawSpec]:
-        """Raw arrays by name; the name "" is the method's own array.
+        """Raw arrays by part for patches of `size` (H, W); the part "" is the method's own array.
 
-        Raises InputRefused or UsageError where the network, or patches of this size, do not suit the method.
+        Raises InputRefused or UsageError if the network or the size of the patches does not suit the method.
         """
 
     @abstractmethod
     def explain(self, net: Network, batch: Batch) -> Iterator[tuple[int, Map]]:
-        """The map of each patch of the batch, with its place in it, as they are finished.
+        """Yield (position in the batch, map) of every patch, in the order in which they are finished.
 
         The result for a patch depends on nothing but that patch.
         """
 
     def library(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> dict[str, np.ndarray] | None:
-        """The raw arrays of one patch (3, H, W) as the library gives them when it is called as its authors do.
+        """Raw arrays of one patch (3, H, W) from the method's own library, called as its authors call it.
 
-        `module` may be in float64. None where no library has the method.
+        `module` may be in float64. None if no library has the method.
         """
         del module, image, target, seed
         return None
 
     @classmethod
     @abstractmethod
-    def passes(cls, options: Any) -> str:
-        """What a patch costs, in passes through the network, for people."""
+    def cost(cls, options: Any) -> str:
+        """Cost of a patch in passes through the network, such as "100 forward + backward"."""
 
     @abstractmethod
     def render(self, raw: dict[str, np.ndarray], size: tuple[int, int], constant: float) -> np.ndarray:
-        """One patch's plane (H, W) float64 in 0..1.
+        """Render one patch's plane (H, W) float64 in 0..1.
 
-        constant: what scaling makes of a constant channel: 0, or NaN as the study's code does.
+        constant: value of a channel without contrast after scaling: 0, or NaN as in the study's code.
         """
 
-    # Whether evidence is a slope, that has yet to be multiplied by a change of the input, and not what a pixel adds.
-    local: ClassVar[bool] = False
-
     def signed(self, raw: dict[str, np.ndarray], size: tuple[int, int]) -> np.ndarray:
-        """One patch's signed evidence (C, H, W) float32, C 1 or 3, pixel by pixel."""
+        """One patch's signed evidence (C, H, W) float32 per pixel, C 1 or 3."""
         del size
         return raw[""]
 
-    # Which evidence the method's authors show: of either sign, or for the class alone.
-    own_sign: ClassVar[str] = "absolute"
-
     def relevance(self, raw: dict[str, np.ndarray], size: tuple[int, int], sign: str) -> np.ndarray:
-        """One patch's evidence (H, W) float32, not negative and not rescaled, that threshold-free measures rank.
+        """One patch's evidence (H, W) float32 for threshold-free measures: not negative, not rescaled.
 
-        sign: positive (evidence for the class), absolute (of either sign), or own (what the method's authors show).
-        Channels are added up after that.
+        sign: "positive" (evidence for the class), "absolute" (either sign), or "own" (see `own_sign`). Channels are
+        summed afterwards.
         """
         return one_sign(raw[""], self.own_sign if sign == "own" else sign).sum(axis=0)
 
     def evidence(self, raw: dict[str, np.ndarray]) -> np.ndarray:
-        """The signed numbers in which a method puts its evidence: what checks and comparisons look at."""
+        """The signed numbers that checks and comparisons look at."""
         return raw[""]
 
-    def checked(self, found: Map) -> dict[str, float]:
-        """All checks of a map: those of every method, and its own."""
-        values = self.evidence(found.raw).astype(np.float64)
-        whole = float(np.abs(values).sum())
+    def all_checks(self, result: Map) -> dict[str, float]:
+        """Checks of a map by name: the common ones and the method's own."""
+        values = self.evidence(result.raw).astype(np.float64)
+        total = float(np.abs(values).sum())
         return {
             "constant": float(values.size == 0 or np.ptp(values) == 0),
-            "zero": float(whole == 0),
-            "negative_share": float(np.abs(values[values < 0]).sum() / whole) if whole else float("nan"),
-            **found.checks,
+            "zero": float(total == 0),
+            "negative_share": float(np.abs(values[values < 0]).sum() / total) if total else float("nan"),
+            **result.checks,
         }
 
 
 def explain_all(explainer: Method, net: Network, batch: Batch) -> dict[str, np.ndarray]:
-    """`explain` of a whole batch as raw arrays (n, ...)."""
+    """Explain a whole batch; raw arrays (n, ...) by part."""
     maps = dict(explainer.explain(net, batch))
     return {part: np.stack([maps[i].raw[part] for i in range(len(batch))]) for part in maps[0].raw}
 
 
 class PixelMethod(Method):
-    """A method with one signed array, rendered as the study renders Integrated Gradients: (C, H, W) to a plane."""
+    """A method with one signed array (C, H, W), rendered as the study renders Integrated Gradients."""
 
     channels: ClassVar[int] = 3
 
     def raw_specs(self, net: Network, size: tuple[int, int]) -> dict[str, RawSpec]:
-        """Signed attributions (C, H, W)."""
+        """Signed attributions (C, H, W) float32."""
         del net
         return {"": RawSpec((self.channels, *size))}
 
@@ -180,40 +193,8 @@ class PixelMethod(Method):
         return channels_to_plane(raw[""], constant)
 
 
-def parse_options(explainer: type[Method], pairs: dict[str, str], name: str) -> Any:
-    """Options from `-O name.option=value` texts, converted to the types of the dataclass.
-
-    Raises UsageError for an unknown option or a value that does not convert, listing what there is.
-    """
-    hints = get_type_hints(explainer.Options)
-    known = {f.name: hints[f.name] for f in fields(explainer.Options)}
-    chosen: dict[str, Any] = {}
-    for key, text in pairs.items():
-        if key not in known:
-            raise UsageError(f"-O {name}.{key}: no such option; {name} has {', '.join(known) or 'none'}")
-        try:
-            chosen[key] = _convert(text, known[key])
-        except ValueError:
-            kind = getattr(known[key], "__name__", known[key])
-            raise UsageError(f"-O {name}.{key}={text}: expected a value of type {kind}") from None
-    try:
-        return explainer.Options(**chosen)
-    except UsageError as error:  # the bounds speak of flags
-        raise UsageError(f"-O {name}.{str(error).removeprefix('--')}") from None
-
-
-def _convert(text: str, kind: Any) -> Any:
-    if kind == int | str:  # a number or a word
-        return int(text) if text.lstrip("-").isdigit() else text
-    if kind is bool:
-        if text.lower() not in ("true", "false"):
-            raise ValueError
-        return text.lower() == "true"
-    return kind(text)
-
-
 def min_max(values: np.ndarray, constant: float, axis: tuple[int, ...] | None = None) -> np.ndarray:
-    """(v - min) / (max - min) in float64 over `axis`; constant input becomes `constant`."""
+    """Scale to (v - min) / (max - min) in float64 over `axis`; input without contrast becomes `constant`."""
     values = np.asarray(values, np.float64)
     low = values.min(axis=axis, keepdims=True)
     span = values.max(axis=axis, keepdims=True) - low
@@ -222,12 +203,12 @@ def min_max(values: np.ndarray, constant: float, axis: tuple[int, ...] | None = 
 
 
 def one_sign(values: np.ndarray, sign: str) -> np.ndarray:
-    """The positive part of signed values, or their size; float32."""
+    """Positive part of signed values (sign "positive") or their absolute value; float32."""
     return np.maximum(values, np.float32(0)) if sign == "positive" else np.abs(values)
 
 
 def channels_to_plane(attribution: np.ndarray, constant: float) -> np.ndarray:
-    """The study's plane of a signed (C, H, W) attribution, in 0..1.
+    """The study's plane (H, W) in 0..1 of a signed attribution (C, H, W).
 
     Absolute value, min-max per channel, sum over channels, min-max.
     """

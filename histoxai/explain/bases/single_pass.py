@@ -1,7 +1,7 @@
-"""Methods that read one forward pass and one gradient, and share both.
+"""Base of methods that read one forward pass and one gradient, and share both.
 
-However many of them are asked for, and the predictions with them, the network runs once forward and once
-backward. A method that needs only an activation of a late layer lets the backward pass end there.
+The network runs once forward and once backward for all of them and the predictions together. If every method reads a
+late layer, the backward pass ends there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from histoxai.explain.bases.method import Batch, Method, Map
+from histoxai.explain.bases.method import Batch, Map, Method
 
 if TYPE_CHECKING:
     import torch
@@ -24,40 +24,43 @@ if TYPE_CHECKING:
 
 
 class SinglePass(Method):
-    """A method that is a function of a value in the network and the target logit's gradient with respect to it."""
+    """A function of one activation (or the input) and the target logit's gradient with respect to it."""
 
-    # Whether the gradient is needed at all.
-    gradient: ClassVar[bool] = True
+    # Whether `read` needs the gradient.
+    needs_gradient: ClassVar[bool] = True
 
     def layer(self, body: nn.Module) -> nn.Module | None:
-        """Whose output is read; None for the input."""
+        """The layer whose output is read; None for the input."""
         del body
         return None
 
-    def arranged(self, body: nn.Module, values: torch.Tensor) -> torch.Tensor:
-        """Values or gradients as `read` takes them."""
+    def channels_first(self, body: nn.Module, values: torch.Tensor) -> torch.Tensor:
+        """The layer's output, or its gradient, in the shape that `read` takes."""
         del body
         return values
 
     @abstractmethod
     def read(self, value: torch.Tensor, gradient: torch.Tensor | None) -> np.ndarray:
-        """The method's own array (n, ...) float32 from value and gradient (n, ...)."""
+        """The method's own array (n, ...) float32, from the activation or input and its gradient (n, ...)."""
 
     def explain(self, net: Network, batch: Batch) -> Iterator[tuple[int, Map]]:
-        """Micro-batches of patches, the last one padded."""
+        """Explain micro-batches of patches, the last one padded."""
         for part in run_single_pass(net, {"": self}, batch.images, batch.targets):
             for i, raw in enumerate(part.raw[""]):
                 yield part.start + i, Map({"": raw})
 
     @classmethod
-    def passes(cls, options: object) -> str:
-        """One pass, shared."""
-        return "1 forward + backward, shared" if cls.gradient else "1 forward, shared"
+    def cost(cls, options: object) -> str:
+        """One pass, shared with other methods."""
+        return "1 forward + backward, shared" if cls.needs_gradient else "1 forward, shared"
 
 
 @dataclass(frozen=True)
 class Part:
-    """What a pass of r patches gave: logits (r, classes), targets (r,), and each method's own array (r, ...)."""
+    """Results of one pass over r patches, of which the first is number `start`.
+
+    logits: (r, classes). targets: (r,), the explained classes. raw: each method's own array (r, ...) by name.
+    """
 
     start: int
     logits: np.ndarray
@@ -71,56 +74,64 @@ def run_single_pass(
     """Run (n, 3, H, W) patches once for all these methods; targets None: the predicted class of each."""
     import torch
 
-    from histoxai.explain.network import Overwritten
-
-    layers = {name: method.layer(net.body) for name, method in methods.items()}
+    one_pass = _Pass(net, methods)
     for start in range(0, len(images), net.asked):
         x = images[start : start + net.asked]
-        chosen = torch.full((len(x),), -1) if targets is None else targets[start : start + net.asked]
+        classes = torch.full((len(x),), -1) if targets is None else targets[start : start + net.asked]
         real, short = len(x), net.asked - len(x)
         if short:
-            x, chosen = torch.cat([x, x[-1:].expand(short, -1, -1, -1)]), torch.cat([chosen, chosen[-1:].expand(short)])
-
-        def step(x: torch.Tensor, chosen: torch.Tensor) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-            with suppress(Overwritten):
-                return _once(net, methods, layers, x, chosen)
-            net.overwrites = True
-            return _once(net, methods, layers, x, chosen)
-
-        parts = net.run(step, net.ready(x), chosen.to(net.device))
-        logits, found = (np.concatenate([p[k] for p in parts])[:real] for k in (0, 1))
+            x = torch.cat([x, x[-1:].expand(short, -1, -1, -1)])
+            classes = torch.cat([classes, classes[-1:].expand(short)])
+        parts = net.run(one_pass.run, net.ready(x), classes.to(net.device))
+        logits, explained = (np.concatenate([p[k] for p in parts])[:real] for k in (0, 1))
         raw = {name: np.concatenate([p[2][name] for p in parts])[:real] for name in methods}
-        yield Part(start, logits, found, raw)
+        yield Part(start, logits, explained, raw)
 
 
-def _once(
-    net: Network,
-    methods: Mapping[str, SinglePass],
-    layers: Mapping[str, nn.Module | None],
-    x: torch.Tensor,
-    targets: torch.Tensor,
-) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    import torch
+class _Pass:
+    """One forward and backward pass of a micro-batch for several methods."""
 
-    from histoxai.explain.network import captured, of_targets
+    def __init__(self, net: Network, methods: Mapping[str, SinglePass]) -> None:
+        self._net, self._methods = net, methods
+        self._layers = {name: method.layer(net.body) for name, method in methods.items()}
+        with_gradient = [self._layers[name] for name, method in methods.items() if method.needs_gradient]
+        self._with_gradient = list(dict.fromkeys(with_gradient))
 
-    whole = any(layers[name] is None and method.gradient for name, method in methods.items())
-    with torch.set_grad_enabled(any(method.gradient for method in methods.values())):
-        x = x.detach().requires_grad_(whole)
-        read = [layer for layer in layers.values() if layer is not None]
-        with captured(read, cut=not whole, clone=net.overwrites) as values:
-            logits = net.module(x)
-        chosen = torch.where(targets < 0, logits.argmax(dim=1), targets)
-        seen = {None: x, **values}
-        wanted = [layers[name] for name, method in methods.items() if method.gradient]
-        wanted = list(dict.fromkeys(wanted))
-        gradients: dict[nn.Module | None, torch.Tensor] = {}
-        if wanted:
-            score = of_targets(logits, chosen).sum()
-            gradients = dict(zip(wanted, torch.autograd.grad(score, [seen[w] for w in wanted]), strict=True))
-    raw = {}
-    for name, method in methods.items():
-        layer = layers[name]
-        gradient = method.arranged(net.body, gradients[layer].float()) if method.gradient else None
-        raw[name] = method.read(method.arranged(net.body, seen[layer].detach().float()), gradient)
-    return logits.detach().cpu().numpy(), chosen.cpu().numpy(), raw
+    def run(self, x: torch.Tensor, targets: torch.Tensor) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """Logits, explained classes and raw arrays; targets below 0: the predicted class."""
+        from histoxai.explain.network import Overwritten
+
+        with suppress(Overwritten):
+            return self._once(x, targets)
+        self._net.overwrites = True
+        return self._once(x, targets)
+
+    def _once(self, x: torch.Tensor, targets: torch.Tensor) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        import torch
+
+        from histoxai.explain.network import captured, of_targets
+
+        to_input = None in self._with_gradient
+        with torch.set_grad_enabled(bool(self._with_gradient)):
+            x = x.detach().requires_grad_(to_input)
+            layers = [layer for layer in self._layers.values() if layer is not None]
+            with captured(layers, cut=not to_input, clone=self._net.overwrites) as activations:
+                logits = self._net.module(x)
+            classes = torch.where(targets < 0, logits.argmax(dim=1), targets)
+            values: dict[nn.Module | None, torch.Tensor] = {None: x, **activations}
+            gradients: dict[nn.Module | None, torch.Tensor] = {}
+            if self._with_gradient:
+                score = of_targets(logits, classes).sum()
+                inputs = [values[layer] for layer in self._with_gradient]
+                gradients = dict(zip(self._with_gradient, torch.autograd.grad(score, inputs), strict=True))
+        return logits.detach().cpu().numpy(), classes.cpu().numpy(), self._read(values, gradients)
+
+    def _read(
+        self, values: Mapping[nn.Module | None, torch.Tensor], gradients: Mapping[nn.Module | None, torch.Tensor]
+    ) -> dict[str, np.ndarray]:
+        raw = {}
+        for name, method in self._methods.items():
+            layer, body = self._layers[name], self._net.body
+            gradient = method.channels_first(body, gradients[layer].float()) if method.needs_gradient else None
+            raw[name] = method.read(method.channels_first(body, values[layer].detach().float()), gradient)
+        return raw

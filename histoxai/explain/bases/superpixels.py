@@ -1,7 +1,7 @@
-"""Superpixels, and the colours that stand for them: what LIME, KernelSHAP and their kin switch off.
+"""Superpixels and their mean colours, for methods that switch superpixels off: LIME and KernelSHAP.
 
-quickshift holds no lock while it runs (measured: two threads do four patches in 0.51 of the time of one), so threads
-segment the next patches while the network has this one; no processes have to be started, fed and cleaned up after.
+Threads segment the next patches while the network runs this one. quickshift releases Python's lock (measured: two
+threads take 0.51 of the time of one for four patches), so no worker processes are needed.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 if TYPE_CHECKING:
     from histoxai.explain.network import Network
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
 def quickshift(image: np.ndarray, kernel_size: float, max_dist: float, ratio: float) -> np.ndarray:
-    """Superpixels (H, W) numbered from 0 of an image (H, W, 3) float64 in 0..1, as lime's default finds them.
+    """Superpixels (H, W), numbered from 0, of an image (H, W, 3) float64 in 0..1, as lime's default segmentation.
 
-    Vedaldi and Soatto 2008; in Lab, ties broken with scikit-image's own seed, 42.
+    Vedaldi and Soatto 2008, in Lab; ties are broken with scikit-image's own seed, 42.
     """
     from skimage.segmentation import quickshift as library
 
@@ -30,24 +30,24 @@ def quickshift(image: np.ndarray, kernel_size: float, max_dist: float, ratio: fl
 
 
 def with_nuclei(superpixels: np.ndarray, nuclei: np.ndarray, threshold: float = 0.5) -> np.ndarray:
-    """Every nucleus a segment of its own, the tissue between them cut as `superpixels` (H, W); numbered from 0.
+    """Segments (H, W), numbered from 0: one for every nucleus, and `superpixels` (H, W) for the tissue between them.
 
-    nuclei (2, H, W): probabilities of tumor and non-tumor nuclei; connected pixels of one kind above `threshold` are
+    nuclei: (2, H, W) probabilities of tumor and non-tumor nuclei. Connected pixels of one kind above `threshold` are
     one nucleus.
     """
     from scipy import ndimage
 
-    found = superpixels.astype(np.int64)
+    segments = superpixels.astype(np.int64)
     for plane in nuclei:
         labels, _ = ndimage.label(plane > threshold)
-        found = np.where(labels > 0, labels + found.max(), found)
-    return np.unique(found, return_inverse=True)[1].reshape(superpixels.shape)
+        segments = np.where(labels > 0, labels + segments.max(), segments)
+    return np.unique(segments, return_inverse=True)[1].reshape(superpixels.shape)
 
 
 def mean_colours(image: np.ndarray, segments: np.ndarray) -> np.ndarray:
-    """The image (H, W, 3) with each segment in its mean colour, to the bit as lime has it.
+    """The image (H, W, 3) with each segment in its mean colour, equal to lime's to the last bit.
 
-    One sort instead of a mask for every segment; means of the same values in the same order.
+    One sort replaces lime's mask for every segment; means are of the same values in the same order.
     """
     flat, labels = image.reshape(-1, image.shape[-1]), segments.ravel()
     order = np.argsort(labels, kind="stable")
@@ -58,13 +58,13 @@ def mean_colours(image: np.ndarray, segments: np.ndarray) -> np.ndarray:
     return means[labels].reshape(image.shape)
 
 
-def ahead(make: Callable[[int], Made], count: int, threads: int) -> Iterator[Made]:
-    """make(0), make(1), ... in order, made by threads while the caller is busy; as many as they are and one wait."""
+def compute_ahead(compute: Callable[[int], Result], count: int, threads: int) -> Iterator[Result]:
+    """Yield compute(0), compute(1), ... in order, computed by threads ahead of the caller; at most threads + 1 wait."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="segments")
-    waiting: deque[Future[Made]] = deque()
+    waiting: deque[Future[Result]] = deque()
     try:
         for i in range(count):
-            waiting.append(pool.submit(make, i))
+            waiting.append(pool.submit(compute, i))
             if len(waiting) > threads:
                 yield waiting.popleft().result()
         while waiting:
@@ -73,10 +73,10 @@ def ahead(make: Callable[[int], Made], count: int, threads: int) -> Iterator[Mad
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def threads_beside(net: Network) -> int:
-    """How many: on a CPU one, which keeps ahead of the network; a GPU waits for all that the cores can do.
+def segmentation_threads(net: Network) -> int:
+    """Number of threads that segment beside the network: one on a CPU, every core on a GPU.
 
-    Measured on two cores: one thread beside the network 3.7 s a patch, both cores first and the network then 3.9.
+    Measured on two cores: 3.7 s a patch with one thread beside the network, 3.9 s with both cores before the network.
     """
     import torch
 
