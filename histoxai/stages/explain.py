@@ -13,10 +13,10 @@ import numpy as np
 from histoxai.core import provenance, resources, slurm
 from histoxai.core.errors import Damaged, HistoxaiError, SettingsDiffer
 from histoxai.core.progress import Progress
-from histoxai.explain.bases.method import ENGINE
 from histoxai.explain.bases.single_pass import run_single_pass
 from histoxai.explain.checks import summarise
 from histoxai.explain.cost import PATCHES, Cost, measure
+from histoxai.explain.inputs import Paths
 from histoxai.explain.job import PREDICTIONS, Job
 from histoxai.explain.maps_store import checks_path, raw_path
 from histoxai.explain.parity import compare
@@ -24,7 +24,7 @@ from histoxai.settings import Explain, Work
 from histoxai.store.create import create_or_match, match
 from histoxai.store.jobs.runner import Stream, Task, do_items
 from histoxai.store.schema import ArraySpec
-from histoxai.store.shards import Item, Store, identity
+from histoxai.store.shards import Item, Store
 
 
 def explain(
@@ -43,7 +43,7 @@ def explain(
     """
     provenance.keep_apart(output, source, model, *([masks] if masks else []))
     there = output.exists()
-    job = Job.of(source, model, masks, output, settings, progress, work)
+    job = Job.of(Paths(source, model, output, masks), settings, progress, work)
     items = _items(job)
     header = _header(job, output)
     summary = {
@@ -105,25 +105,14 @@ def _items(job: Job) -> list[Item]:
 
 
 def _item(job: Job, name: str) -> Item:
-    explainer, settings = job.explainers[name], job.settings
-    n, shard = len(job.rows), settings.shard_size
+    explainer, n, shard = job.explainers[name], len(job.rows), job.settings.shard_size
     specs = [
         ArraySpec(raw_path(name, part), (n, *spec.shape), spec.dtype, shard, spec.fill)
         for part, spec in explainer.raw_specs(job.net_of(name), job.patches.size).items()
     ]
     checks = job.checks(name)
     specs.append(ArraySpec(checks_path(name), (n, len(checks)), np.float32, shard, float("nan"), checks))
-    what = {
-        "method": job.methods[name],
-        "options": asdict(explainer.options),
-        "seed": settings.seed,
-        "engine": ENGINE,
-    }
-    if name in settings.random_weights:
-        what["random_weights"] = True
-    if job.nuclei is not None and getattr(explainer.options, "segments", "") == "nuclei":
-        what["masks"] = provenance.fingerprint(identity(job.nuclei[0].header))  # the same while it is being filled
-    return Item(name, tuple(specs), what)
+    return Item(name, tuple(specs), job.method_identity(name))
 
 
 def _header(job: Job, output: Path) -> dict[str, Any]:

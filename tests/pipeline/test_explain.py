@@ -15,7 +15,7 @@ import torch
 
 from histoxai.core.provenance import keyed_seed
 from histoxai.core.registry import names, resolve
-from histoxai.explain import job, network
+from histoxai.explain import inputs, network
 from histoxai.explain.bases.method import Batch, explain_all
 from histoxai.explain.methods import ig, lime
 from histoxai.explain.network import Network
@@ -295,10 +295,10 @@ def test_a_patch_that_lime_cannot_take_is_named(mini: Mini, tmp_path: Path, monk
 
 def test_the_micro_batch_is_found_once_and_kept(mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = explain(mini, tmp_path / "m", "--method", "gradcam", "--per-class", 1)
-    monkeypatch.setattr(job, "worthwhile", lambda module, size: 32)
+    monkeypatch.setattr(inputs, "worthwhile", lambda module, size: 32)
     done(*command)
     assert Store(tmp_path / "m").header["settings"]["micro_batch"] == 32
-    monkeypatch.setattr(job, "worthwhile", lambda module, size: 8)
+    monkeypatch.setattr(inputs, "worthwhile", lambda module, size: 8)
     done(*command, "--method", "gradcam,saliency")
     refused = run(*command, "--micro-batch", 16)
     assert refused.code == 3
@@ -332,14 +332,14 @@ def test_an_interrupted_shard_of_a_packed_method_goes_on_at_its_patch(
 
 
 def test_compile_falls_back_where_nothing_compiles(mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "can_compile", lambda device: False)
+    monkeypatch.setattr(inputs, "can_compile", lambda device: False)
     command = explain(mini, tmp_path / "m", "--method", "gradcam", "--per-class", 1, "--compile")
     outcome = run(*command)
     assert outcome.code == 0
     assert "torch.compile does not work here (it needs a C++ compiler); going on without it" in outcome.err
     assert Store(tmp_path / "m").header["settings"]["compile"] is False
     # nodes with a compiler may help: what the first one could do stands
-    monkeypatch.setattr(job, "can_compile", lambda device: True)
+    monkeypatch.setattr(inputs, "can_compile", lambda device: True)
     outcome = run(*command, "--method", "gradcam,saliency")
     assert outcome.code == 0
     assert "was begun without it; going on without" in outcome.err
@@ -350,7 +350,7 @@ def test_compile_is_not_left_out_half_way(mini: Mini, tmp_path: Path, monkeypatc
     monkeypatch.setattr(network, "_compiled", lambda module: module)
     done(*command)
     assert Store(tmp_path / "m").header["settings"]["compile"] is True
-    monkeypatch.setattr(job, "can_compile", lambda device: False)
+    monkeypatch.setattr(inputs, "can_compile", lambda device: False)
     refused = run(*command, "--method", "edges")
     assert refused.code == 3
     assert "was begun with --compile, and torch.compile does not work here" in refused.err
@@ -363,11 +363,11 @@ def test_a_task_follows_the_one_that_made_the_store(
     command = explain(mini, tmp_path / "m", "--method", "gradcam", "--per-class", 1)
 
     def slow(module: torch.nn.Module, size: tuple[int, int]) -> int:
-        monkeypatch.setattr(job, "worthwhile", lambda module, size: 8)
+        monkeypatch.setattr(inputs, "worthwhile", lambda module, size: 8)
         done(*command)
         return 32
 
-    monkeypatch.setattr(job, "worthwhile", slow)
+    monkeypatch.setattr(inputs, "worthwhile", slow)
     assert "gradcam 0" in done(*command)
     assert Store(tmp_path / "m").header["settings"]["micro_batch"] == 8
 
