@@ -82,8 +82,8 @@ def _stored_method(maps: Store, name: str, facts: dict[str, Any]) -> StoredMetho
     method, package = facts["method"], facts.get("package")
     if package and method not in names("method"):
         raise InputRefused(
-            f"{maps.path}: '{name}' was made with the method '{method}' of the package {package}, which is not installed; "
-            "install it"
+            f"{maps.path}: '{name}' was made with the method '{method}' of the package {package}, which is "
+            "not installed; install it"
         )
     kind = resolve("method", method)
     root = raw_path(name, "")

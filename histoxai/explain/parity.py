@@ -93,11 +93,5 @@ def _by_error(
     explainer: Method, ours: dict[str, np.ndarray], library: dict[str, np.ndarray], truth: dict[str, np.ndarray]
 ) -> Parity:
     scale = _scale(explainer, library)
-    our_error, library_error = (_distance(explainer, x, truth, scale) for x in (ours, library))
-    return Parity(
-        1,
-        _distance(explainer, ours, library, scale),
-        our_error <= TIMES_LIBRARY_ERROR * library_error,
-        our_error,
-        library_error,
-    )
+    own, theirs = (_distance(explainer, x, truth, scale) for x in (ours, library))
+    return Parity(1, _distance(explainer, ours, library, scale), own <= TIMES_LIBRARY_ERROR * theirs, own, theirs)

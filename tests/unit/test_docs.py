@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -62,6 +63,16 @@ def test_every_method_is_in_the_docs() -> None:
     assert f"{len(methods)} methods" in README
     page = (ROOT / "docs" / "explain.md").read_text()
     assert [name for name in methods if f"`{name}`" not in page] == []
+
+
+def test_tables_that_are_made_from_the_code_are_current() -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "write_docs_tables.py"))
+    stale = [path.name for path in script["PAGES"] if script["with_tables"](path.read_text()) != path.read_text()]
+    assert stale == [], "run `python scripts/write_docs_tables.py`"
+    assert (
+        "| `gradcam` | GradCAM | activation map | Selvaraju et al. 2017, arXiv 1610.02391 |"
+        in (ROOT / "docs" / "explain.md").read_text()
+    )
 
 
 @pytest.mark.parametrize(
