@@ -50,12 +50,19 @@ class ScoreCAM(CAM, Sampling):
 
     def perturb(self, i: int) -> torch.Tensor:
         """The patch through channel i, enlarged and scaled to 0..1."""
+        return self._through(i, i + 1)[0]
+
+    def fill(self, start: int, stop: int, out: torch.Tensor) -> None:
+        """Write copies [start, stop): enlarged together, because torch gives eight channels or more other last bits."""
+        out.copy_(self._through(start, stop))
+
+    def _through(self, start: int, stop: int) -> torch.Tensor:
         from torch.nn import functional
 
-        channel = self.activation[None, i : i + 1]
-        mask = functional.interpolate(channel, size=self.image.shape[1:], mode="bilinear", align_corners=True)[0]
-        least, most = mask.amin(dim=(1, 2), keepdim=True), mask.amax(dim=(1, 2), keepdim=True)
-        return self.image * ((mask - least) / (most - least + 1e-8))
+        channels, size = self.activation[None, start:stop], self.image.shape[1:]
+        masks = functional.interpolate(channels, size=size, mode="bilinear", align_corners=True)[0]
+        least, most = masks.amin(dim=(1, 2), keepdim=True), masks.amax(dim=(1, 2), keepdim=True)
+        return self.image * ((masks - least) / (most - least + 1e-8))[:, None]
 
     def reduce(self, outputs: torch.Tensor) -> Map:
         """Sum of the channels, weighted by the softmax of the logits."""
