@@ -12,7 +12,7 @@ import torch
 from histoxai.core.errors import Incomplete, InputRefused, UsageError
 from histoxai.core.progress import Progress
 from histoxai.explain.bases.method import Method
-from histoxai.explain.network import Network, can_compile, fits_on_gpu, largest_that_fits, worthwhile
+from histoxai.explain.network import Network, can_compile, fits_on_gpu, largest_that_fits, micro_batch_for_cpu
 from histoxai.networks.run_folder import Run, open_run
 from histoxai.settings import Explain
 from histoxai.store.patches import Patches
@@ -167,7 +167,7 @@ def micro_batch_of(
         return int(stored["micro_batch"])
     device = next(module.parameters()).device
     if device.type != "cuda":
-        return worthwhile(module, size)
+        return micro_batch_for_cpu(module, size)
     fitting = largest_that_fits(fits_on_gpu(Network(module, 1, settings.precision), size))
     torch.cuda.empty_cache()  # for other processes on this GPU
     progress.say(f"{device}: micro-batches of {fitting} patches fit")

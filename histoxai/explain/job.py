@@ -113,7 +113,9 @@ class Job:
     def untrained(self) -> Network:
         """The same network with random weights."""
         module = reinitialised(self.net.exact, provenance.keyed_seed(self.settings.seed, "random weights"))
-        return Network(module, self.net.asked, self.settings.precision, self.settings.compile, self.net.tell)
+        return Network(
+            module, self.net.full_micro_batch, self.settings.precision, self.settings.compile, self.net.on_halving
+        )
 
     def net_of(self, name: str) -> Network:
         """The network that the method of this name explains."""
@@ -212,7 +214,7 @@ class Job:
         from scipy.stats import spearmanr
 
         net, explainer = self.net_of(name), self.explainers[name]
-        with net.in_fp32(min(ROWS_OF_ONE_PATCH, net.asked)) as exact:
+        with net.in_fp32(min(ROWS_OF_ONE_PATCH, net.full_micro_batch)) as exact:
             batch = self.batch(name, np.array([position]), np.array([target]))
             result = next(explainer.explain(exact, batch))[1]
         a, b = explainer.evidence(raw).ravel(), explainer.evidence(result.raw).ravel()

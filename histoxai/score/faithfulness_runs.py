@@ -183,7 +183,7 @@ class Probing:
     def _net(self) -> Network:
         size = int(self.maps.header["settings"]["micro_batch"])
         self.facts["micro_batch"] = size
-        return Network(load_model(self.run, self.device), size, tell=self._tell)
+        return Network(load_model(self.run, self.device), size, on_halving=self._tell)
 
     def _tell(self, micro_batch: int) -> None:
         self.facts["micro_batch"] = micro_batch
@@ -192,7 +192,7 @@ class Probing:
     @cached_property
     def _untrained(self) -> Network:
         seed = provenance.keyed_seed(self.maps.header["seed"], "random weights")
-        return Network(reinitialised(self._net.exact, seed), self._net.asked, tell=self._tell)
+        return Network(reinitialised(self._net.exact, seed), self._net.full_micro_batch, on_halving=self._tell)
 
     def _patch(self, i: int) -> _Patch:
         at = self.rows[[i]]
@@ -322,7 +322,7 @@ class Probing:
         chosen = set(np.linspace(0, n - 1, min(self.settings.sanity, n)).round().astype(int).tolist())
         module = copy.deepcopy(self._net.exact)
         fresh = reinitialised(self._net.exact, provenance.keyed_seed(self.maps.header["seed"], SANITY))
-        net = Network(module, self._net.asked, tell=self._tell)
+        net = Network(module, self._net.full_micro_batch, on_halving=self._tell)
         for i in (start + np.flatnonzero(~have)).tolist():
             found = np.full((1, len(self.methods), len(layers) + 1, 2), np.nan, np.float32)
             if i in chosen:

@@ -220,7 +220,7 @@ def _estimate(job: Job, items: list[Item], work: Work, progress: Progress) -> di
 
 def _cost_of_predictions(job: Job) -> Cost:
     # of the item that every method rests on, with the ids that come with the store
-    few = min(job.net.asked, len(job.rows))
+    few = min(job.net.full_micro_batch, len(job.rows))
     started = time.perf_counter()
     made = [rows for _, rows in job.predict(0, few, np.zeros(few, bool))]
     seconds = (time.perf_counter() - started) / few
@@ -232,7 +232,7 @@ def _cost_of_predictions(job: Job) -> Cost:
 def _shared(job: Job, predictions: float) -> dict[str, float]:
     # seconds a patch of the methods that share a pass: an equal part each of what it takes, predictions apart
     found: dict[str, float] = {}
-    few = min(job.net.asked, len(job.rows))
+    few = min(job.net.full_micro_batch, len(job.rows))
     for net in [job.net, *([job.untrained] if job.settings.random_weights else [])]:
         methods = job.sharing(net)
         if not methods:

@@ -265,14 +265,14 @@ def bench_bf16(work: Path) -> list[dict[str, Any]]:
 
 _BARE = """
 import sys, torch
-from histoxai.explainers.network import worthwhile
+from histoxai.explain.network import micro_batch_for_cpu
 from histoxai.models.batches import pick_device
 from histoxai.models.checkpoint import load_model
 from histoxai.models.runs import open_run
 from pathlib import Path
 pick_device("cpu")
 net = load_model(open_run(Path(sys.argv[1])), torch.device("cpu")).requires_grad_(False)
-rows = worthwhile(net, (256, 256))
+rows = micro_batch_for_cpu(net, (256, 256))
 x = torch.rand(rows, 3, 256, 256).contiguous(memory_format=torch.channels_last).requires_grad_()
 for _ in range(3):
     torch.autograd.grad(net(x)[:, 0].sum(), x)

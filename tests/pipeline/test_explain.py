@@ -295,10 +295,10 @@ def test_a_patch_that_lime_cannot_take_is_named(mini: Mini, tmp_path: Path, monk
 
 def test_the_micro_batch_is_found_once_and_kept(mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = explain(mini, tmp_path / "m", "--method", "gradcam", "--per-class", 1)
-    monkeypatch.setattr(inputs, "worthwhile", lambda module, size: 32)
+    monkeypatch.setattr(inputs, "micro_batch_for_cpu", lambda module, size: 32)
     done(*command)
     assert Store(tmp_path / "m").header["settings"]["micro_batch"] == 32
-    monkeypatch.setattr(inputs, "worthwhile", lambda module, size: 8)
+    monkeypatch.setattr(inputs, "micro_batch_for_cpu", lambda module, size: 8)
     done(*command, "--method", "gradcam,saliency")
     refused = run(*command, "--micro-batch", 16)
     assert refused.code == 3
@@ -363,11 +363,11 @@ def test_a_task_follows_the_one_that_made_the_store(
     command = explain(mini, tmp_path / "m", "--method", "gradcam", "--per-class", 1)
 
     def slow(module: torch.nn.Module, size: tuple[int, int]) -> int:
-        monkeypatch.setattr(inputs, "worthwhile", lambda module, size: 8)
+        monkeypatch.setattr(inputs, "micro_batch_for_cpu", lambda module, size: 8)
         done(*command)
         return 32
 
-    monkeypatch.setattr(inputs, "worthwhile", slow)
+    monkeypatch.setattr(inputs, "micro_batch_for_cpu", slow)
     assert "gradcam 0" in done(*command)
     assert Store(tmp_path / "m").header["settings"]["micro_batch"] == 8
 

@@ -616,7 +616,7 @@ def test_ig_steps_auto_stops_at_the_completeness_error_asked_for(net: Network) -
 
 def test_out_of_memory_halves_the_micro_batch_and_goes_on(net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[int] = []
-    small = Network(net.exact, MICRO, tell=told.append)
+    small = Network(net.exact, MICRO, on_halving=told.append)
     whole, call = (
         {n: explain_all(build(n), net, batch(5)) for n in ("ig", "lime", "gradcam", "kernelshap")},
         small.module,
@@ -635,7 +635,7 @@ def test_out_of_memory_halves_the_micro_batch_and_goes_on(net: Network, monkeypa
             # other batches, other last bits, of outputs up to 1
             np.testing.assert_allclose(got[part], values, atol=max(1e-5 * np.nanmax(np.abs(values)), FLOAT32))
     assert told == [8, 4]
-    assert (small.asked, small.micro_batch) == (MICRO, 4)
+    assert (small.full_micro_batch, small.micro_batch) == (MICRO, 4)
 
 
 def test_out_of_memory_with_a_single_patch_is_said(net: Network, monkeypatch: pytest.MonkeyPatch) -> None:

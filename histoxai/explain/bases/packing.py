@@ -72,8 +72,8 @@ def run_packed(
     import torch
 
     source, waiting = iter(work), deque[_Progress]()
-    x = torch.zeros((net.asked, *shape), device=net.device).contiguous(memory_format=torch.channels_last)
-    targets = torch.zeros(net.asked, dtype=torch.long)
+    x = torch.zeros((net.full_micro_batch, *shape), device=net.device).contiguous(memory_format=torch.channels_last)
+    targets = torch.zeros(net.full_micro_batch, dtype=torch.long)
     while slices := _fill(source, waiting, x, targets):
         stop = slices[-1].stop
         x[stop:], targets[stop:] = x[stop - 1], targets[stop - 1]  # pad with the last row

@@ -55,14 +55,14 @@ def logit_differences(net: Network, images: torch.Tensor, targets: torch.Tensor,
 
     # the baseline is one more patch; the last micro-batch is padded as everywhere
     rows = torch.cat([images, torch.full_like(images[:1], baseline)])
-    short = -len(rows) % net.asked
+    short = -len(rows) % net.full_micro_batch
     rows = torch.cat([rows, rows[-1:].expand(short, -1, -1, -1)]) if short else rows
     no_targets = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
     logits = torch.cat(
         [
             part
-            for a in range(0, len(rows), net.asked)
-            for part in net.run(lambda x, _: net.logits(x), net.ready(rows[a : a + net.asked]), no_targets)
+            for a in range(0, len(rows), net.full_micro_batch)
+            for part in net.run(lambda x, _: net.logits(x), net.ready(rows[a : a + net.full_micro_batch]), no_targets)
         ]
     ).double()
     classes = targets.to(logits.device)

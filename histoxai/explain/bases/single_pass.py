@@ -75,10 +75,10 @@ def run_single_pass(
     import torch
 
     one_pass = _Pass(net, methods)
-    for start in range(0, len(images), net.asked):
-        x = images[start : start + net.asked]
-        classes = torch.full((len(x),), -1) if targets is None else targets[start : start + net.asked]
-        real, short = len(x), net.asked - len(x)
+    for start in range(0, len(images), net.full_micro_batch):
+        x = images[start : start + net.full_micro_batch]
+        classes = torch.full((len(x),), -1) if targets is None else targets[start : start + net.full_micro_batch]
+        real, short = len(x), net.full_micro_batch - len(x)
         if short:
             x = torch.cat([x, x[-1:].expand(short, -1, -1, -1)])
             classes = torch.cat([classes, classes[-1:].expand(short)])
