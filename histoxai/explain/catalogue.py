@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, TypedDict
 
 from histoxai.core.errors import HistoxaiError
-from histoxai.core.references import parse_bibtex, references
-from histoxai.core.registry import builtin_names, names, origin, resolve
+from histoxai.core.references import Reference, parse_bibtex, references
+from histoxai.core.registry import builtin_names, names, origin, plugins, resolve
 from histoxai.explain.bases.method import Method
 
 # Families in the order of the docs' table.
@@ -79,9 +80,13 @@ def source_of(kind: type[Method]) -> str:
     return "; ".join(works[key].short if key in works else key for key in kind.citations) or "closed form"
 
 
-def bibtex_of(kind: type[Method]) -> dict[str, str]:
-    """BibTeX entries by citation key of the works that a plugin's method brings along."""
-    return {key: work.entry for key, work in parse_bibtex(kind.bibtex).items()}
+def plugin_references() -> dict[str, Reference]:
+    """Works by citation key that plugins' methods bring along; plugins that cannot be used have none."""
+    works: dict[str, Reference] = {}
+    for name in plugins("method"):
+        with suppress(HistoxaiError):
+            works |= parse_bibtex(resolve("method", name).bibtex)
+    return works
 
 
 def markdown_table() -> str:

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 
+from histoxai.core import registry
 from histoxai.core.provenance import keyed_seed
 from histoxai.core.registry import names, resolve
 from histoxai.explain import inputs, network
 from histoxai.explain.bases.method import Batch, explain_all
+from histoxai.explain.maps_store import stored_methods
 from histoxai.explain.methods import ig, lime
 from histoxai.explain.network import Network
 from histoxai.networks.inference import pick_device, to_tensor
@@ -26,6 +28,7 @@ from histoxai.store import partial_shards
 from histoxai.store.patches import Patches
 from histoxai.store.shards import Store
 from tests.conftest import FAST, Mini, array_files, done, run
+from tests.unit.test_plugins import METHOD, install
 
 FEW = [
     *("-O", "ig.steps=8", "-O", "nt.steps=4", "-O", "nt.samples=2", "-O", "lime.samples=30", "-O", "lime.max_dist=10"),
@@ -407,3 +410,21 @@ def test_workers_take_one_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.backends.cuda.matmul.allow_tf32
     pick_device("cpu")
     assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_maps_of_a_plugin_name_its_package(mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path / "site", "hx-speckle", "1.2", METHOD, {"histoxai.methods": {"speckle": "Speckle"}})
+    with monkeypatch.context() as installed:
+        installed.syspath_prepend(tmp_path / "site")
+        registry.plugins.cache_clear()
+        done(*explain(mini, tmp_path / "m", "--method", "speckle,center", "--per-class", 2))
+        items = json.loads(done("info", tmp_path / "m", "--json"))["items"]
+        assert items["speckle"]["what"]["package"] == "hx-speckle 1.2"
+        assert "package" not in items["center"]["what"]
+        assert [m.name for m in stored_methods(Store(tmp_path / "m"))] == ["center", "speckle"]
+    registry.plugins.cache_clear()
+    refused = run("score", tmp_path / "m", "--masks", mini.masks, "-o", tmp_path / "s")
+    assert refused.code == 3
+    assert "'speckle' of the package hx-speckle 1.2, which is not installed; install it" in " ".join(
+        refused.err.split()
+    )

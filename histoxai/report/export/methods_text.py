@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from histoxai.core.references import parse_bibtex, references
-from histoxai.core.registry import names, resolve
+from histoxai.core.references import references
+from histoxai.core.registry import resolve
 from histoxai.explain.bases.method import Method
 from histoxai.explain.bases.null_model import NullModel
+from histoxai.explain.catalogue import plugin_references
 from histoxai.report.export.tables import latex, markdown
 
 STUDY = "valatkaite2024"
@@ -88,10 +89,7 @@ def as_latex(said: Sequence[tuple[str, tuple[str, ...]]]) -> bytes:
 def bibliography(said: Sequence[tuple[str, tuple[str, ...]]]) -> bytes:
     """BibTeX entries of all works that the sentences cite, and of the study."""
     cited = {STUDY, *(key for _, keys in said for key in keys)}
-    works = references()
-    if cited - works.keys():  # works that plugins bring along
-        for name in names("method"):
-            works = {**parse_bibtex(resolve("method", name).bibtex), **works}
+    works = {**plugin_references(), **references()} if cited - references().keys() else references()
     return ("\n".join(work.entry for key, work in works.items() if key in cited) + "\n").encode()
 
 
