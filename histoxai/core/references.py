@@ -28,8 +28,9 @@ class Reference:
         """Authors, year and where to find it, such as "Selvaraju et al. 2017, arXiv 1610.02391"."""
         authors = [author.split(",")[0] for author in self.field("author").split(" and ")]
         names = " and ".join(authors) if len(authors) < 3 else f"{authors[0]} et al."
-        addresses = {"eprint": "arXiv ", "doi": "doi ", "journal": ""}
-        address = next((words + self.field(name) for name, words in addresses.items() if self.field(name)), "")
+        journal = f"{self.field('journal')} {self.field('volume')}:{self.field('pages').split('-')[0]}".rstrip(": ")
+        addresses = {"arXiv ": self.field("eprint"), "doi ": self.field("doi"), "": journal}
+        address = next((words + value for words, value in addresses.items() if value), "")
         return f"{names} {self.field('year')}" + (f", {address}" if address else "")
 
 
