@@ -1,4 +1,4 @@
-"""Write the generated tables of the docs: between `<!-- options: VERB -->` and `<!-- end -->` stand a verb's options.
+"""Write the generated tables of the docs, which stand between `<!-- TABLE: NAME -->` and `<!-- end -->`.
 
 `python scripts/make_docs.py` rewrites the pages; a test fails where one is out of date.
 """
@@ -13,6 +13,7 @@ import typer
 
 from histoxai.cli.app import app
 from histoxai.cli.command import metavar_of, panels
+from histoxai.explain.catalogue import markdown_table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 _MARKED = re.compile(r"(<!-- (\w+): ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -41,7 +42,8 @@ def _cell(text: str | None) -> str:
     return (text or "").replace("|", "\\|")
 
 
-TABLES = {"options": option_table}
+TABLES = {"options": option_table, "table": lambda name: LISTS[name]() + "\n"}
+LISTS = {"methods": markdown_table}
 
 
 def generated(page: str) -> str:

@@ -1,20 +1,25 @@
-"""Names that users type -> the code behind them.
+"""Names that users type, and the code behind them.
 
-A reader, model, explainer or metric is one file and one line here. Nothing is imported until it is
-asked for, so that `histoxai --help` stays quick; only names in this table can be loaded, so a run
-folder or a store from elsewhere cannot name code to run.
+A format, network, method, measure or profile is one file and one line here. Installed packages add methods, measures
+and formats through entry points (GROUPS). Modules are imported only when a name is resolved, so that `histoxai --help`
+stays quick. Only registered names can be loaded: a run folder or a store from elsewhere cannot name code to run.
 """
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import dataclass
+from functools import cache, partial
 from importlib import import_module
-from typing import Any
+from inspect import isabstract
+from typing import TYPE_CHECKING, Any
 
-from histoxai.core.errors import UsageError
+from histoxai.core.errors import HistoxaiError, UsageError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 ENTRIES: dict[str, dict[str, str]] = {
-    "reader": {
+    "format": {
         "diagset": "histoxai.ingest.formats.diagset:DiagSetReader",
         "pannuke": "histoxai.ingest.formats.pannuke:PanNukeReader",
         "hdf5": "histoxai.ingest.formats.hdf5:Hdf5Reader",
@@ -40,7 +45,7 @@ ENTRIES: dict[str, dict[str, str]] = {
     "segmenter": {
         "unet": "histoxai.networks.unet:UNet",
     },
-    "explainer": {
+    "method": {
         "ig": "histoxai.explain.methods.ig:IntegratedGradients",
         "nt": "histoxai.explain.methods.nt:NoiseTunnel",
         "lime": "histoxai.explain.methods.lime:Lime",
@@ -65,42 +70,136 @@ ENTRIES: dict[str, dict[str, str]] = {
         "edges": "histoxai.explain.methods.edges:Edges",
         "hematoxylin": "histoxai.explain.methods.hematoxylin:Hematoxylin",
     },
+    "measure": {},
     "profile": {
         "corrected": "histoxai.score.profiles.corrected:CorrectedProfile",
         "thesis": "histoxai.score.profiles.thesis:ThesisProfile",
     },
 }
 
-# Names of other libraries' own registries, behind a prefix; what makes them gets the rest of the name first.
-FAMILIES: dict[str, dict[str, str]] = {
+# Functions that make networks of other libraries, by prefix; they take the rest of the name first: timm:resnet26.
+LIBRARIES: dict[str, dict[str, str]] = {
     "classifier": {"timm": "histoxai.networks.backbones:timm_model"},
     "segmenter": {"smp": "histoxai.networks.smp:smp_model"},
 }
 
+# Entry-point groups in which installed packages register names.
+GROUPS = {"method": "histoxai.methods", "measure": "histoxai.measures", "format": "histoxai.formats"}
+# Classes from which a plugin's class has to be derived.
+BASES = {"method": "histoxai.explain.bases.method:Method"}
+OWN = "histoxai"
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A name that an installed package registers; package: its name and version."""
+
+    package: str
+    entry: EntryPoint
+
+
+def builtin_names(kind: str) -> list[str]:
+    """Names of histoxai's own entries, in the order in which they are offered; quick enough for `--help`."""
+    return [*ENTRIES[kind], *(f"{library}:NAME" for library in LIBRARIES.get(kind, {}))]
+
 
 def names(kind: str) -> list[str]:
-    """All registered names of a kind, in the order in which they are offered; families by their prefix."""
-    return [*ENTRIES[kind], *(f"{family}:NAME" for family in FAMILIES.get(kind, {}))]
+    """All names of a kind: histoxai's own, then those of plugins.
+
+    Raises HistoxaiError if a plugin takes a name that is in use.
+    """
+    return [*builtin_names(kind), *plugins(kind)]
+
+
+@cache
+def plugins(kind: str) -> dict[str, Plugin]:
+    """Plugins of a kind by name, sorted by package and name; nothing of them is imported.
+
+    Raises HistoxaiError if a plugin takes a name that is in use.
+    """
+    if kind not in GROUPS:
+        return {}
+    from importlib.metadata import entry_points  # takes as long as all of `histoxai --help`
+
+    found: dict[str, Plugin] = {}
+    listed = [Plugin(_package(entry), entry) for entry in entry_points(group=GROUPS[kind])]
+    for plugin in sorted(listed, key=lambda p: (p.package, p.entry.name)):
+        name = plugin.entry.name
+        owner = OWN if name in ENTRIES[kind] else found[name].package if name in found else None
+        if owner is not None:
+            raise HistoxaiError(
+                f"the package {plugin.package} registers the {kind} '{name}', a name that {owner} has already; "
+                f"uninstall {plugin.package}, or have the {kind} renamed in its entry points ({GROUPS[kind]})"
+            )
+        found[name] = plugin
+    return found
+
+
+def _package(entry: EntryPoint) -> str:
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else "unknown package"
+
+
+def origin(kind: str, name: str) -> str:
+    """Where a registered name comes from: "histoxai", or a plugin's package and version."""
+    resolve_name(kind, name)
+    plugin = plugins(kind).get(name)
+    return OWN if plugin is None else plugin.package
 
 
 def resolve_name(kind: str, name: str) -> str:
-    """Where `name` lies, as "module:object"; nothing is imported.
+    """The "module:object" behind a name; nothing is imported.
 
-    Raises UsageError for an unknown name, listing the known ones.
+    Raises UsageError for an unknown name, listing the known ones, and HistoxaiError if plugins' names collide.
     """
-    family, given, rest = name.partition(":")
-    if given and rest and family in FAMILIES.get(kind, {}):
-        return FAMILIES[kind][family]
+    library, colon, rest = name.partition(":")
+    if colon and rest and library in LIBRARIES.get(kind, {}):
+        return LIBRARIES[kind][library]
+    others = plugins(kind)
+    if name in others:
+        return others[name].entry.value
     if name not in ENTRIES[kind]:
         raise UsageError(f"unknown {kind} '{name}'; known: {', '.join(names(kind))}")
     return ENTRIES[kind][name]
 
 
 def resolve(kind: str, name: str) -> Any:
-    """The object registered as `name`.
+    """Import and return the object behind a name.
 
-    Raises UsageError for an unknown name, listing the known ones.
+    Raises UsageError for an unknown name, listing the known ones, and HistoxaiError for a plugin that cannot be used.
     """
-    module, attribute = resolve_name(kind, name).split(":")
-    found = getattr(import_module(module), attribute)
-    return found if name in ENTRIES[kind] else partial(found, name.partition(":")[2])
+    value = resolve_name(kind, name)
+    if name in plugins(kind):
+        return _load_plugin(kind, name, plugins(kind)[name])
+    resolved = _load(value)
+    return resolved if name in ENTRIES[kind] else partial(resolved, name.partition(":")[2])
+
+
+def _load(value: str) -> Any:
+    module, attribute = value.split(":")
+    return getattr(import_module(module), attribute)
+
+
+def _load_plugin(kind: str, name: str, plugin: Plugin) -> Any:
+    try:
+        loaded = plugin.entry.load()
+    except Exception as error:  # a plugin's code may raise anything
+        reason = f"{type(error).__name__}: {error}"
+    else:
+        reason = _unsuitable(kind, loaded)
+    if not reason:
+        return loaded
+    raise HistoxaiError(
+        f"the {kind} '{name}' of the package {plugin.package} cannot be used ({plugin.entry.value}: {reason}); "
+        f"update or uninstall {plugin.package.split(' ')[0]}"
+    )
+
+
+def _unsuitable(kind: str, loaded: Any) -> str:
+    # why an object cannot serve as this kind; empty if it can
+    if kind not in BASES:
+        return ""
+    base = _load(BASES[kind])
+    if not (isinstance(loaded, type) and issubclass(loaded, base)):
+        return f"not derived from {base.__module__}.{base.__name__}"
+    missing = sorted(getattr(loaded, "__abstractmethods__", ())) if isabstract(loaded) else []
+    return f"does not define {', '.join(missing)}" if missing else ""

@@ -1,4 +1,4 @@
-"""What the checks beside the maps of a store say, summed up per method."""
+"""Summarise the checks that are stored with the maps of each method."""
 
 from __future__ import annotations
 
@@ -10,35 +10,38 @@ from histoxai.explain.maps_store import checks_path
 from histoxai.store.shards import Store
 from histoxai.store.state import rows_done
 
-# Checks that count maps; all others are spreads of a number.
-_COUNTED = ("constant", "zero")
+# Checks that count maps; the others are numbers with a distribution.
+_COUNTS = ("constant", "zero")
 
 
 def summarise(maps: Store) -> dict[str, dict[str, Any]]:
-    """Per method: patches, how many maps are constant or zero, and median, least and most of every other check.
+    """Checks by method: number of patches, of constant and of zero maps; median, min, max and n of every other check.
 
-    Only finished shards count; checks that were made of no map are left out.
+    Only finished shards count; checks without any value are left out.
     """
-    states = maps.completeness()
     summary: dict[str, dict[str, Any]] = {}
-    for method, state in states.items():
-        if not state["what"].get("method"):  # no method, or one whose facts are lost
+    for method, state in maps.completeness().items():
+        if not state["what"].get("method"):  # not a method, or one whose facts are lost
             continue
-        done = np.flatnonzero(rows_done(state))
-        made: dict[str, Any] = {"patches": len(done)}
-        for name, column in _columns(maps, method, done).items():
-            values = column[np.isfinite(column)]
-            if name in _COUNTED:
-                made[name] = int(values.sum())
-            elif len(values):
-                made[name] = {
-                    "median": float(np.median(values)),
-                    "min": float(values.min()),
-                    "max": float(values.max()),
-                    "n": len(values),
-                }
-        if len(done):
-            summary[method] = made
+        rows = np.flatnonzero(rows_done(state))
+        if len(rows):
+            summary[method] = {"patches": len(rows), **_summary(_columns(maps, method, rows))}
+    return summary
+
+
+def _summary(columns: dict[str, np.ndarray]) -> dict[str, Any]:
+    summary: dict[str, Any] = {}
+    for name, column in columns.items():
+        values = column[np.isfinite(column)]
+        if name in _COUNTS:
+            summary[name] = int(values.sum())
+        elif len(values):
+            summary[name] = {
+                "median": float(np.median(values)),
+                "min": float(values.min()),
+                "max": float(values.max()),
+                "n": len(values),
+            }
     return summary
 
 

@@ -1,4 +1,4 @@
-"""What a method costs: seconds and stored bytes of a patch, measured on a few."""
+"""Measure the cost of a method on a few patches: seconds and stored bytes per patch."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 
 from histoxai.store.schema import ArraySpec
 
-# A method is timed on so many patches, or as many as it finishes in the seconds, after one run that warms up.
+# Timed patches of a method, or as many as it finishes in these seconds, after one patch that warms up.
 PATCHES, _SECONDS = 16, 20.0
 
-# (first row, stop) -> runs of finished rows with the place of the first
+# (start, stop) -> (first row, arrays by path) of finished rows
 Rows = Callable[[int, int], Iterator[tuple[int, Mapping[str, np.ndarray]]]]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """seconds and bytes (compressed) of one patch; patches: how many were timed."""
+    """Cost of one patch: seconds, and bytes after compression; patches: number of timed patches."""
 
     seconds: float
     bytes: float
@@ -29,30 +29,30 @@ class Cost:
 def measure(work: Rows, specs: Sequence[ArraySpec], n: int) -> Cost:
     """Time work(start, stop) on the first patches of n.
 
-    A run over one patch comes first: it loads libraries.
+    One patch is explained before, because the first one loads libraries.
     """
     began = time.perf_counter()
-    made = [rows for _, rows in work(0, 1)]
+    parts = [rows for _, rows in work(0, 1)]
     alone = time.perf_counter() - began
     if n == 1 or alone > 3 * _SECONDS:  # so slow that loading makes no difference, and more would take minutes
-        return Cost(alone, _stored(specs, made), 1)
-    made = []
+        return Cost(alone, _stored_bytes(specs, parts), 1)
+    parts = []
     seconds = 0.0
     began = time.perf_counter()
     for _, rows in work(0, min(n, PATCHES)):
         seconds = time.perf_counter() - began
-        made.append(rows)
+        parts.append(rows)
         if seconds > _SECONDS:
             break
-    done = sum(len(next(iter(rows.values()))) for rows in made)
-    return Cost(seconds / done, _stored(specs, made) / done, done)
+    done = sum(len(next(iter(rows.values()))) for rows in parts)
+    return Cost(seconds / done, _stored_bytes(specs, parts) / done, done)
 
 
-def _stored(specs: Sequence[ArraySpec], made: Sequence[Mapping[str, np.ndarray]]) -> int:
+def _stored_bytes(specs: Sequence[ArraySpec], parts: Sequence[Mapping[str, np.ndarray]]) -> int:
     # bytes of the files that hold these rows; a file never has more than a shard
     total = 0
     for spec in specs:
-        rows = np.concatenate([part[spec.path] for part in made])
+        rows = np.concatenate([part[spec.path] for part in parts])
         step = spec.shard or len(rows)
         total += sum(len(spec.encode(rows[a : a + step]) or b"") for a in range(0, len(rows), step))
     return total

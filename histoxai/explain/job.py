@@ -1,9 +1,9 @@
-"""What `explain` works on, checked against each other, and the maps of a run of patches as they are finished."""
+"""One run of `explain`: its checked inputs, and the maps of a range of patches as they are finished."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,45 +12,39 @@ import numpy as np
 import torch
 
 from histoxai.core import provenance
-from histoxai.core.errors import Incomplete, InputRefused, UsageError
+from histoxai.core.errors import UsageError
 from histoxai.core.progress import Progress
+from histoxai.core.registry import OWN, origin
+from histoxai.explain import inputs
 from histoxai.explain.arguments import make_explainers
+from histoxai.explain.bases.method import ENGINE, Batch, Map, Method
+from histoxai.explain.bases.single_pass import Part, SinglePass, run_single_pass
+from histoxai.explain.inputs import ExplainInputs, Nuclei
 from histoxai.explain.maps_store import checks_path, raw_path
-from histoxai.explain.methods.base import Batch, Explainer, Map
-from histoxai.explain.methods.single_pass import OnePass, Part, one_pass
-from histoxai.explain.network import Network, can_compile, fits_on_gpu, largest_that_fits, reinitialised, worthwhile
+from histoxai.explain.network import Network, reinitialised
 from histoxai.networks.inference import softmax_of_predicted, to_tensor
-from histoxai.networks.run_folder import Run, open_run
+from histoxai.networks.run_folder import Run
 from histoxai.networks.weights import load_model
 from histoxai.settings import Explain, Work
-from histoxai.store.parents import join_rows
 from histoxai.store.patches import Patches
-from histoxai.store.shards import Store, open_store
-from histoxai.store.state import rows_done
-from histoxai.store.storage.files import read_json
+from histoxai.store.shards import Store, header_identity
 
 PREDICTIONS = "predictions"
-RANK = "rank_to_fp32"
-FEW = 4  # rows of a pass where a single patch is explained: most of a larger one would be padding
+RANK_CHECK = "rank_to_fp32"
+ROWS_OF_ONE_PATCH = 4  # rows of a pass that explains a single patch: most of a larger one would be padding
 
+# (first row, arrays by path) of finished rows
 Rows = Iterator[tuple[int, dict[str, np.ndarray]]]
-
-
-@dataclass(frozen=True)
-class ExplainInputs:
-    """Paths of what `explain` reads: patch store, run folder of the classifier, and a masks store where nuclei are."""
-
-    patches: Path
-    model: Path
-    masks: Path | None = None
 
 
 @dataclass
 class Job:
-    """Inputs of a command: patches, classifier, which rows, their given targets (None: predicted), and the methods.
+    """Inputs of one run of `explain`.
 
-    methods: registered method by name. nuclei: a masks store, and the row in it of each of `rows`. missing(name,
-    start): whether a method's shard that begins there is still to be made, so that it may share a pass.
+    rows: rows of the patch store that are explained; "positions" count among them. target: their given classes (n,), or
+    None for the predicted ones. methods: registered method by name. explainers: the method with its options by name.
+    facts: recorded with every finished shard. missing(name, start): whether a method's shard that starts at this
+    position is still to be made, so that it may share a pass.
     """
 
     settings: Explain
@@ -60,58 +54,69 @@ class Job:
     target: np.ndarray | None
     net: Network
     methods: dict[str, str]
-    explainers: dict[str, Explainer]
+    explainers: dict[str, Method]
     facts: dict[str, Any]
-    nuclei: tuple[Store, np.ndarray] | None = None
+    nuclei: Nuclei | None = None
     missing: Callable[[str, int], bool] = lambda name, start: False
     _shared: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def of(
         cls,
-        inputs: ExplainInputs,
+        given: ExplainInputs,
         output: Path,
         settings: Explain,
         device: torch.device,
         progress: Progress,
         work: Work,
     ) -> Job:
-        """Open and check everything, load the network.
+        """Open and check all inputs, and load the network.
 
-        Raises UsageError for an unknown method, option or target, InputRefused where classifier, patches and masks
-        do not belong together or the network does not suit a method.
+        Raises UsageError for an unknown method, option or target, InputRefused if classifier, patches and masks do not
+        belong together or the network does not suit a method.
         """
-        made = make_explainers(settings.methods, settings.options)
+        parsed = make_explainers(settings.methods, settings.options)
         for name in settings.random_weights:
-            if name not in made:
-                raise UsageError(f"--random-weights {name}: is not among the methods {', '.join(made)}")
-        patches = Patches(inputs.patches)
-        run = open_run(inputs.model, "classifier")
-        _check(patches, run, progress)
+            if name not in parsed:
+                raise UsageError(f"--random-weights {name}: is not among the methods {', '.join(parsed)}")
+        explainers = {name: explainer for name, (_, explainer) in parsed.items()}
+        patches, run = inputs.open_patches_and_run(given, progress)
         rows = patches.rows(settings.split, settings.per_class)
-        target = _target(settings.target, patches, rows)
-        explainers = {name: explainer for name, (_, explainer) in made.items()}
-        nuclei = _nuclei(inputs.masks, explainers, patches, rows)
-        made_with = {} if work.force else _settings_of(output)
-        settings = replace(settings, compile=settings.compile and _compiles(device, made_with, output, progress))
-        facts: dict[str, Any] = {"threads": work.threads}
-
-        def tell(micro_batch: int) -> None:
-            facts["micro_batch"] = min(micro_batch, facts["micro_batch"])  # two networks may share a job
-            progress.news(
-                f"out of memory: going on with micro-batches of {micro_batch}; maps agree within the contract"
-            )
-
+        target = inputs.targets_of(settings.target, patches, rows)
+        nuclei = inputs.open_nuclei(given.masks, explainers, patches, rows)
+        stored = {} if work.force else inputs.stored_settings(output)
+        compiled = settings.compile and inputs.use_compiler(device, stored, output, progress)
         module = load_model(run, device)
-        size = _micro_batch(settings, module, device, patches.size, made_with, progress)
-        settings = replace(settings, micro_batch=size)
-        facts["micro_batch"] = size
-        net = Network(module, size, settings.precision, settings.compile, tell)
-        methods = {name: method for name, (method, _) in made.items()}
+        size = inputs.micro_batch_of(settings, module, patches.size, stored, progress)
+        settings = replace(settings, compile=compiled, micro_batch=size)
+        facts: dict[str, Any] = {"threads": work.threads, "micro_batch": size}
+        net = _network(module, settings, facts, progress)
+        methods = {name: method for name, (method, _) in parsed.items()}
         return cls(settings, patches, run, rows, target, net, methods, explainers, facts, nuclei)
 
+    def method_identity(self, name: str) -> dict[str, Any]:
+        """Facts of a method in the store's header; runs with other facts are refused.
+
+        A plugin's method has its package and version in addition.
+        """
+        method = self.methods[name]
+        facts = {
+            "method": method,
+            "options": asdict(self.explainers[name].options),
+            "seed": self.settings.seed,
+            "engine": ENGINE,
+        }
+        if (package := origin("method", method)) != OWN:
+            facts["package"] = package
+        if name in self.settings.random_weights:
+            facts["random_weights"] = True
+        if self.nuclei is not None and inputs.wants_nuclei(self.explainers[name]):
+            # the identity of a store stays the same while it is being filled
+            facts["masks"] = provenance.fingerprint(header_identity(self.nuclei.masks.header))
+        return facts
+
     def index(self) -> dict[str, np.ndarray]:
-        """Ids and labels of the rows."""
+        """Row, id, label and group of each explained patch."""
         return {
             "row": self.rows.astype(np.int32),
             "patch_id": self.patches.patch_id[self.rows],
@@ -121,227 +126,124 @@ class Job:
 
     @cached_property
     def untrained(self) -> Network:
-        """The same network with weights drawn anew."""
+        """The same network with random weights."""
         module = reinitialised(self.net.exact, provenance.keyed_seed(self.settings.seed, "random weights"))
-        return Network(module, self.net.asked, self.settings.precision, self.settings.compile, self.net.tell)
+        return Network(
+            module, self.net.full_micro_batch, self.settings.precision, self.settings.compile, self.net.on_halving
+        )
 
     def net_of(self, name: str) -> Network:
-        """The network that a method of this name explains."""
+        """The network that the method of this name explains."""
         return self.untrained if name in self.settings.random_weights else self.net
 
-    def sharing(self, net: Network) -> dict[str, OnePass]:
-        """The methods that one pass through this network can serve together."""
+    def sharing(self, net: Network) -> dict[str, SinglePass]:
+        """The methods that can share one pass through this network."""
         return {
             name: explainer
             for name, explainer in self.explainers.items()
-            if isinstance(explainer, OnePass) and (name in self.settings.random_weights) == (net is not self.net)
+            if isinstance(explainer, SinglePass) and (name in self.settings.random_weights) == (net is not self.net)
         }
 
-    def images(self, at: np.ndarray) -> torch.Tensor:
-        """Patches (n, 3, H, W) float32 at places among the rows."""
-        return to_tensor(self.patches.read(self.rows[at]))
+    def images(self, positions: np.ndarray) -> torch.Tensor:
+        """Patches (n, 3, H, W) float32 in 0..1."""
+        return to_tensor(self.patches.read(self.rows[positions]))
 
-    def batch(self, name: str, at: np.ndarray, targets: np.ndarray) -> Batch:
-        """The patches at places among the rows as a method of this name gets them."""
-        ids = self.patches.patch_id[self.rows[at]].tolist()
+    def batch(self, name: str, positions: np.ndarray, targets: np.ndarray) -> Batch:
+        """A batch of patches for the method of this name, with seeds that depend on seed, name and patch alone."""
+        ids = self.patches.patch_id[self.rows[positions]].tolist()
         seeds = [provenance.keyed_seed(self.settings.seed, name, i) for i in ids]
-        nuclei = None
-        if self.nuclei is not None and getattr(self.explainers[name].options, "segments", "") == "nuclei":
-            nuclei = self.nuclei[0].take("probability", self.nuclei[1][at])
-        return Batch(self.images(at), torch.from_numpy(targets.astype(np.int64)), seeds, nuclei, ids)
+        wanted = self.nuclei is not None and inputs.wants_nuclei(self.explainers[name])
+        nuclei = self.nuclei.take(positions) if wanted and self.nuclei is not None else None
+        return Batch(self.images(positions), torch.from_numpy(targets.astype(np.int64)), seeds, nuclei, ids)
 
-    def targets(self, at: np.ndarray) -> np.ndarray:
-        """The class that is explained of each patch, computed where it is the predicted one."""
+    def targets(self, positions: np.ndarray) -> np.ndarray:
+        """The class (n,) that is explained of each patch; runs the network if it is the predicted one."""
         if self.target is not None:
-            return self.target[at]
-        return np.concatenate([part.targets for part in one_pass(self.net, {}, self.images(at), None)])
+            return self.target[positions]
+        return np.concatenate([part.targets for part in run_single_pass(self.net, {}, self.images(positions), None)])
 
-    # ---- runs of finished rows, as work items take them
+    # ---- finished rows of work items
 
     def predict(self, start: int, stop: int, have: np.ndarray) -> Rows:
-        """Predictions of rows [start, stop), with the maps of all methods that share their pass kept for later."""
+        """Yield predictions of positions [start, stop); maps of methods that share their pass are kept for later."""
         del have
         for part in self._pass(self.net, start, stop, None if self.target is None else self.target[start:stop]):
-            found = softmax_of_predicted(part.logits)
-            made = {f"{PREDICTIONS}/{k}": v for k, v in found.items()}
-            yield start + part.start, made | {"targets": part.targets.astype(np.int16)}
+            arrays = {f"{PREDICTIONS}/{k}": v for k, v in softmax_of_predicted(part.logits).items()}
+            yield start + part.start, arrays | {"targets": part.targets.astype(np.int16)}
 
     def maps(self, name: str, store: Store, start: int, stop: int, have: np.ndarray) -> Rows:
-        """Maps and checks of rows [start, stop) that are not there yet."""
-        explainer = self.explainers[name]
-        if not isinstance(explainer, OnePass):
-            at = start + np.flatnonzero(~have)
-            yield from self.explain(name, at, store.take("targets", at), start)
+        """Yield maps and checks of positions [start, stop) that the store does not have yet."""
+        if not isinstance(self.explainers[name], SinglePass):
+            positions = start + np.flatnonzero(~have)
+            yield from self.explain(name, positions, store.take("targets", positions), start)
             return
         targets = store.read("targets", start, stop)
         if (name, start) not in self._shared:
             for _ in self._pass(self.net_of(name), start, stop, targets, name):
                 pass
-        at = np.arange(start, stop)
-        raw = self._shared.pop((name, start))
-        for i, one in enumerate(raw):
-            yield start + i, self._arrays(name, Map({"": one}), self._rank(name, at[i : i + 1], targets[i], one, start))
+        for i, raw in enumerate(self._shared.pop((name, start))):
+            result = Map({"": raw})
+            yield start + i, self._arrays(name, result, self._rank(name, start + i, int(targets[i]), result, start))
 
-    def explain(self, name: str, at: np.ndarray, targets: np.ndarray, start: int = -1) -> Rows:
-        """Maps and checks of the patches at places among the rows; start: where their work item begins."""
-        batch = self.batch(name, at, targets)
-        for i, found in self.explainers[name].explain(self.net_of(name), batch):
-            rank = self._rank(name, at[i : i + 1], targets[i], found.raw, start)
-            yield int(at[i]), self._arrays(name, found, rank)
+    def explain(self, name: str, positions: np.ndarray, targets: np.ndarray, start: int = -1) -> Rows:
+        """Yield maps and checks of the patches at these positions; start: the first position of their work item."""
+        batch = self.batch(name, positions, targets)
+        for i, result in self.explainers[name].explain(self.net_of(name), batch):
+            position = int(positions[i])
+            yield position, self._arrays(name, result, self._rank(name, position, int(targets[i]), result, start))
 
     def _pass(
-        self, net: Network, start: int, stop: int, targets: np.ndarray | None, asked: str | None = None
+        self, net: Network, start: int, stop: int, targets: np.ndarray | None, needed: str | None = None
     ) -> Iterator[Part]:
-        # one pass for the method that asks, and all others of this network whose maps of these rows are missing
-        methods = {n: e for n, e in self.sharing(net).items() if n == asked or self.missing(n, start)}
+        # one pass for the method `needed`, and for all others of this network whose maps of these rows are missing
+        methods = {n: e for n, e in self.sharing(net).items() if n == needed or self.missing(n, start)}
         self._shared = {key: raw for key, raw in self._shared.items() if key[1] == start}
-        found: dict[str, list[np.ndarray]] = {name: [] for name in methods}
-        given = None if targets is None else torch.from_numpy(targets.astype(np.int64))
-        for part in one_pass(net, methods, self.images(np.arange(start, stop)), given):
-            for name, rows in part.raw.items():
-                found[name].append(rows)
+        chunks: dict[str, list[np.ndarray]] = {name: [] for name in methods}
+        classes = None if targets is None else torch.from_numpy(targets.astype(np.int64))
+        for part in run_single_pass(net, methods, self.images(np.arange(start, stop)), classes):
+            for name, raw in part.raw.items():
+                chunks[name].append(raw)
             yield part
-        self._shared |= {(name, start): np.concatenate(rows) for name, rows in found.items()}
+        self._shared |= {(name, start): np.concatenate(raw) for name, raw in chunks.items()}
 
-    def _arrays(self, name: str, found: Map, rank: float) -> dict[str, np.ndarray]:
-        explainer = self.explainers[name]
-        made = {raw_path(name, part): values[None] for part, values in found.raw.items()}
-        checks = explainer.checked(found) | {RANK: rank}
-        made[checks_path(name)] = np.array([[checks.get(c, np.nan) for c in self.checks(name)]], np.float32)
-        return made
+    def _arrays(self, name: str, result: Map, rank: float) -> dict[str, np.ndarray]:
+        arrays = {raw_path(name, part): values[None] for part, values in result.raw.items()}
+        checks = self.explainers[name].all_checks(result) | {RANK_CHECK: rank}
+        arrays[checks_path(name)] = np.array([[checks.get(c, np.nan) for c in self.checks(name)]], np.float32)
+        return arrays
 
     def checks(self, name: str) -> tuple[str, ...]:
-        """Names of the checks that are stored beside a method's maps."""
+        """Names of the checks that are stored with a method's maps."""
         explainer = self.explainers[name]
-        rank = () if self.settings.precision == "fp32" else (RANK,)
-        return (*explainer.COMMON, *explainer.checks, *rank)
+        rank = () if self.settings.precision == "fp32" else (RANK_CHECK,)
+        return (*explainer.COMMON_CHECKS, *explainer.checks, *rank)
 
-    def _rank(self, name: str, at: np.ndarray, target: int, raw: Any, start: int) -> float:
-        # the first patch of each work item is explained in float32 too, where the rest is not
-        if self.settings.precision == "fp32" or at[0] != start:
+    def _rank(self, name: str, position: int, target: int, result: Map, start: int) -> float:
+        # in other precisions, the first patch of each work item is explained in float32 too
+        if self.settings.precision == "fp32" or position != start:
             return float("nan")
-        raw = raw if isinstance(raw, dict) else {"": raw}
-        return self.rank_to_fp32(name, int(at[0]), int(target), raw)
+        return self.rank_to_fp32(name, position, target, result.raw)
 
-    def rank_to_fp32(self, name: str, at: int, target: int, raw: dict[str, np.ndarray]) -> float:
-        """Spearman's correlation of one patch's map with the one that float32 gives."""
+    def rank_to_fp32(self, name: str, position: int, target: int, raw: dict[str, np.ndarray]) -> float:
+        """Spearman's correlation of one patch's map with its map in float32; NaN if one of them is constant."""
         from scipy.stats import spearmanr
 
         net, explainer = self.net_of(name), self.explainers[name]
-        with net.in_fp32(min(FEW, net.asked)) as exact:
-            batch = self.batch(name, np.array([at]), np.array([target]))
-            whole = next(explainer.explain(exact, batch))[1]
-        a, b = explainer.evidence(raw).ravel(), explainer.evidence(whole.raw).ravel()
+        with net.in_fp32(min(ROWS_OF_ONE_PATCH, net.full_micro_batch)) as exact:
+            batch = self.batch(name, np.array([position]), np.array([target]))
+            result = next(explainer.explain(exact, batch))[1]
+        a, b = explainer.evidence(raw).ravel(), explainer.evidence(result.raw).ravel()
         if len(a) != len(b) or len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
             return float("nan")
         return float(spearmanr(a, b).statistic)
 
 
-def _settings_of(output: Path) -> dict[str, Any]:
-    # what an existing maps store was made with
-    found = read_json(output / "zarr.json")
-    try:
-        return dict(found["attributes"]["histoxai"]["settings"])
-    except (TypeError, KeyError, ValueError):
-        return {}
+def _network(module: torch.nn.Module, settings: Explain, facts: dict[str, Any], progress: Progress) -> Network:
+    # facts: a halved micro-batch goes on record there
 
+    def report_halving(micro_batch: int) -> None:
+        facts["micro_batch"] = min(micro_batch, facts["micro_batch"])  # two networks may share a job
+        progress.news(f"out of memory: going on with micro-batches of {micro_batch}; maps agree within the contract")
 
-def _compiles(device: torch.device, made_with: dict[str, Any], output: Path, progress: Progress) -> bool:
-    # nodes with and without a compiler may share a store: what its first task could do stands
-    if made_with.get("compile") is False:
-        progress.warn(f"--compile: {output} was begun without it; going on without")
-        return False
-    if can_compile(device):
-        return True
-    if made_with.get("compile"):
-        raise InputRefused(
-            f"{output}: was begun with --compile, and torch.compile does not work here (it needs a C++ compiler); run "
-            "this on a machine like the first"
-        )
-    progress.warn("--compile: torch.compile does not work here (it needs a C++ compiler); going on without it")
-    return False
-
-
-def _micro_batch(
-    settings: Explain,
-    module: torch.nn.Module,
-    device: torch.device,
-    size: tuple[int, int],
-    made_with: dict[str, Any],
-    progress: Progress,
-) -> int:
-    # as asked for, as the store has it, as many as pay, or on a GPU as many as fit
-    if settings.micro_batch is not None:
-        return settings.micro_batch
-    if isinstance(made_with.get("micro_batch"), int):
-        return int(made_with["micro_batch"])
-    if device.type != "cuda":
-        return worthwhile(module, size)
-    fitting = largest_that_fits(fits_on_gpu(Network(module, 1, settings.precision), size))
-    torch.cuda.empty_cache()  # for the processes that share this GPU
-    progress.say(f"{device}: micro-batches of {fitting} patches fit")
-    return fitting
-
-
-def _check(patches: Patches, run: Run, progress: Progress) -> None:
-    if patches.classes != run.facts["classes"]:
-        raise InputRefused(
-            f"{run.path}: was trained for the classes {', '.join(run.facts['classes'])}; {patches.path} has "
-            f"{', '.join(patches.classes) or 'none'}"
-        )
-    if list(patches.size) != run.facts["size"]:
-        h, w = run.facts["size"]
-        raise InputRefused(
-            f"{run.path}: was trained on patches of {w} x {h} px; {patches.path} has "
-            f"{patches.size[1]} x {patches.size[0]}"
-        )
-    if run.facts["parents"]["patches"]["digest"] != patches.digest:
-        progress.warn(
-            f"{run.path} was trained on another patch store than {patches.path}: its test patches may have been "
-            "trained on"
-        )
-
-
-def _target(target: str, patches: Patches, rows: np.ndarray) -> np.ndarray | None:
-    # one class number per patch, or None for the predicted class
-    if target == "predicted":
-        return None
-    if target == "label":
-        if (unknown := patches.label[rows] < 0).any():
-            raise InputRefused(
-                f"{patches.path}: {int(unknown.sum())} of {len(rows)} patches have no label; use --target predicted"
-            )
-        return patches.label[rows]
-    if target not in patches.classes:
-        raise UsageError(f"--target {target}: expected predicted, label or one of {', '.join(patches.classes)}")
-    return np.full(len(rows), patches.classes.index(target))
-
-
-def _nuclei(
-    path: Path | None, explainers: dict[str, Explainer], patches: Patches, rows: np.ndarray
-) -> tuple[Store, np.ndarray] | None:
-    # the masks store and its row of each patch, where a method takes its segments from there
-    wanted = [n for n, e in explainers.items() if getattr(e.options, "segments", "") == "nuclei"]
-    if not wanted:
-        if path is not None:
-            raise UsageError("--masks: no method asks for nuclei; add -O lime.segments=nuclei")
-        return None
-    if path is None:
-        raise UsageError(f"-O {wanted[0]}.segments=nuclei: takes nuclei from a masks store; name it with --masks")
-    masks = open_store(path, "masks", "masks")
-    if masks.header["parents"]["patches"]["digest"] != patches.digest:
-        raise InputRefused(
-            f"{path}: has the masks of another patch store than {patches.path}; run `histoxai masks` on the one that "
-            "is explained"
-        )
-    ids, mask_ids = patches.patch_id[rows], masks.read("patch_id")
-    at = join_rows(ids, mask_ids)
-    if len(absent := ids[at < 0]):
-        raise Incomplete(
-            f"{path}: has no mask of {len(absent)} of {len(ids)} patches, such as {absent[0]}; run `histoxai masks` on "
-            f"{patches.path} with the same --split"
-        )
-    state = masks.completeness()["masks"]
-    if state["rows"] != len(mask_ids) or not rows_done(state)[at].all():
-        masks.require_complete()
-    return masks, at
+    assert settings.micro_batch is not None
+    return Network(module, settings.micro_batch, settings.precision, settings.compile, report_halving)

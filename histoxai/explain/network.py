@@ -1,6 +1,6 @@
-"""The classifier as explainers run it: one precision, fixed micro-batches, memory that is bounded.
+"""Run a classifier for attribution methods: one precision, fixed micro-batches, bounded memory.
 
-Gradients are taken with `autograd.grad` of the input or of one activation, never `backward`, which also
+Gradients are computed by `autograd.grad` for the input or one activation, never by `backward`, which also
 computes the gradient of every weight (the study's CNN: 223 ms a patch against 25 to 46 ms).
 """
 
@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -19,18 +20,19 @@ from torch.utils.hooks import RemovableHandle
 
 from histoxai.core.errors import HistoxaiError, InputRefused, UsageError, is_out_of_memory
 
-Found = TypeVar("Found")
+Output = TypeVar("Output")
 PRECISIONS = ("fp32", "bf16", "tf32")
 
 
 class Network:
     """A classifier (n, 3, H, W) float32 in 0..1 -> logits (n, classes) float32, in evaluation mode, weights frozen.
 
-    exact: the network in float32, which libraries that change it from within use whatever the precision. body: the
-    same or a bfloat16 copy; its layers have the names that users know. module: body between float32 inputs and
-    outputs. compiled: passes without a gradient run through torch.compile (the study's CNN: 5.5 ms a patch instead of
-    6.6, the same bits; its gradient took 27 ms instead of 18, so gradients never do). micro_batch: rows of one pass;
-    `asked` is what it was before memory ran out. tell: is told when that happens.
+    exact: the network in float32, for libraries that put hooks into it, whatever the precision. body: the same, or a
+    bfloat16 copy; its layers have the names that users know. module: body between float32 inputs and outputs. compiled:
+    passes without a gradient run through torch.compile (the study's CNN: 5.5 ms a patch instead of 6.6, the same bits;
+    gradients never do, since its gradient took 27 ms instead of 18). micro_batch: rows of one pass; it is halved when
+    memory runs out. full_micro_batch: its first value. on_halving: called with the new micro_batch. overwrites: whether
+    layers change the outputs of others in place, found out at the first pass.
     """
 
     def __init__(
@@ -39,18 +41,19 @@ class Network:
         micro_batch: int = 16,
         precision: str = "fp32",
         compiled: bool = False,
-        tell: Callable[[int], None] = lambda micro_batch: None,
+        on_halving: Callable[[int], None] = lambda micro_batch: None,
     ) -> None:
         self.exact = module.eval().requires_grad_(False)
-        self.overwrites = False  # whether layers change in place what others gave: found out when one is read
-        self.precision, self.asked, self.micro_batch, self.tell = precision, micro_batch, micro_batch, tell
+        self.overwrites = False
+        self.precision, self.on_halving = precision, on_halving
+        self.full_micro_batch = self.micro_batch = micro_batch
         self.body = in_bfloat16(self.exact) if precision == "bf16" else self.exact
         self.module = _Cast(self.body, torch.bfloat16) if precision == "bf16" else self.exact
         self._forward: Callable[[torch.Tensor], torch.Tensor] = _compiled(self.module) if compiled else self.module
 
     @property
     def device(self) -> torch.device:
-        """Where the network lies; the CPU for one without weights."""
+        """Device of the weights; the CPU if there are none."""
         return next((p.device for p in self.exact.parameters()), torch.device("cpu"))
 
     @contextmanager
@@ -61,13 +64,13 @@ class Network:
         try:
             for backend in backends:
                 backend.allow_tf32 = False
-            yield Network(self.exact, micro_batch or self.asked)
+            yield Network(self.exact, micro_batch or self.full_micro_batch)
         finally:
             for backend, flag in zip(backends, before, strict=True):
                 backend.allow_tf32 = flag
 
     def ready(self, x: torch.Tensor) -> torch.Tensor:
-        """Inputs as the network takes them: on its device, channels last."""
+        """Move inputs to the network's device, channels last."""
         return x.to(self.device).contiguous(memory_format=torch.channels_last)
 
     # ---- one pass of `micro_batch` rows or fewer
@@ -93,51 +96,51 @@ class Network:
     # ---- any number of rows, in bounded memory
 
     def run(
-        self, step: Callable[[torch.Tensor, torch.Tensor], Found], x: torch.Tensor, targets: torch.Tensor
-    ) -> list[Found]:
+        self, step: Callable[[torch.Tensor, torch.Tensor], Output], x: torch.Tensor, targets: torch.Tensor
+    ) -> list[Output]:
         """step(x, targets) over `micro_batch` rows at a time.
 
-        Where memory runs out the micro-batch is halved, for good, and the part at hand is done again.
-        Raises HistoxaiError where not even one row fits.
+        If memory runs out, the micro-batch is halved for good and the current rows run again.
+        Raises HistoxaiError if not even one row fits.
         """
-        found: list[Found] = []
-        at = 0
-        while at < len(x):
-            size = self.micro_batch
-            made = self._unless_full(lambda a=at, n=size: step(x[a : a + n], targets[a : a + n]))  # type: ignore[misc]
-            if made is None:
+        outputs: list[Output] = []
+        start = 0
+        while start < len(x):
+            stop = start + self.micro_batch
+            output = self._unless_full(partial(step, x[start:stop], targets[start:stop]))
+            if output is None:
                 self.halve()
             else:
-                found.append(made)
-                at += size
-        return found
+                outputs.append(output)
+                start = stop
+        return outputs
 
-    def in_parts(self, work: Callable[[int], Found]) -> Found:
-        """work(rows of one pass) of a library that cuts passes itself; again with half as many if memory runs out.
+    def in_parts(self, work: Callable[[int], Output]) -> Output:
+        """Call work(rows of one pass) of a library that batches itself; again with half as many if memory runs out.
 
-        Raises HistoxaiError where not even one row fits.
+        Raises HistoxaiError if not even one row fits.
         """
         while True:
-            made = self._unless_full(lambda: work(self.micro_batch))
-            if made is not None:
-                return made
+            output = self._unless_full(lambda: work(self.micro_batch))
+            if output is not None:
+                return output
             self.halve()
 
-    def _unless_full(self, work: Callable[[], Found]) -> Found | None:
+    def _unless_full(self, work: Callable[[], Output]) -> Output | None:
         try:
             return work()
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-        # Only here, behind the handler, is what the failed pass held free again.
+        # Only here, after the handler, is the memory of the failed pass free again.
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         return None
 
     def halve(self) -> None:
-        """Go on with half the micro-batch.
+        """Halve the micro-batch.
 
-        Raises HistoxaiError where it is one already.
+        Raises HistoxaiError if it is one already.
         """
         if self.micro_batch == 1:
             raise HistoxaiError(
@@ -145,7 +148,7 @@ class Network:
                 "smaller patches"
             )
         self.micro_batch = max(1, self.micro_batch // 2)
-        self.tell(self.micro_batch)
+        self.on_halving(self.micro_batch)
 
 
 def of_targets(values: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -166,9 +169,9 @@ class _Cast(nn.Module):
 
 
 def in_bfloat16(module: nn.Module) -> nn.Module:
-    """A copy whose weights are bfloat16; batch normalisation keeps its float32 statistics.
+    """Copy a network with bfloat16 weights; batch normalisation keeps its float32 statistics.
 
-    Autocast would convert the study's 98 M weights anew in every pass.
+    Autocast would convert the study's 98 M weights again in every pass.
     """
     low = copy.deepcopy(module)
     for part in low.modules():
@@ -179,13 +182,13 @@ def in_bfloat16(module: nn.Module) -> nn.Module:
 
 
 def _compiled(module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    # in this process: a pool of compiler processes would outlive a task that is stopped
+    # compile in this process: a pool of compiler processes would outlive a task that is stopped
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     return torch.compile(module, dynamic=False)
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile works here: it needs a C++ compiler, and on a GPU Triton."""
+    """Whether torch.compile works here; it needs a C++ compiler, and Triton on a GPU."""
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -195,29 +198,37 @@ def can_compile(device: torch.device) -> bool:
 
 
 def reinitialised(module: nn.Module, seed: int) -> nn.Module:
-    """A copy with every layer's weights drawn anew, as before training (Adebayo et al. 2018, arXiv 1810.03292)."""
+    """Copy a network with random weights, as before training (Adebayo et al. 2018, arXiv 1810.03292)."""
     copied = copy.deepcopy(module).cpu()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for part in copied.modules():
             if callable(reset := getattr(part, "reset_parameters", None)):
                 reset()
-            else:  # embeddings, scales and the projections of attention, which know no start of their own
+            else:  # embeddings, scales and projections of attention, which have no reset_parameters
                 for weight in part.parameters(recurse=False):
                     nn.init.normal_(weight, std=0.02)
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     return copied.to(device, memory_format=torch.channels_last).eval()
 
 
-def worthwhile(module: nn.Module, size: tuple[int, int], least: int = 16, most: int = 64) -> int:
-    """The micro-batch for a CPU: `least`, doubled up to `most` while reading the weights weighs against the patches.
+def micro_batch_for_cpu(module: nn.Module, size: tuple[int, int], least: int = 16, most: int = 64) -> int:
+    """Choose the micro-batch for a CPU: `least`, doubled up to `most` while reading weights dominates the time.
 
-    Weights that no cache holds are read once a pass, whatever its rows. Those of the study's CNN at 256 px are 392 MB
-    and a patch's activations 20: a gradient takes 18.5 ms a patch in passes of 16, 14.9 in passes of 64, while
-    ResNet-18 gains nothing. It depends on architecture and size alone, so it is the same wherever a store is made;
-    activations of a pass stay below 2 GiB.
+    Weights that do not fit into the cache are read once a pass, whatever its rows. The study's CNN at 256 px has 392 MB
+    of weights and 20 MB of activations a patch: a gradient takes 18.5 ms a patch in passes of 16, 14.9 in passes of 64.
+    ResNet-18 gains nothing. The choice depends on architecture and size (H, W) alone, so that every machine makes the
+    same store; activations of a pass stay below 2 GiB.
     """
     weights = sum(p.numel() * p.element_size() for p in module.parameters())
+    rows, patch = least, _activation_bytes(module, size)
+    while rows < most and weights > max(64 << 20, rows * patch / 4) and 2 * rows * patch <= 2 << 30:
+        rows *= 2
+    return rows
+
+
+def _activation_bytes(module: nn.Module, size: tuple[int, int]) -> int:
+    # bytes of all layers' outputs for one patch
     patch = 0
 
     def count(_: nn.Module, inputs: object, output: object) -> None:
@@ -232,14 +243,11 @@ def worthwhile(module: nn.Module, size: tuple[int, int], least: int = 16, most: 
     finally:
         for handle in handles:
             handle.remove()
-    rows = least
-    while rows < most and weights > max(64 << 20, rows * patch / 4) and 2 * rows * patch <= 2 << 30:
-        rows *= 2
-    return rows
+    return patch
 
 
 def largest_that_fits(fits: Callable[[int], bool], largest: int = 256, least: int = 16) -> int:
-    """The largest micro-batch, halving from `largest`, for which `fits` holds; `least` where none does."""
+    """Find the largest micro-batch for which `fits` holds, halving from `largest`; `least` if none does."""
     size = largest
     while size > least and not fits(size):
         size //= 2
@@ -247,7 +255,7 @@ def largest_that_fits(fits: Callable[[int], bool], largest: int = 256, least: in
 
 
 def fits_on_gpu(network: Network, size: tuple[int, int], share: float = 0.7) -> Callable[[int], bool]:
-    """Whether a gradient pass of n patches of `size` px leaves `share` or less of the GPU's memory in use."""
+    """Return a test: does a gradient pass of n patches of `size` px use at most `share` of the GPU's memory?"""
 
     def fits(n: int) -> bool:
         torch.cuda.empty_cache()
@@ -266,10 +274,9 @@ def fits_on_gpu(network: Network, size: tuple[int, int], share: float = 0.7) -> 
 
 
 def find_layer(module: nn.Module, name: str, method: str = "gradcam") -> nn.Module:
-    """The layer that a CAM weighs: `name`, else the network's `gradcam_layer`, else its last convolution.
+    """Find a CAM's layer: `name`, else the network's `gradcam_layer`, else its last convolution.
 
-    Raises UsageError for a name that the network does not have and InputRefused where it has no
-    convolution at all.
+    Raises UsageError for a name that the network does not have, InputRefused if it has no convolution.
     """
     name = name or str(getattr(module, "gradcam_layer", ""))
     modules = dict(module.named_modules())
@@ -284,34 +291,33 @@ def find_layer(module: nn.Module, name: str, method: str = "gradcam") -> nn.Modu
 
 
 class Overwritten(Exception):
-    """What a layer gave was changed in place by a later one."""
+    """A layer's output was changed in place by a later layer."""
 
 
 @contextmanager
 def captured(layers: Sequence[nn.Module], cut: bool, clone: bool = True) -> Iterator[dict[nn.Module, torch.Tensor]]:
-    """While inside, a forward pass leaves each layer's output here.
+    """Capture each layer's output of the forward passes inside the context.
 
-    cut: the first layer that runs starts the graph, so that nothing before it is remembered for a backward pass.
-    clone: what follows gets a copy, since it may overwrite it. Raises Overwritten where that was not asked for and
-    would have been needed.
+    cut: the autograd graph starts at the first of these layers, so that nothing before it is kept for a backward pass.
+    clone: later layers get a copy, since they may overwrite it. Raises Overwritten if one does without `clone`.
     """
-    found: dict[nn.Module, torch.Tensor] = {}
+    outputs: dict[nn.Module, torch.Tensor] = {}
     versions: dict[nn.Module, int] = {}
 
-    def keep(layer: nn.Module, _: object, output: torch.Tensor) -> torch.Tensor:
-        if layer in found:  # used again: the first use counts, as for pytorch-grad-cam
+    def capture(layer: nn.Module, _: object, output: torch.Tensor) -> torch.Tensor:
+        if layer in outputs:  # a layer used again: the first use counts, as in pytorch-grad-cam
             return output
         if not isinstance(output, torch.Tensor):
             raise InputRefused(f"layer {type(layer).__name__}: gives no single tensor; choose another")
-        kept = output.detach().requires_grad_() if cut and not found else output
-        found[layer], versions[layer] = kept, kept._version
-        return kept.clone() if clone else kept
+        values = output.detach().requires_grad_() if cut and not outputs else output
+        outputs[layer], versions[layer] = values, values._version
+        return values.clone() if clone else values
 
     handles: list[RemovableHandle] = []
     try:
-        handles += [layer.register_forward_hook(keep) for layer in dict.fromkeys(layers)]
-        yield found
-        if any(found[layer]._version != version for layer, version in versions.items()):
+        handles += [layer.register_forward_hook(capture) for layer in dict.fromkeys(layers)]
+        yield outputs
+        if any(outputs[layer]._version != version for layer, version in versions.items()):
             raise Overwritten
     except RuntimeError as error:
         if "in-place operation" in str(error):
@@ -324,7 +330,7 @@ def captured(layers: Sequence[nn.Module], cut: bool, clone: bool = True) -> Iter
 
 @contextmanager
 def quiet_library() -> Iterator[None]:
-    """Without the warnings in which libraries speak of their own hooks."""
+    """Silence the warnings of libraries about their own hooks."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -20,10 +20,10 @@ from torch import nn
 from histoxai.core import provenance
 from histoxai.core.errors import InputRefused
 from histoxai.core.progress import Progress
+from histoxai.explain.bases.method import Batch, Map
+from histoxai.explain.bases.null_model import NullModel
+from histoxai.explain.bases.packing import PatchInputs, run_packed
 from histoxai.explain.maps_store import StoredMethod
-from histoxai.explain.methods.base import Batch, Map
-from histoxai.explain.methods.null_model import Prior
-from histoxai.explain.methods.packing import Passes, packed
 from histoxai.explain.network import Network, quiet_library, reinitialised
 from histoxai.networks.inference import to_tensor
 from histoxai.networks.run_folder import Run, run_parent
@@ -50,7 +50,7 @@ ROAD_PERCENTILES = (20, 40, 60, 80)
 Rows = Iterator[tuple[int, dict[str, np.ndarray]]]
 
 
-class _Replaced(Passes):
+class _Replaced(PatchInputs):
     """A patch with parts of it replaced by an infill, one row for each of `kept` (rows, H, W) bool."""
 
     def __init__(self, image: torch.Tensor, target: int, kept: np.ndarray, kind: str, seed: int) -> None:
@@ -174,7 +174,7 @@ class Probing:
     def _net(self) -> Network:
         size = int(self.maps.header["settings"]["micro_batch"])
         self.facts["micro_batch"] = size
-        return Network(load_model(self.run, self.device), size, tell=self._tell)
+        return Network(load_model(self.run, self.device), size, on_halving=self._tell)
 
     def _tell(self, micro_batch: int) -> None:
         self.facts["micro_batch"] = micro_batch
@@ -183,7 +183,7 @@ class Probing:
     @cached_property
     def _untrained(self) -> Network:
         seed = provenance.keyed_seed(self.maps.header["seed"], "random weights")
-        return Network(reinitialised(self._net.exact, seed), self._net.asked, tell=self._tell)
+        return Network(reinitialised(self._net.exact, seed), self._net.full_micro_batch, on_halving=self._tell)
 
     def _patch(self, i: int) -> _Patch:
         at = self.rows[[i]]
@@ -236,7 +236,7 @@ class Probing:
             return _Replaced(patch.image[0], patch.target, kept, self.settings.infill, patch.seed)
 
         work = ((j, passes(j)) for j in known)
-        for j, found in packed(self._net, self._net.probability, work, patch.image.shape[1:]):
+        for j, found in run_packed(self._net, self._net.probability, work, patch.image.shape[1:]):
             curve = found.raw[""]
             yield j, (area(curve.astype(np.float64)), curve)
 
@@ -246,14 +246,14 @@ class Probing:
         kept = np.concatenate([np.ones((1, *self.patches.size), bool), ~gone])
         kind = "mean" if self.settings.infill == "noisy_linear" else self.settings.infill
         work = [(0, _Replaced(patch.image[0], patch.target, kept, kind, patch.seed))]
-        ((_, found),) = packed(self._net, self._net.logit, work, patch.image.shape[1:])
+        ((_, found),) = run_packed(self._net, self._net.logit, work, patch.image.shape[1:])
         logits = found.raw[""].astype(np.float64)
         pixels = patch.image[0].permute(1, 2, 0).cpu().numpy()
         change = (pixels - infill(pixels, kind)).transpose(2, 0, 1).astype(np.float64)
         for j in known:
             explainer = self.methods[j].explainer
             evidence = explainer.signed(patch.raw[j], self.patches.size).astype(np.float64)
-            if explainer.local:  # a slope tells of a change what it is times the change
+            if explainer.is_gradient:  # a slope tells of a change what it is times the change
                 evidence = evidence * change
             yield j, infidelity(evidence.sum(axis=0), gone, logits[0] - logits[1:])
 
@@ -313,7 +313,7 @@ class Probing:
         chosen = set(np.linspace(0, n - 1, min(self.settings.sanity, n)).round().astype(int).tolist())
         module = copy.deepcopy(self._net.exact)
         fresh = reinitialised(self._net.exact, provenance.keyed_seed(self.maps.header["seed"], SANITY))
-        net = Network(module, self._net.asked, tell=self._tell)
+        net = Network(module, self._net.full_micro_batch, on_halving=self._tell)
         for i in (start + np.flatnonzero(~have)).tolist():
             found = np.full((1, len(self.methods), len(layers) + 1, 2), np.nan, np.float32)
             if i in chosen:
@@ -350,4 +350,4 @@ def _layers(module: nn.Module) -> list[str]:
 
 
 def _of_random_weights(method: StoredMethod) -> bool:
-    return method.null and not isinstance(method.explainer, Prior)
+    return method.null and not isinstance(method.explainer, NullModel)

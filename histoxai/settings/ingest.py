@@ -30,7 +30,7 @@ class Ingest(Checked):
     of `pairs`, datasets of `hdf5` and `zarr`, files of `npy`). stain_reference: an image or a patch store.
     """
 
-    format: str = option("auto", Option("auto, " + ", ".join(registry.names("reader")) + ".", INPUT, "NAME"))
+    format: str = option("auto", Option("auto, " + ", ".join(registry.builtin_names("format")) + ".", INPUT, "NAME"))
     classes: tuple[str, ...] | None = _names("--classes", "Classes in order: A,N,R1.")
     mpp: float | None = option(None, Option("Micrometres per pixel.", _PIXELS, "UM"), gt=0.01, lt=100)
     tumor: tuple[str, ...] | None = _names("--tumor", "Mask types in the tumor plane.", "PanNuke: neoplastic")

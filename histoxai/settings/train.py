@@ -160,7 +160,7 @@ class TrainCls(Training):
     probabilities of validation patches are calibrated.
     """
 
-    arch: str = option("thesis-cnn", Option(", ".join(registry.names("classifier")) + ".", _NETWORK, "NAME"))
+    arch: str = option("thesis-cnn", Option(", ".join(registry.builtin_names("classifier")) + ".", _NETWORK, "NAME"))
     allow_leakage: bool = option(False, Option("Train although splits share relatives.", BEHAVIOUR))
     weights: Path | None = option(None, Option("Start from .safetensors, .pth or .pt.", _NETWORK, "FILE"))
     freeze: str | None = option(None, Option("What stays as in --weights", _NETWORK), choices=("encoder",))

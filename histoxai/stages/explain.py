@@ -13,16 +13,15 @@ import numpy as np
 from histoxai.core import provenance, resources, slurm
 from histoxai.core.errors import Damaged, HistoxaiError, SettingsDiffer
 from histoxai.core.progress import Progress
+from histoxai.explain.bases.single_pass import run_single_pass
 from histoxai.explain.checks import summarise
 from histoxai.explain.cost import PATCHES, Cost, measure
-from histoxai.explain.job import PREDICTIONS, ExplainInputs, Job
+from histoxai.explain.inputs import ExplainInputs
+from histoxai.explain.job import PREDICTIONS, Job
 from histoxai.explain.maps_store import checks_path, raw_path
-from histoxai.explain.methods.base import ENGINE
-from histoxai.explain.methods.single_pass import one_pass
 from histoxai.explain.parity import compare
 from histoxai.settings import Explain, Work
 from histoxai.stages.base import ShardedStage
-from histoxai.store.header import header_identity
 from histoxai.store.jobs.runner import Producers, Stream
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item, Store
@@ -119,27 +118,14 @@ class _Explain(ShardedStage):
 
 
 def _method_item(job: Job, name: str) -> Item:
-    explainer, settings = job.explainers[name], job.settings
-    n, shard = len(job.rows), settings.shard_size
+    explainer, n, shard = job.explainers[name], len(job.rows), job.settings.shard_size
     specs = [
         ArraySpec(raw_path(name, part), (n, *spec.shape), spec.dtype, shard, spec.fill)
         for part, spec in explainer.raw_specs(job.net_of(name), job.patches.size).items()
     ]
     checks = job.checks(name)
     specs.append(ArraySpec(checks_path(name), (n, len(checks)), np.float32, shard, float("nan"), checks))
-    what = {
-        "method": job.methods[name],
-        "options": asdict(explainer.options),
-        "seed": settings.seed,
-        "engine": ENGINE,
-    }
-    if name in settings.random_weights:
-        what["random_weights"] = True
-    if job.nuclei is not None and getattr(explainer.options, "segments", "") == "nuclei":
-        what["masks"] = provenance.fingerprint(
-            header_identity(job.nuclei[0].header)
-        )  # the same while it is being filled
-    return Item(name, tuple(specs), what)
+    return Item(name, tuple(specs), job.method_identity(name))
 
 
 # ---- before the work: --estimate and --check-parity
@@ -241,7 +227,7 @@ def _estimate_rows(job: Job, costs: dict[str, Cost], files: dict[str, int]) -> l
 
 def _cost_of_predictions(job: Job) -> Cost:
     # Every method needs the predictions; the ids that are written with the store are counted here too.
-    few = min(job.net.asked, len(job.rows))
+    few = min(job.net.full_micro_batch, len(job.rows))
     started = time.perf_counter()
     predicted = [rows for _, rows in job.predict(0, few, np.zeros(few, bool))]
     seconds = (time.perf_counter() - started) / few
@@ -253,13 +239,13 @@ def _cost_of_predictions(job: Job) -> Cost:
 def _shared_seconds(job: Job, predictions: float) -> dict[str, float]:
     # Seconds per patch of the methods that share a pass: its time without the predictions, in equal parts.
     seconds_of: dict[str, float] = {}
-    few = min(job.net.asked, len(job.rows))
+    few = min(job.net.full_micro_batch, len(job.rows))
     for net in [job.net, *([job.untrained] if job.settings.random_weights else [])]:
         methods = job.sharing(net)
         if not methods:
             continue
         started = time.perf_counter()
-        for _ in one_pass(net, methods, job.images(np.arange(few)), None):
+        for _ in run_single_pass(net, methods, job.images(np.arange(few)), None):
             pass
         seconds = (time.perf_counter() - started) / few - (predictions if net is job.net else 0.0)
         seconds_of |= dict.fromkeys(methods, max(seconds, 0.0) / len(methods))

@@ -49,7 +49,7 @@ def ingest(
         fetch_tree(place, progress)
     name, reason = recognise(source, settings.format)
     progress.say(f"{source}: reading as {name} ({reason})")
-    reader: Reader = resolve("reader", name)(source, settings)
+    reader: Reader = resolve("format", name)(source, settings)
     digest = reader.index.digest
     if settings.metadata is not None:
         join(reader.index, settings.metadata)
@@ -72,11 +72,11 @@ def recognise(source: Path, wanted: str) -> tuple[str, str]:
     Raises InputRefused where none recognises the folder or file.
     """
     if wanted != "auto":
-        resolve("reader", wanted)
+        resolve("format", wanted)
         return wanted, "as asked"
     require_source(source)
-    for name in names("reader"):
-        if reason := resolve("reader", name).recognises(source):
+    for name in names("format"):
+        if reason := resolve("format", name).recognises(source):
             return name, reason
     raise InputRefused(
         f"{source}: not recognised; expected DiagSet (blobs/S/20x), PanNuke (fold1/images.npy), HDF5, Zarr, .npy, "

@@ -25,7 +25,7 @@ from torch import nn
 
 from benches.common import inputs, peak_megabytes, row, work_loops_timed
 from histoxai.core.progress import Silent
-from histoxai.explain.job import ExplainInputs
+from histoxai.explain.inputs import ExplainInputs
 from histoxai.explain.network import captured, find_layer, in_bfloat16
 from histoxai.networks.inference import pick_device
 from histoxai.networks.run_folder import open_run
@@ -266,7 +266,7 @@ def bench_bf16(work: Path) -> list[dict[str, Any]]:
 
 _BARE = """
 import sys, torch
-from histoxai.explain.network import worthwhile
+from histoxai.explain.network import micro_batch_for_cpu
 from histoxai.networks.inference import pick_device
 from histoxai.networks.weights import load_model
 from histoxai.networks.run_folder import open_run

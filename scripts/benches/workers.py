@@ -13,7 +13,7 @@ import torch
 
 from benches.common import inputs, peak_megabytes, row, work_loops_timed
 from histoxai.core.progress import Silent
-from histoxai.explain.job import ExplainInputs
+from histoxai.explain.inputs import ExplainInputs
 from histoxai.networks.inference import pick_device
 from histoxai.settings import Explain, Work
 from histoxai.stages import explain as stage

@@ -18,6 +18,7 @@ from PIL import Image
 from histoxai import __version__, settings
 from histoxai.cli.terminal import strict, use_threads
 from histoxai.core import errors, registry
+from histoxai.explain.catalogue import source_of
 from tests.conftest import Mini, done, run, write_diagset
 
 HEAVY = ("torch", "zarr", "numpy", "scipy", "matplotlib", "captum", "sklearn", "PIL")
@@ -37,7 +38,7 @@ def test_help_and_version_import_nothing_heavy(arguments: list[str]) -> None:
 def test_scoring_starts_without_torch() -> None:
     code = (
         "import sys\nimport histoxai.stages.score\nfrom histoxai.core.registry import ENTRIES, resolve\n"
-        "[resolve('explainer', n) for n in ENTRIES['explainer']]\n"
+        "[resolve('method', n) for n in ENTRIES['method']]\n"
         "heavy = [m for m in ('torch', 'captum', 'lime', 'sklearn') if m in sys.modules]\nassert not heavy, heavy\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -216,7 +217,11 @@ def test_every_error_has_its_documented_exit_code() -> None:
 def test_every_registry_entry_resolves_and_names_its_source() -> None:
     for kind, entries in registry.ENTRIES.items():
         for name in entries:
-            assert "Source: " in (registry.resolve(kind, name).__doc__ or ""), name
+            named = registry.resolve(kind, name)
+            if kind == "method":
+                assert source_of(named) == "closed form" if name == "random" else named.citations, name
+            else:
+                assert "Source: " in (named.__doc__ or ""), name
 
 
 @pytest.mark.parametrize(
@@ -285,7 +290,7 @@ def test_the_studys_settings_are_the_defaults() -> None:
     assert (c.arch, c.lr, c.batch_size, c.epochs, c.patience) == ("thesis-cnn", 1e-3, 64, 50, 5)
     assert (s.lr, s.batch_size, s.epochs, s.patience, s.width) == (1e-4, 1, 5000, 50, 32)
     assert settings.Explain().methods == ("ig", "nt", "lime", "gradcam")
-    ig, nt = (registry.resolve("explainer", m).Options() for m in ("ig", "nt"))
+    ig, nt = (registry.resolve("method", m).Options() for m in ("ig", "nt"))
     assert (ig.steps, ig.baseline) == (100, 0)
     assert (nt.samples, nt.stdev, nt.steps, nt.kind) == (5, 1.0, 50, "smoothgrad_sq")
     o = settings.Score()

@@ -68,15 +68,20 @@ def test_readme_names_every_command() -> None:
         "audit",
     ):
         assert f"histoxai {verb} " in README
-    for name in registry.names("reader"):
+    for name in registry.names("format"):
         assert name in README.lower()
 
 
 def test_every_method_is_in_the_docs() -> None:
-    methods = registry.names("explainer")
+    methods = registry.names("method")
     assert f"{len(methods)} methods" in README
     page = (ROOT / "docs" / "explain.md").read_text()
     assert [name for name in methods if f"`{name}`" not in page] == []
+
+
+def test_the_table_of_methods_is_made_from_the_classes() -> None:
+    row = "| `gradcam` | GradCAM | activation map | Selvaraju et al. 2017, arXiv 1610.02391 |"
+    assert row in (ROOT / "docs" / "explain.md").read_text()
 
 
 def recipes(page: str) -> list[str]:

@@ -18,13 +18,14 @@ from torch import nn
 
 from histoxai.core.errors import HistoxaiError, InputRefused, UsageError
 from histoxai.core.registry import names, resolve
-from histoxai.explain.arguments import listed, make_explainers
-from histoxai.explain.methods.base import Batch, Explainer, channels_to_plane, collected, min_max, parse_options
-from histoxai.explain.methods.captum_hooks import unrolled
-from histoxai.explain.methods.nt import noise_of
+from histoxai.explain.arguments import make_explainers, parse_options
+from histoxai.explain.bases.captum_hooks import unrolled
+from histoxai.explain.bases.method import Batch, Method, channels_to_plane, explain_all, min_max
+from histoxai.explain.bases.noise import draw_noise
+from histoxai.explain.bases.single_pass import SinglePass, run_single_pass
+from histoxai.explain.bases.superpixels import compute_ahead, mean_colours, with_nuclei
+from histoxai.explain.catalogue import FAMILIES, method_rows
 from histoxai.explain.methods.random import Random
-from histoxai.explain.methods.single_pass import OnePass, one_pass
-from histoxai.explain.methods.superpixels import ahead, mean_colours, with_nuclei
 from histoxai.explain.network import Network, find_layer, largest_that_fits, reinitialised
 from histoxai.explain.parity import compare
 from histoxai.networks.backbones import resnet18
@@ -55,8 +56,8 @@ CAMS = {
 }
 
 
-def build(name: str, **options: str) -> Explainer:
-    kind = resolve("explainer", name)
+def build(name: str, **options: str) -> Method:
+    kind = resolve("method", name)
     return kind(parse_options(kind, {**QUICK.get(name, {}), **options}, name))
 
 
@@ -115,7 +116,7 @@ def within_contract(ours: np.ndarray, library: np.ndarray, exact: Callable[[], n
 
 def test_ig_equals_captum(net: Network) -> None:
     b = batch()
-    ours = collected(build("ig", steps="100"), net, b)[""]
+    ours = explain_all(build("ig", steps="100"), net, b)[""]
 
     def library(model: nn.Module) -> torch.Tensor:
         x = b.images.to(next(model.parameters()).dtype)
@@ -127,7 +128,7 @@ def test_ig_equals_captum(net: Network) -> None:
 @pytest.mark.parametrize("kind", ["smoothgrad", "smoothgrad_sq", "vargrad"])
 def test_nt_equals_captum_called_on_each_patch_with_its_seed(net: Network, kind: str) -> None:
     b = batch()
-    ours = collected(build("nt", kind=kind), net, b)[""]
+    ours = explain_all(build("nt", kind=kind), net, b)[""]
     for i in range(len(b)):
 
         def library(model: nn.Module, i: int = i) -> torch.Tensor:
@@ -156,10 +157,10 @@ def test_nt_equals_captum_called_on_each_patch_with_its_seed(net: Network, kind:
 def test_smoothgrad_level_is_a_share_of_the_range_of_the_patch(net: Network) -> None:
     b = batch(2)
     explainer = build("smoothgrad", level="0.2")
-    ours = collected(explainer, net, b)[""]
+    ours = explain_all(explainer, net, b)[""]
     for i in range(2):
         stdev = 0.2 * float(b.images[i].max() - b.images[i].min())
-        assert stdev == pytest.approx(noise_of(b.images[i], explainer.options, 0)[0])
+        assert stdev == pytest.approx(draw_noise(b.images[i], explainer.options, 0)[0])
         torch.manual_seed(b.seeds[i])
         called = (
             attr.NoiseTunnel(attr.Saliency(net.exact))
@@ -181,7 +182,7 @@ def test_smoothgrad_level_is_a_share_of_the_range_of_the_patch(net: Network) -> 
 def test_cams_equal_the_library(kind: str, name: str, request: pytest.FixtureRequest) -> None:
     net, b = request.getfixturevalue(kind), batch(5 if name != "scorecam" else 2)
     explainer = build(name)
-    raw = collected(explainer, net, b)[""]
+    raw = explain_all(explainer, net, b)[""]
     assert raw.shape == (len(b), *explainer.raw_specs(net, (64, 64))[""].shape)
     net.exact.requires_grad_(True)
     largest = 0.0
@@ -201,7 +202,7 @@ def test_cams_equal_the_library(kind: str, name: str, request: pytest.FixtureReq
 
 
 @pytest.mark.parametrize("kind", ["net", "resnet"])
-@pytest.mark.parametrize("name", [n for n in names("explainer") if n not in (*NULLS, "rise")])
+@pytest.mark.parametrize("name", [n for n in names("method") if n not in (*NULLS, "rise")])
 def test_parity_with_the_library_on_both_networks(kind: str, name: str, request: pytest.FixtureRequest) -> None:
     net = request.getfixturevalue(kind)
     found = compare(build(name), net, batch(2))
@@ -210,7 +211,7 @@ def test_parity_with_the_library_on_both_networks(kind: str, name: str, request:
         # Attributions that are small differences of outputs: whose last bits are nearer is a matter of the CPU's
         # kernels below what float32 can tell of such outputs.
         outputs = float(net.logits(batch(2).images).abs().max())
-        largest = float(np.abs(collected(build(name), net, batch(2))[""]).max())
+        largest = float(np.abs(explain_all(build(name), net, batch(2))[""]).max())
         assert found.our_error is not None, found
         assert found.our_error <= 4 * FLOAT32 * outputs / largest, found
     assert found.patches == 2
@@ -219,7 +220,7 @@ def test_parity_with_the_library_on_both_networks(kind: str, name: str, request:
 def test_parity_is_not_blind(net: Network) -> None:
     """A map that is off by a thousandth of its largest value does not pass."""
 
-    class Off(resolve("explainer", "ig")):  # type: ignore[misc]
+    class Off(resolve("method", "ig")):  # type: ignore[misc]
         def explain(self, net: Network, batch: Batch) -> Any:
             for i, found in super().explain(net, batch):
                 found.raw[""].flat[7] += 1e-3 * np.abs(found.raw[""]).max()
@@ -235,7 +236,7 @@ def test_parity_is_not_blind(net: Network) -> None:
 
 def test_lime_equals_the_library(net: Network) -> None:
     b = batch()
-    raw = collected(build("lime", samples="200"), net, b)
+    raw = explain_all(build("lime", samples="200"), net, b)
 
     @torch.no_grad()
     def classify(images: np.ndarray) -> np.ndarray:
@@ -272,7 +273,7 @@ def test_lime_equals_the_library(net: Network) -> None:
 
 def test_lime_quickshift_defaults_are_the_librarys() -> None:
     # the default segmentation of lime_image.explain_instance: quickshift(4, 200, 0.2)
-    o = resolve("explainer", "lime").Options()
+    o = resolve("method", "lime").Options()
     assert (o.kernel_size, o.max_dist, o.ratio, o.samples, o.top) == (4, 200, 0.2, 500, 3)
 
 
@@ -293,15 +294,15 @@ def test_what_threads_make_ahead_comes_in_order_and_no_more_of_it_than_is_needed
         made.append(i)
         return i * i
 
-    assert list(ahead(make, 7, threads)) == [i * i for i in range(7)]
+    assert list(compute_ahead(make, 7, threads)) == [i * i for i in range(7)]
     assert sorted(made) == list(range(7))
     made.clear()
-    some = ahead(make, 100, threads)
+    some = compute_ahead(make, 100, threads)
     next(some)
     some.close()  # type: ignore[attr-defined]
     assert len(made) <= threads + 1
     with pytest.raises(ZeroDivisionError):
-        list(ahead(lambda i: 1 // (3 - i), 7, threads))
+        list(compute_ahead(lambda i: 1 // (3 - i), 7, threads))
 
 
 def test_nuclei_are_segments_of_their_own() -> None:
@@ -330,7 +331,7 @@ def test_lime_with_nuclei_and_a_second_seed(net: Network) -> None:
         assert (maps[i].raw["segments"] == inside[0]).sum() == 100
         assert 0.3 < maps[i].checks["stability"] <= 1
     with pytest.raises(InputRefused, match="name it with --masks"):
-        collected(build("lime", segments="nuclei"), net, batch(1))
+        explain_all(build("lime", segments="nuclei"), net, batch(1))
 
 
 # ---- closed forms
@@ -343,20 +344,20 @@ def test_a_linear_network_gives_weight_times_input() -> None:
     w = weight[[0, 2]]
     for name in ("ig", "ixg", "deeplift", "gradshap", "lrp"):
         options = {"level": "0"} if name == "gradshap" else {}
-        np.testing.assert_allclose(collected(build(name, **options), net, b)[""], (w * x).numpy(), atol=2e-6)
-    np.testing.assert_allclose(collected(build("saliency"), net, b)[""], w.numpy(), atol=1e-7)
-    np.testing.assert_allclose(collected(build("guided"), net, b)[""], w.numpy(), atol=1e-7)
-    noiseless = collected(build("smoothgrad", level="0", stdev="0"), net, b)[""]
+        np.testing.assert_allclose(explain_all(build(name, **options), net, b)[""], (w * x).numpy(), atol=2e-6)
+    np.testing.assert_allclose(explain_all(build("saliency"), net, b)[""], w.numpy(), atol=1e-7)
+    np.testing.assert_allclose(explain_all(build("guided"), net, b)[""], w.numpy(), atol=1e-7)
+    noiseless = explain_all(build("smoothgrad", level="0", stdev="0"), net, b)[""]
     np.testing.assert_allclose(noiseless, w.numpy(), atol=1e-6)
     for name in ("ig", "deeplift", "gradshap"):
-        grey = collected(build(name, baseline="0.5", **({"level": "0"} if name == "gradshap" else {})), net, b)[""]
+        grey = explain_all(build(name, baseline="0.5", **({"level": "0"} if name == "gradshap" else {})), net, b)[""]
         np.testing.assert_allclose(grey, (w * (x - 0.5)).numpy(), atol=2e-6)
 
 
 def test_occlusion_of_a_linear_network_is_what_the_square_held() -> None:
     net, weight = linear()
     x = torch.rand(1, 3, 8, 8)
-    got = collected(build("occlusion", window="4", stride="4"), net, Batch(x, torch.tensor([1]), [0]))[""][0, 0]
+    got = explain_all(build("occlusion", window="4", stride="4"), net, Batch(x, torch.tensor([1]), [0]))[""][0, 0]
     held = (weight[1] * x[0]).sum(dim=0)
     want = held.view(2, 4, 2, 4).sum(dim=(1, 3)).repeat_interleave(4, 0).repeat_interleave(4, 1)
     np.testing.assert_allclose(got, want.numpy(), atol=1e-5)
@@ -370,8 +371,8 @@ def test_shapley_values_of_a_linear_network_are_what_each_superpixel_holds() -> 
         x[0, :, row : row + 8, column : column + 8] = colours[k][:, None, None]
     b = Batch(x, torch.tensor([1]), [3])
     explainer = build("kernelshap", samples="200", max_dist="5", kernel_size="1")
-    segments = explainer._segments(x[0])  # type: ignore[attr-defined]
-    got = collected(explainer, net, b)[""][0, 0]
+    segments = explainer.segment(x[0])  # type: ignore[attr-defined]
+    got = explain_all(explainer, net, b)[""][0, 0]
     assert 3 < segments.max() + 1 <= 40
     held = (weight[1] * x[0]).sum(dim=0).numpy()
     for k in range(segments.max() + 1):
@@ -390,7 +391,7 @@ def test_rise_finds_the_only_pixel_that_counts() -> None:
             return torch.stack([spot, -spot], dim=1)
 
     b = Batch(torch.ones(1, 3, 64, 64), torch.tensor([0]), [1])
-    got = collected(build("rise", masks="2000"), Network(Spot(), MICRO), b)[""][0, 0]
+    got = explain_all(build("rise", masks="2000"), Network(Spot(), MICRO), b)[""][0, 0]
     peak = np.unravel_index(got.argmax(), got.shape)
     assert abs(int(peak[0]) - 20) <= 4
     assert abs(int(peak[1]) - 44) <= 4
@@ -399,10 +400,11 @@ def test_rise_finds_the_only_pixel_that_counts() -> None:
 
 
 def test_rise_masks_leave_pixels_visible_as_often_as_asked() -> None:
-    from histoxai.explain.methods.rise import Grids, Options
+    from histoxai.explain.methods.rise import Options, RandomMasks
 
     for share in (0.3, 0.5):
-        masks = Grids(0, Options(masks=3000, share=share), (64, 48)).make(0, 3000, torch.device("cpu"))
+        drawn = RandomMasks(np.random.default_rng(0), Options(masks=3000, share=share), (64, 48))
+        masks = torch.stack([drawn.mask(i, torch.device("cpu")) for i in range(3000)])
         assert masks.shape == (3000, 1, 64, 48)
         assert float(masks.min()) >= 0
         assert float(masks.max()) <= 1
@@ -412,24 +414,24 @@ def test_rise_masks_leave_pixels_visible_as_often_as_asked() -> None:
 def test_null_models() -> None:
     b, nothing = batch(2), Network(nn.Linear(1, 1), MICRO)
     x = b.images.permute(0, 2, 3, 1).numpy().astype(np.float64)
-    pixels = collected(build("random"), nothing, b)[""]
+    pixels = explain_all(build("random"), nothing, b)[""]
     assert np.corrcoef(pixels[0, 0, :, :-1].ravel(), pixels[0, 0, :, 1:].ravel())[0, 1] < 0.1
     assert not np.array_equal(pixels[0], pixels[1])
     assert abs(pixels.mean() - 0.5) < 0.02
-    smooth = collected(build("random", sigma="6"), nothing, b)[""]
+    smooth = explain_all(build("random", sigma="6"), nothing, b)[""]
     assert np.corrcoef(smooth[0, 0, :, :-1].ravel(), smooth[0, 0, :, 1:].ravel())[0, 1] > 0.95
-    center = collected(build("center"), nothing, b)[""][0, 0]
+    center = explain_all(build("center"), nothing, b)[""][0, 0]
     y, x_ = np.mgrid[:64, :64] + 0.5
     want = np.exp(-(((y / 64 - 0.5) ** 2 + (x_ / 64 - 0.5) ** 2) / (2 * 0.25**2)))
     np.testing.assert_allclose(center, want, atol=1e-6)
-    edges = collected(build("edges"), nothing, b)[""][:, 0]
+    edges = explain_all(build("edges"), nothing, b)[""][:, 0]
     step = np.zeros((8, 8, 3))
     step[:, 4:] = 1
     of_step = build("edges").plane(step, 0)  # type: ignore[attr-defined]
     assert of_step[4, 4] == pytest.approx(1 / np.sqrt(2), abs=1e-6)
     assert of_step[4, 1] == 0
     assert edges.min() >= 0
-    stain = collected(build("hematoxylin"), nothing, b)[""][:, 0]
+    stain = explain_all(build("hematoxylin"), nothing, b)[""][:, 0]
     dark = x.mean(axis=3) < 0.5
     assert stain[dark].mean() > 2 * stain[~dark].mean()
 
@@ -437,14 +439,16 @@ def test_null_models() -> None:
 # ---- the contract
 
 
-@pytest.mark.parametrize("name", names("explainer"))
+@pytest.mark.parametrize("name", names("method"))
 def test_contract(name: str, net: Network) -> None:
     explainer, b = build(name), batch(5)
-    assert "Source: " in (type(explainer).__doc__ or "")
+    assert explainer.name == name
+    assert explainer.label
+    assert explainer.family in FAMILIES
     weights = {k: v.clone() for k, v in net.exact.state_dict().items()}
     state, numpy_state = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     specs = explainer.raw_specs(net, (64, 64))
-    first, again = collected(explainer, net, b), collected(explainer, net, b)
+    first, again = explain_all(explainer, net, b), explain_all(explainer, net, b)
     assert first.keys() == specs.keys()
     for part, spec in specs.items():
         assert first[part].shape == (5, *spec.shape)
@@ -455,7 +459,7 @@ def test_contract(name: str, net: Network) -> None:
         assert np.ptp(values) > 0
     # the same bytes for a patch wherever it stands in a batch, and whoever stands beside it
     turned = Batch(b.images[[4, 1]], b.targets[[4, 1]], [b.seeds[4], b.seeds[1]])
-    moved = collected(explainer, net, turned)
+    moved = explain_all(explainer, net, turned)
     for part in specs:
         assert moved[part][0].tobytes() == first[part][4].tobytes()
         assert moved[part][1].tobytes() == first[part][1].tobytes()
@@ -464,8 +468,8 @@ def test_contract(name: str, net: Network) -> None:
     assert plane.min() >= 0
     assert 0 < plane.max() <= 1
     for i, found in explainer.explain(net, b):
-        checks = explainer.checked(found)
-        assert set(checks) <= {*explainer.COMMON, *explainer.checks}
+        checks = explainer.all_checks(found)
+        assert set(checks) <= {*explainer.COMMON_CHECKS, *explainer.checks}
         assert (checks["constant"], checks["zero"]) == (0, 0), i
         assert 0 <= checks["negative_share"] <= 1
     for module in net.exact.modules():
@@ -479,7 +483,7 @@ def test_contract(name: str, net: Network) -> None:
 @pytest.mark.parametrize("name", ["nt", "lime", "smoothgrad", "gradshap", "kernelshap", "rise", "random"])
 def test_seeds_change_what_is_random(name: str, net: Network) -> None:
     b = batch(1)
-    one, two = (collected(build(name), net, Batch(b.images, b.targets, [seed])) for seed in (1, 99))
+    one, two = (explain_all(build(name), net, Batch(b.images, b.targets, [seed])) for seed in (1, 99))
     part = "weights" if name == "lime" else ""
     assert not np.array_equal(one[part], two[part], equal_nan=True)
 
@@ -500,12 +504,12 @@ class _Breaks(nn.Module):
         return self.head(x.flatten(1))
 
 
-@pytest.mark.parametrize("name", [n for n in names("explainer") if n not in (*NULLS, "guided", "deeplift", "lrp")])
+@pytest.mark.parametrize("name", [n for n in names("method") if n not in (*NULLS, "guided", "deeplift", "lrp")])
 @pytest.mark.parametrize("left", [0, 1])
 def test_hooks_are_gone_after_a_failure(name: str, left: int) -> None:
     broken = Network(_Breaks(left if name not in CAMS or name == "scorecam" else 0), 4)
     with pytest.raises(RuntimeError, match="in mid-run"):
-        collected(build(name), broken, batch(9))
+        explain_all(build(name), broken, batch(9))
     for module in broken.exact.modules():
         assert not any((module._forward_hooks, module._backward_hooks, module._forward_pre_hooks))
 
@@ -539,7 +543,7 @@ def test_methods_that_put_hooks_everywhere_only_touch_a_copy(
     call = explainer.call  # type: ignore[attr-defined]
     monkeypatch.setattr(explainer, "call", lambda method, x, targets: call(method, x, torch.full_like(targets, 99)))
     with pytest.raises((IndexError, AssertionError, RuntimeError)):  # in mid-run: there is no class 99
-        collected(explainer, net, batch(1))
+        explain_all(explainer, net, batch(1))
     for module in net.exact.modules():
         assert not any((module._forward_hooks, module._backward_hooks, module._forward_pre_hooks))
 
@@ -557,18 +561,18 @@ def test_the_unrolled_network_computes_the_same(net: Network, resnet: Network) -
 
 def test_methods_share_one_pass_without_a_bit_of_difference(net: Network) -> None:
     b = batch(20)
-    methods = {n: build(n) for n in names("explainer") if isinstance(build(n), OnePass)}
+    methods = {n: build(n) for n in names("method") if isinstance(build(n), SinglePass)}
     assert len(methods) >= 7
-    parts = list(one_pass(net, methods, b.images, b.targets))  # type: ignore[arg-type]
+    parts = list(run_single_pass(net, methods, b.images, b.targets))  # type: ignore[arg-type]
     for name, method in methods.items():
         shared = np.concatenate([p.raw[name] for p in parts])
-        assert shared.tobytes() == collected(method, net, b)[""].tobytes()
+        assert shared.tobytes() == explain_all(method, net, b)[""].tobytes()
     logits = np.concatenate([p.logits for p in parts])
     images = np.round(b.images.permute(0, 2, 3, 1).numpy() * 255).astype(np.uint8)
     assert logits.tobytes() == predict(net.exact, images, MICRO, net.device)["logits"].tobytes()
-    alone = np.concatenate([p.logits for p in one_pass(net, {}, b.images, None)])
+    alone = np.concatenate([p.logits for p in run_single_pass(net, {}, b.images, None)])
     assert logits.tobytes() == alone.tobytes()
-    predicted = np.concatenate([p.targets for p in one_pass(net, {}, b.images, None)])
+    predicted = np.concatenate([p.targets for p in run_single_pass(net, {}, b.images, None)])
     assert np.array_equal(predicted, logits.argmax(axis=1))
 
 
@@ -579,7 +583,7 @@ def test_a_layer_that_is_overwritten_in_place_is_read_as_it_was() -> None:
     )
     plain = nn.Sequential(model[0], nn.ReLU(), *model[2:])
     b = batch(2)
-    one, two = (collected(build("gradcam"), Network(m, 4), b)[""] for m in (model, plain))
+    one, two = (explain_all(build("gradcam"), Network(m, 4), b)[""] for m in (model, plain))
     assert np.array_equal(one, two)
     assert (one < 0).any()
 
@@ -612,8 +616,11 @@ def test_ig_steps_auto_stops_at_the_completeness_error_asked_for(net: Network) -
 
 def test_out_of_memory_halves_the_micro_batch_and_goes_on(net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[int] = []
-    small = Network(net.exact, MICRO, tell=told.append)
-    whole, call = {n: collected(build(n), net, batch(5)) for n in ("ig", "lime", "gradcam", "kernelshap")}, small.module
+    small = Network(net.exact, MICRO, on_halving=told.append)
+    whole, call = (
+        {n: explain_all(build(n), net, batch(5)) for n in ("ig", "lime", "gradcam", "kernelshap")},
+        small.module,
+    )
 
     def tight(x: torch.Tensor) -> torch.Tensor:
         if len(x) > 5:
@@ -623,12 +630,12 @@ def test_out_of_memory_halves_the_micro_batch_and_goes_on(net: Network, monkeypa
     monkeypatch.setattr(small, "_forward", tight)
     monkeypatch.setattr(small, "module", tight)
     for name, want in whole.items():
-        got = collected(build(name), small, batch(5))
+        got = explain_all(build(name), small, batch(5))
         for part, values in want.items():
             # other batches, other last bits, of outputs up to 1
             np.testing.assert_allclose(got[part], values, atol=max(1e-5 * np.nanmax(np.abs(values)), FLOAT32))
     assert told == [8, 4]
-    assert (small.asked, small.micro_batch) == (MICRO, 4)
+    assert (small.full_micro_batch, small.micro_batch) == (MICRO, 4)
 
 
 def test_out_of_memory_with_a_single_patch_is_said(net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -640,7 +647,7 @@ def test_out_of_memory_with_a_single_patch_is_said(net: Network, monkeypatch: py
     monkeypatch.setattr(none, "module", full)
     monkeypatch.setattr(none, "_forward", full)
     with pytest.raises(HistoxaiError, match="out of memory on cpu with a single patch in a pass"):
-        collected(build("ig"), none, batch(1))
+        explain_all(build("ig"), none, batch(1))
 
 
 def test_the_largest_micro_batch_that_fits() -> None:
@@ -667,13 +674,13 @@ def test_bfloat16_is_close_and_keeps_its_statistics(resnet: Network) -> None:
     assert kinds["BatchNorm2d"] == {torch.float32}
     assert next(resnet.exact.parameters()).dtype == torch.float32
     for name in ("ig", "gradcam", "occlusion"):
-        one, two = (collected(build(name), n, b)[""] for n in (resnet, low))
+        one, two = (explain_all(build(name), n, b)[""] for n in (resnet, low))
         assert one.dtype == two.dtype == np.float32
         assert not np.array_equal(one, two)
         for i in range(3):
             assert spearmanr(one[i].ravel(), two[i].ravel()).statistic > 0.9, name
     with low.in_fp32() as exact:
-        assert np.array_equal(collected(build("ig"), exact, b)[""], collected(build("ig"), resnet, b)[""])
+        assert np.array_equal(explain_all(build("ig"), exact, b)[""], explain_all(build("ig"), resnet, b)[""])
 
 
 def test_a_layer_that_is_used_several_times_is_read_at_its_first_use(net: Network) -> None:
@@ -739,7 +746,7 @@ def test_constant_channels_count_as_zero_or_as_the_study_has_them() -> None:
         (("nt",), ("nt.samples=some",), "expected a value of type int"),
         (("nt",), ("nt.kind=other",), "not one of smoothgrad"),
         (("lime",), ("lime.stability=maybe",), "expected a value of type bool"),
-        (("saliency2",), (), "unknown explainer 'saliency2'; known: ig"),
+        (("saliency2",), (), "unknown method 'saliency2'; known: ig"),
         (("predictions=ig",), (), "cannot be a name"),
         (("a/b=ig",), (), "cannot be a name"),
     ],
@@ -755,8 +762,8 @@ def test_one_method_under_two_names() -> None:
 
 
 def test_every_method_is_listed_with_paper_and_cost() -> None:
-    rows = {row["method"]: row for row in listed()}
-    assert list(rows) == names("explainer")
+    rows = {row["method"]: row for row in method_rows()}
+    assert list(rows) == names("method")
     assert all(row["what"] and row["source"] and row["passes"] for row in rows.values())
     assert rows["nt"]["passes"] == "250 forward + backward"
     assert rows["ig"]["options"]["steps"] == 100
@@ -788,7 +795,7 @@ def test_unsuitable_networks_and_layers(net: Network) -> None:
 
 def test_kernelshap_of_a_blank_patch_is_all_of_the_difference(net: Network) -> None:
     grey = Batch(torch.full((1, 3, 64, 64), 0.5), torch.tensor([1]), [0])
-    made = collected(build("kernelshap", max_dist="200", kernel_size="30"), net, grey)[""]
+    made = explain_all(build("kernelshap", max_dist="200", kernel_size="30"), net, grey)[""]
     rise = net.logits(grey.images)[0, 1] - net.logits(torch.zeros_like(grey.images))[0, 1]
     assert made.shape == (1, 1, 64, 64)
     # a small difference of two outputs, each known to its last bit

@@ -670,7 +670,7 @@ def test_a_dicom_series_is_one_slide(tmp_path: Path) -> None:
 
 
 def test_the_reader_is_registered() -> None:
-    assert resolve("reader", "slide") is SlideReader
+    assert resolve("format", "slide") is SlideReader
 
 
 def test_corrected_annotations_are_another_source(tmp_path: Path) -> None:

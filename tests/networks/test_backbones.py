@@ -16,7 +16,7 @@ from torch import nn
 
 from histoxai.core.errors import InputRefused, UsageError
 from histoxai.core.registry import ENTRIES, names, resolve
-from histoxai.explain.methods.base import Batch, collected
+from histoxai.explain.bases.method import Batch, explain_all
 from histoxai.explain.network import Network, in_bfloat16, reinitialised
 from histoxai.networks.normalisation import STATISTICS, Normalised
 from histoxai.networks.weights import build as rebuild
@@ -139,7 +139,7 @@ def test_normalisation_is_the_first_layer_and_no_weight() -> None:
 def test_attributions_stay_in_the_space_of_the_input() -> None:
     """IG starts from a black patch, whatever that is to the inner network, and gradients have the chain's factor."""
     model, b = network("timm:test_resnet", "imagenet"), batch(2)
-    ours = collected(build("ig"), Network(model, 2), b)[""]
+    ours = explain_all(build("ig"), Network(model, 2), b)[""]
     theirs = IntegratedGradients(model).attribute(b.images, target=b.targets, n_steps=20).detach().numpy()
     np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
     exact, x = copy.deepcopy(model).double(), b.images.double()
@@ -148,18 +148,18 @@ def test_attributions_stay_in_the_space_of_the_input() -> None:
     whole = IntegratedGradients(exact).attribute(x, target=b.targets, n_steps=20)
     np.testing.assert_allclose(whole.detach().numpy(), inside.detach().numpy(), atol=1e-9 * float(inside.abs().max()))
     deviation = np.array(STATISTICS["imagenet"][1], np.float32)[:, None, None]
-    slope = collected(build("saliency"), Network(model, 2), b)[""]
+    slope = explain_all(build("saliency"), Network(model, 2), b)[""]
     inner = Batch(model.normalise(b.images), b.targets, b.seeds)
     np.testing.assert_allclose(
-        slope, collected(build("saliency"), Network(model.net, 2), inner)[""] / deviation, rtol=1e-3, atol=1e-6
+        slope, explain_all(build("saliency"), Network(model.net, 2), inner)[""] / deviation, rtol=1e-3, atol=1e-6
     )
 
 
 def test_lrp_takes_normalisation_as_a_layer() -> None:
     model, b = network("timm:test_resnet", "imagenet"), batch(1)
-    outer = collected(build("lrp"), Network(model, 1), b)[""][0]
+    outer = explain_all(build("lrp"), Network(model, 1), b)[""][0]
     normed = model.normalise(b.images)
-    inner = collected(build("lrp"), Network(model.net, 1), Batch(normed, b.targets, b.seeds))[""][0]
+    inner = explain_all(build("lrp"), Network(model.net, 1), Batch(normed, b.targets, b.seeds))[""][0]
     # epsilon rule of z = x / s - m / s: the input's share of the relevance of z is (x / s) / z
     deviation = np.array(STATISTICS["imagenet"][1], np.float32)[:, None, None]
     share = (b.images[0].numpy() / deviation) / normed[0].numpy()
@@ -172,14 +172,14 @@ def test_lrp_takes_normalisation_as_a_layer() -> None:
 def each_method(name: str, normalise: str | None = None) -> None:
     model, b = network(name, normalise), batch(1)
     net = Network(model, 8)
-    for method in names("explainer"):
+    for method in names("method"):
         explainer = build(method)
         if method in REFUSED.get(name, set()):
             with pytest.raises(InputRefused, match=rf"{method}: this network has .*--method"):
                 explainer.raw_specs(net, (64, 64))
             continue
         specs = explainer.raw_specs(net, (64, 64))
-        found = collected(explainer, net, b)
+        found = explain_all(explainer, net, b)
         assert {k: v.shape[1:] for k, v in found.items()} == {k: s.shape for k, s in specs.items()}, method
         raw = {k: v[0] for k, v in found.items()}
         evidence = explainer.evidence(raw)
@@ -219,7 +219,7 @@ def test_gradcam_equals_pytorch_grad_cam_called_as_its_authors_do(name: str) -> 
     model = network(name).double()
     x = batch(1).images.double().expand(3, -1, -1, -1)
     b = Batch(x, torch.arange(3), [0, 1, 2])  # every class: the map of one may have no positive place
-    ours = collected(build("gradcam"), Network(model, 3), b)[""]
+    ours = explain_all(build("gradcam"), Network(model, 3), b)[""]
     layers: dict[str, Any] = {
         "densenet121": lambda m: m.features[-1],
         "efficientnet-b0": lambda m: m.features[-1],

@@ -15,8 +15,8 @@ from pytorch_grad_cam.metrics.road import ROADCombined
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 
 from histoxai.core.provenance import keyed_seed
+from histoxai.explain.bases.method import Batch
 from histoxai.explain.maps_store import stored_methods
-from histoxai.explain.methods.base import Batch
 from histoxai.explain.network import Network, reinitialised
 from histoxai.networks.inference import to_tensor
 from histoxai.networks.run_folder import open_run

@@ -20,7 +20,8 @@ import torch
 from histoxai import settings
 from histoxai.core.errors import InputRefused
 from histoxai.core.progress import Silent
-from histoxai.explain.job import ExplainInputs, Job
+from histoxai.explain.inputs import ExplainInputs
+from histoxai.explain.job import Job
 from histoxai.settings import Work
 from histoxai.stages import explain as explain_stage
 from histoxai.stages import masks as masks_stage

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 
+from histoxai.core import registry
 from histoxai.core.provenance import keyed_seed
 from histoxai.core.registry import names, resolve
-from histoxai.explain import job, network
+from histoxai.explain import inputs, network
+from histoxai.explain.bases.method import Batch, explain_all
+from histoxai.explain.maps_store import stored_methods
 from histoxai.explain.methods import ig, lime
-from histoxai.explain.methods.base import Batch, collected
 from histoxai.explain.network import Network
 from histoxai.networks.inference import pick_device, to_tensor
 from histoxai.networks.run_folder import open_run
@@ -26,6 +28,7 @@ from histoxai.store import partial_shards
 from histoxai.store.patches import Patches
 from histoxai.store.shards import Store
 from tests.conftest import FAST, Mini, array_files, done, run
+from tests.unit.test_plugins import METHOD, install
 
 FEW = [
     *("-O", "ig.steps=8", "-O", "nt.steps=4", "-O", "nt.samples=2", "-O", "lime.samples=30", "-O", "lime.max_dist=10"),
@@ -52,13 +55,13 @@ def explain(mini: Mini, output: Path, *more: object) -> list[object]:
 def every(mini: Mini, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every registered method over twelve patches, in one go."""
     output = tmp_path_factory.mktemp("every") / "m"
-    done(*explain(mini, output, "--method", ",".join(names("explainer")), *FEW, "--per-class", 4, "--shard-size", 5))
+    done(*explain(mini, output, "--method", ",".join(names("method")), *FEW, "--per-class", 4, "--shard-size", 5))
     return output
 
 
 def test_every_method_in_shards_of_any_order_has_the_same_bytes(mini: Mini, tmp_path: Path, every: Path) -> None:
     """One shard at a time, backwards, methods shuffled and added later, some rows there already."""
-    methods = names("explainer")
+    methods = names("method")
     random.Random(1).shuffle(methods)
     common = ["--per-class", 4, "--shard-size", 5]
     for some in (methods[:9], methods[9:], methods):
@@ -72,7 +75,7 @@ def test_every_method_in_shards_of_any_order_has_the_same_bytes(mini: Mini, tmp_
 @pytest.mark.slow
 def test_every_method_is_scored(mini: Mini, tmp_path: Path, every: Path) -> None:
     summary = json.loads(done("score", every, "--masks", mini.masks, "-o", tmp_path / "s", "--json"))
-    assert {r["method"] for r in summary["rows"]} == set(names("explainer"))
+    assert {r["method"] for r in summary["rows"]} == set(names("method"))
     assert all(0 <= r["mean"] <= 1 for r in summary["rows"] if r["metric"] == "iou" and r["mean"] is not None)
 
 
@@ -91,7 +94,7 @@ def test_checks_are_those_of_the_maps(mini: Mini, every: Path) -> None:
         error = abs(maps[i].sum() - rise[i, target]) / abs(rise[i, target])
         np.testing.assert_allclose(checks[i], [0, 0, negative, error, 8], rtol=1e-3, atol=1e-3)
     summary = json.loads(done("info", every, "--json"))["checks"]
-    assert set(summary) == set(names("explainer"))
+    assert set(summary) == set(names("method"))
     assert summary["ig"]["patches"] == 12
     assert summary["ig"]["completeness_error"]["median"] == pytest.approx(np.median(checks[:, 3]))
     assert summary["ig"]["negative_share"]["max"] == pytest.approx(checks[:, 2].max())
@@ -110,8 +113,8 @@ def test_a_run_ends_with_its_checks(mini: Mini, tmp_path: Path) -> None:
 
 
 def test_list_needs_nothing_else() -> None:
-    assert all(name in done("explain", "--list") for name in names("explainer"))
-    assert [r["method"] for r in json.loads(done("explain", "--list", "--json"))["rows"]] == names("explainer")
+    assert all(name in done("explain", "--list") for name in names("method"))
+    assert [r["method"] for r in json.loads(done("explain", "--list", "--json"))["rows"]] == names("method")
 
 
 def test_check_parity_on_the_users_own_store(mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,9 +163,9 @@ def test_random_weights_explain_the_same_targets_with_another_network(mini: Mini
     patches = Patches(mini.balanced)
     images = to_tensor(patches.read(store.read("row")))
     batch = Batch(images, torch.from_numpy(store.read("targets").astype(np.int64)), [0] * len(images))
-    kind = resolve("explainer", "gradcam")
+    kind = resolve("method", "gradcam")
     for name, one in (("null", untrained), ("gradcam", Network(net))):
-        assert np.array_equal(store.read(f"attributions/{name}"), collected(kind(kind.Options()), one, batch)[""])
+        assert np.array_equal(store.read(f"attributions/{name}"), explain_all(kind(kind.Options()), one, batch)[""])
     assert not np.array_equal(store.read("attributions/null"), store.read("attributions/gradcam"))
     refused = run(*explain(mini, tmp_path / "m", *methods))
     assert refused.code == 3
@@ -256,10 +259,10 @@ def test_patches_that_end_out_of_order_are_kept_together(
 
     def error(self: Any) -> float:
         if not first:
-            first.append(self._difference)
-        return float(self._difference == first[0] and self.steps == 16)
+            first.append(self.difference)
+        return float(self.difference == first[0] and self.steps == 16)
 
-    monkeypatch.setattr(ig._Path, "_error", error)
+    monkeypatch.setattr(ig.IntegratedGradients, "_error", error)
     done(*explain(mini, tmp_path / "whole", *command))
     assert Store(tmp_path / "whole").read("checks/ig")[:6, -1].tolist() == [32, 16, 16, 16, 16, 16]
     order: list[int] = []
@@ -295,10 +298,10 @@ def test_a_patch_that_lime_cannot_take_is_named(mini: Mini, tmp_path: Path, monk
 
 def test_the_micro_batch_is_found_once_and_kept(mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = explain(mini, tmp_path / "m", "--method", "gradcam", "--per-class", 1)
-    monkeypatch.setattr(job, "worthwhile", lambda module, size: 32)
+    monkeypatch.setattr(inputs, "micro_batch_for_cpu", lambda module, size: 32)
     done(*command)
     assert Store(tmp_path / "m").header["settings"]["micro_batch"] == 32
-    monkeypatch.setattr(job, "worthwhile", lambda module, size: 8)
+    monkeypatch.setattr(inputs, "micro_batch_for_cpu", lambda module, size: 8)
     done(*command, "--method", "gradcam,saliency")
     refused = run(*command, "--micro-batch", 16)
     assert refused.code == 3
@@ -332,14 +335,14 @@ def test_an_interrupted_shard_of_a_packed_method_goes_on_at_its_patch(
 
 
 def test_compile_falls_back_where_nothing_compiles(mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "can_compile", lambda device: False)
+    monkeypatch.setattr(inputs, "can_compile", lambda device: False)
     command = explain(mini, tmp_path / "m", "--method", "gradcam", "--per-class", 1, "--compile")
     outcome = run(*command)
     assert outcome.code == 0
     assert "torch.compile does not work here (it needs a C++ compiler); going on without it" in outcome.err
     assert Store(tmp_path / "m").header["settings"]["compile"] is False
     # nodes with a compiler may help: what the first one could do stands
-    monkeypatch.setattr(job, "can_compile", lambda device: True)
+    monkeypatch.setattr(inputs, "can_compile", lambda device: True)
     outcome = run(*command, "--method", "gradcam,saliency")
     assert outcome.code == 0
     assert "was begun without it; going on without" in outcome.err
@@ -350,7 +353,7 @@ def test_compile_is_not_left_out_half_way(mini: Mini, tmp_path: Path, monkeypatc
     monkeypatch.setattr(network, "_compiled", lambda module: module)
     done(*command)
     assert Store(tmp_path / "m").header["settings"]["compile"] is True
-    monkeypatch.setattr(job, "can_compile", lambda device: False)
+    monkeypatch.setattr(inputs, "can_compile", lambda device: False)
     refused = run(*command, "--method", "edges")
     assert refused.code == 3
     assert "was begun with --compile, and torch.compile does not work here" in refused.err
@@ -363,11 +366,11 @@ def test_a_task_follows_the_one_that_made_the_store(
     command = explain(mini, tmp_path / "m", "--method", "gradcam", "--per-class", 1)
 
     def slow(module: torch.nn.Module, size: tuple[int, int]) -> int:
-        monkeypatch.setattr(job, "worthwhile", lambda module, size: 8)
+        monkeypatch.setattr(inputs, "micro_batch_for_cpu", lambda module, size: 8)
         done(*command)
         return 32
 
-    monkeypatch.setattr(job, "worthwhile", slow)
+    monkeypatch.setattr(inputs, "micro_batch_for_cpu", slow)
     assert "gradcam 0" in done(*command)
     assert Store(tmp_path / "m").header["settings"]["micro_batch"] == 8
 
@@ -407,3 +410,21 @@ def test_workers_take_one_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.backends.cuda.matmul.allow_tf32
     pick_device("cpu")
     assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_maps_of_a_plugin_name_its_package(mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path / "site", "hx-speckle", "1.2", METHOD, {"histoxai.methods": {"speckle": "Speckle"}})
+    with monkeypatch.context() as installed:
+        installed.syspath_prepend(tmp_path / "site")
+        registry.plugins.cache_clear()
+        done(*explain(mini, tmp_path / "m", "--method", "speckle,center", "--per-class", 2))
+        items = json.loads(done("info", tmp_path / "m", "--json"))["items"]
+        assert items["speckle"]["what"]["package"] == "hx-speckle 1.2"
+        assert "package" not in items["center"]["what"]
+        assert [m.name for m in stored_methods(Store(tmp_path / "m"))] == ["center", "speckle"]
+    registry.plugins.cache_clear()
+    refused = run("score", tmp_path / "m", "--masks", mini.masks, "-o", tmp_path / "s")
+    assert refused.code == 3
+    assert "'speckle' of the package hx-speckle 1.2, which is not installed; install it" in " ".join(
+        refused.err.split()
+    )

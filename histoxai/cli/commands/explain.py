@@ -19,9 +19,9 @@ from histoxai.settings.base import METHOD
 def _list(ctx: typer.Context, asked: bool) -> None:
     # comes before the other options are parsed, so `--list --json` is seen in the words of the command line
     if asked:
-        from histoxai.explain.arguments import listed
+        from histoxai.explain.catalogue import method_rows
 
-        summary = {"schema": "histoxai.methods/1", "rows": listed()}
+        summary = {"schema": "histoxai.methods/1", "rows": method_rows()}
         terminal.show(summary, "--json" in ctx.meta["words"], tables.methods)
         raise typer.Exit
 
@@ -56,7 +56,7 @@ def explain(
     """Write attribution maps: where the classifier looked."""
     work = terminal.with_threads(work)
     with display(quiet or work.prints_shards) as progress:
-        from histoxai.explain.job import ExplainInputs
+        from histoxai.explain.inputs import ExplainInputs
         from histoxai.stages import explain as stage
 
         summary = stage.explain(ExplainInputs(patches, model, masks), output, settings, progress, work)

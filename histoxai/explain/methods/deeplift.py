@@ -1,6 +1,6 @@
 """DeepLIFT, rescale rule.
 
-Shrikumar, Greenside and Kundaje 2017, arXiv 1704.02685: differences of activations to those of a baseline, passed
+Shrikumar, Greenside and Kundaje 2017, arXiv 1704.02685: differences of activations to those of a baseline, propagated
 back layer by layer. Where pooling windows overlap, as in the study's CNN, captum counts a maximum once, so that
 attributions need not add up to F(x) - F(b) exactly; the completeness error is stored beside each map.
 """
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from histoxai.core.errors import InputRefused
-from histoxai.explain.methods.base import Batch, Map, RawSpec
-from histoxai.explain.methods.captum_hooks import INSTEAD, Hooked, unrolled
-from histoxai.explain.methods.ig import missing_share, rise
-from histoxai.settings import bounded, check_bounds
+from histoxai.explain.bases.captum_hooks import INSTEAD, CaptumHooks, unrolled
+from histoxai.explain.bases.method import Batch, Map, MethodOptions, RawSpec
+from histoxai.explain.bases.path import completeness_error, logit_differences
+from histoxai.settings import bounded
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from histoxai.explain.network import Network
 
-# Functions that add up, move or average values and do nothing else to them.
+# Functions that only add, move or average values.
 _LINEAR = {
     *("cat", "flatten", "view", "reshape", "permute", "transpose", "contiguous", "squeeze", "unsqueeze", "expand"),
     *("mean", "sum", "add", "sub", "adaptive_avg_pool2d", "avg_pool2d", "pad", "stochastic_depth"),
@@ -32,53 +32,50 @@ _LINEAR = {
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(MethodOptions):
     """baseline: one value in 0..1 for all pixels (0 is black)."""
 
     baseline: float = bounded(0.0, ge=0, le=1)
 
-    def __post_init__(self) -> None:
-        check_bounds(self)
 
+class DeepLift(CaptumHooks):
+    """captum's DeepLift of the target's logit, black baseline."""
 
-class DeepLift(Hooked):
-    """captum's DeepLift of the target's logit, black baseline.
-
-    Source: arXiv 1704.02685.
-    """
-
+    name = "deeplift"
+    label = "DeepLIFT (rescale rule)"
+    citations = ("shrikumar2017",)
     Options = Options
     checks = ("completeness_error",)
-    name = "deeplift"
 
     def raw_specs(self, net: Network, size: tuple[int, int]) -> dict[str, RawSpec]:
-        """Signed attributions (3, H, W).
+        """Signed attributions (3, H, W) float32.
 
-        Raises InputRefused where captum would let a step pass without the method's rule, as if it were linear.
+        Raises InputRefused if captum has no rule for a step and would treat it as linear.
         """
         if (step := _without_rule(unrolled(net.exact, self.name))) is not None:
             raise InputRefused(f"deeplift: this network has a step that it has no rule for ({step}); {INSTEAD}")
         return super().raw_specs(net, size)
 
-    def method(self, module: nn.Module) -> Any:
+    def captum_method(self, module: nn.Module) -> Any:
         """captum.attr.DeepLift."""
-        from captum.attr import DeepLift as Library
+        from captum.attr import DeepLift as CaptumDeepLift
 
-        return Library(module)
+        return CaptumDeepLift(module)
 
     def call(self, method: Any, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """One forward and backward pass of patches and baselines together."""
         return method.attribute(images, baselines=self.options.baseline, target=targets)
 
     def explain(self, net: Network, batch: Batch) -> Iterator[tuple[int, Map]]:
-        """A patch is one row of a micro-batch."""
-        wanted = rise(net, net.ready(batch.images), batch.targets, self.options.baseline)
-        for i, found in super().explain(net, batch):
-            yield i, Map(found.raw, {"completeness_error": missing_share(found.raw[""], float(wanted[i]))})
+        """Explain every patch and check the completeness of its map."""
+        differences = logit_differences(net, net.ready(batch.images), batch.targets, self.options.baseline)
+        for i, result in super().explain(net, batch):
+            error = completeness_error(result.raw[""], float(differences[i]))
+            yield i, Map(result.raw, {"completeness_error": error})
 
     @classmethod
-    def passes(cls, options: Any) -> str:
-        """One, of patch and baseline."""
+    def cost(cls, options: Any) -> str:
+        """One pass of patch and baseline."""
         return "2 forward + backward"
 
 

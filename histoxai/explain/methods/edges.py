@@ -1,4 +1,4 @@
-"""The null model of contrast: where the image has edges.
+"""Null model of contrast: the edges of the image.
 
 Adebayo et al. 2018, arXiv 1810.03292, found several methods hard to tell from an edge detector.
 """
@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from histoxai.explain.methods.null_model import Prior
+from histoxai.explain.bases.null_model import NullModel
 
 
-class Edges(Prior):
-    """Null model: Sobel's gradient magnitude of the grey image.
+class Edges(NullModel):
+    """Null model: Sobel's gradient magnitude of the grey image."""
 
-    Source: arXiv 1810.03292.
-    """
+    name = "edges"
+    label = "Edge detector"
+    citations = ("adebayo2018",)
 
     def plane(self, image: np.ndarray, seed: int) -> np.ndarray:
-        """Square root of the mean of both squared Sobel responses to the luminance, as scikit-image's sobel."""
+        """Square root of the mean of both squared Sobel responses to the luminance, as in scikit-image's sobel."""
         from skimage.color import rgb2gray
         from skimage.filters import sobel
 

@@ -1,47 +1,40 @@
 """EigenCAM.
 
-Muhammad and Yeasin 2020, arXiv 2008.00299: the first principal component of the activations; it knows no class, and
-its sign is that of the decomposition.
+Muhammad and Yeasin 2020, arXiv 2008.00299: the first principal component of the activations. It does not depend on the
+class, and its sign is that of the decomposition.
 
-Replaced here: the library's decomposition with full matrices, 0.7 s a patch of the study's CNN where the same
-components take 0.01 s without the thousands of left vectors that it throws away.
+The library's decomposition is replaced: it computes thousands of left singular vectors and discards them, 0.7 s a patch
+of the study's CNN; the same component takes 0.01 s without them.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histoxai.explain.methods.cam import OnePassCAM
+from histoxai.explain.bases.cam import SinglePassCAM
 
 if TYPE_CHECKING:
     import torch
 
 
-class EigenCAM(OnePassCAM):
-    """pytorch-grad-cam's EigenCAM of the activations of the last convolution.
-
-    Source: arXiv 2008.00299.
-    """
+class EigenCAM(SinglePassCAM):
+    """pytorch-grad-cam's EigenCAM of the activations of the last convolution."""
 
     name = "eigencam"
-    gradient = False
-
-    @staticmethod
-    def library_class() -> Any:
-        """pytorch_grad_cam.EigenCAM."""
-        from pytorch_grad_cam import EigenCAM as Library
-
-        return Library
+    label = "EigenCAM"
+    citations = ("muhammad2020",)
+    library_class = "EigenCAM"
+    needs_gradient = False
 
     def read(self, value: torch.Tensor, gradient: torch.Tensor | None) -> np.ndarray:
-        """Centred activations (places, channels) on their first right singular vector."""
-        return np.stack([_component(one) for one in value.cpu().numpy()])
+        """Project centred activations (pixels, channels) on their first right singular vector."""
+        return np.stack([_first_component(activation) for activation in value.cpu().numpy()])
 
 
-def _component(activation: np.ndarray) -> np.ndarray:
-    places = activation.reshape(len(activation), -1).T
-    centred = places - places.mean(axis=0)
+def _first_component(activation: np.ndarray) -> np.ndarray:
+    pixels = activation.reshape(len(activation), -1).T
+    centred = pixels - pixels.mean(axis=0)
     first = np.linalg.svd(centred, full_matrices=False)[2][0]
     return (centred @ first).reshape(1, *activation.shape[1:]).astype(np.float32)

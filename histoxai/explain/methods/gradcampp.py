@@ -6,22 +6,13 @@ gradients, for several objects in one image.
 
 from __future__ import annotations
 
-from typing import Any
-
-from histoxai.explain.methods.cam import OnePassCAM
+from histoxai.explain.bases.cam import SinglePassCAM
 
 
-class GradCAMPlusPlus(OnePassCAM):
-    """pytorch-grad-cam's GradCAMPlusPlus of the target's logit at the last convolution.
-
-    Source: arXiv 1710.11063.
-    """
+class GradCAMPlusPlus(SinglePassCAM):
+    """pytorch-grad-cam's GradCAMPlusPlus of the target's logit at the last convolution."""
 
     name = "gradcampp"
-
-    @staticmethod
-    def library_class() -> Any:
-        """pytorch_grad_cam.GradCAMPlusPlus."""
-        from pytorch_grad_cam import GradCAMPlusPlus as Library
-
-        return Library
+    label = "GradCAM++"
+    citations = ("chattopadhay2018",)
+    library_class = "GradCAMPlusPlus"

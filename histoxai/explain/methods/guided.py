@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from histoxai.core.errors import InputRefused
-from histoxai.explain.methods.base import RawSpec
-from histoxai.explain.methods.captum_hooks import Hooked, unrolled
+from histoxai.explain.bases.captum_hooks import CaptumHooks, unrolled
+from histoxai.explain.bases.method import RawSpec
 
 if TYPE_CHECKING:
     import torch
@@ -18,20 +18,18 @@ if TYPE_CHECKING:
     from histoxai.explain.network import Network
 
 
-class GuidedBackprop(Hooked):
-    """captum's GuidedBackprop of the target's logit.
-
-    Source: arXiv 1412.6806.
-    """
-
-    local = True
+class GuidedBackprop(CaptumHooks):
+    """captum's GuidedBackprop of the target's logit."""
 
     name = "guided"
+    label = "Guided backpropagation"
+    citations = ("springenberg2015",)
+    is_gradient = True
 
     def raw_specs(self, net: Network, size: tuple[int, int]) -> dict[str, RawSpec]:
-        """Signed attributions (3, H, W).
+        """Signed attributions (3, H, W) float32.
 
-        Raises InputRefused where there is no ReLU: the map would be the plain gradient under another name.
+        Raises InputRefused if there is no ReLU: the map would be the plain gradient under another name.
         """
         from torch import nn
 
@@ -41,17 +39,17 @@ class GuidedBackprop(Hooked):
             )
         return super().raw_specs(net, size)
 
-    def method(self, module: nn.Module) -> Any:
+    def captum_method(self, module: nn.Module) -> Any:
         """captum.attr.GuidedBackprop."""
-        from captum.attr import GuidedBackprop as Library
+        from captum.attr import GuidedBackprop as CaptumGuidedBackprop
 
-        return Library(module)
+        return CaptumGuidedBackprop(module)
 
     def call(self, method: Any, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """One forward and backward pass."""
         return method.attribute(images, target=targets)
 
     @classmethod
-    def passes(cls, options: Any) -> str:
-        """One."""
+    def cost(cls, options: Any) -> str:
+        """One pass."""
         return "1 forward + backward"

@@ -6,22 +6,13 @@ lets GradCAM point where the network did not look.
 
 from __future__ import annotations
 
-from typing import Any
-
-from histoxai.explain.methods.cam import OnePassCAM
+from histoxai.explain.bases.cam import SinglePassCAM
 
 
-class HiResCAM(OnePassCAM):
-    """pytorch-grad-cam's HiResCAM of the target's logit at the last convolution.
-
-    Source: arXiv 2011.08891.
-    """
+class HiResCAM(SinglePassCAM):
+    """pytorch-grad-cam's HiResCAM of the target's logit at the last convolution."""
 
     name = "hirescam"
-
-    @staticmethod
-    def library_class() -> Any:
-        """pytorch_grad_cam.HiResCAM."""
-        from pytorch_grad_cam import HiResCAM as Library
-
-        return Library
+    label = "HiResCAM"
+    citations = ("draelos2020",)
+    library_class = "HiResCAM"

@@ -10,27 +10,29 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histoxai.explain.methods.base import Attribution
-from histoxai.explain.methods.single_pass import OnePass
+from histoxai.explain.bases.method import PixelMethod
+from histoxai.explain.bases.single_pass import SinglePass
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 
-class InputXGradient(OnePass, Attribution):
-    """captum's InputXGradient of the target's logit.
+class InputXGradient(SinglePass, PixelMethod):
+    """captum's InputXGradient of the target's logit."""
 
-    Source: arXiv 1605.01713.
-    """
+    name = "ixg"
+    label = "Input x gradient"
+    family = "gradient"
+    citations = ("shrikumar2016",)
 
     def read(self, value: torch.Tensor, gradient: torch.Tensor | None) -> np.ndarray:
-        """The input times its gradient, which other methods share; captum would take it once more."""
+        """The input times its gradient; other methods share the gradient, captum would compute it again."""
         assert gradient is not None
         return (value * gradient).cpu().numpy()
 
     def library(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> dict[str, np.ndarray]:
-        """captum's."""
-        from captum.attr import InputXGradient as Library
+        """captum's InputXGradient."""
+        from captum.attr import InputXGradient as CaptumIXG
 
-        return {"": Library(module).attribute(image[None], target=target)[0].detach().cpu().numpy()}
+        return {"": CaptumIXG(module).attribute(image[None], target=target)[0].detach().cpu().numpy()}

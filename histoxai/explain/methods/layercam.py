@@ -6,22 +6,13 @@ earlier layers serve too.
 
 from __future__ import annotations
 
-from typing import Any
-
-from histoxai.explain.methods.cam import OnePassCAM
+from histoxai.explain.bases.cam import SinglePassCAM
 
 
-class LayerCAM(OnePassCAM):
-    """pytorch-grad-cam's LayerCAM of the target's logit at the last convolution.
-
-    Source: doi 10.1109/TIP.2021.3089943.
-    """
+class LayerCAM(SinglePassCAM):
+    """pytorch-grad-cam's LayerCAM of the target's logit at the last convolution."""
 
     name = "layercam"
-
-    @staticmethod
-    def library_class() -> Any:
-        """pytorch_grad_cam.LayerCAM."""
-        from pytorch_grad_cam import LayerCAM as Library
-
-        return Library
+    label = "LayerCAM"
+    citations = ("jiang2021",)
+    library_class = "LayerCAM"

@@ -1,26 +1,32 @@
 """LIME for images.
 
-Ribeiro, Singh and Guestrin 2016, arXiv 1602.04938: superpixels are switched off at random (filled with
-their mean colour) and a weighted ridge regression of the target's probability on them gives the weights.
+Ribeiro, Singh and Guestrin 2016, arXiv 1602.04938: superpixels are switched off at random (filled with their mean
+colour). A weighted ridge regression of the target's probability on the switches gives the superpixels' weights.
 
-Segments, perturbations, distances and regression are lime's; replaced is how it gets there, 18 to 26 s a patch of
-which the network needs 4: perturbed images one superpixel at a time in Python (0.8 to 1.35 s), batches of ten
-that are not packed, two regressions through scikit-learn (0.05 s), and segmentation while the network waits (0.4 s).
+Segments, switches, distances and regression are lime's. Its implementation is replaced: it takes 18 to 26 s a patch, of
+which the network needs 4. It perturbs images one superpixel at a time in Python (0.8 to 1.35 s), runs batches of ten
+that are not packed, fits two regressions with scikit-learn (0.05 s), and segments while the network waits (0.4 s).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from histoxai.core.errors import InputRefused
-from histoxai.explain.methods.base import Batch, Explainer, Map, RawSpec, one_sign
-from histoxai.explain.methods.packing import Passes, packed
-from histoxai.explain.methods.superpixels import ahead, mean_colours, quickshift, threads_beside, with_nuclei
-from histoxai.settings import bounded, check_bounds
+from histoxai.explain.bases.method import Batch, Map, MethodOptions, RawSpec, one_sign
+from histoxai.explain.bases.sampling import Sampling
+from histoxai.explain.bases.superpixels import (
+    compute_ahead,
+    mean_colours,
+    quickshift,
+    segmentation_threads,
+    with_nuclei,
+)
+from histoxai.settings import bounded
 
 if TYPE_CHECKING:
     import torch
@@ -32,11 +38,12 @@ KERNEL_WIDTH = 0.25
 
 
 @dataclass(frozen=True)
-class Options:
-    """samples: perturbed images. top: superpixels shown. kernel_size, max_dist, ratio: of quickshift.
+class Options(MethodOptions):
+    """Options of LIME.
 
-    segments: quickshift, or nuclei (of --masks, with quickshift between them). stability: explain each patch with a
-    second seed too, and store the rank correlation of the weights; twice the cost.
+    samples: perturbed images. top: superpixels shown. kernel_size, max_dist, ratio: options of quickshift. segments:
+    quickshift, or nuclei (from --masks, with quickshift between them). stability: explain each patch with a second seed
+    too and store the rank correlation of the weights; twice the cost.
     """
 
     samples: int = bounded(500, ge=2)
@@ -47,21 +54,9 @@ class Options:
     segments: str = bounded("quickshift", choices=("quickshift", "nuclei"))
     stability: bool = False
 
-    def __post_init__(self) -> None:
-        check_bounds(self)
 
-
-@dataclass(frozen=True)
-class _Parts:
-    """A patch cut up: segments (H, W), its mean colours (H, W, 3) float32, rows of switches (n, K) of each seed."""
-
-    segments: np.ndarray
-    mean: np.ndarray
-    on: list[np.ndarray]
-
-
-def switches(seed: int, samples: int, count: int) -> np.ndarray:
-    """Which superpixels are left on (samples, K), as lime draws them from a seed; all in the first row."""
+def draw_switches(seed: int, samples: int, count: int) -> np.ndarray:
+    """Which of `count` superpixels are on, (samples, count) bool, as lime draws them; in the first row all are."""
     random = np.random.RandomState(seed)
     random.randint(0, 1000)  # the seed that lime hands to the segmentation, which ignores it
     on = random.randint(0, 2, samples * count).reshape(samples, count)
@@ -70,7 +65,7 @@ def switches(seed: int, samples: int, count: int) -> np.ndarray:
 
 
 def ridge(on: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
-    """Weights (K,) and weighted R2 of lime's local model of y (n,) float64, in closed form.
+    """Weights (K,) and weighted R2 of lime's local model of y (n,) float64 on switches (n, K), in closed form.
 
     min sum w (y - b0 - X b)^2 + |b|^2 with w = sqrt(exp(-d^2 / 0.25^2)), d the cosine distance to the first row.
     """
@@ -82,45 +77,13 @@ def ridge(on: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
     xc, yc = x - x_mean, y - y_mean
     weighted = xc * weight[:, None]
     beta = np.linalg.solve(xc.T @ weighted + np.eye(x.shape[1]), weighted.T @ yc)
-    left, spread = float(weight @ (yc - xc @ beta) ** 2), float(weight @ yc**2)
-    return beta, (1 - left / spread) if spread > 0 else float("nan")
+    residual, spread = float(weight @ (yc - xc @ beta) ** 2), float(weight @ yc**2)
+    return beta, (1 - residual / spread) if spread > 0 else float("nan")
 
 
-class _Perturbed(Passes):
-    """The perturbed images of a patch, put together on the device: a gather of switches by segment."""
-
-    def __init__(self, image: torch.Tensor, target: int, parts: _Parts, most: int) -> None:
-        import torch
-
-        super().__init__(sum(len(on) for on in parts.on), target)
-        self._parts, self._most = parts, most
-        device = image.device
-        # flat, channels last: a switch for each number, so that one pass over memory chooses
-        self._image = image.permute(1, 2, 0).reshape(-1)
-        self._mean = torch.from_numpy(parts.mean).to(device).ravel()
-        self._segments = torch.from_numpy(np.repeat(parts.segments.ravel(), 3).astype(np.int64)).to(device)[None]
-        self._on = torch.from_numpy(np.concatenate(parts.on)).to(device)
-        self._y = torch.empty(self.rows, device=device)
-
-    def fill(self, start: int, stop: int, out: torch.Tensor) -> None:
-        import torch
-
-        on = self._on[start:stop].gather(1, self._segments.expand(stop - start, -1))
-        torch.where(on, self._image, self._mean, out=out.permute(0, 2, 3, 1).view(stop - start, -1))
-
-    def take(self, start: int, stop: int, found: torch.Tensor) -> None:
-        self._y[start:stop] = found
-
-    def result(self) -> Map:
-        y = self._y.double().cpu().numpy()
-        weights, r2 = ridge(self._parts.on[0], y[: len(self._parts.on[0])])
-        checks = {"r2": r2}
-        if len(self._parts.on) > 1:
-            again = ridge(self._parts.on[1], y[len(self._parts.on[0]) :])[0]
-            checks["stability"] = _rank_correlation(weights, again)
-        stored = np.full(self._most, np.nan, np.float32)
-        stored[: len(weights)] = weights
-        return Map({"segments": self._parts.segments.astype(np.uint16), "weights": stored}, checks)
+def _most(size: tuple[int, ...]) -> int:
+    # the largest number of superpixels of a patch of this size (H, W)
+    return min(65535, size[0] * size[1] // 16)
 
 
 def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -131,34 +94,43 @@ def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(spearmanr(a, b).statistic)
 
 
-class Lime(Explainer):
-    """lime's image explainer of the target's probability: 500 samples, quickshift, the 3 strongest superpixels.
+@dataclass(frozen=True)
+class _Segmented:
+    """A segmented patch: segments (H, W), mean colours (H, W, 3) float32, switches (samples, K) bool of each seed."""
 
-    Source: arXiv 1602.04938.
-    """
+    segments: np.ndarray
+    mean: np.ndarray
+    on: list[np.ndarray]
 
+
+class Lime(Sampling):
+    """lime's image explainer of the target's probability: 500 samples, quickshift, the 3 strongest superpixels."""
+
+    name = "lime"
+    label = "LIME"
+    family = "perturbation"
+    citations = ("ribeiro2016",)
     Options = Options
     checks = ("r2", "stability")
+    segmented: _Segmented
 
     def raw_specs(self, net: Network, size: tuple[int, int]) -> dict[str, RawSpec]:
-        """segments (H, W) uint16, superpixel numbers from 0; weights (K,) float32, NaN behind the last one."""
+        """segments (H, W) uint16, superpixel numbers from 0; weights (K,) float32, NaN after the last superpixel."""
         del net
-        most = min(65535, size[0] * size[1] // 16)
-        return {"segments": RawSpec(size, np.uint16), "weights": RawSpec((most,), np.float32, float("nan"))}
+        return {"segments": RawSpec(size, np.uint16), "weights": RawSpec((_most(size),), np.float32, float("nan"))}
 
-    def explain(self, net: Network, batch: Batch) -> Iterator[tuple[int, Map]]:
-        """Samples of several patches share micro-batches; threads segment the next patches."""
-        images = net.ready(batch.images)
-        most = self.raw_specs(net, (images.shape[2], images.shape[3]))["weights"].shape[0]
-        cut = ahead(lambda i: self._cut(batch, i, most), len(batch), threads_beside(net))
-        work = ((i, _Perturbed(images[i], int(batch.targets[i]), parts, most)) for i, parts in enumerate(cut))
-        yield from packed(net, net.probability, work, images.shape[1:])
+    def patches(self, net: Network, images: torch.Tensor, batch: Batch) -> Iterator[tuple[int, Self]]:
+        """One copy of the method a patch, with the patch `segmented`; threads segment the next patches."""
+        segmented = compute_ahead(lambda i: self._segment(batch, i), len(batch), segmentation_threads(net))
+        for i, one in enumerate(segmented):
+            _, target, seed = batch.patch(i)
+            yield i, self.for_patch(images[i], target, seed, segmented=one)
 
-    def _cut(self, batch: Batch, i: int, most: int) -> _Parts:
+    def _segment(self, batch: Batch, i: int) -> _Segmented:
         image, _, seed = batch.patch(i)
         pixels = image.permute(1, 2, 0).cpu().numpy().astype(np.float64)
         segments = self.segments(pixels, None if batch.nuclei is None else batch.nuclei[i])
-        count = int(segments.max()) + 1
+        count, most = int(segments.max()) + 1, _most(segments.shape)
         if count > most:
             o = self.options
             larger = f"kernel_size={2 * o.kernel_size:g}" if o.segments == "quickshift" else "segments=quickshift"
@@ -168,20 +140,48 @@ class Lime(Explainer):
             )
         mean = mean_colours(pixels, segments).astype(np.float32)
         seeds = [seed, (seed + 1) % 2**32] if self.options.stability else [seed]
-        return _Parts(segments, mean, [switches(s, self.options.samples, count) for s in seeds])
+        return _Segmented(segments, mean, [draw_switches(s, self.options.samples, count) for s in seeds])
 
     def segments(self, pixels: np.ndarray, nuclei: np.ndarray | None) -> np.ndarray:
-        """Superpixels (H, W) of an image (H, W, 3) float64."""
+        """Superpixels (H, W) of an image (H, W, 3) float64; nuclei: (2, H, W) probabilities, for segments=nuclei."""
         o = self.options
-        found = quickshift(pixels, o.kernel_size, o.max_dist, o.ratio)
+        superpixels = quickshift(pixels, o.kernel_size, o.max_dist, o.ratio)
         if o.segments == "quickshift":
-            return found
+            return superpixels
         if nuclei is None:
             raise InputRefused("lime: segments=nuclei takes them from a masks store; name it with --masks")
-        return with_nuclei(found, nuclei)
+        return with_nuclei(superpixels, nuclei)
+
+    def prepare(self) -> None:
+        """Move segments, mean colours and switches to the network's device."""
+        import torch
+
+        parts, device = self.segmented, self.image.device
+        self.rows = sum(len(on) for on in parts.on)
+        self._on = torch.from_numpy(np.concatenate(parts.on)).to(device)
+        self._numbers = torch.from_numpy(parts.segments.astype(np.int64)).to(device)
+        self._mean = torch.from_numpy(parts.mean).to(device).permute(2, 0, 1)
+
+    def perturb(self, i: int) -> torch.Tensor:
+        """The patch with the superpixels of row i that are off in their mean colours."""
+        import torch
+
+        return torch.where(self._on[i][self._numbers], self.image, self._mean)
+
+    def reduce(self, outputs: torch.Tensor) -> Map:
+        """Segments and weights, with R2 and, if asked for, the stability under the second seed."""
+        y, on = outputs.double().cpu().numpy(), self.segmented.on
+        weights, r2 = ridge(on[0], y[: len(on[0])])
+        checks = {"r2": r2}
+        if self.options.stability:
+            checks["stability"] = _rank_correlation(weights, ridge(on[1], y[len(on[0]) :])[0])
+        segments = self.segmented.segments
+        stored = np.full(_most(segments.shape), np.nan, np.float32)
+        stored[: len(weights)] = weights
+        return Map({"segments": segments.astype(np.uint16), "weights": stored}, checks)
 
     def library(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> dict[str, np.ndarray] | None:
-        """lime's own, patch by patch, ten perturbed images at a time."""
+        """lime's own, ten perturbed images a pass."""
         import torch
         from lime.lime_image import LimeImageExplainer
 
@@ -205,7 +205,7 @@ class Lime(Explainer):
         return {"segments": explanation.segments, "weights": np.array([pairs[k] for k in range(len(pairs))])}
 
     @classmethod
-    def passes(cls, options: Any) -> str:
+    def cost(cls, options: Any) -> str:
         """One forward pass a sample."""
         return f"{options.samples * (2 if options.stability else 1)} forward"
 
@@ -214,7 +214,7 @@ class Lime(Explainer):
         return raw["weights"][np.isfinite(raw["weights"])]
 
     def signed(self, raw: dict[str, np.ndarray], size: tuple[int, int]) -> np.ndarray:
-        """Each superpixel's weight, shared out among its pixels."""
+        """Each superpixel's weight, divided among its pixels."""
         del size
         pixels = np.bincount(raw["segments"].ravel())
         return (raw["weights"][: len(pixels)] / np.maximum(pixels, 1)).astype(np.float32)[raw["segments"]][None]

@@ -1,7 +1,7 @@
 """Layer-wise relevance propagation, epsilon rule.
 
-Bach et al. 2015, doi 10.1371/journal.pone.0130140: the logit is handed back layer by layer, to each input in
-proportion to its contribution. Layers without a rule (attention, layer norm) make it impossible, and it says so.
+Bach et al. 2015, doi 10.1371/journal.pone.0130140: the logit is propagated back layer by layer, to each input in
+proportion to its contribution. Networks with layers that have no rule (attention, layer norm) are refused.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from histoxai.core.errors import InputRefused, is_out_of_memory
-from histoxai.explain.methods.base import RawSpec
-from histoxai.explain.methods.captum_hooks import INSTEAD, Hooked, unrolled
+from histoxai.explain.bases.captum_hooks import INSTEAD, CaptumHooks, unrolled
+from histoxai.explain.bases.method import RawSpec
 
 if TYPE_CHECKING:
     import torch
@@ -19,18 +19,17 @@ if TYPE_CHECKING:
     from histoxai.explain.network import Network
 
 
-class LRP(Hooked):
-    """captum's LRP of the target's logit, epsilon rule in every layer, batch normalisation included.
-
-    Source: doi 10.1371/journal.pone.0130140.
-    """
+class LRP(CaptumHooks):
+    """captum's LRP of the target's logit, epsilon rule in every layer, batch normalisation included."""
 
     name = "lrp"
+    label = "LRP (epsilon rule)"
+    citations = ("bach2015",)
 
     def raw_specs(self, net: Network, size: tuple[int, int]) -> dict[str, RawSpec]:
-        """Signed attributions (3, H, W).
+        """Signed attributions (3, H, W) float32.
 
-        Raises InputRefused where a layer has no rule.
+        Raises InputRefused if a layer has no rule.
         """
         import torch
 
@@ -40,7 +39,7 @@ class LRP(Hooked):
         targets = torch.zeros(1, dtype=torch.long, device=net.device)
         try:
             with quiet_library():
-                self.call(self.method(unrolled(net.exact, self.name)), ready, targets)
+                self.call(self.captum_method(unrolled(net.exact, self.name)), ready, targets)
         except (TypeError, RuntimeError, AttributeError, AssertionError) as error:
             if is_out_of_memory(error):
                 raise
@@ -48,14 +47,14 @@ class LRP(Hooked):
             raise InputRefused(f"lrp: this network has a layer that it has no rule for ({why}); {INSTEAD}") from error
         return super().raw_specs(net, size)
 
-    def method(self, module: nn.Module) -> Any:
+    def captum_method(self, module: nn.Module) -> Any:
         """captum.attr.LRP."""
-        from captum.attr import LRP as Library
+        from captum.attr import LRP as CaptumLRP
 
-        return Library(module)
+        return CaptumLRP(module)
 
     def call(self, method: Any, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Two forward passes and a backward one; captum takes its rules off again, so they are set anew."""
+        """Two forward passes and a backward one; captum removes its rules afterwards, so they are set each time."""
         from captum.attr._utils.lrp_rules import EpsilonRule
         from torch import nn
 
@@ -66,6 +65,6 @@ class LRP(Hooked):
         return method.attribute(images, target=targets)
 
     @classmethod
-    def passes(cls, options: Any) -> str:
-        """Three."""
+    def cost(cls, options: Any) -> str:
+        """Three passes."""
         return "2 forward + 1 backward"

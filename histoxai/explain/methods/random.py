@@ -1,4 +1,7 @@
-"""The null model of chance: random maps, pixel by pixel or smooth."""
+"""Null model of chance: random maps, pixel by pixel or smooth.
+
+Closed form; smooth maps are the simulated chance of docs/study.md.
+"""
 
 from __future__ import annotations
 
@@ -6,30 +9,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from histoxai.explain.methods.null_model import Prior
-from histoxai.settings import bounded, check_bounds
+from histoxai.explain.bases.method import MethodOptions
+from histoxai.explain.bases.null_model import NullModel
+from histoxai.settings import bounded
 
 
 @dataclass(frozen=True)
-class Options:
-    """sigma: of the Gaussian in px that makes the map smooth; 0 leaves every pixel by itself."""
+class Options(MethodOptions):
+    """sigma: standard deviation in px of the Gaussian that smooths the map; 0 leaves every pixel independent."""
 
     sigma: float = bounded(0.0, ge=0)
 
-    def __post_init__(self) -> None:
-        check_bounds(self)
 
+class Random(NullModel):
+    """Null model: uniform noise, or with -O random.sigma=16 as smooth as maps of coarse layers are."""
 
-class Random(Prior):
-    """Null model: uniform noise, or with -O random.sigma=16 as smooth as maps of coarse layers are.
-
-    Source: closed form; smooth maps are the simulated chance of docs/study.md.
-    """
-
+    name = "random"
+    label = "Random map"
     Options = Options
 
     def plane(self, image: np.ndarray, seed: int) -> np.ndarray:
-        """Uniform in 0..1, smoothed and scaled back to 0..1 where sigma is set."""
+        """Uniform in 0..1; smoothed and scaled back to 0..1 if sigma is not 0."""
         from scipy import ndimage
 
         noise = np.random.default_rng(seed).random(image.shape[:2])

@@ -9,29 +9,30 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histoxai.explain.methods.base import Attribution
-from histoxai.explain.methods.single_pass import OnePass
+from histoxai.explain.bases.method import PixelMethod
+from histoxai.explain.bases.single_pass import SinglePass
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 
-class Saliency(OnePass, Attribution):
-    """captum's Saliency of the target's logit, with its sign.
+class Saliency(SinglePass, PixelMethod):
+    """captum's Saliency of the target's logit, with its sign."""
 
-    Source: arXiv 1312.6034.
-    """
-
-    local = True
+    name = "saliency"
+    label = "Saliency"
+    family = "gradient"
+    citations = ("simonyan2014",)
+    is_gradient = True
 
     def read(self, value: torch.Tensor, gradient: torch.Tensor | None) -> np.ndarray:
-        """The gradient of the input, which other methods share; captum would take it once more."""
+        """The gradient of the input; other methods share it, captum would compute it again."""
         assert gradient is not None
         return gradient.cpu().numpy()
 
     def library(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> dict[str, np.ndarray]:
-        """captum's."""
-        from captum.attr import Saliency as Library
+        """captum's Saliency with its sign."""
+        from captum.attr import Saliency as CaptumSaliency
 
-        return {"": Library(module).attribute(image[None], target=target, abs=False)[0].detach().cpu().numpy()}
+        return {"": CaptumSaliency(module).attribute(image[None], target=target, abs=False)[0].detach().cpu().numpy()}

@@ -3,21 +3,21 @@
 Wang et al. 2020, arXiv 1910.01279: activations weighted by the softmax, over channels, of the target's logit when the
 patch is seen through each of them.
 
-Replaced here: the library's loop, batches of 16 that leave a rest; channels of several patches fill whole
+The library's loop is replaced: it runs batches of 16 that are not filled. Channels of several patches fill
 micro-batches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from histoxai.explain.methods.base import Batch, Map
-from histoxai.explain.methods.cam import CAM, OnePassCAM
-from histoxai.explain.methods.packing import Passes, packed
-from histoxai.explain.methods.single_pass import one_pass
+from histoxai.explain.bases.cam import CAM, SinglePassCAM
+from histoxai.explain.bases.method import Batch, Map
+from histoxai.explain.bases.sampling import Sampling
+from histoxai.explain.bases.single_pass import run_single_pass
 
 if TYPE_CHECKING:
     import torch
@@ -25,77 +25,62 @@ if TYPE_CHECKING:
     from histoxai.explain.network import Network
 
 
-class _Channels(Passes):
-    """The patch through each channel of its activation (C, h, w), enlarged and scaled to 0..1."""
-
-    def __init__(self, image: torch.Tensor, target: int, activation: torch.Tensor) -> None:
-        import torch
-
-        super().__init__(len(activation), target)
-        self._image, self._activation = image, activation
-        self._logits = torch.empty(self.rows, device=image.device)
-
-    def fill(self, start: int, stop: int, out: torch.Tensor) -> None:
-        import torch
-        from torch.nn import functional
-
-        large = functional.interpolate(
-            self._activation[None, start:stop], size=self._image.shape[1:], mode="bilinear", align_corners=True
-        )[0]
-        least, most = (f(large, dim=(1, 2), keepdim=True) for f in (torch.amin, torch.amax))
-        torch.mul(self._image, ((large - least) / (most - least + 1e-8))[:, None], out=out)
-
-    def take(self, start: int, stop: int, found: torch.Tensor) -> None:
-        self._logits[start:stop] = found
-
-    def result(self) -> Map:
-        import torch
-
-        weights = torch.softmax(self._logits, dim=0)
-        return Map({"": (weights[:, None, None] * self._activation).sum(dim=0)[None].cpu().numpy()})
-
-
-class ScoreCAM(CAM):
-    """pytorch-grad-cam's ScoreCAM of the target's logit at the last convolution.
-
-    Source: arXiv 1910.01279.
-    """
+class ScoreCAM(CAM, Sampling):
+    """pytorch-grad-cam's ScoreCAM of the target's logit at the last convolution."""
 
     name = "scorecam"
+    label = "ScoreCAM"
+    citations = ("wang2020",)
+    library_class = "ScoreCAM"
+    output = "logit"
+    activation: torch.Tensor
 
-    @staticmethod
-    def library_class() -> Any:
-        """pytorch_grad_cam.ScoreCAM."""
-        from pytorch_grad_cam import ScoreCAM as Library
-
-        return Library
-
-    def explain(self, net: Network, batch: Batch) -> Iterator[tuple[int, Map]]:
-        """Activations of all patches first, then their channels packed."""
-        images = net.ready(batch.images)
-        yield from packed(net, net.logit, self._work(net, images, batch), images.shape[1:])
-
-    def _work(self, net: Network, images: torch.Tensor, batch: Batch) -> Iterator[tuple[int, Passes]]:
+    def patches(self, net: Network, images: torch.Tensor, batch: Batch) -> Iterator[tuple[int, Self]]:
+        """One copy of the method a patch, with the layer's `activation` (C, h, w)."""
         import torch
 
-        for part in one_pass(net, {"": _Activations(self)}, images, batch.targets):
-            for i, activation in enumerate(part.raw[""], part.start):
-                yield i, _Channels(images[i], int(batch.targets[i]), torch.from_numpy(activation).to(net.device))
+        for part in run_single_pass(net, {"": _Activations(self.options)}, images, batch.targets):
+            for i, values in enumerate(part.raw[""], part.start):
+                _, target, seed = batch.patch(i)
+                yield i, self.for_patch(images[i], target, seed, activation=torch.from_numpy(values).to(net.device))
+
+    def prepare(self) -> None:
+        """One copy a channel."""
+        self.rows = len(self.activation)
+
+    def perturb(self, i: int) -> torch.Tensor:
+        """The patch through channel i, enlarged and scaled to 0..1."""
+        return self._through(i, i + 1)[0]
+
+    def fill(self, start: int, stop: int, out: torch.Tensor) -> None:
+        """Write copies [start, stop): enlarged together, because torch gives eight channels or more other last bits."""
+        out.copy_(self._through(start, stop))
+
+    def _through(self, start: int, stop: int) -> torch.Tensor:
+        from torch.nn import functional
+
+        channels, size = self.activation[None, start:stop], self.image.shape[1:]
+        masks = functional.interpolate(channels, size=size, mode="bilinear", align_corners=True)[0]
+        least, most = masks.amin(dim=(1, 2), keepdim=True), masks.amax(dim=(1, 2), keepdim=True)
+        return self.image * ((masks - least) / (most - least + 1e-8))[:, None]
+
+    def reduce(self, outputs: torch.Tensor) -> Map:
+        """Sum of the channels, weighted by the softmax of the logits."""
+        weights = outputs.softmax(dim=0)
+        return Map({"": (weights[:, None, None] * self.activation).sum(dim=0)[None].cpu().numpy()})
 
     @classmethod
-    def passes(cls, options: object) -> str:
-        """One a channel."""
+    def cost(cls, options: object) -> str:
+        """One forward pass a channel, and one for the activation."""
         return "1 forward a channel, and 1"
 
 
-class _Activations(OnePassCAM):
+class _Activations(SinglePassCAM):
     """The layer's output itself."""
 
-    name, gradient = "scorecam", False
-
-    def __init__(self, of: CAM) -> None:
-        super().__init__(of.options)
+    name = "scorecam"
+    needs_gradient = False
 
     def read(self, value: torch.Tensor, gradient: torch.Tensor | None) -> np.ndarray:
-        """As it is."""
+        """The activations, unchanged."""
         return value.cpu().numpy()

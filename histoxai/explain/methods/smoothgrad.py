@@ -7,31 +7,51 @@ Smilkov et al. 2017, arXiv 1706.03825: noise of 10 to 20 % of the image's range,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any
 
-from histoxai.explain.methods.nt import KINDS, NoiseTunnel
-from histoxai.settings import bounded, check_bounds
+from histoxai.explain.bases.method import MethodOptions
+from histoxai.explain.bases.noise import NOISE_KINDS, NoisyCopies
+from histoxai.settings import bounded
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
 @dataclass(frozen=True)
-class Options:
-    """samples: noisy copies. level: the noise as a share of the patch's range; stdev: in its place where level is 0."""
+class Options(MethodOptions):
+    """Options of SmoothGrad.
+
+    samples: noisy copies. level: the noise as a share of the patch's range of values. stdev: its standard deviation,
+    used if level is 0. kind: captum's nt_type.
+    """
 
     samples: int = bounded(50, ge=1)
     stdev: float = bounded(0.15, ge=0)
     level: float = bounded(0.15, ge=0)
-    kind: str = bounded("smoothgrad", choices=KINDS)
-
-    def __post_init__(self) -> None:
-        check_bounds(self)
+    kind: str = bounded("smoothgrad", choices=NOISE_KINDS)
 
 
-class SmoothGrad(NoiseTunnel):
-    """captum's NoiseTunnel over the gradient: 50 samples, noise of 15 % of the patch's range of values.
+class SmoothGrad(NoisyCopies):
+    """captum's NoiseTunnel over the gradient: 50 samples, noise of 15 % of the patch's range of values."""
 
-    Source: arXiv 1706.03825.
-    """
+    name = "smoothgrad"
+    label = "SmoothGrad"
+    family = "gradient"
+    citations = ("smilkov2017",)
+    Options = Options
+    is_gradient = True
 
-    local = True
+    def perturb(self, i: int) -> torch.Tensor:
+        """Noisy copy i."""
+        return self.noisy[i]
 
-    Options: ClassVar[type] = Options
+    def accumulate(self, i: int, gradient: torch.Tensor) -> None:
+        """The gradient is the copy's attribution."""
+        self.add_attribution(gradient)
+
+    def captum_method(self, module: nn.Module) -> tuple[Any, dict[str, Any]]:
+        """captum's Saliency with its sign."""
+        from captum.attr import Saliency
+
+        return Saliency(module), {"abs": False}

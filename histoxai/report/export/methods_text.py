@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
+from histoxai.core.references import references
+from histoxai.core.registry import resolve
+from histoxai.explain.bases.method import Method
+from histoxai.explain.bases.null_model import NullModel
+from histoxai.explain.catalogue import plugin_references
 from histoxai.report.export.tables import latex, markdown
 
 STUDY = "valatkaite2024"
-# by registered method
-CITED: dict[str, tuple[str, ...]] = {
-    "ig": ("sundararajan2017",),
-    "nt": ("smilkov2017", "hooker2019"),
-    "lime": ("ribeiro2016",),
-    "gradcam": ("selvaraju2017",),
-    "saliency": ("simonyan2014",),
-    "ixg": ("shrikumar2016",),
-    "guided": ("springenberg2015",),
-    "smoothgrad": ("smilkov2017",),
-    "deeplift": ("shrikumar2017",),
-    "lrp": ("bach2015",),
-    "gradshap": ("lundberg2017",),
-    "kernelshap": ("lundberg2017",),
-    "occlusion": ("zeiler2014",),
-    "rise": ("petsiuk2018",),
-    "gradcampp": ("chattopadhay2018",),
-    "hirescam": ("draelos2020",),
-    "layercam": ("jiang2021",),
-    "eigencam": ("muhammad2020",),
-    "scorecam": ("wang2020",),
-    "hematoxylin": ("ruifrok2001",),
-    "center": ("judd2009",),
-    "edges": ("adebayo2018",),
-    "random": (),
-}
-# by registered network
+# Citation keys by registered network.
 _NETWORKS = {"thesis-cnn": (STUDY,), "unet": (STUDY, "ronneberger2015")}
 
 
@@ -63,16 +40,16 @@ def paragraph(facts: Mapping[str, Any]) -> list[tuple[str, tuple[str, ...]]]:
         (f"Nuclei were marked by a segmenter, {s['arch']}, which {_trained(s)}", _NETWORKS.get(s["arch"], ())),
         (f"Maps explain the {_target(facts['target'])}", ()),
     ]
-    said += [(f"{m['name']} was computed with {_options(m)}", CITED.get(m["method"], ())) for m in real]
+    said += [(f"{m['name']} was computed with {_options(m)}", _method(m).citations) for m in real]
     if null:
-        known = {"random", "center", "edges", "hematoxylin"}
-        names = ", ".join(
-            m["name"] if m["method"] in known else f"{m['name']} ({m['method']} on random weights)" for m in null
+        listed = ", ".join(
+            m["name"] if issubclass(_method(m), NullModel) else f"{m['name']} ({m['method']} on random weights)"
+            for m in null
         )
         said.append(
             (
-                f"Null models, which cannot know what the network looks at: {names}",
-                tuple(dict.fromkeys(k for m in null for k in CITED.get(m["method"], ()))),
+                f"Null models, which cannot know what the network looks at: {listed}",
+                tuple(dict.fromkeys(k for m in null for k in _method(m).citations)),
             )
         )
     score = facts["score"]
@@ -110,11 +87,14 @@ def as_latex(said: Sequence[tuple[str, tuple[str, ...]]]) -> bytes:
 
 
 def bibliography(said: Sequence[tuple[str, tuple[str, ...]]]) -> bytes:
-    """The BibTeX entries of what is cited, and of the study."""
-    entries = (files("histoxai.report.export") / "references.bib").read_text(encoding="utf-8").splitlines()
-    wanted = {STUDY, *(k for _, keys in said for k in keys)}
-    chosen = [line for line in entries if (m := re.match(r"@\w+\{(\w+),", line)) and m[1] in wanted]
-    return ("\n".join(chosen) + "\n").encode()
+    """BibTeX entries of all works that the sentences cite, and of the study."""
+    cited = {STUDY, *(key for _, keys in said for key in keys)}
+    works = {**plugin_references(), **references()} if cited - references().keys() else references()
+    return ("\n".join(work.entry for key, work in works.items() if key in cited) + "\n").encode()
+
+
+def _method(facts: Mapping[str, Any]) -> type[Method]:
+    return resolve("method", facts["method"])
 
 
 def _trained(run: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """All measures of one map against one mask that go beyond the six of the study, and the chance of each.
 
-They look at the relevance: evidence of one sign, neither rescaled nor cut, as `Explainer.relevance` gives it. The
+They look at the relevance: evidence of one sign, neither rescaled nor cut, as `Method.relevance` gives it. The
 measures of `METRICS` (profiles.py) look at the plane in 0..1 that the study binarises.
 """
 

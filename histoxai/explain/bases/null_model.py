@@ -1,4 +1,7 @@
-"""Null models: maps that know nothing of the network. A method has to beat them before its scores mean anything."""
+"""Base of null models: maps that do not look at the network.
+
+A method has to beat them before its scores mean anything.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histoxai.explain.methods.base import Attribution, Batch, Map
+from histoxai.explain.bases.method import Batch, Map, PixelMethod
 
 if TYPE_CHECKING:
     from histoxai.explain.network import Network
 
 
-class Prior(Attribution):
-    """A map from the image, or from nothing, never from the network."""
+class NullModel(PixelMethod):
+    """A map from the image alone, or from nothing."""
 
+    family = "null model"
     channels = 1
 
     @abstractmethod
     def plane(self, image: np.ndarray, seed: int) -> np.ndarray:
-        """The map (H, W), not negative, of an image (H, W, 3) float32 in 0..1."""
+        """The map (H, W), not negative, of an image (H, W, 3) float32 in 0..1; `seed` is the patch's own."""
 
     def explain(self, net: Network, batch: Batch) -> Iterator[tuple[int, Map]]:
-        """Patch by patch, without a pass."""
+        """Explain patch by patch, without a pass through the network."""
         del net
         for i in range(len(batch)):
             image, _, seed = batch.patch(i)
@@ -32,6 +36,6 @@ class Prior(Attribution):
             yield i, Map({"": plane[None].astype(np.float32)})
 
     @classmethod
-    def passes(cls, options: Any) -> str:
-        """None."""
+    def cost(cls, options: Any) -> str:
+        """No pass."""
         return "none"
