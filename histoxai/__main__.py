@@ -16,18 +16,18 @@ def main() -> None:
     code: object = 0
     stopped = False
     try:
-        signals.catch()
+        signals.install_handlers()
         from histoxai.cli.app import main as run
 
         run()
     except SystemExit as stop:
         code = stop.code
-        stopped = signals.received() and code not in (0, None, Interrupted.exit_code)
+        stopped = signals.stop_requested() and code not in (0, None, Interrupted.exit_code)
     except KeyboardInterrupt:
         stopped = True
     signals.ignore()
     if stopped:
-        print(f"histoxai: stopped by a signal; {signals.KEPT}", file=sys.stderr)
+        print(f"histoxai: stopped by a signal; {signals.RESUME_HINT}", file=sys.stderr)
     if stopped or code == Interrupted.exit_code:
         signals.exit_now(Interrupted.exit_code)
     sys.exit(code)  # type: ignore[arg-type]

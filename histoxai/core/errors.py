@@ -1,39 +1,50 @@
-"""Everything histoxai raises on purpose.
+"""The errors that histoxai raises on purpose, and their exit codes.
 
     HistoxaiError             1  failure: disk full, out of memory, a broken store
-    |-- Damaged               1  stored bytes are not those that were written
+    |-- Damaged               1  stored bytes differ from what was written
     |-- UsageError            2  a flag or an option that makes no sense
     |-- InputRefused          3  a file, store or model that this command cannot use
     |   |-- SettingsDiffer    3  the output exists and was made with other settings
-    |   `-- ParentChanged     3  an input is not the one that an earlier stage read
+    |   `-- ParentChanged     3  an input differs from the one that an earlier stage read
     `-- Incomplete            4  the input has gaps; the message says how to fill them
     KeyboardInterrupt
     `-- Interrupted          75  stopped by a signal, consistent, safe to requeue
 
-The number is the exit code (`exit_code`). A message says what is wrong, where, and what to do next.
+The number is the exit code (`exit_code`). A message says what is wrong, where, and what to do next. Where other code
+replaces the advice, it is passed apart, as `remedy`.
 """
 
 from __future__ import annotations
 
 
 class HistoxaiError(Exception):
-    """Base of all errors that users are meant to read."""
+    """Base of all errors that users are meant to read.
+
+    problem: what is wrong and where. remedy: what to do about it; printed behind the problem.
+    """
 
     exit_code = 1
 
+    def __init__(self, problem: object = "", remedy: str = "") -> None:
+        super().__init__(problem, remedy)  # both, so that the error survives pickling
+        self.problem, self.remedy = str(problem), remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem}; {self.remedy}" if self.remedy else self.problem
+
 
 class Damaged(HistoxaiError):
-    """Stored bytes are not those that were written; the message says where, and which command remakes them."""
+    """Stored bytes differ from what was written; the message says where, and which command repairs it."""
 
 
 class UsageError(HistoxaiError):
-    """A flag, an option or a combination of them that makes no sense."""
+    """A flag, an option or a combination of options makes no sense."""
 
     exit_code = 2
 
 
 class InputRefused(HistoxaiError):
-    """An input that cannot be used, found before work starts."""
+    """An input cannot be used; raised before work starts."""
 
     exit_code = 3
 
@@ -43,7 +54,7 @@ class SettingsDiffer(InputRefused):
 
 
 class ParentChanged(InputRefused):
-    """An input is no longer the one that an earlier stage read."""
+    """An input differs from the one that an earlier stage read: its digest is another."""
 
 
 class Incomplete(HistoxaiError):
@@ -53,25 +64,31 @@ class Incomplete(HistoxaiError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Stopped by a signal in a consistent state; no Exception, so that no handler in between takes it for damage."""
+    """A signal stopped the work in a consistent state.
+
+    It is no `Exception`, so that no handler in between takes it for a failure.
+    """
 
     exit_code = 75
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an allocation failed: Python's, or torch's by its words, for it has an own error for GPUs only."""
-    words = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")  # the CPU's, CUDA's, cuBLAS' and cuDNN's
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in str(error) for w in words))
+    """Return whether an allocation failed in Python or torch.
+
+    On a CPU torch raises a plain RuntimeError, which only its text tells from others.
+    """
+    texts = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")  # of the CPU, CUDA, cuBLAS and cuDNN
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(t in str(error) for t in texts))
 
 
-def for_users(error: Exception) -> HistoxaiError | None:
-    """What the system refused, as an error that users are meant to read; None for a bug of ours."""
+def as_histoxai_error(error: Exception) -> HistoxaiError | None:
+    """Convert memory, import and OS errors to HistoxaiError; None means a bug."""
     if isinstance(error, HistoxaiError):
         return error
     if is_out_of_memory(error):
         return HistoxaiError("out of memory; use a smaller --micro-batch, --batch-size or --shard-size")
     if isinstance(error, ImportError) and any(
-        w in str(error) for w in ("failed to map segment", "annot allocate memory")
+        text in str(error) for text in ("failed to map segment", "annot allocate memory")
     ):
         return HistoxaiError("out of memory while libraries are loaded; raise the limit (`ulimit -v`, --mem)")
     if isinstance(error, OSError):

@@ -1,4 +1,4 @@
-"""How stages say what they are doing, without knowing who listens."""
+"""The interface through which stages report progress, whoever displays it."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Receives what a stage has to say; the terminal has one implementation, `Silent` is another."""
+    """Receives a stage's progress and messages; `cli.terminal` displays them, `Silent` does not."""
 
     def start(self, what: str, total: int | None, done: int = 0) -> None:
-        """A task of `total` steps (None: unknown) begins, `done` of them behind; it ends the task before it."""
+        """Start a task of `total` steps (None: unknown), `done` of them finished; ends the task before it."""
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """`steps` more are done; `note` is shown behind the bar."""
+        """Count `steps` more as done; `note` is displayed behind the bar."""
 
     def stop(self) -> None:
-        """The running task is over."""
+        """End the running task."""
 
     def row(self, cells: Mapping[str, str]) -> None:
-        """A line of the running task's table is done: column -> text, the same columns every time."""
+        """Add a row to the running task's table: column -> text, with the same columns every time."""
 
     def say(self, message: str) -> None:
-        """One line of information."""
+        """Print one line of information."""
 
     def warn(self, message: str) -> None:
-        """One line that the user should read."""
+        """Print one line that the user should read."""
 
     def news(self, message: str) -> None:
-        """One line about the work itself while it runs, from whichever process has met it."""
+        """Print one line about an event during the work, such as a smaller micro-batch; worker processes relay it."""
 
 
 class Silent:
-    """Says nothing; warnings are kept in `warnings`."""
+    """Displays nothing; collects warnings in `warnings`."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []

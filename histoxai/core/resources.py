@@ -1,4 +1,4 @@
-"""What this process uses of its machine."""
+"""Memory of this process: its peak, a limit while untrusted data is decoded, and glibc's habits."""
 
 from __future__ import annotations
 
@@ -9,73 +9,72 @@ import resource
 import threading
 from collections.abc import Iterator
 
-# address space, bytes: for libraries, and for the stack and the arena of each thread that they may start
-_SPARE, _OF_A_THREAD = 3 << 30, 160 << 20
+# Bytes of address space: for libraries, and for the stack and the arena of each thread that they may start.
+_SPARE, _PER_THREAD = 3 << 30, 160 << 20
 
 
 def peak_memory_mb() -> int:
-    """Peak resident memory in MiB since the last `reset_peak_memory`, or since the start where that cannot be."""
-    # ru_maxrss of a child counts what its parent held when it forked; VmHWM starts anew with the program.
+    """Return the peak resident memory in MiB since `reset_peak_memory`, or since the start where that failed."""
+    # ru_maxrss of a child includes its parent's memory at the fork; VmHWM starts anew with the program.
     with contextlib.suppress(OSError, ValueError, StopIteration), open("/proc/self/status") as status:
         return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) // 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def reset_peak_memory() -> None:
-    """Let the peak start from what is held now, where the system can."""
+    """Restart the peak from the memory in use now, where the system allows it."""
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
         file.write("5")
 
 
 @contextlib.contextmanager
 def bounded_memory(expected: int) -> Iterator[None]:
-    """Let what is decoded inside take a few times the bytes that it should, and some to spare: a bomb gets no further.
+    """Limit the memory for decoding data of `expected` bytes to a small multiple: stops decompression bombs.
 
-    Compressed chunks do not say how large they become, and libraries take memory until they are done. What asks for
-    more gets the error of a full memory. Of address space, since that is what the system can refuse; threads that are
-    inside at once share what they may take together.
+    A compressed chunk does not say how large it becomes. An allocation above the limit raises MemoryError. The limit
+    is one of address space, which the system can enforce. Threads inside at once share the sum of their limits.
     """
-    _BOUND.enter(8 * expected)
+    _LIMIT.enter(8 * expected)
     try:
         yield
     finally:
-        _BOUND.leave(8 * expected)
+        _LIMIT.leave(8 * expected)
 
 
-class _Bound:
-    """The process's limit of address space, while anybody is inside."""
+class _Limit:
+    """The process's limit of address space while any thread is inside `bounded_memory`."""
 
     def __init__(self) -> None:
-        self._lock, self._inside, self._taken = threading.Lock(), 0, 0
+        self._lock, self._inside, self._granted = threading.Lock(), 0, 0
         self._limits, self._used = (resource.RLIM_INFINITY, resource.RLIM_INFINITY), 0
 
     def enter(self, size: int) -> None:
-        """One more that may take so many bytes."""
+        """Raise the limit by `size` bytes for one more thread."""
         with self._lock:
             if not self._inside:
-                self._limits, self._used = resource.getrlimit(resource.RLIMIT_AS), _addresses()
+                self._limits, self._used = resource.getrlimit(resource.RLIMIT_AS), _address_space()
             self._inside += 1
-            self._taken += size
-            self._set(self._used + self._taken + _SPARE + _OF_A_THREAD * min(36, (os.cpu_count() or 1) + 4))
+            self._granted += size
+            self._set(self._used + self._granted + _SPARE + _PER_THREAD * min(36, (os.cpu_count() or 1) + 4))
 
     def leave(self, size: int) -> None:
-        """One is done; the last one puts the limit back."""
+        """End one thread's share; the last thread restores the old limit."""
         with self._lock:
             self._inside -= 1
-            self._taken -= size
+            self._granted -= size
             if not self._inside:
                 with contextlib.suppress(OSError, ValueError):
                     resource.setrlimit(resource.RLIMIT_AS, self._limits)
 
-    def _set(self, bound: int) -> None:
+    def _set(self, limit: int) -> None:
         soft, hard = self._limits
-        if self._used and (soft == resource.RLIM_INFINITY or bound < soft):
+        if self._used and (soft == resource.RLIM_INFINITY or limit < soft):
             with contextlib.suppress(OSError, ValueError):
-                resource.setrlimit(resource.RLIMIT_AS, (bound, hard))
+                resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
-def _addresses() -> int:
-    # bytes of address space that this process has; 0 where that cannot be told, and nothing is bounded
+def _address_space() -> int:
+    # Bytes of address space in use. 0 where the system does not say; then nothing is limited.
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[0]) * resource.getpagesize()
@@ -83,14 +82,14 @@ def _addresses() -> int:
         return 0
 
 
-_BOUND = _Bound()
+_LIMIT = _Limit()
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep freed memory instead of giving it back after every layer.
+    """Let glibc reuse freed memory instead of returning it to the system after every layer.
 
-    Activations of tens of megabytes are otherwise mapped and unmapped anew at each step: at 224 px the study's
-    CNN spent more than half of a training step there (`scripts/bench malloc`). Without glibc, nothing happens.
+    Otherwise activations of tens of megabytes are mapped and unmapped at each step. At 224 px the study's CNN spent
+    more than half of a training step on that (`scripts/bench malloc`). Without glibc, nothing happens.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

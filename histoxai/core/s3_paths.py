@@ -1,8 +1,8 @@
-"""Where what lies on S3-compatible storage lies on this machine: `s3://bucket/a` <-> a folder of the cache.
+"""Map `s3://bucket/prefix` to a local folder of the cache and back.
 
-All rooms work on local paths. Each bucket has a mirror below the cache, cut by endpoint; `store.mirror` keeps it
-fresh. What a person reads or a store records says `s3://`: relative paths between places of one endpoint are the same
-in the mirror and in the bucket, and `shown` turns any other path back.
+All code works on local paths. Each bucket has a mirror folder in the cache, one per endpoint; `store.storage.s3_mirror`
+keeps it up to date. Messages and stores say `s3://`: relative paths between locations of one endpoint are the same in
+mirror and bucket, and `with_s3_urls` converts all other paths.
 """
 
 from __future__ import annotations
@@ -19,103 +19,109 @@ from histoxai.core.errors import InputRefused, UsageError
 
 SCHEME = "s3://"
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
-_OTHERS = ("gs://", "gcs://", "az://", "abfs://", "abfss://", "s3a://")
+_UNSUPPORTED = ("gs://", "gcs://", "az://", "abfs://", "abfss://", "s3a://")
 _WORD = re.compile(r"(-o|--[a-z-]+=)?([A-Za-z0-9]+)(://.*)", re.DOTALL)
-ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 
 def endpoint() -> str:
-    """The address of the storage, from the environment; empty: Amazon's own."""
-    return next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), "").rstrip("/")
+    """Return the storage's address from the environment; empty for Amazon S3."""
+    return next((os.environ[name] for name in ENDPOINT_VARIABLES if os.environ.get(name)), "").rstrip("/")
 
 
-def mirrors() -> str:
-    """The folder, without a slash behind it, in which every bucket of this endpoint has its mirror."""
-    return _mirrors(os.environ.get("HISTOXAI_CACHE"), endpoint())
-
-
-@cache
-def _mirrors(chosen: str | None, address: str) -> str:
-    return f"{_cache(chosen)}/{blake2b(address.encode(), digest_size=6).hexdigest()}"
+def mirror_root() -> str:
+    """Return the folder that holds the mirrors of this endpoint's buckets, without a trailing slash."""
+    return _mirror_root(os.environ.get("HISTOXAI_CACHE"), endpoint())
 
 
 @cache
-def _cache(chosen: str | None) -> str:
-    folder = chosen or os.path.join(tempfile.gettempdir(), f"histoxai-{os.getuid()}")
+def _mirror_root(cache_folder: str | None, address: str) -> str:
+    return f"{_cache(cache_folder)}/{blake2b(address.encode(), digest_size=6).hexdigest()}"
+
+
+@cache
+def _cache(cache_folder: str | None) -> str:
+    folder = cache_folder or os.path.join(tempfile.gettempdir(), f"histoxai-{os.getuid()}")
     return os.path.realpath(os.path.join(folder, "s3"))
 
 
-def split(word: str) -> tuple[str, str] | None:
-    """What stands before a place on storage in a word of a command line, and the place; None where it has none.
+def split_argument(word: str) -> tuple[str, str] | None:
+    """Split a command-line word such as `--masks=s3://b/m` into ("--masks=", "s3://b/m"); None without an S3 URL.
 
-    Raises UsageError for storage that we cannot read.
+    Raises UsageError for storage of another kind, such as gs://.
     """
     match = _WORD.fullmatch(word)
     if match is None:
         return None
-    place = match[2].lower() + match[3]
-    if place.startswith(_OTHERS):
-        raise UsageError(f"{match[2]}://: only s3:// places are known; see docs/remote.md")
-    return (match[1] or "", place) if place.startswith(SCHEME) else None
+    url = match[2].lower() + match[3]
+    if url.startswith(_UNSUPPORTED):
+        raise UsageError(f"{match[2]}://: only s3:// locations are supported; see docs/remote.md")
+    return (match[1] or "", url) if url.startswith(SCHEME) else None
 
 
-def mirror(url: str) -> Path:
-    """The local folder that stands for `s3://bucket/prefix`.
+def mirror_path(url: str) -> Path:
+    """Return the local mirror path of `s3://bucket/prefix`.
 
-    Raises UsageError where it is no such address; the address is not repeated, since secrets get typed into them.
+    Raises UsageError for anything else. The message does not repeat the URL, which may contain secrets.
     """
     bucket, _, prefix = url.removeprefix(SCHEME).partition("/")
     parts = [p for p in prefix.split("/") if p]
     if not _BUCKET.fullmatch(bucket) or {".", ".."} & set(parts):
         raise UsageError("s3://: expected s3://bucket/prefix; keys belong into AWS_ACCESS_KEY_ID and so on")
     if any(p.startswith(".") or p == "_part" for p in parts):
-        raise UsageError("s3://: a part of the prefix begins with a dot or is _part, as what is unfinished is called")
-    return Path(mirrors(), bucket, *parts)
+        raise UsageError(
+            "s3://: a part of the prefix begins with a dot or is _part, which are names of unfinished files; "
+            "choose another prefix"
+        )
+    return Path(mirror_root(), bucket, *parts)
 
 
-def is_mirror(path: Path) -> bool:
-    """Whether a path stands for something on storage."""
-    return os.fspath(path).startswith(mirrors() + "/")
+def is_on_s3(path: Path) -> bool:
+    """Return whether a local path lies in a mirror, and so stands for an object or folder on S3."""
+    return os.fspath(path).startswith(mirror_root() + "/")
 
 
 def bucket_and_key(path: Path) -> tuple[str, str]:
-    """Of a path of the mirror."""
-    bucket, _, key = os.fspath(path)[len(mirrors()) + 1 :].partition("/")
+    """Return the bucket and the object key of a path in a mirror."""
+    bucket, _, key = os.fspath(path)[len(mirror_root()) + 1 :].partition("/")
     return bucket, key
 
 
-def shown(value: Any) -> Any:
-    """A value for people, or for a store: every path of the mirror in it as its `s3://` address."""
+def with_s3_urls(value: Any) -> Any:
+    """Replace mirror paths by `s3://` URLs in all strings of nested dicts, lists and tuples."""
     if isinstance(value, dict):
-        return {k: shown(v) for k, v in value.items()}
+        return {k: with_s3_urls(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(shown(v) for v in value)
+        return type(value)(with_s3_urls(v) for v in value)
     if not isinstance(value, str) or "/s3/" not in value:
         return value
-    return _paths(os.environ.get("HISTOXAI_CACHE")).sub(SCHEME, value)
+    return _mirror_pattern(os.environ.get("HISTOXAI_CACHE")).sub(SCHEME, value)
 
 
 @cache
-def _paths(chosen: str | None) -> re.Pattern[str]:
-    return re.compile(re.escape(_cache(chosen)) + "/[0-9a-f]{12}/")
+def _mirror_pattern(cache_folder: str | None) -> re.Pattern[str]:
+    return re.compile(re.escape(_cache(cache_folder)) + "/[0-9a-f]{12}/")
 
 
-def seen_from(folder: Path, path: Path) -> str:
-    """How what lies in `folder` names `path`: relative, but from storage to disk, or back, by its whole address."""
+def relative_name(folder: Path, path: Path) -> str:
+    """Return the name by which files in `folder` refer to `path`.
+
+    The name is a relative path, or a full path or URL where one of them is on S3 and the other on disk.
+    """
     path, folder = path.resolve(), folder.resolve()
-    if is_mirror(path) != is_mirror(folder):
-        return str(shown(str(path)))
+    if is_on_s3(path) != is_on_s3(folder):
+        return str(with_s3_urls(str(path)))
     return os.path.relpath(path, folder)
 
 
-def found_from(folder: Path, name: str) -> Path:
-    """The path that `seen_from` named."""
-    return mirror(name) if name.startswith(SCHEME) else Path(folder.resolve(), name)
+def resolve_name(folder: Path, name: str) -> Path:
+    """Return the path that `relative_name` named."""
+    return mirror_path(name) if name.startswith(SCHEME) else Path(folder.resolve(), name)
 
 
 def require_local(path: Path, what: str) -> None:
-    """Raise InputRefused where `path` is on storage and `what`, such as "run folders", has to lie on a disk."""
-    if is_mirror(path):
+    """Raise InputRefused if `path` is on S3; what: names the output in the message, such as "run folders"."""
+    if is_on_s3(path):
         raise InputRefused(
-            f"{shown(str(path))}: {what} are written to disk only; choose a local path and copy it after"
+            f"{with_s3_urls(str(path))}: {what} are written to disk only; choose a local path and copy it after"
         )

@@ -1,4 +1,4 @@
-"""Words of others that a terminal, a list or a page can take: names come from files, and files from anybody."""
+"""Make untrusted text safe to print: names come from files, and anybody can write a file."""
 
 from __future__ import annotations
 
@@ -8,49 +8,53 @@ from typing import Any
 
 from histoxai.core.errors import InputRefused
 
-# control characters but tab and line feed, what turns the direction of a line, line and paragraph separators
-_UNSEEN = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# Control characters except tab and line feed, direction overrides, and line and paragraph separators.
+_CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _LONG = 1000  # characters without a space
-_WORD = re.compile(rf"\S{{{_LONG},}}")
+_LONG_WORD = re.compile(rf"\S{{{_LONG},}}")
 
 
-def printable(text: object) -> str:
-    """Text for messages and lists: what would steer a terminal as `\\x1b`, bytes that are no UTF-8 as `\\udcff`."""
-    return _UNSEEN.sub(_escaped, str(text).encode("utf-8", "backslashreplace").decode())
+def escape_text(text: object) -> str:
+    """Return text for a terminal: control characters become `\\x1b`, bytes that are not UTF-8 become `\\udcff`."""
+    return _CONTROL.sub(_escape_sequence, str(text).encode("utf-8", "backslashreplace").decode())
 
 
-def message(text: str) -> str:
-    """`printable` of a whole message: commands in it, between backticks, can be pasted; other long words are cut."""
+def escape_message(text: str) -> str:
+    """Escape a whole message and shorten its long words; commands between backticks can still be pasted."""
     parts = text.split("`")
     for k, part in enumerate(parts):
-        if k % 2 and k < len(parts) - 1:  # shlex has such characters in single quotes
-            parts[k] = printable(_UNSEEN.sub(lambda match: f"'$'{_escaped(match)}''", part))
+        is_command = k % 2 and k < len(parts) - 1
+        if is_command:  # shlex puts names with such characters in single quotes
+            parts[k] = escape_text(_CONTROL.sub(lambda match: f"'$'{_escape_sequence(match)}''", part))
         else:
-            parts[k] = _WORD.sub(_cut, printable(part))
+            parts[k] = _LONG_WORD.sub(_shortened, escape_text(part))
     return "`".join(parts)
 
 
-def told(value: Any) -> Any:
-    """`printable` of every text in nested lists and dicts."""
+def escape_nested(value: Any) -> Any:
+    """Apply `escape_text` to every string in nested lists, tuples and dicts."""
     if isinstance(value, dict):
-        return {told(k): told(v) for k, v in value.items()}
+        return {escape_nested(k): escape_nested(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(told(v) for v in value)
-    return printable(value) if isinstance(value, str) else value
+        return type(value)(escape_nested(v) for v in value)
+    return escape_text(value) if isinstance(value, str) else value
 
 
-def require_lines(names: Mapping[str, Iterable[str]], where: str = "") -> None:
-    """Raise InputRefused for the first name with a line break; messages could seem to say anything."""
-    for what, given in names.items():
-        if (broken := next((name for name in given if "\n" in name), None)) is not None:
+def require_single_line(names: Mapping[str, Iterable[str]], where: str = "") -> None:
+    """Raise InputRefused for the first name with a line break, which could forge lines of lists and messages.
+
+    names: kind of name -> the names. where: prefix of the message, such as the store's path.
+    """
+    for kind, values in names.items():
+        if (broken := next((name for name in values if "\n" in name), None)) is not None:
             raise InputRefused(
-                f"{where}{what} {str(broken)!r}: a line break in a name would break lists and messages; rename it"
+                f"{where}{kind} {str(broken)!r}: a line break in a name would break lists and messages; rename it"
             )
 
 
-def _escaped(match: re.Match[str]) -> str:
+def _escape_sequence(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode()
 
 
-def _cut(match: re.Match[str]) -> str:
+def _shortened(match: re.Match[str]) -> str:
     return f"{match[0][:80]}... ({len(match[0]):,} characters)"

@@ -1,25 +1,24 @@
-"""Job scripts for Slurm, made from what a run is going to cost."""
+"""Job scripts for Slurm, sized by the estimated cost of a run."""
 
 from __future__ import annotations
 
 import math
 
-# A task aims at two hours: short enough to find gaps in a busy queue, long enough that start-up is nothing.
+# Aim at two hours a task: short enough to fit gaps in a busy queue, long enough that start-up does not matter.
 _TASK_HOURS = 2.0
-_MOST_TASKS = 1000  # sites rarely allow more (MaxArraySize is 1001 unless told)
+_MAX_TASKS = 1000  # sites rarely allow more (MaxArraySize is 1001 by default)
 _SAFETY = 1.5
 
 
 def array_block(command: str, shards: int, hours: float, memory_mb: int, cpus: int, gpu: bool) -> str:
-    """An sbatch script that does all shards of a command as an array of tasks.
+    """Return an sbatch script that does all shards of a command as an array job.
 
-    hours: of one process for everything. memory_mb: its peak. Time and memory are asked for with half as much
-    again; time in steps of five minutes, memory of a gigabyte.
+    hours: time of one process for all shards. memory_mb: its peak memory in MiB. The script requests 1.5 times as
+    much, rounded up to five minutes and to a gigabyte.
     """
-    tasks = max(1, min(shards, _MOST_TASKS, math.ceil(hours / _TASK_HOURS)))
-    # the task with the most shards decides
-    mine = math.ceil(shards / tasks) / shards * hours
-    minutes = 5 * math.ceil((mine * 60 * _SAFETY + 3) / 5)
+    tasks = max(1, min(shards, _MAX_TASKS, math.ceil(hours / _TASK_HOURS)))
+    largest = math.ceil(shards / tasks) / shards * hours  # of the task with the most shards
+    minutes = 5 * math.ceil((largest * 60 * _SAFETY + 3) / 5)
     lines = [
         "#!/bin/bash",
         "#SBATCH --job-name=histoxai",

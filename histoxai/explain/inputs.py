@@ -15,6 +15,7 @@ from histoxai.explain.bases.method import Method
 from histoxai.explain.network import Network, can_compile, fits_on_gpu, largest_that_fits, micro_batch_for_cpu
 from histoxai.networks.run_folder import Run, open_run
 from histoxai.settings import Explain
+from histoxai.store.parents import join_rows
 from histoxai.store.patches import Patches
 from histoxai.store.shards import Store, open_store
 from histoxai.store.state import rows_done
@@ -22,12 +23,11 @@ from histoxai.store.storage.files import read_json
 
 
 @dataclass(frozen=True)
-class Paths:
-    """Inputs and output of `explain`: patch store, classifier's run folder, maps store, masks store or None."""
+class ExplainInputs:
+    """Paths of the inputs of `explain`: patch store, classifier's run folder, and a masks store if nuclei are used."""
 
     patches: Path
     model: Path
-    output: Path
     masks: Path | None = None
 
 
@@ -48,7 +48,7 @@ def wants_nuclei(explainer: Method) -> bool:
     return getattr(explainer.options, "segments", "") == "nuclei"
 
 
-def open_patches_and_run(paths: Paths, progress: Progress) -> tuple[Patches, Run]:
+def open_patches_and_run(paths: ExplainInputs, progress: Progress) -> tuple[Patches, Run]:
     """Open the patch store and the classifier's run folder.
 
     Raises InputRefused if the classifier has other classes, or was trained on patches of another size.
@@ -114,19 +114,17 @@ def open_nuclei(path: Path | None, explainers: dict[str, Method], patches: Patch
 
 
 def _rows_of_masks(masks: Store, patches: Patches, rows: np.ndarray) -> np.ndarray:
-    row_of = {patch_id: row for row, patch_id in enumerate(masks.read("patch_id").tolist())}
-    ids = patches.patch_id[rows].tolist()
-    absent = [patch_id for patch_id in ids if patch_id not in row_of]
-    if absent:
+    ids, mask_ids = patches.patch_id[rows], masks.read("patch_id")
+    joined = join_rows(ids, mask_ids)
+    if len(absent := ids[joined < 0]):
         raise Incomplete(
             f"{masks.path}: has no mask of {len(absent)} of {len(ids)} patches, such as {absent[0]}; run "
             f"`histoxai masks` on {patches.path} with the same --split"
         )
-    found = np.array([row_of[patch_id] for patch_id in ids])
     state = masks.completeness()["masks"]
-    if state["rows"] != len(row_of) or not rows_done(state)[found].all():
+    if state["rows"] != len(mask_ids) or not rows_done(state)[joined].all():
         masks.require_complete()
-    return found
+    return joined
 
 
 def stored_settings(output: Path) -> dict[str, Any]:

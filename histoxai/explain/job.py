@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,16 @@ from histoxai.explain import inputs
 from histoxai.explain.arguments import make_explainers
 from histoxai.explain.bases.method import ENGINE, Batch, Map, Method
 from histoxai.explain.bases.single_pass import Part, SinglePass, run_single_pass
-from histoxai.explain.inputs import Nuclei, Paths
+from histoxai.explain.inputs import ExplainInputs, Nuclei
 from histoxai.explain.maps_store import checks_path, raw_path
 from histoxai.explain.network import Network, reinitialised
-from histoxai.networks.inference import pick_device, softmax_of_predicted, to_tensor
+from histoxai.networks.inference import softmax_of_predicted, to_tensor
 from histoxai.networks.run_folder import Run
 from histoxai.networks.weights import load_model
 from histoxai.settings import Explain, Work
+from histoxai.store.header import header_identity
 from histoxai.store.patches import Patches
-from histoxai.store.shards import Store, identity
+from histoxai.store.shards import Store
 
 PREDICTIONS = "predictions"
 RANK_CHECK = "rank_to_fp32"
@@ -60,7 +62,15 @@ class Job:
     _shared: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, paths: Paths, settings: Explain, progress: Progress, work: Work) -> Job:
+    def of(
+        cls,
+        paths: ExplainInputs,
+        output: Path,
+        settings: Explain,
+        device: torch.device,
+        progress: Progress,
+        work: Work,
+    ) -> Job:
         """Open and check all inputs, and load the network.
 
         Raises UsageError for an unknown method, option or target, InputRefused if classifier, patches and masks do not
@@ -75,8 +85,13 @@ class Job:
         rows = patches.rows(settings.split, settings.per_class)
         target = inputs.targets_of(settings.target, patches, rows)
         nuclei = inputs.open_nuclei(paths.masks, explainers, patches, rows)
-        facts: dict[str, Any] = {"threads": work.threads}
-        settings, net = _load(paths, settings, (patches, run), progress, work, facts)
+        stored = {} if work.force else inputs.stored_settings(output)
+        compiled = settings.compile and inputs.use_compiler(device, stored, output, progress)
+        module = load_model(run, device)
+        size = inputs.micro_batch_of(settings, module, patches.size, stored, progress)
+        settings = replace(settings, compile=compiled, micro_batch=size)
+        facts = {"threads": work.threads, "micro_batch": size}
+        net = Network(module, size, settings.precision, compiled, partial(_record_halving, facts, progress))
         methods = {name: method for name, (method, _) in parsed.items()}
         return cls(settings, patches, run, rows, target, net, methods, explainers, facts, nuclei)
 
@@ -97,7 +112,9 @@ class Job:
         if name in self.settings.random_weights:
             facts["random_weights"] = True
         if self.nuclei is not None and inputs.wants_nuclei(self.explainers[name]):
-            facts["masks"] = provenance.fingerprint(identity(self.nuclei.masks.header))  # stays while it is filled
+            facts["masks"] = provenance.fingerprint(
+                header_identity(self.nuclei.masks.header)
+            )  # stays while it is filled
         return facts
 
     def index(self) -> dict[str, np.ndarray]:
@@ -223,25 +240,6 @@ class Job:
         return float(spearmanr(a, b).statistic)
 
 
-def _load(
-    paths: Paths,
-    settings: Explain,
-    opened: tuple[Patches, Run],
-    progress: Progress,
-    work: Work,
-    facts: dict[str, Any],
-) -> tuple[Explain, Network]:
-    # the network, and the settings with the micro-batch and the compiler that it runs with
-    patches, run = opened
-    device = pick_device(settings.device, work.rank, settings.precision)
-    stored = {} if work.force else inputs.stored_settings(paths.output)
-    compiled = settings.compile and inputs.use_compiler(device, stored, paths.output, progress)
-
-    def report_halving(micro_batch: int) -> None:
-        facts["micro_batch"] = min(micro_batch, facts["micro_batch"])  # two networks may share a job
-        progress.news(f"out of memory: going on with micro-batches of {micro_batch}; maps agree within the contract")
-
-    module = load_model(run, device)
-    facts["micro_batch"] = size = inputs.micro_batch_of(settings, module, patches.size, stored, progress)
-    net = Network(module, size, settings.precision, compiled, report_halving)
-    return replace(settings, compile=compiled, micro_batch=size), net
+def _record_halving(facts: dict[str, Any], progress: Progress, micro_batch: int) -> None:
+    facts["micro_batch"] = min(micro_batch, facts["micro_batch"])  # two networks may share a job
+    progress.news(f"out of memory: going on with micro-batches of {micro_batch}; maps agree within the contract")

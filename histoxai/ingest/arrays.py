@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from histoxai.core.errors import InputRefused
-from histoxai.core.safe_text import printable
+from histoxai.core.safe_text import escape_text
 from histoxai.ingest.formats.base import (
     Array,
     Index,
@@ -332,7 +332,7 @@ def split_of(name: str) -> int:
 
 def relative(root: Path, path: Path) -> str:
     """A path below the source's root, or its name where it is the source; as lists have it."""
-    return printable(path.name if path == root else path.relative_to(root).as_posix())
+    return escape_text(path.name if path == root else path.relative_to(root).as_posix())
 
 
 def parts_of(chosen: list[tuple[str, dict[str, Array]]], stem: str, split: int) -> list[Part]:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from histoxai.core.errors import InputRefused
-from histoxai.core.safe_text import printable
+from histoxai.core.safe_text import escape_text
 
 
 def require_text(path: Path) -> None:
@@ -16,7 +16,8 @@ def require_text(path: Path) -> None:
         str(path).encode()
     except UnicodeEncodeError as error:
         raise InputRefused(
-            f"{printable(path)}: the name is not UTF-8 and cannot become an id; rename it (`convmv -f latin1 -t utf8`)"
+            f"{escape_text(path)}: the name is not UTF-8 and cannot become an id; "
+            "rename it (`convmv -f latin1 -t utf8`)"
         ) from error
 
 
@@ -37,7 +38,7 @@ def files_below(root: Path, suffixes: Collection[str], notes: list[str]) -> list
                 if entry.is_symlink():
                     target = os.path.realpath(entry.path)
                     if _inside(target, home) or _inside(home, target) or target in seen:
-                        notes.append(f"{printable(entry.path)}: is a link to a folder of this tree; not followed")
+                        notes.append(f"{escape_text(entry.path)}: is a link to a folder of this tree; not followed")
                         continue
                     seen.add(target)
                 stack.append(entry.path)
@@ -49,7 +50,9 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
     except OSError as error:
-        raise InputRefused(f"{printable(folder)}: cannot be listed: {error.strerror}; check its permissions") from error
+        raise InputRefused(
+            f"{escape_text(folder)}: cannot be listed: {error.strerror}; check its permissions"
+        ) from error
 
 
 def _is(entry: os.DirEntry[str], kind: str) -> bool:

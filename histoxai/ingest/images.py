@@ -1,4 +1,4 @@
-"""Image files to arrays: the one place that decides what becomes of odd ones (docs/sources.md has the table)."""
+"""Image files to arrays: the one place that decides what becomes of odd ones (docs/ingest.md has the table)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from histoxai.core.errors import InputRefused
-from histoxai.core.safe_text import printable
+from histoxai.core.safe_text import escape_text
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # no other decoder runs, whatever a file claims to be
@@ -56,13 +56,13 @@ def mask_size_of(path: Path) -> tuple[int, int]:
     with _open(path) as image:
         if image.mode not in _MASKS:
             raise InputRefused(
-                f"{printable(path)}: has mode {image.mode}; expected a label image (8 or 16 bit, one value)"
+                f"{escape_text(path)}: has mode {image.mode}; expected a label image (8 or 16 bit, one value)"
             )
         if image.format == "JPEG" or image.info.get("compression") in ("jpeg", "tiff_jpeg", "webp"):
-            raise InputRefused(f"{printable(path)}: is compressed as JPEG, which makes up values; save masks as PNG")
+            raise InputRefused(f"{escape_text(path)}: is compressed as JPEG, which makes up values; save masks as PNG")
         if image.mode == "RGB" and (bits := _bits(image)) > 8:  # of which Pillow keeps the upper 8
             raise InputRefused(
-                f"{printable(path)}: has three channels of {bits} bits, which cannot be read; save one channel"
+                f"{escape_text(path)}: has three channels of {bits} bits, which cannot be read; save one channel"
             )
         return _oriented(path, image)
 
@@ -99,7 +99,7 @@ def decode_mask(path: Path) -> np.ndarray:
         if values.ndim == 3:
             if (values != values[..., :1]).any():
                 raise InputRefused(
-                    f"{printable(path)}: is a colour image; expected one number a pixel: save class numbers"
+                    f"{escape_text(path)}: is a colour image; expected one number a pixel: save class numbers"
                 )
             values = values[..., 0]
         return values // _stretch(path, image.mode)
@@ -114,23 +114,23 @@ def _open(path: Path) -> Image.Image:
     except _BROKEN as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "no PNG, JPEG, TIFF or BMP"
         raise InputRefused(
-            f"{printable(path)}: is not an image that can be read ({reason}); remove or replace it"
+            f"{escape_text(path)}: is not an image that can be read ({reason}); remove or replace it"
         ) from error
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(path, f"{image.width} x {image.height} px")
     if image.width * image.height == 0:
-        raise InputRefused(f"{printable(path)}: has no pixel ({image.width} x {image.height}); remove or replace it")
+        raise InputRefused(f"{escape_text(path)}: has no pixel ({image.width} x {image.height}); remove or replace it")
     if pages > 1:
-        raise InputRefused(f"{printable(path)}: has {pages} pages or frames; save each as a file of its own")
+        raise InputRefused(f"{escape_text(path)}: has {pages} pages or frames; save each as a file of its own")
     return image
 
 
 def _require_colour(path: Path, image: Image.Image) -> None:
     if (bits := _bits(image)) > 8:
-        raise InputRefused(f"{printable(path)}: has {bits} bits a channel; expected 8-bit RGB: scale it down first")
+        raise InputRefused(f"{escape_text(path)}: has {bits} bits a channel; expected 8-bit RGB: scale it down first")
     if image.mode not in ("RGB", "RGBA", "P", "PA"):
         words = _REMEDIES.get("L" if image.mode in ("1", "LA") else image.mode, "cannot be used; convert it to RGB")
-        raise InputRefused(f"{printable(path)}: has mode {image.mode}; expected 8-bit RGB: it {words}")
+        raise InputRefused(f"{escape_text(path)}: has mode {image.mode}; expected 8-bit RGB: it {words}")
 
 
 def _bits(image: Image.Image) -> int:
@@ -175,9 +175,9 @@ def _stretch(path: Path, mode: str) -> int:
 
 
 def _undecodable(path: Path, error: Exception) -> InputRefused:
-    return InputRefused(f"{printable(path)}: does not decode ({error}); remove or replace it")
+    return InputRefused(f"{escape_text(path)}: does not decode ({error}); remove or replace it")
 
 
 def _too_large(path: Path, what: str) -> InputRefused:
     limit = MAX_PIXELS // 1_000_000
-    return InputRefused(f"{printable(path)}: is larger than {limit} megapixels ({what}); cut it into tiles first")
+    return InputRefused(f"{escape_text(path)}: is larger than {limit} megapixels ({what}); cut it into tiles first")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from histoxai.core.errors import InputRefused
-from histoxai.core.safe_text import printable
+from histoxai.core.safe_text import escape_text
 from histoxai.ingest.images import SUFFIXES
 from histoxai.ingest.slide_files import SLIDES
 from histoxai.settings import Ingest
@@ -144,12 +144,13 @@ def _match(root: Path, paths: list[Path], images: _Side, masks: _Side) -> Pairs:
         if len(partners) == 1:
             found.append(Pair(path, tuple(partners), key, False))
             continue
-        what = "no mask" if not partners else f"{len(partners)} masks ({', '.join(printable(p) for p in partners)})"
-        error = f"{printable(path)}: has {what}; looked in {masks}: add it, or name another place with --masks"
+        what = "no mask" if not partners else f"{len(partners)} masks ({', '.join(escape_text(p) for p in partners)})"
+        error = f"{escape_text(path)}: has {what}; looked in {masks}: add it, or name another place with --masks"
         alone.append((path, InputRefused(error)))
     for key in by_key.keys() - used:
         error = (
-            f"{printable(by_key[key][0])}: is a mask of no image; looked in {images}: copy the image, or name --images"
+            f"{escape_text(by_key[key][0])}: is a mask of no image; looked in {images}: "
+            "copy the image, or name --images"
         )
         alone.append((by_key[key][0], InputRefused(error)))
     return Pairs(found, f"images: {images}, masks: {masks}", sorted(alone, key=lambda a: a[0]))
@@ -184,6 +185,6 @@ def _instances(root: Path, paths: list[Path]) -> Pairs | None:
             pairs.append(Pair(image, tuple(masks), key, True))
         else:
             alone.append(
-                (image, InputRefused(f"{printable(image)}: has no mask; looked in {printable(place / 'masks')}"))
+                (image, InputRefused(f"{escape_text(image)}: has no mask; looked in {escape_text(place / 'masks')}"))
             )
     return Pairs(pairs, "images/, one file per nucleus in masks/", alone)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from histoxai.core.errors import InputRefused, UsageError
-from histoxai.core.safe_text import printable
+from histoxai.core.safe_text import escape_text
 from histoxai.settings import Ingest
 
 # What a class map's names stand for where --tumor and --non-tumor do not say: the first name that it has.
@@ -60,12 +60,12 @@ class Targets:
         """
         present = np.unique(values)
         if values.dtype.kind not in "bui" and not np.array_equal(present, np.floor(present)):  # also where NaN
-            raise InputRefused(f"{printable(where)}: mask values are no whole numbers; save class numbers instead")
+            raise InputRefused(f"{escape_text(where)}: mask values are no whole numbers; save class numbers instead")
         if len(present) and present[0] < 0:
-            raise InputRefused(f"{printable(where)}: has mask value {present[0]}; expected 0 for background and more")
+            raise InputRefused(f"{escape_text(where)}: has mask value {present[0]}; expected 0 for background and more")
         if self.names and (unknown := [int(v) for v in present if v != 0 and int(v) not in self.names]):
             raise InputRefused(
-                f"{printable(where)}: has mask value {unknown[0]}, which --class-map does not name; add "
+                f"{escape_text(where)}: has mask value {unknown[0]}, which --class-map does not name; add "
                 f"{unknown[0]}=other, say (0 is background)"
             )
         planes = [(values > 0) if self._any else np.isin(values, numbers) for numbers in self._values]

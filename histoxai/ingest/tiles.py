@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from histoxai.core.errors import InputRefused, UsageError
-from histoxai.core.safe_text import printable
+from histoxai.core.safe_text import escape_text
 from histoxai.ingest.formats.base import Index, require_size
 from histoxai.settings import Ingest
 
@@ -61,7 +61,7 @@ class Layout:
         cut = corners(size, self._settings)
         if not cut:
             raise InputRefused(
-                f"{printable(path)}: is {size[1]} x {size[0]} px, smaller than a tile; "
+                f"{escape_text(path)}: is {size[1]} x {size[0]} px, smaller than a tile; "
                 f"choose a --size of at most {min(size)}"
             )
         if side is None:

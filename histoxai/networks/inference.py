@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from histoxai.core import resources, signals
 from histoxai.core.errors import HistoxaiError, InputRefused, UsageError
 from histoxai.core.provenance import keyed_seed
-from histoxai.core.s3_paths import is_mirror
+from histoxai.core.s3_paths import is_on_s3
 from histoxai.store.patches import TARGETS, Patches
 
 # A training set under this many bytes is read once and kept; a larger one is read patch by patch.
@@ -128,7 +128,7 @@ class Source(Dataset):
             yield from (self._tensors(device, *self.arrays(at)) for at in cut)
             return
         # connections to storage do not outlive a fork
-        threaded = device.type == "cpu" or is_mirror(self._patches.path)
+        threaded = device.type == "cpu" or is_on_s3(self._patches.path)
         for found in (self.read_by_thread if threaded else self.read_by_workers)(cut):
             yield self._tensors(device, *found)
 

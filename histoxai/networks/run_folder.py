@@ -12,8 +12,9 @@ from typing import Any
 
 from histoxai.core import provenance
 from histoxai.core.errors import InputRefused, SettingsDiffer
-from histoxai.store.records import holds
-from histoxai.store.state import forced, with_output
+from histoxai.store.parents import ParentKind
+from histoxai.store.records import has_valid_checksum
+from histoxai.store.state import with_force, with_output
 from histoxai.store.storage.files import read_json
 
 SCHEMA = "run/1"
@@ -52,7 +53,12 @@ class Run:
     @property
     def remedy(self) -> str:
         """What to do about a folder that is damaged."""
-        return f"train again: `{forced(with_output(str(self.facts['run'].get('command')), self.path))}`"
+        return f"train again: `{with_force(with_output(str(self.facts['run'].get('command')), self.path))}`"
+
+
+def run_parent(name: str, kind: str) -> ParentKind[Run]:
+    """Return how to open a run folder that a store names as its parent; name: "model" or "segmenter"."""
+    return ParentKind(name, lambda path: open_run(path, kind), lambda run: run.digest)
 
 
 def open_run(path: Path, kind: str | None = None) -> Run:
@@ -65,7 +71,7 @@ def open_run(path: Path, kind: str | None = None) -> Run:
         raise InputRefused(f"{path}: no such run folder; make it with `histoxai {command}`")
     facts = read_json(path / RUN)
     if isinstance(facts, dict) and facts.get("schema") == SCHEMA:
-        if not holds(facts):
+        if not has_valid_checksum(facts):
             raise InputRefused(f"{path / RUN}: is not what was written (its checksum differs); train again")
         if wrong := [k for k, t in _KINDS.items() if not isinstance(facts.get(k), t)]:
             raise InputRefused(f"{path / RUN}: is damaged ({', '.join(wrong)}); train again")

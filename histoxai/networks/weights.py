@@ -19,7 +19,7 @@ from histoxai.core import provenance, registry
 from histoxai.core.errors import InputRefused, UsageError
 from histoxai.networks.normalisation import Normalised
 from histoxai.networks.run_folder import RUN, SCHEMA, WEIGHTS, Run
-from histoxai.store.records import sealed
+from histoxai.store.records import with_checksum
 from histoxai.store.storage.files import write_atomically, write_json
 
 
@@ -76,7 +76,7 @@ def finish(path: Path, facts: dict[str, Any], model: nn.Module) -> Run:
     size = (path / WEIGHTS).stat().st_size
     weights = {"file": WEIGHTS, "bytes": size, "checksum": provenance.file_checksum(path / WEIGHTS)}
     facts = {"schema": SCHEMA, **facts, "weights": weights}
-    write_json(path / RUN, sealed(provenance.plain(facts)))
+    write_json(path / RUN, with_checksum(provenance.plain(facts)))
     return Run(path, json.loads((path / RUN).read_bytes()))
 
 

@@ -25,6 +25,7 @@ from histoxai.score.summary.summary import enough, means_of
 from histoxai.settings import Comparison, Statistics
 from histoxai.statistics.bootstrap import FEWEST, counted
 from histoxai.statistics.tests import holm, paired
+from histoxai.store.parents import join_rows
 
 _PARTS = ("patches", "classifier", "segmenter", "masks", "maps", "scores")
 
@@ -102,9 +103,8 @@ def _means(s: Scores, statistics: Statistics, progress: Progress) -> dict[tuple[
 
 
 def _pair(a: Scores, b: Scores, run: str, statistics: Statistics) -> dict[str, Any]:
-    place = {p: k for k, p in enumerate(a.patch_id.tolist())}
-    theirs = np.array([k for k, p in enumerate(b.patch_id.tolist()) if p in place], np.int64)
-    ours = np.array([place[p] for p in b.patch_id[theirs].tolist()], np.int64)
+    at = join_rows(b.patch_id, a.patch_id)
+    theirs, ours = np.flatnonzero(at >= 0), at[at >= 0]
     group = _joined(a.group[ours], b.group[theirs])
     assert statistics.primary is not None
     first, second = a.of(statistics.primary)[ours], b.of(statistics.primary)[theirs]

@@ -12,16 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from histoxai.core.errors import HistoxaiError, Incomplete, ParentChanged
-from histoxai.core.s3_paths import is_mirror, shown
+from histoxai.core.errors import HistoxaiError, Incomplete
+from histoxai.core.s3_paths import with_s3_urls
 from histoxai.explain.maps_store import StoredMethod, stored_methods
-from histoxai.networks.run_folder import Run, open_run
+from histoxai.networks.run_folder import Run, run_parent
 from histoxai.report.figures.figures import short as shortened
-from histoxai.store.patches import Patches
+from histoxai.store.parents import Opened, ParentKind, join_rows, open_parent
+from histoxai.store.patches import PATCHES_PARENT, Patches
 from histoxai.store.records import item_names, read_item
 from histoxai.store.shards import Store, open_store
 from histoxai.store.state import rows_done
-from histoxai.store.storage.s3_mirror import find_parent
+from histoxai.store.storage.s3_mirror import locate_parent
 
 # What has to be there of a scores store: tests on the model may come later, or be under way.
 SCORES = ("index", "scores")
@@ -96,12 +97,9 @@ class Lineage:
     @cached_property
     def _places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         # for every scored patch its row in the patches, the maps and the masks store
-        ids = self.column("patch_id").tolist()
-        found = [self.column("row")]
-        for store in (self.maps, self.masks):
-            place = {p: k for k, p in enumerate(store.read("patch_id").tolist())}
-            found.append(np.array([place[p] for p in ids]))
-        return found[0], found[1], found[2]
+        ids = self.column("patch_id")
+        maps, masks = (join_rows(ids, store.read("patch_id")) for store in (self.maps, self.masks))
+        return self.column("row"), maps, masks
 
     @cached_property
     def _predicted(self) -> tuple[np.ndarray, np.ndarray]:
@@ -124,7 +122,7 @@ class Lineage:
             ("scores", self.scores.path, self.scores.digest(), self.scores.header),
         ]
         rows = [{"name": n, "path": str(p), "digest": d, "command": h["run"]["command"]} for n, p, d, h in stores]
-        return list(shown(rows))
+        return list(with_s3_urls(rows))
 
     def commands(self) -> list[str]:
         """Every command that the scores come from, in an order in which they can be run again.
@@ -139,14 +137,14 @@ class Lineage:
             used = [name for name in item_names(store.path) if store is not self.maps or name in self.methods]
             items = [read_item(store.path, name) for name in used]
             made += [store.header["run"]["command"], *[item["command"] for item in items if item]]
-        return list(shown(list(dict.fromkeys(made))))
+        return list(with_s3_urls(list(dict.fromkeys(made))))
 
 
 def _back(patches: Patches) -> list[str]:
     # the commands that made a patch store, the oldest first
     made = [patches.store.header["run"]["command"]]
     if "patches" in patches.store.header["parents"]:
-        place = find_parent(patches.path, patches.store.header["parents"]["patches"]["path"])
+        place = locate_parent(patches.path, patches.store.header["parents"]["patches"]["path"])
         with suppress(HistoxaiError):
             return [*_back(Patches(place)), *made]
     return made
@@ -154,7 +152,7 @@ def _back(patches: Patches) -> list[str]:
 
 def _patches_of(run: Run) -> Patches | None:
     with suppress(HistoxaiError, KeyError):
-        return Patches(find_parent(run.path, run.facts["parents"]["patches"]["path"]))
+        return Patches(locate_parent(run.path, run.facts["parents"]["patches"]["path"]))
     return None
 
 
@@ -167,41 +165,18 @@ def resolve_lineage(path: Path, moved: Mapping[str, Path | None], allow_partial:
     scores = open_store(path, "scores", "score")
     rows = _scored(scores, allow_partial)
 
-    def find(name: str, child: Path, header: Mapping[str, Any], key: str | None = None) -> tuple[Path, str]:
-        recorded = header["parents"][key or name]
-        place = moved.get(name) or find_parent(child, recorded["path"])
-        if not place.exists():
-            raise ParentChanged(f"{place}: not there, and {child} was made from it; name its place with --{name}")
-        return _shortest(place), recorded["digest"]
+    used = ["index", "predictions", *scores.header["axes"]["method"]]  # methods may have been added since
+    maps_parent = ParentKind("maps", lambda p: open_store(p, "maps", "explain"), lambda store: store.digest(used))
+    masks_parent = ParentKind("masks", lambda p: open_store(p, "masks", "masks"), lambda store: store.digest())
 
-    def check(name: str, place: Path, found: str, wanted: str, child: Path) -> None:
-        if found != wanted:
-            raise ParentChanged(
-                f"{place}: is not the {name} that {child} was made from (digest {found}, then {wanted}); "
-                f"name the right one with --{name}, or remake {child}"
-            )
+    def parent(kind: ParentKind[Opened], child: Store) -> Opened:
+        return open_parent(kind, child.path, child.header, moved.get(kind.name))
 
-    def store(name: str) -> Store:
-        place, wanted = find(name, path, scores.header)
-        opened = open_store(place, name, "explain" if name == "maps" else "masks")
-        used = ["index", "predictions", *scores.header["axes"]["method"]] if name == "maps" else None
-        check(name, place, opened.digest(used), wanted, path)
-        return opened
-
-    maps, masks = store("maps"), store("masks")
-    place, wanted = find("patches", maps.path, maps.header)
-    patches = Patches(place)
-    check("patches", place, patches.digest, wanted, maps.path)
-    runs = []
-    for name, child, key, kind in (
-        ("model", maps, "model", "classifier"),
-        ("segmenter", masks, "segmenter", "segmenter"),
-    ):
-        place, wanted = find(name, child.path, child.header, key)
-        run = open_run(place, kind)
-        check(name, place, run.digest, wanted, child.path)
-        runs.append(run)
-    return Lineage(scores, maps, masks, patches, runs[0], runs[1], rows)
+    maps, masks = parent(maps_parent, scores), parent(masks_parent, scores)
+    patches = parent(PATCHES_PARENT, maps)
+    classifier = parent(run_parent("model", "classifier"), maps)
+    segmenter = parent(run_parent("segmenter", "segmenter"), masks)
+    return Lineage(scores, maps, masks, patches, classifier, segmenter, rows)
 
 
 def _scored(scores: Store, allow_partial: bool) -> np.ndarray:
@@ -218,13 +193,3 @@ def _scored(scores: Store, allow_partial: bool) -> np.ndarray:
     if not len(rows):
         scores.require_complete(SCORES)
     return rows
-
-
-def _shortest(place: Path) -> Path:
-    # as a user would write it: relative to the working folder where it lies below it
-    if is_mirror(place):
-        return place
-    try:
-        return place.resolve().relative_to(Path.cwd())
-    except ValueError:
-        return place.resolve()

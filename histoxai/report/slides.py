@@ -21,7 +21,7 @@ from histoxai.report.figures.figures import slide_sheet
 from histoxai.report.figures.pool import Gallery
 from histoxai.report.lineage import Lineage
 from histoxai.store.patches import Patches
-from histoxai.store.storage.s3_mirror import find_parent
+from histoxai.store.storage.s3_mirror import locate_parent
 
 SHOWN = 4  # slides on a page
 MOST = 1200  # patches of them
@@ -119,7 +119,7 @@ def _source(patches: Patches) -> Patches | None:
     # the store that ingest made, which names the slides
     try:
         while "patches" in patches.store.header["parents"]:
-            patches = Patches(find_parent(patches.path, patches.store.header["parents"]["patches"]["path"]))
+            patches = Patches(locate_parent(patches.path, patches.store.header["parents"]["patches"]["path"]))
     except (HistoxaiError, OSError):
         return None
     return patches
@@ -128,7 +128,7 @@ def _source(patches: Patches) -> Patches | None:
 def _files(source: Patches, names: set[str]) -> dict[str, Path]:
     # The slides themselves, where they still are. A label mask may lie beside a slide, under its name.
     try:
-        root = find_parent(source.path, source.store.header["parents"]["source"]["path"])
+        root = locate_parent(source.path, source.store.header["parents"]["source"]["path"])
         if root.is_file():
             return {identifier(root.stem): root}
         found: dict[str, list[Path]] = {}

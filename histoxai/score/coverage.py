@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from histoxai.core.errors import Incomplete, InputRefused
-from histoxai.core.s3_paths import found_from, seen_from, shown
+from histoxai.core.s3_paths import relative_name, resolve_name, with_s3_urls
 from histoxai.explain.maps_store import StoredMethod, stored_methods
+from histoxai.store.parents import join_rows
 from histoxai.store.shards import Store
-from histoxai.store.state import fill_command, gaps_text, ranges, rows_done
+from histoxai.store.state import fill_command, format_ranges, gaps_text, rows_done
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def coverage(maps: Store, masks: Store, allow_partial: bool) -> Coverage:
     for name in ("predictions", *[m.name for m in methods]):
         there &= rows_done(states["maps"][name])
     gaps = {
-        kind: {name: ranges(state["missing"]) for name, state in found.items() if state["missing"]}
+        kind: {name: format_ranges(state["missing"]) for name, state in found.items() if state["missing"]}
         for kind, found in states.items()
     }
     wanted: dict[str, set[int]] = {}
@@ -88,8 +89,8 @@ def _masks_command(maps: Store, masks: Store) -> str:
     # masks of the split that was explained, in a store of their own
     split = maps.header["settings"]["split"]
     folder = masks.path.parent
-    place = {k: seen_from(Path(), found_from(folder, v["path"])) for k, v in masks.header["parents"].items()}
-    output = shown(str(masks.path.with_name(f"{masks.path.stem}-{split}.zarr")))
+    place = {k: relative_name(Path(), resolve_name(folder, v["path"])) for k, v in masks.header["parents"].items()}
+    output = with_s3_urls(str(masks.path.with_name(f"{masks.path.stem}-{split}.zarr")))
     return shlex.join(
         ["histoxai", "masks", place["patches"], "--model", place["segmenter"], "--split", split, "-o", output]
     )
@@ -97,12 +98,12 @@ def _masks_command(maps: Store, masks: Store) -> str:
 
 def _places(maps: Store, masks: Store, allow_absent: bool) -> np.ndarray:
     # the row in `masks` of every map, joined on patch_id; -1 where it has none
-    place = {p: i for i, p in enumerate(masks.read("patch_id").tolist())}
-    ids = maps.read("patch_id").tolist()
-    absent = [p for p in ids if p not in place]
-    if absent and not allow_absent:
+    ids = maps.read("patch_id")
+    at = join_rows(ids, masks.read("patch_id"))
+    absent = ids[at < 0]
+    if len(absent) and not allow_absent:
         raise Incomplete(
             f"{masks.path}: has no mask of {len(absent)} of {len(ids)} explained patches, such as {absent[0]}; "
             f"run `{_masks_command(maps, masks)}` and score with those"
         )
-    return np.array([place.get(p, -1) for p in ids])
+    return at

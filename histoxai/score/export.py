@@ -12,7 +12,7 @@ from typing import Any
 
 from histoxai.core.errors import InputRefused, UsageError
 from histoxai.core.s3_paths import require_local
-from histoxai.store.storage.files import cannot, temporary_beside
+from histoxai.store.storage.files import file_error, temporary_beside
 
 _BATCH = 50_000  # rows
 _TEXT = ("withheld", "class")  # columns of words that may all be None
@@ -42,7 +42,7 @@ def write_table(path: Path, rows: Iterable[dict[str, Any]]) -> None:
         (_csv if path.suffix == ".csv" else _parquet)(temporary, flat)
         os.replace(temporary, path)
     except OSError as error:
-        raise cannot(path, "written", error) from error
+        raise file_error(path, "written", error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()

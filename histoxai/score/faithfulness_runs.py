@@ -18,15 +18,15 @@ import torch
 from torch import nn
 
 from histoxai.core import provenance
-from histoxai.core.errors import InputRefused, ParentChanged
+from histoxai.core.errors import InputRefused
 from histoxai.core.progress import Progress
 from histoxai.explain.bases.method import Batch, Map
 from histoxai.explain.bases.null_model import NullModel
 from histoxai.explain.bases.packing import PatchInputs, run_packed
 from histoxai.explain.maps_store import StoredMethod
 from histoxai.explain.network import Network, quiet_library, reinitialised
-from histoxai.networks.inference import pick_device, to_tensor
-from histoxai.networks.run_folder import Run, open_run
+from histoxai.networks.inference import to_tensor
+from histoxai.networks.run_folder import Run, run_parent
 from histoxai.networks.weights import load_model
 from histoxai.score.measures.faithfulness import (
     CURVES,
@@ -40,11 +40,11 @@ from histoxai.score.measures.faithfulness import (
     similarity,
     squares,
 )
-from histoxai.settings import SANITY, Faithfulness, Work
-from histoxai.store.patches import Patches
+from histoxai.settings import SANITY, Faithfulness
+from histoxai.store.parents import open_parent
+from histoxai.store.patches import PATCHES_PARENT, Patches
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item, Store
-from histoxai.store.storage.s3_mirror import find_parent
 
 ROAD_PERCENTILES = (20, 40, 60, 80)
 Rows = Iterator[tuple[int, dict[str, np.ndarray]]]
@@ -119,24 +119,15 @@ class Probing:
         patches: Path | None,
         settings: Faithfulness,
         progress: Progress,
-        work: Work,
+        device: torch.device,
     ) -> Probing:
         """Open patches and classifier.
 
         Raises ParentChanged where one is gone or is not the one that was explained.
         """
-        recorded = maps.header["parents"]
-        place = patches or find_parent(maps.path, recorded["patches"]["path"])
-        if not place.exists():
-            raise ParentChanged(f"{place}: not there, and {maps.path} was made from it; name its place with --patches")
-        opened, run = Patches(place), open_run(model, "classifier")
-        for name, path, found in (("patches", place, opened.digest), ("model", model, run.digest)):
-            if found != recorded[name]["digest"]:
-                raise ParentChanged(
-                    f"{path}: is not the {name} that {maps.path} explains (digest {found}, then "
-                    f"{recorded[name]['digest']}); name the right one with --{name}"
-                )
-        return cls(maps, methods, rows, opened, run, settings, pick_device(settings.device, work.rank), progress)
+        opened = open_parent(PATCHES_PARENT, maps.path, maps.header, patches)
+        run = open_parent(run_parent("model", "classifier"), maps.path, maps.header, model)
+        return cls(maps, methods, rows, opened, run, settings, device, progress)
 
     # ---- the work items
 

@@ -16,10 +16,10 @@ from histoxai.split.leaks import across, identity_of, leaks_of, share_of
 from histoxai.split.relations import Identity, Places, Relation, families, leaks, members, relations
 from histoxai.split.split import TEST, TRAIN, Plan, plan_by_patch
 from histoxai.statistics import bootstrap
-from histoxai.store.patches import Patches
+from histoxai.store.parents import open_parent
+from histoxai.store.patches import PATCHES_PARENT, Patches
 from histoxai.store.schema import SPLITS
 from histoxai.store.shards import open_store
-from histoxai.store.storage.s3_mirror import find_parent
 
 SCHEMA = "histoxai.audit/1"
 
@@ -97,12 +97,10 @@ def _study_rule(patches: Patches) -> dict[str, Any]:
 
 def _source(patches: Patches) -> Patches | None:
     # the store that was split, if it is still there
-    named = patches.store.header["parents"]["patches"]
     try:
-        source = Patches(find_parent(patches.path, named["path"]))
+        return open_parent(PATCHES_PARENT, patches.path, patches.store.header)
     except HistoxaiError:
         return None
-    return source if source.digest == named["digest"] else None
 
 
 def _copies(who: Identity, plan: Plan) -> Identity:

@@ -17,7 +17,7 @@ from histoxai.split.leaks import families_of, known
 from histoxai.split.rotation import quarter_turns, suffix
 from histoxai.split.split import TRAIN, Plan, balance_train, hold_out, keep_all, plan_by_patch, split_folds, split_units
 from histoxai.store.create import create_or_match
-from histoxai.store.jobs.runner import fill
+from histoxai.store.jobs.runner import fill_item
 from histoxai.store.patches import IMAGES, TARGETS, Copies, Patches, image_item
 from histoxai.store.schema import schema
 from histoxai.store.storage.files import write_atomically
@@ -189,7 +189,7 @@ def _write(
         kept[turns > 0, :2] = fresh["identity"][turns > 0, :2]
         return made | fresh | {"identity": kept}
 
-    fill(store, item, compute, progress, verify=verify)
+    fill_item(store, item, compute, progress, verify=verify)
 
 
 def _ids(patches: Patches, plan: Plan) -> np.ndarray:

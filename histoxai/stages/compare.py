@@ -1,8 +1,8 @@
-"""report of several stores: two or more scores.zarr and their lineages -> one page that sets them side by side."""
+"""report of several stores: two or more scores.zarr and their lineages -> one page that compares them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,60 +16,57 @@ from histoxai.report.figures.pool import Gallery
 from histoxai.report.lineage import Lineage, resolve_lineage
 from histoxai.report.output import Publication
 from histoxai.report.page import render
+from histoxai.report.request import ReportRequest
 from histoxai.settings import Comparison
 
 SCHEMA = "comparison/1"
 
 
-def compare(
-    paths: Sequence[Path],
-    output: Path,
-    settings: Comparison,
-    progress: Progress,
-    *,
-    force: bool = False,
-    dry_run: bool = False,
-    allow_partial: bool = False,
-    export: Path | None = None,
-    workers: int = 1,
-) -> dict[str, Any]:
+def compare(scores: Sequence[Path], request: ReportRequest, settings: Comparison, progress: Progress) -> dict[str, Any]:
     """Write a page that compares scores stores with the first of them, tested on the patches that both have.
 
-    export, workers: as for `report`. Raises UsageError where a store is named twice, and what `report` raises.
+    Raises UsageError if a store is named twice, and what `report` raises.
     """
-    if len({p.resolve() for p in paths}) < len(paths):
+    if len({p.resolve() for p in scores}) < len(scores):
         raise UsageError("report: a scores store is named twice; there is nothing to compare")
-    provenance.keep_apart(output, *paths)
-    names = comparison.names_of(paths)
-    lineages = {name: _lineage(path, allow_partial) for name, path in zip(names, paths, strict=True)}
-    place = Publication(output, export, [Path(r["path"]) for line in lineages.values() for r in line.ancestors()])
-    parents = {
-        f"scores{k}": provenance.parent(line.scores.path, place.data, line.scores.digest())
-        for k, line in enumerate(lineages.values())
-    }
-    partial = {name: line.partial for name, line in lineages.items() if line.partial}
-    header = provenance.header(SCHEMA, settings, None, parents, partial=partial or None)
-    summary = {"schema": "histoxai.comparison/1", "page": str(place.page), "data": str(place.data)}
-    there = not force and place.there(header)
-    if dry_run or (there and export is None):
+    provenance.keep_apart(request.output, *scores)
+    names = comparison.names_of(scores)
+    lineages = {name: _lineage(path, request.allow_partial) for name, path in zip(names, scores, strict=True)}
+    ancestors = [Path(row["path"]) for lineage in lineages.values() for row in lineage.ancestors()]
+    files_out = Publication(request.output, request.export, ancestors)
+    header, partial = _header(lineages, files_out.data, settings)
+    summary = {"schema": "histoxai.comparison/1", "page": str(files_out.page), "data": str(files_out.data)}
+    is_written = not request.force and files_out.there(header)
+    if request.dry_run or (is_written and request.export is None):
         return summary
-    with Gallery(workers, export is not None, "; ".join(f"{n}: partial" for n in partial)) as gallery:
+    with Gallery(request.workers, request.export is not None, "; ".join(f"{n}: partial" for n in partial)) as gallery:
         content, arrays = comparison.compare(lineages, settings, gallery, progress)
-    if not there:
-        place.write(render.render("compare.html", content), header, arrays, progress)
-    if export is not None:
+    if not is_written:
+        files_out.write(render.render("compare.html", content), header, arrays, progress)
+    if request.export is not None:
         facts = {
-            stem: build.methods_facts(line, content["statistics"])
-            for stem, line in zip(stems(names), lineages.values(), strict=True)
+            stem: build.methods_facts(lineage, content["statistics"])
+            for stem, lineage in zip(stems(names), lineages.values(), strict=True)
         }
-        place.write_export(files(comparison_text.tables(content), gallery, facts), len(gallery), progress)
-        summary["export"] = str(export)
+        files_out.write_export(files(comparison_text.tables(content), gallery, facts), len(gallery), progress)
+        summary["export"] = str(request.export)
     return summary
+
+
+def _header(lineages: Mapping[str, Lineage], data: Path, settings: Comparison) -> tuple[dict[str, Any], dict[str, Any]]:
+    # The header of data.zarr, and which of the scores stores are partial.
+    parents = {
+        f"scores{k}": provenance.parent(lineage.scores.path, data, lineage.scores.digest())
+        for k, lineage in enumerate(lineages.values())
+    }
+    partial = {name: lineage.partial for name, lineage in lineages.items() if lineage.partial}
+    return provenance.header(SCHEMA, settings, None, parents, partial=partial or None), partial
 
 
 def _lineage(path: Path, allow_partial: bool) -> Lineage:
     try:
         return resolve_lineage(path, {}, allow_partial)
     except ParentChanged as error:
-        why = str(error).split("; name ")[0]  # the flags that name a moved store are of a report of one run
-        raise ParentChanged(f"{why}; to compare runs every store has to be where {path} has it") from error
+        # options that name a moved store belong to a report of one run
+        remedy = f"to compare runs every store has to be where {path} has it"
+        raise ParentChanged(error.problem, remedy) from error

@@ -1,4 +1,4 @@
-"""info: what any store or run folder holds, where it came from, and whether it is complete and sound."""
+"""info: the content, origin and completeness of any store or run folder."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from histoxai.core.errors import Damaged, Incomplete, InputRefused
 from histoxai.explain.checks import summarise
 from histoxai.networks.run_folder import RUN, WEIGHTS, Run, open_run
 from histoxai.store.shards import Store
-from histoxai.store.state import ranges, remake_command
+from histoxai.store.state import format_ranges, remake_command
 from histoxai.store.storage.files import read_json
 
 SCHEMA = "histoxai.info/1"
 
 
 def info(path: Path, verify: bool = False) -> dict[str, Any]:
-    """Contents, lineage and completeness; with `verify` all checksums are recomputed.
+    """Return content, lineage and completeness; with `verify` recompute all checksums.
 
-    Raises InputRefused where `path` is nothing of ours.
+    Raises InputRefused if `path` is no store or run folder of histoxai.
     """
     if not path.exists():
         raise InputRefused(f"{path}: no such store or run folder")
     if (path / RUN).is_file() or (path / "last" / "identity.json").is_file():
-        found = _run(path, verify)
+        facts = _run(path, verify)
     elif (path / "data.zarr").is_dir():
-        found = _store(path / "data.zarr", verify) | {"page": str(path / "index.html")}
+        facts = _store(path / "data.zarr", verify) | {"page": str(path / "index.html")}
     else:
-        found = _store(path, verify)
-    return found | {"verified": verify}
+        facts = _store(path, verify)
+    return facts | {"verified": verify}
 
 
-def complain(summary: dict[str, Any]) -> None:
-    """Raise Damaged where `info --verify` found what does not hold, Incomplete where something is missing.
+def raise_if_damaged(summary: dict[str, Any]) -> None:
+    """Raise Damaged for failed checksums, or Incomplete for gaps, with the commands that repair them.
 
-    With the commands that mend it; without `--verify` looking is all that was asked for.
+    Gaps are an error only with `--verify`.
     """
     if summary.get("failed"):
         raise Damaged(f"{summary['path']}: " + "; ".join(summary["failed"]))
@@ -80,7 +80,7 @@ def _store(path: Path, verify: bool) -> dict[str, Any]:
 
 
 def _plain(item: dict[str, Any]) -> dict[str, Any]:
-    return item | {"done": len(item["records"])} | {k: ranges(item[k]) for k in ("missing", "failed")}
+    return item | {"done": len(item["records"])} | {k: format_ranges(item[k]) for k in ("missing", "failed")}
 
 
 def _failures(header: dict[str, Any], items: dict[str, dict[str, Any]]) -> Iterator[str]:
@@ -89,52 +89,47 @@ def _failures(header: dict[str, Any], items: dict[str, dict[str, Any]]) -> Itera
             command = remake_command(item["command"], item["failed"])
             if name == "index":  # ids and labels: everything rests on them
                 command = f"{header['run']['command']} --force"
-            yield f"'{name}' fails its checksums in shard {ranges(item['failed'])}; remake it: `{command}`"
+            yield f"'{name}' fails its checksums in shard {format_ranges(item['failed'])}; remake it: `{command}`"
+
+
+_RUN_FACTS = (
+    *("kind", "arch", "classes", "size", "mpp", "normalisation", "settings", "best_epoch", "epochs", "metrics"),
+    *("parents", "versions", "run", "weights"),
+)
 
 
 def _run(path: Path, verify: bool) -> dict[str, Any]:
     if not (path / RUN).is_file():
-        written = sorted((path / "last").glob("at-*.json"), reverse=True)
-        state: dict[str, Any] = next(
-            (s["state"] for s in map(read_json, written) if isinstance(s, dict) and "state" in s), {}
-        )
-        return {
-            "schema": SCHEMA,
-            "path": str(path),
-            "kind": "run/1",
-            "complete": False,
-            "epochs": state.get("epoch", 0),
-            **(read_json(path / "last" / "identity.json") or {}),
-        }
+        return _unfinished_run(path)
     facts = open_run(path).facts
-    kept = (
-        "kind",
-        "arch",
-        "classes",
-        "size",
-        "mpp",
-        "normalisation",
-        "settings",
-        "best_epoch",
-        "epochs",
-        "metrics",
-    )
-    rest = ("parents", "versions", "run", "weights")
     return {
         "schema": SCHEMA,
         "path": str(path),
         "complete": True,
         "failed": list(_run_failures(path, facts)) if verify else [],
         "digest": Run(path, facts).digest,
-        **{k: facts[k] for k in (*kept, *rest)},
+        **{k: facts[k] for k in _RUN_FACTS},
+    }
+
+
+def _unfinished_run(path: Path) -> dict[str, Any]:
+    checkpoints = map(read_json, sorted((path / "last").glob("at-*.json"), reverse=True))
+    state: dict[str, Any] = next((c["state"] for c in checkpoints if isinstance(c, dict) and "state" in c), {})
+    return {
+        "schema": SCHEMA,
+        "path": str(path),
+        "kind": "run/1",
+        "complete": False,
+        "epochs": state.get("epoch", 0),
+        **(read_json(path / "last" / "identity.json") or {}),
     }
 
 
 def _run_failures(path: Path, facts: dict[str, Any]) -> Iterator[str]:
-    weights, again = path / WEIGHTS, Run(path, facts).remedy
+    weights, remedy = path / WEIGHTS, Run(path, facts).remedy
     if not weights.is_file() or provenance.file_checksum(weights) != facts["weights"]["checksum"]:
-        yield f"{WEIGHTS} fails its checksum; {again}"
+        yield f"{WEIGHTS} fails its checksum; {remedy}"
     for child in sorted(path.glob("*.zarr")):
         state = Store(child).completeness(verify=True)
         if any(item["failed"] or item["missing"] for item in state.values()):
-            yield f"{child.name} fails its checksums; {again}"
+            yield f"{child.name} fails its checksums; {remedy}"

@@ -15,7 +15,7 @@ from histoxai.core.errors import InputRefused
 from histoxai.core.progress import Progress
 from histoxai.core.provenance import file_checksum
 from histoxai.core.registry import names, resolve
-from histoxai.core.safe_text import require_lines
+from histoxai.core.safe_text import require_single_line
 from histoxai.ingest.describe import DESCRIBED, describe
 from histoxai.ingest.formats.base import Index, Readable, Reader, require_source
 from histoxai.ingest.metadata import groups, join
@@ -23,7 +23,7 @@ from histoxai.ingest.quality_filter import Chosen, survey
 from histoxai.ingest.stain_normalisation import STAINED, Staining, left_as_they_were, staining
 from histoxai.settings import Ingest, Work
 from histoxai.store.create import create_or_match, discard, match
-from histoxai.store.jobs.runner import Task, do_items
+from histoxai.store.jobs.runner import Task, run_shards
 from histoxai.store.patches import IMAGES, TARGETS, image_item
 from histoxai.store.schema import schema
 from histoxai.store.shards import Store
@@ -80,7 +80,7 @@ def recognise(source: Path, wanted: str) -> tuple[str, str]:
             return name, reason
     raise InputRefused(
         f"{source}: not recognised; expected DiagSet (blobs/S/20x), PanNuke (fold1/images.npy), HDF5, Zarr, .npy, "
-        "images/ beside masks/, slides, or <class>/<image> folders; docs/sources.md shows each, --format names one"
+        "images/ beside masks/, slides, or <class>/<image> folders; docs/ingest.md shows each, --format names one"
     )
 
 
@@ -133,7 +133,7 @@ def _write(
     _check(index)
     more = [stain.spec(len(index), settings.shard_size)] if stain else []
     item = image_item(len(index), index.size, settings.shard_size, index.has_targets, DESCRIBED, more)
-    item = replace(item, what={"patches": provenance.fingerprint(index.patch_id)})
+    item = replace(item, parameters={"patches": provenance.fingerprint(index.patch_id)})
     arrays = {
         "label": np.array(index.label, np.int16),
         "group": np.array(groups(index)),
@@ -161,11 +161,11 @@ def _write(
         [item],
         lambda: create_or_match(output, header, arrays, [item], attrs=attrs, force=work.force),
         (lambda: match(output, header, [item])) if output.exists() and not work.force else None,
-        lambda: {IMAGES: compute},
+        lambda store: {IMAGES: compute},
         again,
         {"threads": work.threads},
     )
-    summary = do_items(task, progress, work)
+    summary = run_shards(task, progress, work)
     if stain and work.only is None and work.feed is None and (left := left_as_they_were(Store(output).read(STAINED))):
         progress.say(f"{left:,} patches keep their stains: glass, almost no tissue, or one colour only")
         summary["stains_kept"] = left
@@ -176,7 +176,7 @@ def _check(index: Index) -> None:
     # before any work, what no store could hold
     if "all" in index.classes:
         raise InputRefused("a class named 'all' would be taken for the total in every table; rename it")
-    require_lines({"class": index.classes, "group": index.group, "patch": index.patch_id})
+    require_single_line({"class": index.classes, "group": index.group, "patch": index.patch_id})
     for name, values in index.extra.items():
         if len(values) != len(index):
             raise ValueError(f"{name}: {len(values)} values for {len(index)} patches")

@@ -12,17 +12,18 @@ from torch.nn import functional
 
 from histoxai.core import provenance
 from histoxai.core.progress import Progress
-from histoxai.networks.inference import forward, pick_device
+from histoxai.networks.inference import forward
 from histoxai.networks.run_folder import Run, open_run
 from histoxai.networks.weights import load_model
 from histoxai.settings import Masks, Work
-from histoxai.store.create import create_or_match, match
-from histoxai.store.jobs.runner import Task, do_items
+from histoxai.stages.base import ShardedStage, inference_settings
+from histoxai.store.jobs.runner import Producers
 from histoxai.store.patches import Patches
 from histoxai.store.schema import ArraySpec
-from histoxai.store.shards import Item
+from histoxai.store.shards import Item, Store
 
 PROBABILITY = "probability"
+_SAME_SCALE = 0.05  # relative difference of micrometres per pixel that does not matter
 
 
 def masks(
@@ -35,76 +36,76 @@ def masks(
 ) -> dict[str, Any]:
     """Segment every patch of a split, shard by shard.
 
-    Raises InputRefused where the run folder is no segmenter, SettingsDiffer where the output was made otherwise.
+    source: patch store. model: run folder of a segmenter. Raises InputRefused if the run folder holds no segmenter,
+    and SettingsDiffer if the output was made with other settings.
     """
-    provenance.keep_apart(output, source, model)
-    patches = Patches(source)
-    run = open_run(model, "segmenter")
-    rows = patches.rows(settings.split)
-    device = pick_device(settings.device)
-    scale = _scale(patches, run, settings, progress)
-    spec = ArraySpec(PROBABILITY, (len(rows), 2, *patches.size), np.float32, settings.shard_size)
-    item = Item("masks", (spec,), piece=settings.micro_batch)
-    header = provenance.header(
-        "masks/1",
-        {
-            "split": settings.split,
-            "scale": scale,
-            "micro_batch": settings.micro_batch,
-            "device": device.type,
-            "precision": "fp32",
-            "memory_format": "channels_last",
-            "shard_size": settings.shard_size,
-        },
-        None,
-        {
-            "patches": provenance.parent(patches.path, output, patches.digest),
-            "segmenter": provenance.parent(run.path, output, run.digest),
-        },
-    )
-    index = {"row": rows.astype(np.int32), "patch_id": patches.patch_id[rows]}
+    stage = _Masks(source, model, output, settings, progress, work)
+    summary = stage.fill(partial(masks, source, model, output, settings))
+    return {"schema": "histoxai.masks/1", "output": str(output), "patches": len(stage.rows), **summary}
 
-    def prepare() -> Any:
-        network = load_model(run, device)
+
+class _Masks(ShardedStage):
+    """Probability planes (n, 2, H, W) float32 in 0..1 of the patches of a split."""
+
+    settings: Masks
+
+    def __init__(
+        self, source: Path, model: Path, output: Path, settings: Masks, progress: Progress, work: Work
+    ) -> None:
+        super().__init__(output, settings, progress, work)
+        provenance.keep_apart(output, source, model)
+        self.patches, self.run = Patches(source), open_run(model, "segmenter")
+        self.rows = self.patches.rows(settings.split)
+        self.scale = _scale(self.patches, self.run, settings, progress)
+        self.facts["micro_batch"] = settings.micro_batch
+
+    def header(self) -> dict[str, Any]:
+        settings = {"split": self.settings.split, "scale": self.scale, **inference_settings(self.device, self.settings)}
+        parents = {
+            "patches": provenance.parent(self.patches.path, self.output, self.patches.digest),
+            "segmenter": provenance.parent(self.run.path, self.output, self.run.digest),
+        }
+        return provenance.header("masks/1", settings, None, parents)
+
+    def index(self) -> dict[str, np.ndarray]:
+        return {"row": self.rows.astype(np.int32), "patch_id": self.patches.patch_id[self.rows]}
+
+    def items(self) -> list[Item]:
+        shape = (len(self.rows), 2, *self.patches.size)
+        spec = ArraySpec(PROBABILITY, shape, np.float32, self.settings.shard_size)
+        return [Item("masks", (spec,), rows_per_step=self.settings.micro_batch)]
+
+    def produce(self, store: Store) -> Producers:
+        network = load_model(self.run, self.device)
 
         def compute(start: int, stop: int) -> dict[str, np.ndarray]:
-            images = patches.read(rows[start:stop])
-            return {PROBABILITY: segment(network, images, settings.micro_batch, device, scale)}
+            images = self.patches.read(self.rows[start:stop])
+            return {PROBABILITY: segment(network, images, self.settings.micro_batch, self.device, self.scale)}
 
         return {"masks": compute}
-
-    task = Task(
-        [item],
-        lambda: create_or_match(output, header, index, [item], force=work.force),
-        (lambda: match(output, header, [item])) if output.exists() and not work.force else None,
-        prepare,
-        partial(masks, source, model, output, settings),
-        {"threads": work.threads, "micro_batch": settings.micro_batch},
-    )
-    summary = do_items(task, progress, work)
-    return {"schema": "histoxai.masks/1", "output": str(output), "patches": len(rows), **summary}
 
 
 def segment(
     network: torch.nn.Module, images: np.ndarray, micro_batch: int, device: torch.device, scale: float = 1.0
 ) -> np.ndarray:
-    """Probability planes (n, 2, H, W) float32 of (n, H, W, 3) uint8 patches.
+    """Return probability planes (n, 2, H, W) float32 in 0..1 of patches (n, H, W, 3) uint8.
 
-    scale: how much larger the segmenter sees them (patches' mpp over its own); planes come back at the
-    patches' size.
+    scale: factor by which patches are enlarged for the segmenter, their mpp over its own. The planes have the patches'
+    size.
     """
 
     def planes(x: torch.Tensor) -> torch.Tensor:
         if scale == 1.0:
             return torch.sigmoid(network(x))
         x = functional.interpolate(x, scale_factor=scale, mode="bilinear", antialias=scale < 1)
-        found = torch.sigmoid(network(x))
-        return functional.interpolate(found, size=images.shape[1:3], mode="bilinear", antialias=scale > 1)
+        probability = torch.sigmoid(network(x))
+        return functional.interpolate(probability, size=images.shape[1:3], mode="bilinear", antialias=scale > 1)
 
     return forward(planes, images, micro_batch, device)
 
 
 def _scale(patches: Patches, run: Run, settings: Masks, progress: Progress) -> float:
+    # How much larger the segmenter gets the patches.
     if patches.mpp is None or run.mpp is None:
         progress.warn(
             f"{patches.path if patches.mpp is None else run.path}: mpp unknown, so it is unknown whether the "
@@ -112,13 +113,16 @@ def _scale(patches: Patches, run: Run, settings: Masks, progress: Progress) -> f
         )
         return 1.0
     ratio = patches.mpp / run.mpp
-    if abs(ratio - 1) < 0.05:
+    if abs(ratio - 1) < _SAME_SCALE:
         return 1.0
     if settings.rescale:
-        progress.say(f"patches are shown to the segmenter {ratio:g} times larger ({patches.mpp:g} to {run.mpp:g} mpp)")
+        progress.say(
+            f"patches are enlarged {ratio:g} times for the segmenter ({patches.mpp:g} to {run.mpp:g} micrometres per "
+            "pixel)"
+        )
         return round(ratio, 4)
     progress.warn(
         f"the segmenter learned at {run.mpp:g} micrometres per pixel and the patches have {patches.mpp:g}: "
-        "nuclei look smaller or larger to it than it knows; --rescale brings them to its scale"
+        "nuclei look smaller or larger than those it learned; --rescale brings patches to its scale"
     )
     return 1.0

@@ -1,4 +1,4 @@
-"""predict: patches.zarr + cls/ -> preds.zarr, what a classifier says of every patch."""
+"""predict: patches.zarr + cls/ -> preds.zarr, logits and predicted class of every patch."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import torch
 from histoxai.core import provenance
 from histoxai.core.errors import InputRefused
 from histoxai.core.progress import Progress
-from histoxai.networks.inference import padded, pick_device, softmax_of_predicted
+from histoxai.networks.inference import padded, softmax_of_predicted
 from histoxai.networks.run_folder import Run, open_run
 from histoxai.networks.weights import load_model
 from histoxai.settings import Predict, Work
-from histoxai.store.create import create_or_match, match
-from histoxai.store.jobs.runner import Task, do_items
+from histoxai.stages.base import ShardedStage, inference_settings
+from histoxai.store.jobs.runner import Producers
 from histoxai.store.patches import Patches
 from histoxai.store.schema import ArraySpec
-from histoxai.store.shards import Item
+from histoxai.store.shards import Item, Store
 
 PREDICTIONS, EMBEDDING = "predictions", "embedding"
 
@@ -35,99 +35,93 @@ def predict(
 ) -> dict[str, Any]:
     """Classify every patch of a split, shard by shard; patches need no labels.
 
-    Raises InputRefused where the run folder is no classifier or was trained on patches of another size,
-    SettingsDiffer where the output was made otherwise.
+    source: patch store. model: run folder of a classifier. Raises InputRefused if the run folder holds no classifier
+    or one for patches of another size, and SettingsDiffer if the output was made with other settings.
     """
-    provenance.keep_apart(output, source, model)
-    patches = Patches(source)
-    run = open_run(model, "classifier")
-    _check(patches, run, progress)
-    rows = patches.rows(settings.split)
-    device = pick_device(settings.device, work.rank)
-    item = _item(run, len(rows), settings)
-    header = provenance.header(
-        "predictions/1",
-        {
-            "split": settings.split,
-            "embeddings": settings.embeddings,
-            "micro_batch": settings.micro_batch,
-            "device": device.type,
-            "precision": "fp32",
-            "memory_format": "channels_last",
-            "shard_size": settings.shard_size,
-        },
-        None,
-        {
-            "patches": provenance.parent(patches.path, output, patches.digest),
-            "classifier": provenance.parent(run.path, output, run.digest),
-        },
-    )
-    index = {
-        "row": rows.astype(np.int32),
-        "patch_id": patches.patch_id[rows],
-        "label": patches.label[rows].astype(np.int16),
-    }
-    attributes = {"classes": run.facts["classes"]}
+    stage = _Predict(source, model, output, settings, progress, work)
+    summary = stage.fill(partial(predict, source, model, output, settings))
+    return {"schema": "histoxai.predict/1", "output": str(output), "patches": len(stage.rows), **summary}
 
-    def prepare() -> Any:
-        network = load_model(run, device)
+
+class _Predict(ShardedStage):
+    """Logits (n, classes) float32, predicted class (n,) int16 and its probability (n,) float32."""
+
+    settings: Predict
+
+    def __init__(
+        self, source: Path, model: Path, output: Path, settings: Predict, progress: Progress, work: Work
+    ) -> None:
+        super().__init__(output, settings, progress, work)
+        provenance.keep_apart(output, source, model)
+        self.patches, self.run = Patches(source), open_run(model, "classifier")
+        _check(self.patches, self.run, progress)
+        self.rows = self.patches.rows(settings.split)
+        self.attributes = {"classes": self.run.facts["classes"]}
+        self.facts["micro_batch"] = settings.micro_batch
+
+    def header(self) -> dict[str, Any]:
+        own = {"split": self.settings.split, "embeddings": self.settings.embeddings}
+        parents = {
+            "patches": provenance.parent(self.patches.path, self.output, self.patches.digest),
+            "classifier": provenance.parent(self.run.path, self.output, self.run.digest),
+        }
+        settings = {**own, **inference_settings(self.device, self.settings)}
+        return provenance.header("predictions/1", settings, None, parents)
+
+    def index(self) -> dict[str, np.ndarray]:
+        return {
+            "row": self.rows.astype(np.int32),
+            "patch_id": self.patches.patch_id[self.rows],
+            "label": self.patches.label[self.rows].astype(np.int16),
+        }
+
+    def items(self) -> list[Item]:
+        n, classes, size = len(self.rows), len(self.run.facts["classes"]), self.settings.shard_size
+        specs = [
+            ArraySpec("logits", (n, classes), np.float32, size),
+            ArraySpec("prediction", (n,), np.int16, size),
+            ArraySpec("probability", (n,), np.float32, size),
+        ]
+        if self.settings.embeddings:
+            model = load_model(self.run, torch.device("cpu"))
+            width = model.get_submodule(str(model.head_layer)).in_features
+            specs.append(ArraySpec(EMBEDDING, (n, int(width)), np.float32, size))
+        return [Item(PREDICTIONS, tuple(specs), rows_per_step=self.settings.micro_batch)]
+
+    def produce(self, store: Store) -> Producers:
+        network = load_model(self.run, self.device)
 
         def compute(start: int, stop: int) -> dict[str, np.ndarray]:
-            images = patches.read(rows[start:stop])
-            return classify(network, images, settings.micro_batch, device, settings.embeddings)
+            images = self.patches.read(self.rows[start:stop])
+            return classify(network, images, self.settings.micro_batch, self.device, self.settings.embeddings)
 
         return {PREDICTIONS: compute}
-
-    task = Task(
-        [item],
-        lambda: create_or_match(output, header, index, [item], attrs=attributes, force=work.force),
-        (lambda: match(output, header, [item])) if output.exists() and not work.force else None,
-        prepare,
-        partial(predict, source, model, output, settings),
-        {"threads": work.threads, "micro_batch": settings.micro_batch},
-    )
-    summary = do_items(task, progress, work)
-    return {"schema": "histoxai.predict/1", "output": str(output), "patches": len(rows), **summary}
 
 
 @torch.no_grad()
 def classify(
     network: torch.nn.Module, images: np.ndarray, micro_batch: int, device: torch.device, embeddings: bool = False
 ) -> dict[str, np.ndarray]:
-    """logits (n, classes), prediction, probability of (n, H, W, 3) uint8 patches; `embedding` (n, D) float32 if asked.
+    """Return logits, prediction and probability of patches (n, H, W, 3) uint8, and their embeddings on request.
 
-    An embedding is what goes into the network's last linear layer (its `head_layer`).
+    `embedding` (n, D) float32 is the input of the network's last linear layer (its `head_layer`).
     """
-    found: list[torch.Tensor] = []
+    embedded: list[torch.Tensor] = []
     logits: list[torch.Tensor] = []
     hooks = []
     if embeddings:
         head = network.get_submodule(str(network.head_layer))
-        hooks.append(head.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].float().cpu())))
+        hooks.append(head.register_forward_pre_hook(lambda _, inputs: embedded.append(inputs[0].float().cpu())))
     try:
         for k, (x, real) in enumerate(padded(images, micro_batch)):
             logits.append(network(x.to(device))[:real].float().cpu())
             if embeddings:
-                found[k] = found[k][:real]
+                embedded[k] = embedded[k][:real]
     finally:
         for hook in hooks:
             hook.remove()
-    made = softmax_of_predicted(torch.cat(logits).numpy())
-    return made | {EMBEDDING: torch.cat(found).numpy()} if embeddings else made
-
-
-def _item(run: Run, n: int, settings: Predict) -> Item:
-    classes, size = len(run.facts["classes"]), settings.shard_size
-    specs = [
-        ArraySpec("logits", (n, classes), np.float32, size),
-        ArraySpec("prediction", (n,), np.int16, size),
-        ArraySpec("probability", (n,), np.float32, size),
-    ]
-    if settings.embeddings:
-        model = load_model(run, torch.device("cpu"))
-        width = model.get_submodule(str(model.head_layer)).in_features
-        specs.append(ArraySpec(EMBEDDING, (n, int(width)), np.float32, size))
-    return Item(PREDICTIONS, tuple(specs), piece=settings.micro_batch)
+    predictions = softmax_of_predicted(torch.cat(logits).numpy())
+    return predictions | {EMBEDDING: torch.cat(embedded).numpy()} if embeddings else predictions
 
 
 def _check(patches: Patches, run: Run, progress: Progress) -> None:
@@ -142,9 +136,9 @@ def _check(patches: Patches, run: Run, progress: Progress) -> None:
             f"{patches.path}: its classes ({', '.join(patches.classes) or 'none'}) are not those of {run.path} "
             f"({', '.join(run.facts['classes'])}); numbers in `prediction` count the latter, in `label` the former"
         )
-    mine, theirs = patches.mpp, run.mpp
-    if mine and theirs and abs(mine / theirs - 1) >= 0.05:
+    given, trained = patches.mpp, run.mpp
+    if given and trained and abs(given / trained - 1) >= 0.05:
         progress.warn(
-            f"the classifier learned at {theirs:g} micrometres per pixel and the patches have {mine:g}: tissue looks "
-            "smaller or larger to it than it knows"
+            f"the classifier learned at {trained:g} micrometres per pixel and the patches have {given:g}: tissue looks "
+            "smaller or larger than what it learned; predict on patches of its scale"
         )

@@ -1,7 +1,8 @@
-"""score: maps.zarr + masks.zarr -> scores.zarr, every measure of every map, and the chance of each."""
+"""score: maps.zarr + masks.zarr -> scores.zarr, every measure of every map, and its chance value."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from histoxai.core.errors import UsageError
 from histoxai.core.progress import Progress
 from histoxai.core.registry import names, resolve
 from histoxai.explain.maps_store import StoredMethod, used_items
+from histoxai.score import scores_store
 from histoxai.score.coverage import coverage
 from histoxai.score.export import check_table
 from histoxai.score.measures.counts import COUNTS, confusion_counts
@@ -25,8 +27,8 @@ from histoxai.score.scores_store import metrics_of
 from histoxai.score.summary.scores import cancer_of, primary_of
 from histoxai.score.summary.strata import cases
 from histoxai.settings import Faithfulness, Score, Statistics, Work
-from histoxai.store.create import create_or_match, match
-from histoxai.store.jobs.runner import Stream, Task, do_items
+from histoxai.stages.base import ShardedStage
+from histoxai.store.jobs.runner import Producers, Stream
 from histoxai.store.schema import MASKS, ArraySpec, schema
 from histoxai.store.shards import Item, Store, open_store
 
@@ -34,119 +36,196 @@ if TYPE_CHECKING:
     from histoxai.score.faithfulness_runs import Probing
 
 SCHEMA = "histoxai.score/1"
-PIECE = 16  # patches whose maps are in memory at once
+ROWS_PER_STEP = 16  # patches whose maps are in memory at once
 
 
 @dataclass(frozen=True)
-class Probe:
-    """Maps are to be tested on their model: which one, and where its patches are, if not where they were."""
+class FaithfulnessInputs:
+    """Tests of the maps on their model: settings, run folder, and the patches if they were moved."""
 
     settings: Faithfulness
     model: Path
     patches: Path | None = None
 
-    def open(
-        self, maps: Store, methods: list[StoredMethod], rows: np.ndarray, progress: Progress, work: Work
-    ) -> Probing:
-        """Raises ParentChanged where one of them is not the one that was explained."""
-        from histoxai.score.faithfulness_runs import Probing  # torch, which scores alone do without
 
-        return Probing.of(maps, methods, rows, self.model, self.patches, self.settings, progress, work)
+@dataclass(frozen=True)
+class ScoreInputs:
+    """What `score` reads.
+
+    maps, masks: stores. allow_partial: score only the patches that have every map and a mask; a method that has not
+    begun is left out. faithfulness: test the maps on their model too.
+    """
+
+    maps: Path
+    masks: Path
+    allow_partial: bool = False
+    faithfulness: FaithfulnessInputs | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How scores are summed up once all are there: profile, statistics, tables to write, and whether means are made."""
+
+    profile: str
+    statistics: Statistics
+    exports: Sequence[Path] = ()
+    with_means: bool = True
+
+    def check(self, maps: Path, output: Path, settings: Score) -> None:
+        """Raise UsageError or InputRefused, before any work, for what cannot be summed up or exported.
+
+        That is an unknown profile, primary measure or class, or a table that cannot be written.
+        """
+        statistics = self.statistics
+        resolve("profile", self.profile)
+        primary_of(statistics.primary, metrics_of(self.profile, settings.measures), self.profile)
+        cancer_of(statistics.cancer, [str(c) for c in open_store(maps, "maps", "explain").group.attrs["classes"]])
+        for path in self.exports:
+            check_table(path)
+            provenance.keep_apart(output, path)
+            if path.name.startswith("means") and not self.with_means:
+                raise UsageError(f"--export {path}: means are not made with --jsonl")
 
 
 def score(
-    maps_path: Path,
-    masks_path: Path,
+    inputs: ScoreInputs,
     output: Path,
     settings: Score,
+    summary: Summary,
     progress: Progress,
     work: Work,
-    allow_partial: bool = False,
-    probe: Probe | None = None,
 ) -> dict[str, Any]:
-    """Score every map of a store against both masks; both profiles are always computed and stored.
+    """Score maps, then sum the scores up and export tables.
 
-    probe: test the maps on the model too. allow_partial: score those patches that have every map and mask, which the
-    store says; a method that has not begun is left out. Raises InputRefused where maps and masks are not of the same
-    patches, Incomplete where one has gaps, ParentChanged where the model is not the one that was explained.
+    Returns what `fill_scores` returns where only some shards were asked for or no means, else the summary that
+    `--json` prints.
     """
-    provenance.keep_apart(output, maps_path, masks_path)
-    maps = open_store(maps_path, "maps", "explain")
-    masks = open_store(masks_path, "masks", "masks")
-    found = coverage(maps, masks, allow_partial)
-    for name in found.absent:
-        progress.warn(f"{maps_path}: '{name}' has no finished shard and is left out")
-    methods, rows = found.methods, found.rows
-    if found.partial:
-        progress.warn(f"partial: {len(rows)} of {found.partial['of']} patches have all maps and masks")
-    classes = maps.group.attrs["classes"]
-    height = masks.array("probability").shape[-2]
-    item = _item(len(rows), len(methods), len(classes), height, settings.shard_size)
-    header = provenance.header(
-        schema("scores"),
-        settings,
-        None,
-        {
-            "maps": provenance.parent(maps_path, output, maps.digest(used_items(methods))),
-            "masks": provenance.parent(masks_path, output, masks.digest()),
-        },
-        axes={
-            "method": [m.name for m in methods],
-            "mask": list(MASKS),
-            "profile": names("profile"),
-            "metric": list(METRICS),
-            "measure": list(MEASURES),
-            "chance": list(ALL),
-            "count": list(COUNTS),
-        },
-        methods={
-            m.name: {"method": m.method, "options": provenance.plain(m.explainer.options), "null": m.null}
-            for m in methods
-        },
-        flags=DEGENERATE,
-        target=maps.header["settings"]["target"],
-        partial=found.partial,
-    )
-    profiles = [resolve("profile", n)(settings.map_threshold, settings.mask_threshold) for n in names("profile")]
-    probing = probe.open(maps, methods, rows, progress, work) if probe else None
-    items = [item, *(probing.items(settings.shard_size) if probing else [])]
-    facts: dict[str, Any] = {"threads": work.threads}
-    if probing:
-        probing.facts = facts
+    summary.check(inputs.maps, output, settings)
+    result = fill_scores(inputs, output, settings, progress, work)
+    if work.only is not None or work.shard is not None:
+        return result
+    means = None
+    if summary.with_means:
+        means = scores_store.summary(output, summary.profile, summary.statistics, progress)
+    for table in summary.exports:
+        scores_store.export(output, summary.profile, summary.statistics, table, means)
+    return result if means is None else means
 
-    def compute(start: int, stop: int) -> dict[str, np.ndarray]:
-        raw = [m.take(maps, rows[start:stop]) for m in methods]
-        probability = masks.take("probability", found.masks[start:stop])
-        made = {s.path: np.full((stop - start, *s.shape[1:]), s.fill, s.dtype) for s in item.specs}
-        made["logits"][:] = maps.take("predictions/logits", rows[start:stop])
 
-        def one(i: int) -> None:
-            mine = [{part: array[i : i + 1] for part, array in arrays.items()} for arrays in raw]
-            _score_patch(methods, mine, probability[i], profiles, settings, {k: a[i] for k, a in made.items()})
+def fill_scores(inputs: ScoreInputs, output: Path, settings: Score, progress: Progress, work: Work) -> dict[str, Any]:
+    """Score every map of a store against both masks, in all profiles, shard by shard.
 
-        with ThreadPoolExecutor(max(1, work.threads)) as pool:
-            list(pool.map(one, range(stop - start)))
-        return made
+    Raises InputRefused if maps and masks are of different patches, Incomplete if one has gaps, and ParentChanged if
+    the model is not the one that was explained.
+    """
+    stage = _Scores(inputs, output, settings, progress, work)
+    summary = stage.fill(partial(fill_scores, inputs, output, settings))
+    return {"schema": "histoxai.scored/1", "output": str(output), "patches": len(stage.rows), **summary}
 
-    def make() -> Store:
-        index = _index(maps, rows, settings)
-        return create_or_match(output, header, index, items, attrs={"classes": classes}, force=work.force)
 
-    def prepare() -> dict[str, Any]:
-        tests = probing.work() if probing else {}
-        return {"scores": compute, **{name: Stream(rows) for name, rows in tests.items()}}
+class _Scores(ShardedStage):
+    """Values, chance values, counts and curves of each map and mask; and the tests on the model, an item each."""
 
-    task = Task(
-        items,
-        make,
-        (lambda: match(output, header, items)) if output.exists() and not work.force else None,
-        prepare,
-        partial(score, maps_path, masks_path, output, settings, allow_partial=allow_partial, probe=probe),
-        facts,
-    )
-    resources.keep_freed_memory()
-    made = do_items(task, progress, work)
-    return {"schema": "histoxai.scored/1", "output": str(output), "patches": len(rows), **made}
+    settings: Score
+
+    def __init__(self, inputs: ScoreInputs, output: Path, settings: Score, progress: Progress, work: Work) -> None:
+        super().__init__(output, settings, progress, work)
+        provenance.keep_apart(output, inputs.maps, inputs.masks)
+        self.inputs = inputs
+        self.maps = open_store(inputs.maps, "maps", "explain")
+        self.masks = open_store(inputs.masks, "masks", "masks")
+        self.coverage = coverage(self.maps, self.masks, inputs.allow_partial)
+        self.methods, self.rows = self.coverage.methods, self.coverage.rows
+        self._warn_of_gaps()
+        self.classes = self.maps.group.attrs["classes"]
+        self.attributes = {"classes": self.classes}
+        self.scores = self._scores_item()
+        self.probing = self._open_probing() if inputs.faithfulness else None
+        resources.keep_freed_memory()
+
+    def _warn_of_gaps(self) -> None:
+        for name in self.coverage.absent:
+            self.progress.warn(f"{self.inputs.maps}: '{name}' has no finished shard and is left out")
+        if partial := self.coverage.partial:
+            self.progress.warn(f"partial: {len(self.rows)} of {partial['of']} patches have all maps and masks")
+
+    @property
+    def network_settings(self) -> Any:
+        return self.inputs.faithfulness.settings if self.inputs.faithfulness else None
+
+    def _open_probing(self) -> Probing:
+        from histoxai.score.faithfulness_runs import Probing  # torch, which scores alone do without
+
+        tests = self.inputs.faithfulness
+        assert tests is not None
+        probing = Probing.of(
+            self.maps, self.methods, self.rows, tests.model, tests.patches, tests.settings, self.progress, self.device
+        )
+        probing.facts = self.facts
+        return probing
+
+    def header(self) -> dict[str, Any]:
+        maps, masks = self.maps.digest(used_items(self.methods)), self.masks.digest()
+        return provenance.header(
+            schema("scores"),
+            self.settings,
+            None,
+            {
+                "maps": provenance.parent(self.inputs.maps, self.output, maps),
+                "masks": provenance.parent(self.inputs.masks, self.output, masks),
+            },
+            axes={"method": [m.name for m in self.methods], **_axes()},
+            methods={
+                m.name: {"method": m.method, "options": provenance.plain(m.explainer.options), "null": m.null}
+                for m in self.methods
+            },
+            flags=DEGENERATE,
+            target=self.maps.header["settings"]["target"],
+            partial=self.coverage.partial,
+        )
+
+    def index(self) -> dict[str, np.ndarray]:
+        return _index(self.maps, self.rows, self.settings)
+
+    def _scores_item(self) -> Item:
+        height = self.masks.array("probability").shape[-2]
+        return _item(len(self.rows), len(self.methods), len(self.classes), height, self.settings.shard_size)
+
+    def items(self) -> list[Item]:
+        return [self.scores, *(self.probing.items(self.settings.shard_size) if self.probing else [])]
+
+    def produce(self, store: Store) -> Producers:
+        tests = self.probing.work() if self.probing else {}
+        return {"scores": self._compute, **{name: Stream(rows) for name, rows in tests.items()}}
+
+    def _compute(self, start: int, stop: int) -> dict[str, np.ndarray]:
+        settings, rows = self.settings, self.rows[start:stop]
+        profiles = [resolve("profile", n)(settings.map_threshold, settings.mask_threshold) for n in names("profile")]
+        raw = [m.take(self.maps, rows) for m in self.methods]
+        probability = self.masks.take("probability", self.coverage.masks[start:stop])
+        out = {s.path: np.full((stop - start, *s.shape[1:]), s.fill, s.dtype) for s in self.scores.specs}
+        out["logits"][:] = self.maps.take("predictions/logits", rows)
+
+        def score_patch(i: int) -> None:
+            of_patch = [{part: array[i : i + 1] for part, array in arrays.items()} for arrays in raw]
+            views = {path: array[i] for path, array in out.items()}
+            _score_patch(self.methods, of_patch, probability[i], profiles, settings, views)
+
+        with ThreadPoolExecutor(max(1, self.work.threads)) as pool:
+            list(pool.map(score_patch, range(stop - start)))
+        return out
+
+
+def _axes() -> dict[str, list[str]]:
+    # Names along the axes of the scores, but for the methods.
+    return {
+        "mask": list(MASKS),
+        "profile": names("profile"),
+        "metric": list(METRICS),
+        "measure": list(MEASURES),
+        "chance": list(ALL),
+        "count": list(COUNTS),
+    }
 
 
 def _score_patch(
@@ -203,10 +282,10 @@ def _planes(
 
 
 def _index(maps: Store, rows: np.ndarray, settings: Score) -> dict[str, np.ndarray]:
-    kept = {k: maps.take(k, rows) for k in ("patch_id", "row", "label", "group")}
-    kept |= {k: maps.take(f"predictions/{k}", rows) for k in ("prediction", "probability")}
-    case = cases(kept["label"], kept["prediction"], kept["probability"], settings.sure)
-    return kept | {"case": case.astype(np.uint8)}
+    columns = {k: maps.take(k, rows) for k in ("patch_id", "row", "label", "group")}
+    columns |= {k: maps.take(f"predictions/{k}", rows) for k in ("prediction", "probability")}
+    case = cases(columns["label"], columns["prediction"], columns["probability"], settings.sure)
+    return columns | {"case": case.astype(np.uint8)}
 
 
 def _item(n: int, methods: int, classes: int, height: int, shard: int) -> Item:
@@ -224,30 +303,8 @@ def _item(n: int, methods: int, classes: int, height: int, shard: int) -> Item:
         "lines": ((len(MASKS), height), np.uint16, 0),
         "logits": ((classes,), np.float32, nothing),
     }
-    return Item("scores", tuple(ArraySpec(k, (n, *s), t, shard, f) for k, (s, t, f) in shapes.items()), piece=PIECE)
-
-
-# ---- what is printed of a store
-
-
-def check(
-    maps: Path,
-    output: Path,
-    settings: Score,
-    profile: str,
-    statistics: Statistics,
-    exports: list[Path],
-    with_means: bool,
-) -> None:
-    """Raise UsageError or InputRefused, before any work, for what cannot be summed up or exported.
-
-    That is an unknown profile, primary measure or class, or a table that cannot be written.
-    """
-    resolve("profile", profile)
-    primary_of(statistics.primary, metrics_of(profile, settings.measures), profile)
-    cancer_of(statistics.cancer, [str(c) for c in open_store(maps, "maps", "explain").group.attrs["classes"]])
-    for path in exports:
-        check_table(path)
-        provenance.keep_apart(output, path)
-        if path.name.startswith("means") and not with_means:
-            raise UsageError(f"--export {path}: means are not made with --jsonl")
+    return Item(
+        "scores",
+        tuple(ArraySpec(k, (n, *s), t, shard, f) for k, (s, t, f) in shapes.items()),
+        rows_per_step=ROWS_PER_STEP,
+    )

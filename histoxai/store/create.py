@@ -1,6 +1,6 @@
-"""Making stores: under a temporary name and renamed, so that nobody meets half of one.
+"""Create stores under a temporary name and rename them, so that no other task sees a partial one.
 
-Of several makers one wins; the others check that they meant the same.
+If several tasks create a store at once, one wins, and the others check that their settings are the same.
 """
 
 from __future__ import annotations
@@ -16,42 +16,46 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.storage import MemoryStore
 
-from histoxai.core.errors import Damaged, HistoxaiError, Incomplete, InputRefused, SettingsDiffer
-from histoxai.core.provenance import NUMERICS_VERSION, checksum, fingerprint, first_difference, plain, run_facts
-from histoxai.core.s3_paths import is_mirror
+from histoxai.core.errors import HistoxaiError, InputRefused, SettingsDiffer
+from histoxai.core.provenance import first_difference, plain, run_facts
+from histoxai.core.s3_paths import is_on_s3
+from histoxai.store.header import header_identity
+from histoxai.store.index import opens, repair_index, repair_root, write_index_record
 from histoxai.store.partial_shards import PART
 from histoxai.store.records import (
     DONE,
-    checksum_of,
     is_done,
     item_path,
     read_item,
     read_record,
     record_path,
-    sealed,
-    size_of,
+    with_checksum,
 )
 from histoxai.store.schema import ArraySpec, index_specs
-from histoxai.store.sealing import differing, documents, is_sealed, known, read_documents, seal_attributes
-from histoxai.store.shards import Item, Store, identity, item_fingerprint
+from histoxai.store.sealing import (
+    changed_metadata,
+    metadata_documents,
+    recorded_metadata,
+    seal_attributes,
+)
+from histoxai.store.shards import Item, Store, item_fingerprint
 from histoxai.store.storage import s3_mirror
 from histoxai.store.storage.files import (
-    cannot,
-    clear_away,
+    create_json,
+    file_error,
     remove,
+    remove_abandoned,
+    remove_temporary_folder,
     require_inside,
-    sweep,
     sync_folder,
     sync_tree,
     temporary_beside,
     write_atomically,
     write_json,
-    write_new,
 )
 
-# For how long zarr's threads go on after the first of them failed, with room to spare.
+# Seconds for which zarr's threads may go on writing after the first of them failed.
 _SETTLING = 0.05
 
 
@@ -64,113 +68,56 @@ def create_or_match(
     attrs: dict[str, Any] | None = None,
     force: bool = False,
 ) -> Store:
-    """Make a store with its index arrays and empty items, or open the one that is there.
+    """Create a store with its index arrays and empty items, or open the existing one and repair its metadata.
 
-    Raises SettingsDiffer where an existing store was made with other settings, seed or parents, and
-    InputRefused where `path` holds something else.
+    index: path -> ids, labels and so on. attrs: attributes of the root beside the header. force: replace an existing
+    store of this kind. Raises SettingsDiffer if an existing store was made with other settings, seed or parents, and
+    InputRefused if `path` holds something else.
     """
     items = list(items)
-    if path.is_symlink() and (force or not path.exists()):  # made where it points to
+    if path.is_symlink() and (force or not path.exists()):  # create the store where the link points to
         path = path.resolve()
-    sweep([path.parent])
+    remove_abandoned([path.parent])
     header = {**header, "items": [item.name for item in items]}
     if force and path.exists():
         discard(path, header["schema"])
-    if not path.exists() or _is_begun(path):
-        # on storage items are added one by one below: what claims a place there is one file, not a whole folder
-        _create(path, header, index, [] if is_mirror(path) else items, attrs or {})
+    if not path.exists() or _is_partly_uploaded(path):
+        # On S3 a single file claims the path, not a whole folder; items are added one by one below.
+        _create(path, header, index, [] if is_on_s3(path) else items, attrs or {})
     _require_no_links(path)
-    _mend_root(path, header, attrs or {})
+    repair_root(path, header, attrs or {})
     store = match(path, header, items)
     _write_metadata(path, "index", [spec for spec, _ in index_specs(index)])
-    if not is_done(path, read_record(path, "index", 0), verify=not is_mirror(path)):
-        _mend_index(store, index, attrs or {})
+    if not is_done(path, read_record(path, "index", 0), verify=not is_on_s3(path)):
+        repair_index(store, index, attrs or {})
     for item in items:
         add_item(store, item)
     return store
 
 
 def _require_no_links(path: Path) -> None:
-    # what says what is done, and what is kept, lies in the store itself
+    # Records and partial shards must lie in the store itself.
     for folder in (path / DONE, path / PART):
-        inner = folder.iterdir() if folder.is_dir() else []
-        for place in (folder, *inner):
-            if place.is_symlink():
-                raise InputRefused(f"{place}: is a link; nothing is written through links in a store")
+        children = folder.iterdir() if folder.is_dir() else []
+        for entry in (folder, *children):
+            if entry.is_symlink():
+                raise InputRefused(f"{entry}: is a link; nothing is written through links in a store")
 
 
-def _is_begun(path: Path) -> bool:
-    # on storage a store comes file by file, the record of its index last
-    if not is_mirror(path):
+def _is_partly_uploaded(path: Path) -> bool:
+    # A store on S3 is uploaded file by file, the record of its index last.
+    if not is_on_s3(path):
         return False
     if not (path / "zarr.json").exists():  # another task that shares this cache is about to fetch it
         s3_mirror.refresh(path)
     return (path / "zarr.json").exists() and not record_path(path, "index", 0).exists()
 
 
-def _mend_root(path: Path, header: dict[str, Any], attrs: dict[str, Any]) -> None:
-    """Write the root's `zarr.json` anew where it does not hold and the index was made for the same header."""
-    record = read_record(path, "index", 0)
-    if record is None or record["fingerprint"] != _index_mark(header, attrs) or _opens(path):
-        return
-    made: dict[str, Any] = {}
-    zarr.open_group(MemoryStore(made), mode="w", attributes=seal_attributes(plain(header), plain(attrs)))
-    write_atomically(path / "zarr.json", made["zarr.json"].to_bytes())
-
-
-def _mend_index(store: Store, index: dict[str, np.ndarray], attrs: dict[str, Any]) -> None:
-    """Write ids and labels that are lost, and their record, anew, where all else is what it should be."""
-    record = read_record(store.path, "index", 0)
-    told = {f["path"]: f.get("checksum") for f in record["files"]} if record else {}
-    # what can be read and differs was changed by somebody, who may have meant it
-    lost = [(spec, data) for spec, data in index_specs(index) if not _is_there(store, spec, told)]
-    written = {spec.file(0): _encoded(spec, data) for spec, data in lost}
-    changed = [path for path, data in written.items() if path in told and told[path] != (data and checksum(data))]
-    readable = {path: data for path, data in index.items() if path not in {spec.path for spec, _ in lost}}
-    changed += [path for path, data in readable.items() if not np.array_equal(store.read(path), data)]
-    if changed:
-        raise Damaged(
-            f"{store.path}: {changed[0]} is not what this command makes; `{run_facts()['command']} --force` makes "
-            "the store again"
-        )
-    for path, data in written.items():
-        require_inside(store.path, store.path / path)
-        if data is None:
-            remove(store.path / path)
-        else:
-            write_atomically(store.path / path, data)
-    if "checksum" in store.header and not is_sealed(plain(dict(store.group.attrs))):
-        raise Damaged(
-            f"{store.path}: neither its zarr.json nor its index's record holds; `{run_facts()['command']} --force` "
-            "makes the store again"
-        )
-    _write_index_record(store.path, index, store.header, attrs, "checksum" in store.header)
-
-
-def _is_there(store: Store, spec: ArraySpec, told: dict[str, str | None]) -> bool:
-    if told.get(spec.file(0)) and size_of(store.path / spec.file(0)) is None:  # text without its file reads as empty
-        return False
-    try:
-        store.read(spec.path)
-    except (Damaged, Incomplete):
-        return False
-    return True
-
-
-def _encoded(spec: ArraySpec, data: np.ndarray) -> bytes | None:
-    # the file of ids or labels as a new store would have it; None where all of them are the fill value
-    made: dict[str, Any] = {}
-    zarr.open_group(MemoryStore(made), mode="w")
-    spec.create(MemoryStore(made))[...] = data
-    found = made.get(spec.file(0))
-    return None if found is None else found.to_bytes()
-
-
 def match(path: Path, header: dict[str, Any], items: Iterable[Item]) -> Store:
-    """Open a store that must agree with what is asked for; changes nothing.
+    """Open a store and check that it has this header and these items; changes nothing.
 
-    Raises SettingsDiffer where it was made with other settings, seed or parents, InputRefused where it is no
-    store of ours.
+    Raises SettingsDiffer if it was made with other settings, seed or parents, and InputRefused if it is no store of
+    histoxai, or one of another kind.
     """
     store = Store(path)
     if store.schema != header["schema"]:
@@ -181,7 +128,7 @@ def match(path: Path, header: dict[str, Any], items: Iterable[Item]) -> Store:
         raise InputRefused(
             f"{path}: is a {store.schema} store; it will not become {header['schema']}: choose another output"
         )
-    if difference := first_difference(identity(store.header), identity(header)):
+    if difference := first_difference(header_identity(store.header), header_identity(header)):
         raise SettingsDiffer(_difference_text(path, *difference))
     for item in items:
         _check_item(store, item)
@@ -189,92 +136,83 @@ def match(path: Path, header: dict[str, Any], items: Iterable[Item]) -> Store:
 
 
 def discard(path: Path, schema: str) -> None:
-    """Remove a store of a schema: out of sight by a rename first, so that nobody opens half of it.
+    """Remove a store of a schema; it is renamed first, so that nobody opens half of it.
 
-    Raises InputRefused for anything else that may lie there.
+    Raises InputRefused if `path` holds anything else.
     """
-    path = path.resolve()  # of a link what it points to, and the link stays
-    # A store without a header, or with a damaged one, still shows by its records whose it is.
-    torso = (path / DONE).is_dir() and not _opens(path)
-    if any(path.iterdir()) and not torso and _kind(Store(path).schema) != _kind(schema):
+    path = path.resolve()  # the target of a link; the link stays
+    is_damaged_store = (path / DONE).is_dir() and not opens(path)  # records show that it is ours
+    if any(path.iterdir()) and not is_damaged_store and _kind(Store(path).schema) != _kind(schema):
         raise InputRefused(f"{path}: is a {Store(path).schema} store, not {schema}; it will not be replaced")
-    if is_mirror(path):
+    if is_on_s3(path):
         s3_mirror.delete_tree(path)
-    grave = temporary_beside(path, "old")
-    os.rename(path, grave)
-    shutil.rmtree(grave)
+    renamed = temporary_beside(path, "old")
+    os.rename(path, renamed)
+    shutil.rmtree(renamed)
 
 
 def _kind(schema: str) -> str:
     return schema.split("/")[0]
 
 
-def _opens(path: Path) -> bool:
-    try:
-        Store(path)
-    except InputRefused:
-        return False
-    return True
-
-
-def _meta(header: dict[str, Any], item: Item) -> dict[str, Any]:
+def _item_facts(header: dict[str, Any], item: Item) -> dict[str, Any]:
     facts = {
         "name": item.name,
-        "what": plain(item.what),
+        "what": plain(item.parameters),
         "fingerprint": item_fingerprint(header, item),
         "rows": item.rows,
         "shard": item.shard,
         "arrays": [s.path for s in item.specs],
-        "metadata": documents(item.specs),
+        "metadata": metadata_documents(item.specs),
         "command": run_facts()["command"],
     }
-    return sealed(facts)
+    return with_checksum(facts)
 
 
 def add_item(store: Store, item: Item) -> None:
-    """Make an item's arrays where they are missing; race-safe.
+    """Add an item and its arrays' metadata to a store if they are missing; several tasks may do so at once.
 
-    Raises SettingsDiffer where the name exists with other settings.
+    Raises SettingsDiffer if an item of this name exists with other settings.
     """
-    place = item_path(store.path, item.name)
+    file = item_path(store.path, item.name)
     if read_item(store.path, item.name) is None:
-        if place.exists():  # not as we write it, so it stands for nothing
-            old = temporary_beside(place, "old")
-            with contextlib.suppress(FileNotFoundError):  # of several tasks one moves it away
-                os.replace(place, old)
+        if file.exists():  # damaged
+            old = temporary_beside(file, "old")
+            with contextlib.suppress(FileNotFoundError):  # another task has moved it away
+                os.replace(file, old)
                 old.unlink()
-            remove(place)
-        write_new(place, _meta(store.header, item))
+            remove(file)
+        create_json(file, _item_facts(store.header, item))
     if not _check_item(store, item):
-        raise HistoxaiError(f"{place}: cannot be read back; run the same command again")
-    # Whose settings stand is settled: only now arrays, whose shapes may follow from the settings.
+        raise HistoxaiError(f"{file}: cannot be read back; run the same command again")
+    # Only now is it settled whose settings hold, and with them the arrays' shapes.
     _write_metadata(store.path, item.name, item.specs)
 
 
 def _write_metadata(root: Path, name: str, specs: Sequence[ArraySpec]) -> None:
-    """Write the metadata of an item's arrays where they are not what its facts say, or are not there.
+    """Write the metadata of an item's arrays where it is missing or differs from the item's facts.
 
-    Only in places that are the item's: facts from elsewhere cannot name others.
+    Only paths of the item's own arrays are written: facts of a foreign store cannot name others.
     """
-    facts = known(root, [name])
-    if facts and next(differing(root, facts), None) is None:
+    facts = recorded_metadata(root, [name])
+    if facts and next(changed_metadata(root, facts), None) is None:
         return
-    ours = documents(specs)
-    facts = {path: text for path, text in facts.items() if path in ours}
-    if not facts:  # of an item from before its metadata was part of its facts
-        facts = {path: text for path, text in ours.items() if not (root / path).exists()}
-    for path in differing(root, facts):
+    expected = metadata_documents(specs)
+    facts = {path: text for path, text in facts.items() if path in expected}
+    if not facts:  # an item of an earlier version, whose facts have no metadata
+        facts = {path: text for path, text in expected.items() if not (root / path).exists()}
+    for path in changed_metadata(root, facts):
         require_inside(root, root / path)
         write_atomically(root / path, facts[path].encode())
 
 
 def _check_item(store: Store, item: Item) -> bool:
-    # whether the item is there; if so it is the one that is meant
-    found = read_item(store.path, item.name)
-    if found is not None and found["fingerprint"] != store.fingerprint(item):
-        name, a, b = first_difference(found["what"], item.what) or ("settings", "others", "these")
+    # Returns whether the item exists; raises if it exists with other settings.
+    facts = read_item(store.path, item.name)
+    if facts is not None and facts["fingerprint"] != store.fingerprint(item):
+        name, a, b = first_difference(facts["what"], item.parameters) or ("settings", "others", "these")
         raise SettingsDiffer(_difference_text(store.path, name, a, b, f"'{item.name}' in "))
-    return found is not None
+    return facts is not None
 
 
 def _create(
@@ -286,14 +224,14 @@ def _create(
         zarr.open_group(temporary, mode="w-", attributes=seal_attributes(plain(header), plain(attrs)))
         for spec, data in index_specs(index):
             spec.create(temporary)[...] = data
-        _write_index_record(temporary, index, header, attrs, True)
+        write_index_record(temporary, index, header, attrs, True)
         for item in items:
-            facts = _meta(header, item)
-            for place, text in facts["metadata"].items():
-                write_atomically(temporary / place, text.encode(), durable=False)
+            facts = _item_facts(header, item)
+            for file, text in facts["metadata"].items():
+                write_atomically(temporary / file, text.encode(), durable=False)
             write_json(item_path(temporary, item.name), facts)
-        if is_mirror(path):
-            s3_mirror.publish(temporary, path, lambda data: _is_of(data, header))
+        if is_on_s3(path):
+            s3_mirror.publish(temporary, path, lambda data: _is_root_of(data, header))
             return
         sync_tree(temporary)
         try:
@@ -301,40 +239,21 @@ def _create(
         except OSError:
             if not path.exists():
                 raise
-            return  # another task was quicker; the caller checks that it meant the same
+            return  # another task was first; the caller compares the settings
         sync_folder(path.parent)
     except OSError as error:
         time.sleep(_SETTLING)
-        raise cannot(path, "created", error) from error
+        raise file_error(path, "created", error) from error
     finally:
-        clear_away(temporary)
+        remove_temporary_folder(temporary)
 
 
-def _is_of(data: bytes, header: dict[str, Any]) -> bool:
-    # whether a root `zarr.json` that another task wrote is of the same store
+def _is_root_of(data: bytes, header: dict[str, Any]) -> bool:
+    # Whether a root `zarr.json` that another task wrote has the same settings and parents.
     try:
-        return identity(json.loads(data)["attributes"]["histoxai"]) == identity(header)
+        return header_identity(json.loads(data)["attributes"]["histoxai"]) == header_identity(header)
     except (ValueError, KeyError, TypeError, AttributeError):
         return False
-
-
-def _write_index_record(
-    root: Path, index: dict[str, np.ndarray], header: dict[str, Any], attrs: dict[str, Any], is_root_sealed: bool
-) -> None:
-    files = []
-    for spec, _ in index_specs(index):
-        file = root / spec.file(0)
-        size = size_of(file)
-        files.append({"path": spec.file(0), "size": size})
-        if size is not None:
-            files[-1]["checksum"] = checksum_of(file)
-    texts = read_documents(root, [spec.path for spec, _ in index_specs(index)])
-    facts = {"fingerprint": _index_mark(header, attrs), "files": files, "metadata": texts, "sealed": is_root_sealed}
-    write_json(record_path(root, "index", 0), sealed(facts))
-
-
-def _index_mark(header: dict[str, Any], attrs: dict[str, Any]) -> str:
-    return fingerprint([NUMERICS_VERSION, "index", identity(header), attrs])
 
 
 def _difference_text(path: Path, name: str, old: Any, new: Any, where: str = "") -> str:

@@ -1,4 +1,4 @@
-"""Patch stores: open, choose rows, read images in order or one by one."""
+"""Patch stores: open one, select rows, read images and labels."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from typing import Any
 import numpy as np
 
 from histoxai.core.errors import InputRefused
-from histoxai.core.safe_text import require_lines
+from histoxai.core.safe_text import require_single_line
+from histoxai.store.parents import ParentKind
 from histoxai.store.schema import SPLITS, ArraySpec
 from histoxai.store.shards import Item, Store, open_store
 
 IMAGES = "images"
 TARGETS = "targets"
-_EVERYWHERE = (IMAGES, TARGETS, "label", "group", "patch_id", "split", "identity", "quality", "parent", "rotation")
+_STANDARD_ARRAYS = (IMAGES, TARGETS, "label", "group", "patch_id", "split", "identity", "quality", "parent", "rotation")
 
 
 class Patches:
     """A complete `patches` store for reading.
 
-    label (n,) int16, -1 none; group, patch_id (n,) str; split (n,) uint8; images (n, H, W, 3) uint8. What else a store
-    has of each patch, such as `patient` or `quality`, `column` reads.
+    label (n,) int64, -1 for none; group, patch_id (n,) str; split (n,) uint8, an index into SPLITS; images
+    (n, H, W, 3) uint8. `column` reads other arrays, such as `patient` or `quality`. Raises InputRefused if the store is
+    no patch store, and Incomplete if shards are missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,8 +40,8 @@ class Patches:
         self.group = self.store.read("group")
         self.patch_id = self.store.read("patch_id")
         self.split = self.store.read("split")
-        # `ingest` makes none
-        require_lines({"class": self.classes, "group": self.group, "patch": self.patch_id}, f"{path}: ")
+        # `ingest` refuses such names, but the store may come from elsewhere
+        require_single_line({"class": self.classes, "group": self.group, "patch": self.patch_id}, f"{path}: ")
         self.images = self.store.array(IMAGES)
         self.has_targets = self.store.has(TARGETS)
         self.digest = self.store.digest()
@@ -53,44 +55,48 @@ class Patches:
         return self.images.shape[1], self.images.shape[2]
 
     def column(self, path: str) -> np.ndarray | None:
-        """An array of a value or a few for each patch, or None where this store does not have it."""
+        """Return a small array (n, ...) with values of each patch, None if the store does not have it."""
         return self.store.read(path) if self.store.has(path) else None
 
     def extras(self) -> list[str]:
-        """Names of the columns that this store has beyond those that every store has: `patient`, `x`, ..."""
-        return [name for name in self.store.arrays() if name not in _EVERYWHERE]
+        """Return the names of this store's additional columns, such as `patient` or `x`."""
+        return [name for name in self.store.arrays() if name not in _STANDARD_ARRAYS]
 
     def rows(self, split: str, per_class: int | None = None) -> np.ndarray:
-        """Rows of a split in store order; with `per_class`, the first K of each class by hash of patch_id.
+        """Return the rows (k,) of a split in store order; `per_class`: the first K of each class by hash of patch_id.
 
-        Raises InputRefused where the split is empty.
+        Raises InputRefused if the split is empty.
         """
-        chosen = np.arange(len(self)) if split == "all" else np.flatnonzero(self.split == SPLITS.index(split))
-        if not len(chosen):
+        rows = np.arange(len(self)) if split == "all" else np.flatnonzero(self.split == SPLITS.index(split))
+        if not len(rows):
             if str(self.store.header["run"]["command"]).startswith("histoxai augment"):
                 why = "its groups were too few for all splits; bring more, or other `--fractions` (`augment --dry-run`)"
             else:
                 why = "split it with `histoxai augment`"
             raise InputRefused(f"{self.path}: has no {split} patches; {why}")
         if per_class is None:
-            return chosen
-        kept: list[int] = []
-        for label in np.unique(self.label[chosen]):
-            rows = chosen[self.label[chosen] == label]
-            kept += sorted(rows.tolist(), key=lambda r: _hash(str(self.patch_id[r])))[:per_class]
-        return np.array(sorted(kept))
+            return rows
+        selected: list[int] = []
+        for label in np.unique(self.label[rows]):
+            of_class = rows[self.label[rows] == label]
+            selected += sorted(of_class.tolist(), key=lambda r: _hash(str(self.patch_id[r])))[:per_class]
+        return np.array(sorted(selected))
 
     def read(self, rows: Sequence[int] | np.ndarray, path: str = IMAGES) -> np.ndarray:
-        """Rows of an array, in any order."""
+        """Read rows of an array, in any order."""
         return self.store.take(path, rows)
+
+
+# How to open the patch store that a store names as its parent.
+PATCHES_PARENT = ParentKind("patches", Patches, lambda patches: patches.digest)
 
 
 @dataclass(frozen=True)
 class Copies:
-    """Patches of a split store, or of one that could be made.
+    """Patches of an augmented store, or of a plan for one.
 
-    parent (n,): what they are copies of. rotation (n,): quarter turns. split, label, ids (n,): as in a store. image:
-    row -> (H, W, 3) uint8.
+    parent (n,): row of the original patch. rotation (n,): quarter turns. split, label, ids (n,): as in a store. image:
+    returns the pixels (H, W, 3) uint8 of a row.
     """
 
     parent: np.ndarray
@@ -109,9 +115,10 @@ def image_item(
     described: Mapping[str, tuple[Any, tuple[str, ...]]],
     more: Sequence[ArraySpec] = (),
 ) -> Item:
-    """The item `images`: patches and, where the source has masks, their targets; and what is `described` of each.
+    """Return the item `images` of a patch store: pixels, targets and descriptive columns.
 
-    That is, by path: dtype, and what its columns are. more: what else is computed with them.
+    n: patches. size: height and width. targets: whether the source has masks. described: path -> dtype and names of
+    the columns. more: further arrays that are computed with the images.
     """
     specs = [ArraySpec(IMAGES, (n, *size, 3), np.uint8, shard)]
     if targets:

@@ -1,6 +1,6 @@
-"""Done records and digests.
+"""Records of finished shards, facts of items, and digests.
 
-Done is a record, never a file's presence: an all-fill shard has no file at all, and a torn one has.
+A shard is done if its record says so, not if its file exists: a shard of fill values has no file, a torn one has.
 """
 
 from __future__ import annotations
@@ -16,72 +16,73 @@ from histoxai.store.storage import s3_objects
 from histoxai.store.storage.files import read_json
 
 DONE = "_done"
-# What metadata may claim: more would fill memory, or take for ever, before a byte of data is read.
+# Largest number of rows that metadata may claim; more could fill the memory before any data is read.
 MAX_ROWS = 50_000_000
 
 
 def record_path(root: Path, name: str, shard: int) -> Path:
-    """Where an item's record lies."""
+    """Return the path of the record of an item's shard."""
     return root / DONE / name / f"{shard}.json"
 
 
 def item_path(root: Path, name: str) -> Path:
-    """Where the facts that an item's shards share lie."""
+    """Return the path of an item's facts, which its shards share."""
     return root / DONE / name / "item.json"
 
 
 def read_item(root: Path, name: str) -> dict[str, Any] | None:
-    """What an item's shards share; None where it is missing or not as we write it: then it has to be made again."""
+    """Return an item's facts; None if they are missing or damaged, so that the item has to be made again."""
     facts = read_json(item_path(root, name))
     kinds = {"what": dict, "fingerprint": str, "rows": int, "shard": int, "arrays": list, "command": str}
     if not isinstance(facts, dict) or not all(isinstance(facts.get(k), t) for k, t in kinds.items()):
         return None
-    if not _is_guarded(facts) or facts.get("name", name) != name:  # another item's, under this one's name
+    if not _is_intact(facts) or facts.get("name", name) != name:  # facts of another item in this one's place
         return None
     return facts if 0 < facts["rows"] <= MAX_ROWS and facts["shard"] > 0 else None
 
 
 def read_record(root: Path, name: str, shard: int) -> dict[str, Any] | None:
-    """One record; None where there is none, or one that is not as we write it: then its shard is not done."""
+    """Return the record of a shard; None if it is missing or damaged, so that the shard is not done."""
     record = read_json(record_path(root, name, shard))
-    of = [name, shard]
-    return record if isinstance(record, dict) and _is_valid(record) and record.get("of", of) == of else None
+    expected = [name, shard]
+    is_valid = isinstance(record, dict) and _is_valid(record) and record.get("of", expected) == expected
+    return record if is_valid else None
 
 
-def sealed(record: dict[str, Any]) -> dict[str, Any]:
-    """A record with the checksum of all else in it: a flipped bit must not make it say something else."""
+def with_checksum(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record with the checksum of its other entries, which reveals a flipped bit."""
     return {**record, "checksum": checksum(canonical(record))}
 
 
-def holds(facts: dict[str, Any]) -> bool:
-    """Whether a seal is right; what earlier versions wrote has none."""
+def has_valid_checksum(facts: dict[str, Any]) -> bool:
+    """Return whether the checksum matches; records of earlier versions have none and count as valid."""
     if "checksum" not in facts:
         return True
     try:
-        return facts == sealed({k: v for k, v in facts.items() if k != "checksum"})
-    except (ValueError, RecursionError):  # NaN, say, which we never write
+        return facts == with_checksum({k: v for k, v in facts.items() if k != "checksum"})
+    except (ValueError, RecursionError):  # NaN, say, which is never written
         return False
 
 
 def read_records(root: Path, name: str) -> dict[int, dict[str, Any]]:
-    """All readable records of an item name, by shard."""
+    """Return all valid records of an item, by shard."""
     shards = sorted(int(p.stem) for p in (root / DONE / name).glob("*.json") if p.stem.isdigit())
-    found = {k: read_record(root, name, k) for k in shards}
-    return {k: record for k, record in found.items() if record is not None}
+    records = {k: read_record(root, name, k) for k in shards}
+    return {k: record for k, record in records.items() if record is not None}
 
 
 def item_names(root: Path) -> list[str]:
-    """Names of all items that a store has, `index` first."""
+    """Return the names of a store's items, `index` first."""
     folder = root / DONE
-    # a folder without anything is what a kill left of an item that was never added
-    found = [p.name for p in folder.glob("[!.]*") if next(p.glob("*.json"), None)] if folder.is_dir() else []
-    return sorted(found, key=lambda n: (n != "index", n))
+    # An empty folder is left if a task is killed while it adds an item.
+    names = [p.name for p in folder.glob("[!.]*") if next(p.glob("*.json"), None)] if folder.is_dir() else []
+    return sorted(names, key=lambda n: (n != "index", n))
 
 
 def is_done(root: Path, record: dict[str, Any] | None, fingerprint: str | None = None, verify: bool = False) -> bool:
-    """Whether a record stands for finished work: its fingerprint matches and all files have its sizes.
+    """Return whether a record proves a finished shard: its fingerprint matches and all files have its sizes.
 
-    verify: whether their contents have its checksums too.
+    verify: compare the files' checksums too.
     """
     if record is None or (fingerprint is not None and record["fingerprint"] != fingerprint):
         return False
@@ -89,17 +90,17 @@ def is_done(root: Path, record: dict[str, Any] | None, fingerprint: str | None =
 
 
 def bad_files(root: Path, record: dict[str, Any], verify: bool) -> Iterator[str]:
-    """The files of a record that are missing or of another size or, with `verify`, of another checksum."""
+    """Yield the files of a record that are missing, or of another size or, with `verify`, another checksum."""
     for entry in record["files"]:
         path = root / entry["path"]
         size = size_of(path)
-        wrong = size != entry.get("size")  # an all-fill shard has size None and no file
-        if wrong or (verify and size is not None and checksum_of(path) != entry.get("checksum")):
+        is_wrong_size = size != entry.get("size")  # a shard of fill values has size None and no file
+        if is_wrong_size or (verify and size is not None and checksum_of(path) != entry.get("checksum")):
             yield entry["path"]
 
 
 def digest(root: Path, names: list[str] | None = None) -> str:
-    """The digest of a store, or of some of its items: blake2b over its sorted record checksums."""
+    """Return the digest of a store, or of some of its items: blake2b over its sorted records' checksums."""
     state = blake2b(digest_size=16)
     for name in sorted(set(item_names(root) if names is None else names)):
         for shard, record in read_records(root, name).items():
@@ -108,26 +109,26 @@ def digest(root: Path, names: list[str] | None = None) -> str:
 
 
 def size_of(path: Path) -> int | None:
-    """Bytes of a file of a store, None where there is none."""
-    if s3_objects.is_there(path):
+    """Return the bytes of a store's file, None if there is no regular file."""
+    if s3_objects.belongs_on_s3(path):
         return s3_objects.size(path)
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_size if stat.S_ISREG(found.st_mode) else None  # a device or a pipe has no end
+    return status.st_size if stat.S_ISREG(status.st_mode) else None  # a device or a pipe has no end
 
 
 def checksum_of(path: Path) -> str | None:
-    """Checksum of a file of a store, None where it cannot be read."""
+    """Return the checksum of a store's file, None if it cannot be read."""
     try:
-        return s3_objects.checksum(path) if s3_objects.is_there(path) else file_checksum(path)
-    except OSError:  # what cannot be read is not what was written
+        return s3_objects.checksum(path) if s3_objects.belongs_on_s3(path) else file_checksum(path)
+    except OSError:  # an unreadable file counts as changed
         return None
 
 
-def is_name(name: Any) -> bool:
-    """Whether a value is a name that an item may have: one part of a path."""
+def is_item_name(name: Any) -> bool:
+    """Return whether a value may be an item's name: one part of a path."""
     return isinstance(name, str) and _is_inside(name) and "/" not in name
 
 
@@ -135,12 +136,12 @@ def _is_inside(path: Any) -> bool:
     return isinstance(path, str) and not path.startswith("/") and not {"..", ""} & set(path.split("/"))
 
 
-def _is_guarded(facts: dict[str, Any]) -> bool:
-    # what has metadata has a seal, and it is right
+def _is_intact(facts: dict[str, Any]) -> bool:
+    # Facts with metadata must have a checksum, and it must match.
     texts = facts.get("metadata", {})
     if not isinstance(texts, dict) or not all(_is_inside(k) and isinstance(v, str) for k, v in texts.items()):
         return False
-    return holds(facts) and ("checksum" in facts or not ({"metadata", "sealed"} & facts.keys()))
+    return has_valid_checksum(facts) and ("checksum" in facts or not ({"metadata", "sealed"} & facts.keys()))
 
 
 def _is_number(value: Any) -> bool:
@@ -150,9 +151,9 @@ def _is_number(value: Any) -> bool:
 def _is_valid(record: dict[str, Any]) -> bool:
     files = record.get("files")
     return (
-        _is_guarded(record)
+        _is_intact(record)
         and isinstance(record.get("fingerprint"), str)
-        and all(_is_number(record.get(k, 0)) for k in ("seconds", "peak_memory_mb"))  # they are summed up
+        and all(_is_number(record.get(k, 0)) for k in ("seconds", "peak_memory_mb"))  # for sums
         and isinstance(files, list)
         and all(isinstance(f, dict) and _is_inside(f.get("path")) for f in files)
     )

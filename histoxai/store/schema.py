@@ -1,7 +1,7 @@
-"""THE format on disk: which arrays a store has, how they are cut into files, and how they are encoded.
+"""The format on disk: how arrays are divided into files and encoded, and which schema versions exist.
 
-`docs/format.md` is the norm; this file is its code. Bulk arrays are sharded with one patch per inner
-chunk, blosc(zstd 1, bitshuffle) then crc32c; small arrays are one chunk, crc32c last as well.
+`docs/format.md` specifies it. Bulk arrays are sharded, with one patch per inner chunk: blosc (zstd 1, bitshuffle), then
+crc32c. Small arrays are one chunk with the same codecs.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from histoxai.core.errors import InputRefused
-from histoxai.core.s3_paths import is_mirror
+from histoxai.core.s3_paths import is_on_s3
 from histoxai.store.shard_writer import encode_chunk, encode_shard
-from histoxai.store.state import mended
+from histoxai.store.state import repair_hint
 from histoxai.store.storage import s3_mirror
 
 SPLITS = ("none", "train", "validation", "test")
 MASKS = ("tumor", "non_tumor")
-# Schema numbers of the kinds of store that are past their first.
+# Current schema number of each kind of store; 1 for kinds that are not listed.
 VERSIONS = {"patches": 2, "scores": 3}
 
 
 def schema(kind: str) -> str:
-    """The schema that this version writes for a kind of store: `scores/3`."""
+    """Return the schema that this version writes for a kind of store, such as `scores/3`."""
     return f"{kind}/{VERSIONS.get(kind, 1)}"
 
 
@@ -35,9 +35,9 @@ def schema(kind: str) -> str:
 class ArraySpec:
     """One array of a store.
 
-    shard: rows per file; None for a small array that is written whole when the store is made. columns: what the second
-    axis holds, for the array's own attributes.
-    Bulk rows are inner chunks of their own; short rows need no inner index, and a shard is one plain chunk.
+    shard: rows per file; None for a small array that is written when the store is created. fill: value of rows that are
+    not written. columns: names along the second axis, for the array's attributes. A shard has an inner chunk for each
+    row, or is one plain chunk if rows are short.
     """
 
     path: str
@@ -53,11 +53,11 @@ class ArraySpec:
         return int(np.dtype(self.dtype).itemsize * np.prod(self.shape[1:], dtype=np.int64))
 
     def file(self, shard: int) -> str:
-        """The path of a shard's file below the store's root."""
+        """Return the path of a shard's file in the store."""
         return "/".join([self.path, "c", str(shard), *["0"] * (len(self.shape) - 1)])
 
     def create(self, store: Any, *, name: str | None = None) -> zarr.Array[Any]:
-        """Make the array, empty, in a zarr store; `name` overrides the path."""
+        """Create the array in a zarr store, without chunks; `name` overrides the path."""
         shape = self.shape
         common: dict[str, Any] = {
             "name": self.path if name is None else (name or None),
@@ -79,14 +79,13 @@ class ArraySpec:
         return zarr.create_array(store, chunks=(1, *shape[1:]), shards=chunk, **common)
 
     def _short(self) -> bool:
-        # A row of a few hundred bytes would be smaller than its entry in a shard index and codec headers.
+        # A row of a few hundred bytes is not worth its entry in a shard index and its codec headers.
         return self.row_bytes < 1024
 
     def encode(self, rows: np.ndarray) -> bytes | None:
-        """The bytes of one shard's file as zarr would write them; None where every value is the fill.
+        """Return the bytes of one shard's file as zarr would write them; None if every value is the fill.
 
-        rows: (r, ...) with r <= shard. Encoding happens in memory, so that the caller can write the file
-        atomically and nothing on disk is ever read first.
+        rows: (r, ...) with r <= shard. It encodes in memory, so that the caller can write the file atomically.
         """
         assert self.shard is not None
         rows = np.asarray(rows, self.dtype)
@@ -95,33 +94,30 @@ class ArraySpec:
 
 
 def index_specs(arrays: dict[str, np.ndarray]) -> list[tuple[ArraySpec, np.ndarray]]:
-    """Specs for small arrays that are known when a store is made (ids, labels, groups)."""
-    made = []
+    """Return specs, with their data, of the small arrays that are written when a store is created (ids, labels)."""
+    specs = []
     for path, data in arrays.items():
         dtype: Any = str if data.dtype.kind in "UO" else data.dtype
-        made.append((ArraySpec(path, data.shape, dtype), data))
-    return made
+        specs.append((ArraySpec(path, data.shape, dtype), data))
+    return specs
 
 
 def open_group(path: Path) -> zarr.Group:
-    """Open a store for reading.
-
-    Raises InputRefused where there is no store of ours.
-    """
+    """Open the root group of a store for reading; raise InputRefused if there is no store of histoxai."""
     if not path.exists():
         raise InputRefused(f"{path}: no such store")
-    if is_mirror(path) and not (path / "zarr.json").is_file():  # another task is about to fetch it
+    if is_on_s3(path) and not (path / "zarr.json").is_file():  # another task is about to fetch it
         s3_mirror.refresh(path)
     if not (path / "zarr.json").is_file():
         if (path / "_done").is_dir():
-            raise InputRefused(f"{path}: its zarr.json is lost; {mended(path)}")
+            raise InputRefused(f"{path}: its zarr.json is lost; {repair_hint(path)}")
         raise InputRefused(f"{path}: not a histoxai store (it has no zarr.json)")
     try:
         group = zarr.open_group(path, mode="r", use_consolidated=False)
     except Exception as error:  # zarr raises many types for broken metadata
-        raise InputRefused(f"{path}: its zarr.json is damaged ({error}); {mended(path)}") from error
+        raise InputRefused(f"{path}: its zarr.json is damaged ({error}); {repair_hint(path)}") from error
     if "histoxai" not in group.attrs and (path / "_done").is_dir():
-        raise InputRefused(f"{path}: its zarr.json is not what was written; {mended(path)}")
+        raise InputRefused(f"{path}: its zarr.json is not what was written; {repair_hint(path)}")
     if "histoxai" not in group.attrs:
         raise InputRefused(f"{path}: a Zarr group, but not made by histoxai")
     return group

@@ -1,9 +1,9 @@
-"""Metadata that cannot say something else: every `zarr.json` is known from a second place.
+"""Protect metadata against silent changes: the text of every `zarr.json` is recorded in a second place.
 
-Zarr guards chunks with a checksum, and their shapes, types and fill values with nothing: a flipped digit there would be
-other numbers without a word. So the record of the index and the facts of an item hold the text of their arrays'
-`zarr.json`, both sealed, and the root's attributes hold their own checksum. What differs is an error to readers, and
-is written anew by the command that made it.
+Zarr protects chunks with a checksum, but not their shapes, types and fill values: a flipped digit there would change
+numbers unnoticed. So the record of the index and the facts of each item contain the text of their arrays' `zarr.json`,
+with a checksum, and the root's attributes contain a checksum of themselves. Readers refuse metadata that differs; the
+command that made the store writes it again.
 """
 
 from __future__ import annotations
@@ -23,42 +23,42 @@ from histoxai.store.schema import ArraySpec
 NAME = "zarr.json"
 
 
-def documents(specs: Iterable[ArraySpec]) -> dict[str, str]:
-    """The metadata of arrays, and of the groups above them, as zarr writes it: path below the store -> text."""
-    made: dict[str, Any] = {}
-    store = MemoryStore(made)
+def metadata_documents(specs: Iterable[ArraySpec]) -> dict[str, str]:
+    """Return the metadata of arrays, and of the groups above them, as zarr writes it: path in the store -> text."""
+    files: dict[str, Any] = {}
+    store = MemoryStore(files)
     root = zarr.open_group(store, mode="w")
     for spec in specs:
         if "/" in spec.path:
             root.require_group(spec.path.rpartition("/")[0])
         spec.create(store)
-    return {k: v.to_bytes().decode() for k, v in sorted(made.items()) if k != NAME and k.endswith(NAME)}
+    return {k: v.to_bytes().decode() for k, v in sorted(files.items()) if k != NAME and k.endswith(NAME)}
 
 
 def read_documents(root: Path, paths: Iterable[str]) -> dict[str, str]:
-    """The metadata of arrays as it lies there."""
+    """Read the metadata of arrays from a store: path in the store -> text."""
     return {f"{path}/{NAME}": (root / path / NAME).read_text() for path in paths}
 
 
-def known(root: Path, names: Iterable[str] | None = None) -> dict[str, str]:
-    """What the metadata of these items should be (None: of all): path below the store -> text.
+def recorded_metadata(root: Path, names: Iterable[str] | None = None) -> dict[str, str]:
+    """Return the recorded metadata of items: path in the store -> text; names: None for all items.
 
-    Nothing for items that were made before this was written down.
+    Items of early versions have none.
     """
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for name in item_names(root) if names is None else names:
         facts = read_record(root, "index", 0) if name == "index" else read_item(root, name)
-        found.update((facts or {}).get("metadata", {}))
-    return found
+        texts.update((facts or {}).get("metadata", {}))
+    return texts
 
 
-def differing(root: Path, wanted: Mapping[str, str]) -> Iterator[str]:
-    """Those of these documents that are missing or say something else."""
-    for path, text in wanted.items():
+def changed_metadata(root: Path, recorded: Mapping[str, str]) -> Iterator[str]:
+    """Yield the paths whose file is missing or differs from the recorded text."""
+    for path, text in recorded.items():
         data = text.encode()
         try:
-            found = (root / path).stat()
-            if stat.S_ISREG(found.st_mode) and found.st_size == len(data) and (root / path).read_bytes() == data:
+            status = (root / path).stat()
+            if stat.S_ISREG(status.st_mode) and status.st_size == len(data) and (root / path).read_bytes() == data:
                 continue
         except OSError:
             pass
@@ -66,17 +66,17 @@ def differing(root: Path, wanted: Mapping[str, str]) -> Iterator[str]:
 
 
 def seal_attributes(header: Mapping[str, Any], attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """The root's attributes with a checksum of them all in the header."""
+    """Return the root's attributes with a checksum of them all in the header."""
     return {"histoxai": {**header, "checksum": _checksum(header, attrs)}, **attrs}
 
 
 def is_sealed(attributes: Mapping[str, Any]) -> bool:
-    """Whether the root's attributes are those that were sealed."""
+    """Return whether the root's attributes match their checksum."""
     header = dict(attributes["histoxai"])
-    said = header.pop("checksum", None)
+    recorded = header.pop("checksum", None)
     try:
-        return bool(said == _checksum(header, {k: v for k, v in attributes.items() if k != "histoxai"}))
-    except (ValueError, RecursionError):  # what no JSON of ours holds
+        return bool(recorded == _checksum(header, {k: v for k, v in attributes.items() if k != "histoxai"}))
+    except (ValueError, RecursionError):  # values that are never written
         return False
 
 

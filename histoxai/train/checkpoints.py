@@ -20,8 +20,8 @@ import torch
 from histoxai.core import provenance
 from histoxai.core.progress import Progress
 from histoxai.networks.weights import save_tensors
-from histoxai.store.records import holds, sealed
-from histoxai.store.storage.files import sweep, write_json
+from histoxai.store.records import has_valid_checksum, with_checksum
+from histoxai.store.storage.files import remove_abandoned, write_json
 
 Tensors = dict[str, torch.Tensor]
 KEPT = 2
@@ -61,7 +61,7 @@ class Checkpoints:
 
     def begin(self) -> None:
         """Say in the folder whose it is; sweep what killed runs left."""
-        sweep([self.folder])
+        remove_abandoned([self.folder])
         write_json(self.folder / "identity.json", self._identity)
 
     def newest(self, progress: Progress) -> str | None:
@@ -96,7 +96,7 @@ class Checkpoints:
             self._whole = None
             return state, tensors
         saved = json.loads((self.folder / f"{name}.json").read_bytes())
-        if not holds(saved):
+        if not has_valid_checksum(saved):
             raise ValueError("fails its checksum")
         state = State(**saved["state"])
         if len({frozenset(epoch) for epoch in state.history}) > 1:
@@ -127,7 +127,9 @@ class Checkpoints:
         facts = {**asdict(state), "best": best}
         if best is None:
             del facts["best"]  # infinity is no JSON
-        write_json(self.folder / f"{name}.json", sealed({"state": facts, "tensors": written, "best": self._best}))
+        write_json(
+            self.folder / f"{name}.json", with_checksum({"state": facts, "tensors": written, "best": self._best})
+        )
         self._remove_old()
         self._saved = time.monotonic()
         self._took = self._saved - started

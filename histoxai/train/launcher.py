@@ -20,7 +20,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from histoxai.core import signals
-from histoxai.core.errors import HistoxaiError, Interrupted, for_users
+from histoxai.core.errors import HistoxaiError, Interrupted, as_histoxai_error
 from histoxai.train.ranks import CREW, Placement, environment
 
 # The stage with its inputs bound. Has to survive pickling.
@@ -90,14 +90,14 @@ def _free_port() -> int:
 
 def _member(again: Again, pipe: Connection) -> None:
     try:
-        signals.catch()
+        signals.install_handlers()
         signals.die_with_parent(signal.SIGKILL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STOPPING)
         again()
     except KeyboardInterrupt:
         signals.exit_now(Interrupted.exit_code)
     except Exception as error:
-        ours = for_users(error)
+        ours = as_histoxai_error(error)
         if ours is None:
             raise
         pipe.send(ours)
@@ -144,7 +144,7 @@ def _what_happened(members: list[tuple[Connection, SpawnProcess]]) -> HistoxaiEr
             if process.exitcode is not None and process.exitcode < 0:
                 return HistoxaiError(
                     f"process {rank} of {len(members) + 1} was killed by signal {-process.exitcode} (out of memory?); "
-                    f"{signals.KEPT}"
+                    f"{signals.RESUME_HINT}"
                 )
         if all(p.exitcode is not None for _, p in members):
             break

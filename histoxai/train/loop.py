@@ -70,7 +70,7 @@ def fit(
     Goes on from `folder/last` where that exists. A signal to stop ends the running step, writes a checkpoint and raises
     Interrupted. Raises HistoxaiError, with the patches, where the loss is not finite.
     """
-    with signals.held(signals.TRAINING_GRACE):
+    with signals.deferred(signals.TRAINING_GRACE):
         return _Fit(job, settings, fabric, folder, identity, progress).run()
 
 
@@ -258,7 +258,7 @@ class _Fit:
 
     def _looks(self, waiting: int) -> bool:
         # several processes have to agree without speaking
-        stopped = self.world == 1 and signals.received()
+        stopped = self.world == 1 and signals.stop_requested()
         return self.fabric.device.type == "cpu" or waiting >= _LOOK_EVERY or stopped
 
     def _counting(self, at: np.ndarray, mine: np.ndarray) -> int:
@@ -270,7 +270,7 @@ class _Fit:
         bad = next((p for p, loss in zip(passes, found[:, 0].tolist(), strict=True) if not np.isfinite(loss)), None)
         due = self.lead and self.checkpoints.due(self.settings.checkpoint_minutes, boundary=False)
         n = torch.tensor([[p.n] for p in passes], dtype=torch.float64)
-        flags = torch.tensor([[bad is not None, signals.received(), due]], dtype=torch.float64)
+        flags = torch.tensor([[bad is not None, signals.stop_requested(), due]], dtype=torch.float64)
         table = torch.cat([torch.cat([found.nan_to_num() * n, n], dim=1), flags])
         if self.world > 1:
             table = self.fabric.all_reduce(table, reduce_op="sum").cpu()

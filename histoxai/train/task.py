@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from histoxai.core.errors import HistoxaiError, InputRefused, UsageError, for_users, is_out_of_memory
+from histoxai.core.errors import HistoxaiError, InputRefused, UsageError, as_histoxai_error, is_out_of_memory
 from histoxai.core.progress import Progress
 from histoxai.networks.inference import Source
 from histoxai.networks.run_folder import discard_run, match
@@ -98,7 +98,7 @@ def _begun(wanted: Wanted, facts: dict[str, Any]) -> str | HistoxaiError:
             discard_run(wanted.output)
         return _state(wanted, facts)
     except (HistoxaiError, OSError) as error:
-        return for_users(error) or HistoxaiError(str(error))
+        return as_histoxai_error(error) or HistoxaiError(str(error))
 
 
 def sources(patches: Patches, settings: Training, masks: bool, balanced: bool = False) -> tuple[Source, Source]:

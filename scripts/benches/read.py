@@ -1,4 +1,4 @@
-"""Reading: single patches, a training loader, and what `score` reads."""
+"""Compare reading: single patches, a training loader, and the maps that `score` reads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from histoxai.core.progress import Silent
 from histoxai.networks import inference
 from histoxai.networks.inference import Source, to_tensor
 from histoxai.store.create import create_or_match
-from histoxai.store.jobs.runner import fill
+from histoxai.store.jobs.runner import fill_item
 from histoxai.store.patches import Patches, image_item
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item, Store
@@ -29,7 +29,7 @@ PATCHES, MAPS, BATCH = 2048, 192, 32
 
 
 def make_patches(path: Path) -> Patches:
-    """2,048 patches of 256 px, as ingest would write them."""
+    """Write 2,048 patches of 256 px as ingest does."""
     images = tissue(PATCHES, 256)
     header = provenance.header("patches/2", {}, 0, {"source": {"path": "x", "digest": "d"}})
     index = {
@@ -40,12 +40,12 @@ def make_patches(path: Path) -> Patches:
     }
     item = image_item(PATCHES, (256, 256), 512, False, {})
     store = create_or_match(path, header, index, [item], attrs={"classes": ["a"], "mpp": None})
-    fill(store, item, lambda a, b: {"images": images[a:b]}, Silent())
+    fill_item(store, item, lambda a, b: {"images": images[a:b]}, Silent())
     return Patches(path)
 
 
 class Plain(Dataset):
-    """What users write: one patch of a Zarr array per item."""
+    """Read one patch of a Zarr array per item, as most users write it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -67,7 +67,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def compare(name: str, ours: Callable[[], object], other: Callable[[], object], goal: str, share: float = 1.0) -> Any:
-    """Five rounds, one after the other, medians; `share`: the part of our work that `other` does."""
+    """Compare medians of five alternating rounds; share: the part of our work that `other` does."""
     a, b = [], []
     for _ in range(5):
         a.append(seconds(ours))
@@ -77,7 +77,7 @@ def compare(name: str, ours: Callable[[], object], other: Callable[[], object], 
 
 
 def bench_read(work: Path) -> list[dict[str, Any]]:
-    """Ratios of rates to `z[i]`, to `oindex`, to a loader on `z[i]`, and to bare decompression."""
+    """Compare our rate with `z[i]`, `oindex`, a loader on `z[i]`, and bare decompression."""
     resources.keep_freed_memory()
     patches = make_patches(work / "p.zarr")
     array = zarr.open_group(work / "p.zarr", mode="r", use_consolidated=False)["images"]
@@ -103,7 +103,7 @@ def bench_read(work: Path) -> list[dict[str, Any]]:
 
 
 def loaders(patches: Patches, path: Path) -> dict[str, Any]:
-    """A shuffled epoch in batches of 32 through two forked workers, ready for the network."""
+    """Measure a shuffled epoch: batches of 32 through two forked workers, ready for the network."""
     order = np.random.default_rng(1).permutation(PATCHES)
     cut = [order[k : k + BATCH] for k in range(0, PATCHES, BATCH)]
     inference.KEEP_BYTES = 0  # as for a set that does not fit into memory
@@ -122,12 +122,12 @@ def loaders(patches: Patches, path: Path) -> dict[str, Any]:
 
 
 def decompression(work: Path) -> dict[str, Any]:
-    """Maps in shards of 64 as `score` reads them, against blosc alone on chunks that are in memory."""
+    """Compare reading maps in shards of 64, as `score` does, with blosc alone on chunks in memory."""
     spec = ArraySpec("maps", (MAPS, 3, 256, 256), np.float32, 64)
     maps = np.random.default_rng(0).normal(size=spec.shape).astype(np.float32)
     item = Item("ig", (spec,))
     store = create_or_match(work / "m.zarr", provenance.header("maps/1", {}, 0, {}), {}, [item])
-    fill(store, item, lambda a, b: {"maps": maps[a:b]}, Silent())
+    fill_item(store, item, lambda a, b: {"maps": maps[a:b]}, Silent())
     chunks = []
     for k in range(item.count):
         data = (store.path / spec.file(k)).read_bytes()

@@ -88,7 +88,7 @@ def _run(arguments: list[str], log: str, environ: dict[str, str], arm: Arm | Non
     from histoxai.__main__ import main
     from histoxai.store import partial_shards
 
-    partial_shards.KEEP_EVERY = 0.05  # pieces too are written, so that they can be torn
+    partial_shards.SAVE_INTERVAL = 0.05  # pieces too are written, so that they can be torn
     if arm is not None:
         folder, number, what, error, kinds, journal = astuple(arm)
         ctypes.CDLL(None).shim_arm(

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from histoxai.store.records import sealed
+from histoxai.store.records import with_checksum
 
 NUMBERS = (0, 1, -1, 2, 127, 128, 255, 256, 32767, 65535, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1, 10**12)
 ODD_NUMBERS = (
@@ -77,7 +77,7 @@ def resealed(data: bytes) -> bytes:
     """JSON with its checksum renewed, as somebody does who means harm; anything else as it is."""
     try:
         value = json.loads(data)
-        return json.dumps(sealed({k: v for k, v in value.items() if k != "checksum"})).encode()
+        return json.dumps(with_checksum({k: v for k, v in value.items() if k != "checksum"})).encode()
     except (ValueError, RecursionError, AttributeError):
         return data
 

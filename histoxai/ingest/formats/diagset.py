@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from histoxai.core.errors import InputRefused
-from histoxai.core.safe_text import printable
+from histoxai.core.safe_text import escape_text
 from histoxai.ingest.file_walk import require_text
 from histoxai.ingest.formats.base import (
     Index,
@@ -83,7 +83,7 @@ class DiagSetReader:
             for folder in sorted(p for p in scan.iterdir() if p.is_dir()):
                 if folder.name not in LABELS:
                     raise InputRefused(
-                        f"{printable(folder)}: unknown class folder '{printable(folder.name)}'; DiagSet has "
+                        f"{escape_text(folder)}: unknown class folder '{escape_text(folder.name)}'; DiagSet has "
                         f"{', '.join(LABELS)}: rename it or move it away"
                     )
                 if folder.name not in index.classes:
@@ -94,7 +94,7 @@ class DiagSetReader:
                         require_text(path.relative_to(root))
                         files.append(self._blob(root, path, files[0].path if files else None))
                     except InputRefused as error:
-                        index.leave_out(printable(path.relative_to(root).as_posix()), error, self._settings)
+                        index.leave_out(escape_text(path.relative_to(root).as_posix()), error, self._settings)
                         continue
                     self._list(files[-1], scan.name, folder.name, partition)
         if not files:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from histoxai.core.errors import InputRefused
-from histoxai.core.safe_text import printable
+from histoxai.core.safe_text import escape_text
 from histoxai.ingest.file_walk import files_below, require_text
 from histoxai.ingest.formats.base import Index, identifier, require_folder, require_only, require_unique
 from histoxai.ingest.images import SUFFIXES, decode, size_of
@@ -34,7 +34,7 @@ class FolderReader:
             return None
         for folder in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")):
             if any(p.suffix.lower() in SUFFIXES for p in folder.rglob("*")):
-                return f"'{printable(folder.name)}' holds image files"
+                return f"'{escape_text(folder.name)}' holds image files"
         return None
 
     def __init__(self, root: Path, settings: Ingest) -> None:
@@ -48,12 +48,12 @@ class FolderReader:
             parts = path.relative_to(root).parts
             (found[parts[0]] if len(parts) > 1 else stray).append(path)
         if stray:
-            notes.append(f"{len(stray)} images lie in no class folder: left out ({printable(stray[0].name)}, say)")
+            notes.append(f"{len(stray)} images lie in no class folder: left out ({escape_text(stray[0].name)}, say)")
         self.index = Index(_classes(root, found, settings), settings.mpp, (0, 0), notes=notes)
         self._paths: list[Path] = []
         self._layout = Layout(self.index, settings)
         self._list(root, found, settings)
-        if left_out := [printable(n) for n in found if n not in self.index.classes]:
+        if left_out := [escape_text(n) for n in found if n not in self.index.classes]:
             notes.append(f"left out: {', '.join(left_out)} (choose with --classes)")
 
     def _list(self, root: Path, found: dict[str, list[Path]], settings: Ingest) -> None:
@@ -64,7 +64,7 @@ class FolderReader:
                 try:
                     self._take(root, path, label)
                 except InputRefused as error:
-                    index.leave_out(printable(path.relative_to(root).as_posix()), error, settings)
+                    index.leave_out(escape_text(path.relative_to(root).as_posix()), error, settings)
         require_unique(root, index)
         if not nested:
             index.notes.append(_ALONE)

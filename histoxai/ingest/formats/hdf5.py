@@ -12,7 +12,7 @@ import numpy as np
 
 from histoxai.core.errors import InputRefused
 from histoxai.core.resources import bounded_memory
-from histoxai.core.safe_text import printable
+from histoxai.core.safe_text import escape_text
 from histoxai.ingest.arrays import (
     IMAGES,
     LABELS,
@@ -88,7 +88,7 @@ class Hdf5Reader(ArrayReader):
         places = [root, *(p for p in sorted(root.iterdir()) if p.name.lower() in SPLITS and p.is_dir())]
         ends = (*SUFFIXES, *_PACKED)
         found = next((p for f in places for p in sorted(f.iterdir()) if p.name.lower().endswith(ends)), None)
-        return f"'{printable(found.name)}' is an HDF5 file" if found else None
+        return f"'{escape_text(found.name)}' is an HDF5 file" if found else None
 
     def __init__(self, root: Path, settings: Ingest) -> None:
         require_source(root)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from histoxai.core.errors import InputRefused
-from histoxai.core.safe_text import printable
+from histoxai.core.safe_text import escape_text
 from histoxai.ingest.arrays import GROUPS, SPLITS, Array, ArrayReader, Part, choose, parts_of, relative, split_of
 from histoxai.ingest.file_walk import require_text
 from histoxai.ingest.formats.base import Index, NpyFile, identifier, require_source
@@ -28,7 +28,7 @@ class NpyReader(ArrayReader):
         if root.is_file():
             return "it is a .npy file" if root.suffix.lower() == ".npy" else None
         folders = [f for f in _folders(root) if (f / "images.npy").is_file()]
-        return f"'{printable(folders[0].name)}' holds images.npy" if folders else None
+        return f"'{escape_text(folders[0].name)}' holds images.npy" if folders else None
 
     def __init__(self, root: Path, settings: Ingest) -> None:
         require_source(root)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from histoxai.core.errors import InputRefused
-from histoxai.core.safe_text import printable
+from histoxai.core.safe_text import escape_text
 from histoxai.ingest.file_walk import files_below, require_text
 from histoxai.ingest.formats.base import Index, identifier, require_folder, require_only, require_unique
 from histoxai.ingest.images import SUFFIXES, decode, decode_mask, mask_size_of, size_of
@@ -50,13 +50,13 @@ class PairsReader:
         self._layout = Layout(self.index, settings)
         self._pairs: list[Pair] = []
         for path, error in found.alone:
-            self.index.leave_out(printable(path.relative_to(root).as_posix()), error, settings)
+            self.index.leave_out(escape_text(path.relative_to(root).as_posix()), error, settings)
         splits = _splits([p.key for p in found.pairs])
         for pair, group, split in zip(found.pairs, _groups(found.pairs, splits), splits, strict=True):
             try:
                 self._take(root, pair, group, split)
             except InputRefused as error:
-                self.index.leave_out(printable(pair.image.relative_to(root).as_posix()), error, settings)
+                self.index.leave_out(escape_text(pair.image.relative_to(root).as_posix()), error, settings)
         require_unique(root, self.index)
         if len(set(self.index.group)) == len(self._pairs):
             self.index.notes.append("every image counts as a group of its own: no names tell which belong together")

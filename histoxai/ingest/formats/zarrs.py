@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from histoxai.core.errors import InputRefused
-from histoxai.core.safe_text import printable
+from histoxai.core.safe_text import escape_text
 from histoxai.ingest.arrays import ArrayReader, Part, choose, parts_of, relative, split_of
 from histoxai.ingest.file_walk import require_text
 from histoxai.ingest.formats.base import Array, Index, identifier, require_folder
@@ -33,7 +33,7 @@ class ZarrReader:
         if node(root):
             return "it has Zarr metadata"
         inner = _stores(root)
-        return f"'{printable(inner[0].path.name)}' has Zarr metadata" if inner else None
+        return f"'{escape_text(inner[0].path.name)}' has Zarr metadata" if inner else None
 
     def __init__(self, root: Path, settings: Ingest) -> None:
         require_folder(root)

@@ -1,4 +1,4 @@
-"""Doing work items: which shards are asked for, and the loop that fills them."""
+"""Choose the shards of a command, compute their rows, and write them."""
 
 from __future__ import annotations
 
@@ -18,55 +18,60 @@ from histoxai.core.errors import UsageError
 from histoxai.core.progress import Progress
 from histoxai.settings import Work
 from histoxai.store.jobs.workers import Again, share_out
-from histoxai.store.partial_shards import PART, Kept, forget
+from histoxai.store.partial_shards import PART, PartialShard, remove_partial
 from histoxai.store.records import DONE
 from histoxai.store.shards import Item, Store
-from histoxai.store.state import ranges
-from histoxai.store.storage.files import sweep
+from histoxai.store.state import format_ranges
+from histoxai.store.storage.files import remove_abandoned
 
+# compute(start, stop) -> {array path: rows [start, stop)}
 Compute = Callable[[int, int], Mapping[str, np.ndarray]]
+# Finished rows in any order: (number of the first row, {array path: rows})
+FinishedRows = Iterator[tuple[int, Mapping[str, np.ndarray]]]
 
 
 @dataclass(frozen=True)
 class Stream:
-    """A compute that hands over rows as they are finished.
+    """Computes a shard and yields its rows as they are finished.
 
-    rows(start, stop, have) -> (place of the first, {array path: rows}) of each run of finished rows, for rows
-    [start, stop) of which `have` (stop - start,) bool are there already.
+    rows(start, stop, have): yields rows of [start, stop); `have` (stop - start,) bool says which are there already.
     """
 
-    rows: Callable[[int, int, np.ndarray], Iterator[tuple[int, Mapping[str, np.ndarray]]]]
+    rows: Callable[[int, int, np.ndarray], FinishedRows]
+
+
+Producers = Mapping[str, Compute | Stream]  # by item name
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a sharded stage hands over.
+    """The work of one sharded stage.
 
-    items are done shard by shard in this order, so a later one may read what an earlier one wrote.
-    make: creates or matches the store. look: matches it and changes nothing; None where it is not there yet.
-    prepare: loads what the work needs (a network) and gives one compute(start, stop) -> {array path: rows}, or a
-    Stream, per item name; it is called only where something is missing. again: the stage itself, for worker
-    processes. facts: goes into each record, as it is when the record is written.
+    items: done shard by shard in this order, so a later one may read what an earlier one wrote. create: creates or
+    matches the store. look: matches it and changes nothing; None if it does not exist yet. produce: gets the store,
+    loads what the work needs, such as a network, and returns what computes each item; called only if a shard is
+    missing. rerun: the stage with its inputs bound, for worker processes. facts: written into each record, as they
+    are at that time.
     """
 
     items: Sequence[Item]
-    make: Callable[[], Store]
+    create: Callable[[], Store]
     look: Callable[[], Store] | None
-    prepare: Callable[[], Mapping[str, Compute | Stream]]
-    again: Again
+    produce: Callable[[Store], Producers]
+    rerun: Again
     facts: Mapping[str, object]
 
 
-def fill(store: Store, item: Item, compute: Compute | Stream, progress: Progress, *, verify: bool = False) -> int:
-    """Do all missing shards of an item; returns how many were done.
+def fill_item(store: Store, item: Item, compute: Compute | Stream, progress: Progress, *, verify: bool = False) -> int:
+    """Do all missing shards of an item; return how many were done.
 
-    compute(start, stop) -> {array path: rows}. verify: shards of another checksum are missing.
+    verify: shards whose checksums differ count as missing.
     """
-    _clean(store, [item], range(item.count))
+    _remove_leftovers(store, [item], range(item.count))
     missing = store.missing(item, verify=verify)
     progress.start(item.name, sum(b - a for a, b in map(item.span, missing)))
     for k in missing:
-        _do(store, item, k, compute, progress, {})
+        _do_shard(store, item, k, compute, progress, {})
     progress.stop()
     return len(missing)
 
@@ -74,27 +79,27 @@ def fill(store: Store, item: Item, compute: Compute | Stream, progress: Progress
 def parse_shards(
     text: str | None, count: int, one_indexed: bool = False, environ: Mapping[str, str] = os.environ
 ) -> list[int] | None:
-    """`5`, `0-7`, `3,9`, or `auto` (this SLURM array task's share) as shard numbers; None for all.
+    """Parse `5`, `0-7`, `3,9` or `auto` (the share of this Slurm array task) to shard numbers; None means all.
 
-    Task i of N takes shards i, i+N, ..., so more shards than a site's MaxArraySize are no obstacle.
-    Raises UsageError for anything else, or a number that is out of range.
+    Task i of N takes shards i, i+N, ..., so a store may have more shards than a site's MaxArraySize. Raises UsageError
+    for anything else, or a number out of range.
     """
     if text is None:
         return None
     if text == "auto":
         return _task_share(count, environ)
     least = int(one_indexed)
-    chosen: set[int] = set()
+    numbers: set[int] = set()
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if not match:
             raise UsageError(f"--shard {text}: expected numbers such as 5, 0-7 or 3,9, or auto")
         first, last = int(match[1]), int(match[2] or match[1])
         if first < least or last < first or last >= count + least:
-            there = f"are {count} shards, {least}-{count - 1 + least}" if count > 1 else f"is one shard, {least}"
-            raise UsageError(f"--shard {text}: there {there}")
-        chosen.update(range(first - least, last + 1 - least))
-    return sorted(chosen)
+            existing = f"are {count} shards, {least}-{count - 1 + least}" if count > 1 else f"is one shard, {least}"
+            raise UsageError(f"--shard {text}: there {existing}")
+        numbers.update(range(first - least, last + 1 - least))
+    return sorted(numbers)
 
 
 def _task_share(count: int, environ: Mapping[str, str]) -> list[int]:
@@ -118,30 +123,29 @@ def _task_share(count: int, environ: Mapping[str, str]) -> list[int]:
     return list(range((task - first) // step, count, tasks))
 
 
-def do_items(task: Task, progress: Progress, work: Work) -> dict[str, Any]:
-    """What every sharded stage does: name its shards, check its settings, or do what is missing.
+def run_shards(task: Task, progress: Progress, work: Work) -> dict[str, Any]:
+    """Do the missing shards of a task, or name shards, or check the settings, as `work.only` says.
 
-    Returns `shards` (text for `sbatch --array`) and `done` (how many now, by item name).
+    Returns `shards` (text for `sbatch --array`) and `done` (how many shards were done, by item name).
     """
-    items, count = task.items, task.items[0].count
+    count = task.items[0].count
     if work.only == "count":
-        return _names(range(count), work)
-    chosen = parse_shards(work.shard, count, work.one_indexed)
-    wanted: Sequence[int] = range(count) if chosen is None else chosen
+        return _summary(range(count), work)
+    selected = parse_shards(work.shard, count, work.one_indexed)
+    shards: Sequence[int] = range(count) if selected is None else selected
     if work.only is not None:
-        if task.look is None:
-            return _names(wanted, work)
-        store = task.look()
-        return _names({k for item in items for k in store.missing(item, wanted, work.verify)}, work)
-    store = task.make()
+        return _summary(_missing_shards(task, shards, work), work)
+    store = task.create()
     if work.feed is not None:
-        return _fill(store, task, ((k, _gaps(store, items, k, work)) for k in work.feed), progress)
-    _clean(store, items, wanted)
-    todo = [(k, gaps) for k in wanted if (gaps := _gaps(store, items, k, work))]
-    progress.start("patches x methods" if len(items) > 1 else items[0].name, sum(_size(k, gaps) for k, gaps in todo))
+        return _fill(store, task, ((k, _missing_items(store, task, k, work)) for k in work.feed), progress)
+    _remove_leftovers(store, task.items, shards)
+    todo = [(k, items) for k in shards if (items := _missing_items(store, task, k, work))]
+    name = "patches x methods" if len(task.items) > 1 else task.items[0].name
+    progress.start(name, sum(_rows(k, items) for k, items in todo))
     if work.workers > 1 and len(todo) > 1:
-        done = share_out(task.again, [k for k, _ in todo], work, progress)
-        summary = _names((k for k, _ in todo), work) | {"done": {item.name: done.get(item.name, 0) for item in items}}
+        done = share_out(task.rerun, [k for k, _ in todo], work, progress)
+        summary = _summary((k for k, _ in todo), work)
+        summary["done"] = {item.name: done.get(item.name, 0) for item in task.items}
     else:
         summary = _fill(store, task, todo, progress)
     progress.stop()
@@ -150,55 +154,60 @@ def do_items(task: Task, progress: Progress, work: Work) -> dict[str, Any]:
 
 def _fill(store: Store, task: Task, todo: Iterable[tuple[int, list[Item]]], progress: Progress) -> dict[str, Any]:
     done = {item.name: 0 for item in task.items}
-    compute: Mapping[str, Compute | Stream] | None = None
+    producers: Producers | None = None
     shards = []
-    for k, gaps in todo:
-        compute = compute or task.prepare()
-        for item in gaps:
-            _do(store, item, k, compute[item.name], progress, task.facts)
+    for k, items in todo:
+        producers = producers or task.produce(store)
+        for item in items:
+            _do_shard(store, item, k, producers[item.name], progress, task.facts)
             done[item.name] += 1
         shards.append(k)
-    return {"shards": ranges(shards), "done": done}
+    return {"shards": format_ranges(shards), "done": done}
 
 
-def _gaps(store: Store, items: Iterable[Item], shard: int, work: Work) -> list[Item]:
-    return [item for item in items if store.missing(item, [shard], work.verify)]
+def _missing_shards(task: Task, shards: Sequence[int], work: Work) -> Iterable[int]:
+    if task.look is None:
+        return shards
+    store = task.look()
+    return {k for item in task.items for k in store.missing(item, shards, work.verify)}
 
 
-def _size(shard: int, items: Iterable[Item]) -> int:
+def _missing_items(store: Store, task: Task, shard: int, work: Work) -> list[Item]:
+    return [item for item in task.items if store.missing(item, [shard], work.verify)]
+
+
+def _rows(shard: int, items: Iterable[Item]) -> int:
     return sum(b - a for a, b in (item.span(shard) for item in items))
 
 
-def _names(shards: Iterable[int], work: Work) -> dict[str, Any]:
-    return {"shards": ranges(k + int(work.one_indexed) for k in shards), "done": {}}
+def _summary(shards: Iterable[int], work: Work) -> dict[str, Any]:
+    return {"shards": format_ranges(k + int(work.one_indexed) for k in shards), "done": {}}
 
 
-def _do(
+def _do_shard(
     store: Store, item: Item, shard: int, compute: Compute | Stream, progress: Progress, facts: Mapping[str, object]
 ) -> None:
     started = time.perf_counter()
     resources.reset_peak_memory()
     start, stop = item.span(shard)
     rows = {s.path: np.empty((stop - start, *s.shape[1:]), s.dtype) for s in item.specs}
-    kept = Kept(store.path, item.name, shard, store.fingerprint(item), rows)
+    partial = PartialShard(store.path, item.name, shard, store.fingerprint(item), rows)
     note = f"{item.name}, shard {shard}"
-    made = compute.rows if isinstance(compute, Stream) else _in_pieces(compute, item.piece)
-    with kept.saving():
-        progress.advance(int(kept.have.sum()), note)
+    stream = compute.rows if isinstance(compute, Stream) else _in_steps(compute, item.rows_per_step)
+    with partial.saved_on_failure():
+        progress.advance(int(partial.have.sum()), note)
         signals.check()
-        for place, found in [] if kept.have.all() else made(start, stop, kept.have.copy()):
-            progress.advance(kept.add(place - start, found), note)
+        for first, finished in [] if partial.have.all() else stream(start, stop, partial.have.copy()):
+            progress.advance(partial.add(first - start, finished), note)
             signals.check()
-    store.write(item, shard, rows, time.perf_counter() - started + kept.seconds, **facts)
-    forget(store.path, item.name, shard)
+    store.write(item, shard, rows, time.perf_counter() - started + partial.seconds, **facts)
+    remove_partial(store.path, item.name, shard)
 
 
-def _in_pieces(
-    compute: Compute, piece: int | None
-) -> Callable[[int, int, np.ndarray], Iterator[tuple[int, Mapping[str, np.ndarray]]]]:
-    # pieces begin where they would in a shard of which nothing is there: the same rows stay together
-    def rows(start: int, stop: int, have: np.ndarray) -> Iterator[tuple[int, Mapping[str, np.ndarray]]]:
-        step = piece or stop - start
+def _in_steps(compute: Compute, step_rows: int | None) -> Callable[[int, int, np.ndarray], FinishedRows]:
+    # Steps begin at the same rows whatever is there already: the same rows are always computed together.
+    def rows(start: int, stop: int, have: np.ndarray) -> FinishedRows:
+        step = step_rows or stop - start
         for a in range(start, stop, step):
             b = min(a + step, stop)
             if not have[a - start : b - start].all():
@@ -207,19 +216,18 @@ def _in_pieces(
     return rows
 
 
-def _clean(store: Store, items: Iterable[Item], wanted: Iterable[int]) -> None:
-    """Remove what killed tasks left at these shards: temporary files, and pieces of shards that are done."""
-    root, wanted = store.path, list(wanted)
+def _remove_leftovers(store: Store, items: Iterable[Item], shards: Iterable[int]) -> None:
+    """Remove what killed tasks left at these shards: temporary files, and partial rows of shards that are done."""
+    root, shards = store.path, list(shards)
     folders: set[Path] = {root, root / DONE, root / PART}
     for item in items:
         folders |= {root / DONE / item.name, *((root / s.path / "zarr.json").parent for s in item.specs)}
-        folders |= {(root / s.file(k)).parent for s in item.specs for k in wanted}
+        folders |= {(root / s.file(k)).parent for s in item.specs for k in shards}
         if (root / PART / item.name).is_dir():
-            folders |= {root / PART / item.name / str(k) for k in wanted}
-            missing = set(store.missing(item, wanted))
-            for k in set(wanted) - missing:
-                forget(root, item.name, k)
-    sweep(folders)
+            folders |= {root / PART / item.name / str(k) for k in shards}
+            for k in set(shards) - set(store.missing(item, shards)):
+                remove_partial(root, item.name, k)
+    remove_abandoned(folders)
     if (root / PART).is_dir():
-        with contextlib.suppress(OSError):  # not empty: shards that others have under way
+        with contextlib.suppress(OSError):  # not empty: other tasks have shards in progress
             (root / PART).rmdir()

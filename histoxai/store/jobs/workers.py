@@ -12,7 +12,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from histoxai.core import signals
-from histoxai.core.errors import HistoxaiError, Interrupted, for_users
+from histoxai.core.errors import HistoxaiError, Interrupted, as_histoxai_error
 from histoxai.core.progress import Progress, Silent
 from histoxai.settings import Work
 
@@ -100,7 +100,7 @@ def share_out(again: Again, shards: Sequence[int], work: Work, progress: Progres
 
 def _work(again: Again, work: Work, pipe: Connection) -> None:
     try:
-        signals.catch()
+        signals.install_handlers()
         signals.die_with_parent()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STOPPING)
         # the parent has started over already where that was asked for
@@ -109,7 +109,7 @@ def _work(again: Again, work: Work, pipe: Connection) -> None:
     except (KeyboardInterrupt, EOFError, ConnectionError):  # stopped, or the parent is gone
         os._exit(Interrupted.exit_code)
     except Exception as error:
-        ours = for_users(error)
+        ours = as_histoxai_error(error)
         if ours is None:
             raise
         signals.ignore()
@@ -126,10 +126,10 @@ def _lost(process: SpawnProcess) -> HistoxaiError | Interrupted:
         return Interrupted("a worker process was stopped")
     if code is not None and code < 0:
         return HistoxaiError(
-            f"a worker process was killed by signal {-code} (out of memory?); {signals.KEPT}, with fewer --workers "
-            "if memory ran out"
+            f"a worker process was killed by signal {-code} (out of memory?); {signals.RESUME_HINT}, with fewer "
+            "--workers if memory ran out"
         )
-    return HistoxaiError(f"a worker process failed; see above, and {signals.KEPT}")
+    return HistoxaiError(f"a worker process failed; see above, and {signals.RESUME_HINT}")
 
 
 def _dismiss(crew: list[SpawnProcess]) -> None:

@@ -1,7 +1,8 @@
-"""Files that survive a crash: written beside their place, fsynced, renamed; and what a kill leaves behind.
+"""Write files atomically, and remove temporary files that killed processes left.
 
-A temporary name says whose it is (host and process), so that a later run can tell what is abandoned. A task
-whose file was swept all the same, since its process is not seen from here, writes it again.
+A file is written under a temporary name, synced and renamed. The temporary name contains host and process, so that a
+later run recognises abandoned files. If it removes the file of a live process that it cannot see, that process writes
+the file again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 from histoxai.core.errors import HistoxaiError, InputRefused
 from histoxai.store.storage import s3_objects
 
-# What another host left is taken for abandoned after a day.
+# Seconds after which a temporary file of another host counts as abandoned: a day.
 _ABANDONED = 24 * 3600.0
 _TEMPORARY = re.compile(r"\..+@(?P<host>[^@]*)@(?P<pid>\d+)-[0-9a-f]{8}\.(tmp|old)")
 _HINTS = {
@@ -46,7 +47,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_tree(root: Path) -> None:
-    """fsync every file and folder of a small tree that others wrote without."""
+    """fsync every file and folder of a small tree that was written without syncs."""
     for folder, _, names in os.walk(root):
         for name in names:
             handle = os.open(os.path.join(folder, name), os.O_RDONLY)
@@ -58,30 +59,30 @@ def sync_tree(root: Path) -> None:
 
 
 def temporary_beside(path: Path, ending: str = "tmp") -> Path:
-    """A name beside `path` that nobody else uses and that tells whose it is."""
+    """Return a unique temporary path beside `path` that contains host and process."""
     return path.with_name(f".{path.name}@{platform.node()}@{os.getpid()}-{uuid.uuid4().hex[:8]}.{ending}")
 
 
-def cannot(path: Path, what: str, error: OSError) -> HistoxaiError:
-    """An error of the system as one for users: what could not be done to which path, and what helps."""
-    return HistoxaiError(f"{path}: cannot be {what}: {error.strerror or error}{_HINTS.get(error.errno or 0, '')}")
+def file_error(path: Path, action: str, error: OSError) -> HistoxaiError:
+    """Convert an OS error to one for users; action: "read", "written" or "created"."""
+    return HistoxaiError(f"{path}: cannot be {action}: {error.strerror or error}{_HINTS.get(error.errno or 0, '')}")
 
 
 def write_atomically(path: Path, data: bytes, durable: bool = True) -> None:
-    """Write beside the place, fsync, rename, fsync the folder; leaves no temporary file behind.
+    """Write a file under a temporary name and rename it; upload it first if it belongs on S3.
 
-    durable: whether it has to outlive a power cut, for which the syncs are. What belongs on storage goes there first.
-    Raises HistoxaiError where the system, or storage, refuses.
+    durable: sync file and folder, so that the file survives a power cut. Raises HistoxaiError if the system or the
+    storage refuses.
     """
-    if s3_objects.is_there(path):
+    if s3_objects.belongs_on_s3(path):
         s3_objects.put(path, data)
-        if s3_objects.is_bulk(path):
+        if s3_objects.is_chunk_file(path):
             return
-    write_here(path, data, durable)
+    write_local(path, data, durable)
 
 
-def write_here(path: Path, data: bytes, durable: bool = True) -> None:
-    """`write_atomically`, but to this machine only."""
+def write_local(path: Path, data: bytes, durable: bool = True) -> None:
+    """Do what `write_atomically` does, but only on the local disk."""
     for last_try in (False, False, True):
         temporary = temporary_beside(path)
         try:
@@ -96,31 +97,31 @@ def write_here(path: Path, data: bytes, durable: bool = True) -> None:
                 sync_folder(path.parent)
             return
         except (FileNotFoundError, FileExistsError) as error:
-            # swept by a task that cannot see this process; or the folder went just after it was found to be there
+            # another task removed the temporary file, or the folder just after it was created
             if last_try:
-                raise cannot(path, "written", error) from error
+                raise file_error(path, "written", error) from error
         except OSError as error:
-            raise cannot(path, "written", error) from error
+            raise file_error(path, "written", error) from error
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
 
 
 def require_inside(root: Path, path: Path) -> None:
-    """Raise InputRefused where a link in a store leads out of it: a store from elsewhere may not say where we write."""
-    if leads_out(root, path.parent):
-        place = os.path.realpath(path.parent)
-        raise InputRefused(f"{path}: a link in the store leads to {place}, out of it; nothing is written there")
+    """Raise InputRefused if a link leads out of a store: a foreign store must not choose where files are written."""
+    if is_outside(root, path.parent):
+        target = os.path.realpath(path.parent)
+        raise InputRefused(f"{path}: a link in the store leads to {target}, out of it; nothing is written there")
 
 
-def leads_out(root: Path, folder: Path) -> bool:
-    """Whether a folder below a root lies elsewhere in truth."""
-    home, place = os.path.realpath(root), os.path.realpath(folder)
-    return place != home and not place.startswith(home + os.sep)
+def is_outside(root: Path, folder: Path) -> bool:
+    """Return whether a folder's real path lies outside of the root."""
+    real_root, real_folder = os.path.realpath(root), os.path.realpath(folder)
+    return real_folder != real_root and not real_folder.startswith(real_root + os.sep)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_atomically` of readable JSON (strict: no NaN)."""
+    """Write a value as indented JSON, atomically; NaN is an error."""
     write_atomically(path, _json(value))
 
 
@@ -129,17 +130,17 @@ def _json(value: Any) -> bytes:
 
 
 def remove(path: Path) -> None:
-    """Remove a file of a store, if it is there; from storage too."""
-    if s3_objects.is_there(path):
+    """Remove a file of a store if it exists, also from S3."""
+    if s3_objects.belongs_on_s3(path):
         s3_objects.remove([path])
     path.unlink(missing_ok=True)
 
 
-def write_new(path: Path, value: Any) -> None:
-    """JSON at a place where there may be one already: then that one stays, whoever wrote it."""
-    if s3_objects.is_there(path):
+def create_json(path: Path, value: Any) -> None:
+    """Write a value as JSON unless the file exists; of several tasks the first one wins."""
+    if s3_objects.belongs_on_s3(path):
         data = _json(value)
-        write_here(path, data if s3_objects.put_new(path, data) else s3_objects.get(path), durable=False)
+        write_local(path, data if s3_objects.put_new(path, data) else s3_objects.get(path), durable=False)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
@@ -157,32 +158,31 @@ def write_new(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file's value, or None where the file is missing or torn (then it is not done).
+    """Return a JSON file's value, None if the file is missing or torn.
 
-    Raises HistoxaiError for one that cannot be read: taken for missing, it would change the digest of its store.
+    Raises HistoxaiError if it cannot be read: if it counted as missing, the digest of its store would change.
     """
     try:
         return json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
         return None
     except OSError as error:
-        raise cannot(path, "read", error) from error
+        raise file_error(path, "read", error) from error
 
 
 def abandoned(folder: Path) -> list[Path]:
-    """Temporary files and folders directly in a folder whose process is gone."""
+    """Return the temporary files and folders in a folder whose process has ended."""
     try:
         names = [n for n in os.listdir(folder) if n.startswith(".")]
     except OSError:
         return []
-    return [folder / n for n in names if (match := _TEMPORARY.fullmatch(n)) and _is_gone(folder / n, match)]
+    return [folder / n for n in names if (match := _TEMPORARY.fullmatch(n)) and _is_abandoned(folder / n, match)]
 
 
-def clear_away(folder: Path) -> None:
-    """Remove a temporary folder in which threads of a write that failed may still be writing; never an error.
+def remove_temporary_folder(folder: Path) -> None:
+    """Remove a temporary folder while threads of a failed write may still be writing into it; never an error.
 
-    zarr writes from several threads and raises at the first failure; the others end a moment later, and make
-    their folder anew if they have to.
+    zarr raises at the first failure of its threads. The others end a moment later and may create their folder again.
     """
     shutil.rmtree(folder, ignore_errors=True)
     for _ in range(20):
@@ -192,8 +192,8 @@ def clear_away(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def sweep(folders: Iterable[Path]) -> None:
-    """Remove what killed runs left in these folders; never an error."""
+def remove_abandoned(folders: Iterable[Path]) -> None:
+    """Remove the abandoned temporary files of these folders; never an error."""
     for folder in folders:
         for path in abandoned(folder):
             if path.is_dir() and not path.is_symlink():
@@ -203,7 +203,7 @@ def sweep(folders: Iterable[Path]) -> None:
                     path.unlink(missing_ok=True)
 
 
-def _is_gone(path: Path, match: re.Match[str]) -> bool:
+def _is_abandoned(path: Path, match: re.Match[str]) -> bool:
     if match["host"] == platform.node():
         try:
             os.kill(int(match["pid"]), 0)

@@ -1,0 +1,94 @@
+"""The skeleton of a stage that fills its output shard by shard."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from histoxai.core.progress import Progress
+from histoxai.settings import Work
+from histoxai.store.create import create_or_match, match
+from histoxai.store.jobs.runner import Producers, Task, run_shards
+from histoxai.store.shards import Item, Store
+
+if TYPE_CHECKING:
+    import torch
+
+
+class ShardedStage(ABC):
+    """Fills one output store: in this process, with several workers, or as one task of an array job.
+
+    A subclass opens and checks its inputs in `__init__`. It describes the output by `header`, `index`, `items` and
+    `attributes`, and computes its rows in `produce`. `fill` creates the store, or opens the one that is there, and
+    does the missing shards. A stage with a network takes its device from here.
+    """
+
+    def __init__(self, output: Path, settings: Any, progress: Progress, work: Work) -> None:
+        self.output, self.settings, self.progress, self.work = output, settings, progress, work
+        self.facts: dict[str, Any] = {"threads": work.threads}  # written into each shard's record
+        self.attributes: dict[str, Any] = {}  # of the root group, beside the header
+
+    @abstractmethod
+    def header(self) -> dict[str, Any]:
+        """Return the store's header: schema, settings, seed and parents (`provenance.header`)."""
+
+    @abstractmethod
+    def index(self) -> dict[str, np.ndarray]:
+        """Return the small arrays that are written when the store is created: path -> ids, labels and so on, (n,)."""
+
+    @abstractmethod
+    def items(self) -> Sequence[Item]:
+        """Return the items, in the order in which each shard does them."""
+
+    @abstractmethod
+    def produce(self, store: Store) -> Producers:
+        """Load what the work needs, such as a network, and return what computes the rows of each item, by name.
+
+        It is called only if a shard is missing. store: the output.
+        """
+
+    @cached_property
+    def device(self) -> torch.device:
+        """The device of this process: `settings.device`, where `cuda` gives each worker rank the next GPU."""
+        from histoxai.networks.inference import pick_device  # torch, which other stages do without
+
+        settings = self.network_settings
+        return pick_device(settings.device, self.work.rank, getattr(settings, "precision", "fp32"))
+
+    @property
+    def network_settings(self) -> Any:
+        """The settings with `device`, and with `precision` where it can be chosen."""
+        return self.settings
+
+    def fill(self, rerun: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+        """Do the missing shards; return `shards` (as `--shard` reads them) and `done` (how many, by item name).
+
+        rerun: the stage with its inputs bound, for worker processes: rerun(progress=..., work=...). Raises
+        SettingsDiffer if the output exists and was made with other settings, seed or parents.
+        """
+        output, header, items = self.output, self.header(), list(self.items())
+        force = self.work.force
+
+        def create() -> Store:
+            index = self.index()
+            return create_or_match(output, header, index, items, attrs=self.attributes, force=force)
+
+        look = (lambda: match(output, header, items)) if output.exists() and not force else None
+        task = Task(items, create, look, self.produce, rerun, self.facts)
+        return run_shards(task, self.progress, self.work)
+
+
+def inference_settings(device: torch.device, settings: Any) -> Mapping[str, Any]:
+    """Return what a header says of passes through a network in float32."""
+    return {
+        "micro_batch": settings.micro_batch,
+        "device": device.type,
+        "precision": "fp32",
+        "memory_format": "channels_last",
+        "shard_size": settings.shard_size,
+    }
