@@ -24,7 +24,7 @@ from histoxai.store.storage.files import read_json
 
 @dataclass(frozen=True)
 class ExplainInputs:
-    """Paths of what `explain` reads: patch store, run folder of the classifier, and a masks store or None."""
+    """Paths of the inputs of `explain`: patch store, classifier's run folder, and a masks store if nuclei are used."""
 
     patches: Path
     model: Path
@@ -115,16 +115,16 @@ def open_nuclei(path: Path | None, explainers: dict[str, Method], patches: Patch
 
 def _rows_of_masks(masks: Store, patches: Patches, rows: np.ndarray) -> np.ndarray:
     ids, mask_ids = patches.patch_id[rows], masks.read("patch_id")
-    found = join_rows(ids, mask_ids)
-    if len(absent := ids[found < 0]):
+    joined = join_rows(ids, mask_ids)
+    if len(absent := ids[joined < 0]):
         raise Incomplete(
             f"{masks.path}: has no mask of {len(absent)} of {len(ids)} patches, such as {absent[0]}; run "
             f"`histoxai masks` on {patches.path} with the same --split"
         )
     state = masks.completeness()["masks"]
-    if state["rows"] != len(mask_ids) or not rows_done(state)[found].all():
+    if state["rows"] != len(mask_ids) or not rows_done(state)[joined].all():
         masks.require_complete()
-    return found
+    return joined
 
 
 def stored_settings(output: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ from histoxai.networks.inference import softmax_of_predicted, to_tensor
 from histoxai.networks.run_folder import Run
 from histoxai.networks.weights import load_model
 from histoxai.settings import Explain, Work
+from histoxai.store.header import header_identity
 from histoxai.store.patches import Patches
-from histoxai.store.shards import Store, header_identity
+from histoxai.store.shards import Store
 
 PREDICTIONS = "predictions"
 RANK_CHECK = "rank_to_fp32"
@@ -63,7 +64,7 @@ class Job:
     @classmethod
     def of(
         cls,
-        given: ExplainInputs,
+        paths: ExplainInputs,
         output: Path,
         settings: Explain,
         device: torch.device,
@@ -80,17 +81,17 @@ class Job:
             if name not in parsed:
                 raise UsageError(f"--random-weights {name}: is not among the methods {', '.join(parsed)}")
         explainers = {name: explainer for name, (_, explainer) in parsed.items()}
-        patches, run = inputs.open_patches_and_run(given, progress)
+        patches, run = inputs.open_patches_and_run(paths, progress)
         rows = patches.rows(settings.split, settings.per_class)
         target = inputs.targets_of(settings.target, patches, rows)
-        nuclei = inputs.open_nuclei(given.masks, explainers, patches, rows)
+        nuclei = inputs.open_nuclei(paths.masks, explainers, patches, rows)
         stored = {} if work.force else inputs.stored_settings(output)
         compiled = settings.compile and inputs.use_compiler(device, stored, output, progress)
         module = load_model(run, device)
         size = inputs.micro_batch_of(settings, module, patches.size, stored, progress)
         settings = replace(settings, compile=compiled, micro_batch=size)
-        facts: dict[str, Any] = {"threads": work.threads, "micro_batch": size}
-        net = _network(module, settings, facts, progress)
+        facts = {"threads": work.threads, "micro_batch": size}
+        net = Network(module, size, settings.precision, compiled, partial(_record_halving, facts, progress))
         methods = {name: method for name, (method, _) in parsed.items()}
         return cls(settings, patches, run, rows, target, net, methods, explainers, facts, nuclei)
 
@@ -111,8 +112,9 @@ class Job:
         if name in self.settings.random_weights:
             facts["random_weights"] = True
         if self.nuclei is not None and inputs.wants_nuclei(self.explainers[name]):
-            # the identity of a store stays the same while it is being filled
-            facts["masks"] = provenance.fingerprint(header_identity(self.nuclei.masks.header))
+            facts["masks"] = provenance.fingerprint(
+                header_identity(self.nuclei.masks.header)
+            )  # stays while it is filled
         return facts
 
     def index(self) -> dict[str, np.ndarray]:
@@ -238,12 +240,6 @@ class Job:
         return float(spearmanr(a, b).statistic)
 
 
-def _network(module: torch.nn.Module, settings: Explain, facts: dict[str, Any], progress: Progress) -> Network:
-    # facts: a halved micro-batch goes on record there
-
-    def report_halving(micro_batch: int) -> None:
-        facts["micro_batch"] = min(micro_batch, facts["micro_batch"])  # two networks may share a job
-        progress.news(f"out of memory: going on with micro-batches of {micro_batch}; maps agree within the contract")
-
-    assert settings.micro_batch is not None
-    return Network(module, settings.micro_batch, settings.precision, settings.compile, report_halving)
+def _record_halving(facts: dict[str, Any], progress: Progress, micro_batch: int) -> None:
+    facts["micro_batch"] = min(micro_batch, facts["micro_batch"])  # two networks may share a job
+    progress.news(f"out of memory: going on with micro-batches of {micro_batch}; maps agree within the contract")

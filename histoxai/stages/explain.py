@@ -16,8 +16,7 @@ from histoxai.core.progress import Progress
 from histoxai.explain.bases.single_pass import run_single_pass
 from histoxai.explain.checks import summarise
 from histoxai.explain.cost import PATCHES, Cost, measure
-from histoxai.explain.inputs import ExplainInputs
-from histoxai.explain.job import PREDICTIONS, Job
+from histoxai.explain.job import PREDICTIONS, ExplainInputs, Job
 from histoxai.explain.maps_store import checks_path, raw_path
 from histoxai.explain.parity import compare
 from histoxai.settings import Explain, Work
@@ -118,7 +117,8 @@ class _Explain(ShardedStage):
 
 
 def _method_item(job: Job, name: str) -> Item:
-    explainer, n, shard = job.explainers[name], len(job.rows), job.settings.shard_size
+    explainer, settings = job.explainers[name], job.settings
+    n, shard = len(job.rows), settings.shard_size
     specs = [
         ArraySpec(raw_path(name, part), (n, *spec.shape), spec.dtype, shard, spec.fill)
         for part, spec in explainer.raw_specs(job.net_of(name), job.patches.size).items()

@@ -22,7 +22,7 @@ from benches.common import inputs, peak_megabytes, row
 from histoxai.core import provenance, resources
 from histoxai.core.progress import Silent
 from histoxai.explain.bases.method import channels_to_plane
-from histoxai.explain.inputs import ExplainInputs
+from histoxai.explain.job import ExplainInputs
 from histoxai.score import scores_store
 from histoxai.score.measures import counts as c
 from histoxai.score.profiles.thesis import line_means, soft_iou

@@ -28,7 +28,7 @@ from histoxai.store import partial_shards
 from histoxai.store.patches import Patches
 from histoxai.store.shards import Store
 from tests.conftest import FAST, Mini, array_files, done, run
-from tests.unit.test_plugins import METHOD, install
+from tests.core.test_plugins import METHOD, install
 
 FEW = [
     *("-O", "ig.steps=8", "-O", "nt.steps=4", "-O", "nt.samples=2", "-O", "lime.samples=30", "-O", "lime.max_dist=10"),
