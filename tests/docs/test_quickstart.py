@@ -56,6 +56,7 @@ def write_images(root: Path) -> None:
         Image.fromarray(values[:PX, :PX]).save(root / "nuclei" / "masks" / f"{k:02}.png")
 
 
+@pytest.mark.slow
 def test_commands_of_the_quickstart_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_images(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -74,7 +75,7 @@ def test_commands_of_the_quickstart_run(tmp_path: Path, monkeypatch: pytest.Monk
     assert json.loads(run("audit", "balanced.zarr", "--json").out)["leaking"] is False
     scores = json.loads(run(*next(s for s in steps if s[0] == "score"), "--json").out)
     assert {row["method"] for row in scores["rows"]} == {"ig", "gradcam", "random", "center"}
-    assert {row["mask"] for row in scores["rows"]} >= {"tumor", "nontumor"}
+    assert {row["mask"] for row in scores["rows"]} >= {"tumor", "non_tumor"}
     assert (tmp_path / "report" / "index.html").read_text().startswith("<!doctype html>")
 
     explain = next(s for s in steps if s[0] == "explain")

@@ -134,9 +134,3 @@ def test_difference_within_one_group_has_no_interval() -> None:
     found = difference(np.arange(6.0), np.zeros(6), first, ~first, 100, 0, 0.95)
     assert found.mean[0] == -3
     assert np.isnan([found.low[0], found.high[0], found.p[0]]).all()
-
-
-# ---- comparisons
-
-
-# ---- the classifier

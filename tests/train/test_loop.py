@@ -241,11 +241,3 @@ def test_mixup_is_of_pairs_within_the_batch(tmp_path: Path) -> None:
             fits += torch.allclose(away, share * gap, atol=1e-5) and -1e-6 <= share <= 1 + 1e-6 and j != k
     same_as_before = sum(torch.allclose(mixed[k], images[k], atol=1e-6) for k in range(8))
     assert fits >= 8 - same_as_before > 0
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    """Bytes that later tests compare are of as many threads as before."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
