@@ -1,4 +1,4 @@
-"""The stages, one for each command: a stage reads named inputs, writes one new output, and never changes an input.
+"""The stages, one for each command: a stage reads named inputs and writes one new output.
 
 | verb | reads | writes |
 |---|---|---|
@@ -12,7 +12,7 @@
 | score | maps.zarr, masks.zarr | scores.zarr |
 | report | scores.zarr and, through its lineage, all before it | report/ |
 
-`info` describes any of them. A stage is one public function. It takes paths and settings and returns a summary, the dict
-that `--json` prints. It reports through `progress` and never prints. `base` has the skeleton of the stages that work
-shard by shard.
+`info` describes any of them. A stage is one public function. It takes paths and settings and returns a summary, the
+dict that `--json` prints. It reports through `progress` and never prints. `base` has the skeleton of the stages that
+work shard by shard.
 """
