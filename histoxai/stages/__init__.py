@@ -1,4 +1,4 @@
-"""The stages, one for each command: a stage reads named inputs, writes one new output, and never changes an input.
+"""The stages, one for each command: a stage reads named inputs and writes one new output.
 
 | verb | reads | writes |
 |---|---|---|
