@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from histoxai.core.errors import InputRefused, UsageError
-from histoxai.ingest.label_masks import LabelMask, value_names
+from histoxai.ingest.label_masks import LabelMask, parse_class_map
 from histoxai.ingest.polygons import Polygons
-from histoxai.ingest.slide_files import SLIDES, TIFFS, walk
-from histoxai.ingest.slide_grid import bounds
+from histoxai.ingest.slide_files import SLIDES, TIFFS, iterate_files
+from histoxai.ingest.slide_grid import scanned_area
 from histoxai.settings import Ingest
 
 _DRAWN = {".geojson", ".json"}
@@ -33,22 +33,22 @@ class Annotation(Protocol):
     def plane(self, names: Sequence[str], x: float, y: float, extent: float, size: int) -> np.ndarray: ...
 
 
-def load(path: Path, slide: Any, settings: Ingest) -> Annotation:
+def read_annotation(path: Path, slide: Any, settings: Ingest) -> Annotation:
     """The annotation in a file; raises InputRefused where it cannot be one of this slide."""
-    scanned = bounds(slide)
+    scanned = scanned_area(slide)
     if path.suffix.lower() in _DRAWN:
         return Polygons(path, scanned)
-    return LabelMask(path, [(0, 0, *slide.dimensions), scanned], value_names(settings.class_map))
+    return LabelMask(path, [(0, 0, *slide.dimensions), scanned], parse_class_map(settings.class_map))
 
 
-def base_name(path: Path) -> str:
+def annotated_slide_name(path: Path) -> str:
     """The slide that an annotation file is named after: `a.geojson`, `a.svs.geojson`, `a_mask.tif`, `a-labels.png`."""
     stem = path.stem
     stem = next((stem.removesuffix(w) for w in _WORDS if stem.endswith(w)), stem)
     return Path(stem).stem if Path(stem).suffix.lower() in SLIDES | TIFFS else stem
 
 
-class Annotations:
+class AnnotationFiles:
     """The file or the folder that `--annotations` names."""
 
     def __init__(self, place: Path, root: Path) -> None:
@@ -58,13 +58,13 @@ class Annotations:
         kinds = _DRAWN | _PAINTED
         if place.is_file() and place.suffix.lower() not in kinds:
             raise InputRefused(f"--annotations {place}: expected {', '.join(sorted(kinds))}, or a folder of them")
-        self.files = [place] if place.is_file() else [p for p in walk(place, kinds) if p.is_file()]
+        self.files = [place] if place.is_file() else [p for p in iterate_files(place, kinds) if p.is_file()]
 
     def holds(self, path: Path) -> bool:
         """Whether a file among the slides is one of these annotations."""
         if self.place.resolve() != self._slides.resolve():
             return path.resolve().is_relative_to(self.place.resolve())
-        return base_name(path) != path.stem  # slides and masks lie together: only the words of a mask tell
+        return annotated_slide_name(path) != path.stem  # slides and masks lie together: only the words of a mask tell
 
     def of(self, slide: Path, slides: int) -> Path:
         """The file that belongs to a slide; raises InputRefused where there is none, or more than one."""
@@ -74,7 +74,7 @@ class Annotations:
                     f"--annotations {self.place}: is one file for {slides} slides; name a folder of them"
                 )
             return self.place
-        found = [p for p in self.files if base_name(p) == slide.stem and p.resolve() != slide.resolve()]
+        found = [p for p in self.files if annotated_slide_name(p) == slide.stem and p.resolve() != slide.resolve()]
         if len(found) > 1:
             inner = slide.parent.relative_to(self._slides)
             found = [p for p in found if p.parent.relative_to(self.place) == inner] or found
@@ -84,7 +84,7 @@ class Annotations:
         return found[0]
 
 
-def check_settings(settings: Ingest) -> None:
+def require_consistent(settings: Ingest) -> None:
     """Raise UsageError for settings that mean nothing together."""
     if (settings.tumor is None) != (settings.non_tumor is None):
         raise UsageError("--tumor and --non-tumor go together: classes of annotations for the two target planes")
@@ -95,10 +95,10 @@ def check_settings(settings: Ingest) -> None:
         raise UsageError("--classes: a slide's tiles have no classes; name --annotations")
     if settings.annotations is None and settings.min_overlap != Ingest().min_overlap:
         raise UsageError("--min-overlap: says how much of a tile an annotation covers; name them with --annotations")
-    value_names(settings.class_map)
+    parse_class_map(settings.class_map)
 
 
-def require_painted(root: Path, drawn: Iterable[Path | None], settings: Ingest) -> None:
+def require_masks_for_class_map(root: Path, drawn: Iterable[Path | None], settings: Ingest) -> None:
     """Raise InputRefused for a class map where no annotation is a mask, whose values it could name."""
     if settings.class_map and not any(p and p.suffix.lower() not in _DRAWN for p in drawn):
         raise InputRefused(
@@ -107,7 +107,7 @@ def require_painted(root: Path, drawn: Iterable[Path | None], settings: Ingest) 
         )
 
 
-def choose(
+def label_tiles(
     annotation: Annotation, x: np.ndarray, y: np.ndarray, extent: float, settings: Ingest, counts: Counter[str]
 ) -> tuple[np.ndarray, list[str]]:
     """What each tile (n) shows: -2 too little of anything, -1 enough but no class, else a number in the names returned.

@@ -11,19 +11,19 @@ import numpy as np
 
 from histoxai.core.errors import InputRefused
 from histoxai.core.safe_text import printable
+from histoxai.ingest.chunk_checks import missing_chunks_note, require_all_chunks, require_plausible_size
 from histoxai.ingest.formats.base import (
-    Array,
-    Index,
+    PatchIndex,
+    RowArray,
     as_uint8,
     identifier,
     require_images,
-    require_only,
-    require_size,
-    require_unique,
+    require_only_settings,
+    require_same_size,
+    require_unique_ids,
 )
-from histoxai.ingest.header_bounds import gaps, require_bounded, require_complete
-from histoxai.ingest.labels import as_classes, label_values
-from histoxai.ingest.targets import Targets
+from histoxai.ingest.labels import encode_labels, read_labels
+from histoxai.ingest.targets import TargetPlanes
 from histoxai.settings import Ingest
 
 SPLITS = {"train": 1, "training": 1, "val": 2, "valid": 2, "validation": 2, "test": 3, "testing": 3}
@@ -35,22 +35,22 @@ _PIECE = 256  # rows read at once where only some are wanted
 
 
 @dataclass
-class Part:
+class ArrayGroup:
     """Arrays that belong together, row by row.
 
     stem: of their ids. split: 0 none, 1 train, 2 validation, 3 test. group: of all rows, where `groups` is None.
     """
 
     stem: str
-    images: Array
-    labels: Array | None = None
-    masks: Array | None = None
-    groups: Array | None = None
+    images: RowArray
+    labels: RowArray | None = None
+    masks: RowArray | None = None
+    groups: RowArray | None = None
     split: int = 0
     group: str | None = None
 
 
-def choose(found: Mapping[str, Array], settings: Ingest, where: Path) -> list[tuple[str, dict[str, Array]]]:
+def assign_roles(found: Mapping[str, RowArray], settings: Ingest, where: Path) -> list[tuple[str, dict[str, RowArray]]]:
     """Which of a source's arrays are `images`, `labels`, `masks` and `groups`, as the settings say, else by name.
 
     Each folder (a group of HDF5 or Zarr) that has images gives one entry, with its path, or "" where there is only one.
@@ -66,7 +66,7 @@ def choose(found: Mapping[str, Array], settings: Ingest, where: Path) -> list[tu
     return chosen
 
 
-def _pictures(found: Mapping[str, Array], settings: Ingest, where: Path) -> list[str]:
+def _pictures(found: Mapping[str, RowArray], settings: Ingest, where: Path) -> list[str]:
     # names of the images, one a folder
     if (wanted := settings.images) is not None:
         if not (names := [wanted] if wanted in found else [k for k in found if _last(k) == wanted]):
@@ -85,7 +85,9 @@ def _pictures(found: Mapping[str, Array], settings: Ingest, where: Path) -> list
     return sorted(likely)
 
 
-def _beside(found: Mapping[str, Array], images: str, settings: Ingest, where: Path, alone: bool) -> dict[str, Array]:
+def _beside(
+    found: Mapping[str, RowArray], images: str, settings: Ingest, where: Path, alone: bool
+) -> dict[str, RowArray]:
     chosen, folder = {"images": found[images]}, _folder(images)
     n = found[images].shape[0] if found[images].shape else 0
     for role, (known, fits) in _ROLES.items():
@@ -117,7 +119,9 @@ def _named(names: list[str], known: tuple[str, ...], role: str, where: Path) -> 
     return None
 
 
-def _require_no_stray(found: Mapping[str, Array], chosen: list[tuple[str, dict[str, Array]]], where: Path) -> None:
+def _require_no_stray(
+    found: Mapping[str, RowArray], chosen: list[tuple[str, dict[str, RowArray]]], where: Path
+) -> None:
     folders = [folder for folder, _ in chosen]
     for role, (known, fits) in _ROLES.items():
         if any(role in arrays for _, arrays in chosen):
@@ -130,11 +134,11 @@ def _require_no_stray(found: Mapping[str, Array], chosen: list[tuple[str, dict[s
                 )
 
 
-def _missing(role: str, wanted: str, found: Mapping[str, Array], where: Path) -> InputRefused:
+def _missing(role: str, wanted: str, found: Mapping[str, RowArray], where: Path) -> InputRefused:
     return InputRefused(f"{where}: has no array '{wanted}' for --{role}; it has: {_listing(found)}")
 
 
-def _listing(found: Mapping[str, Array]) -> str:
+def _listing(found: Mapping[str, RowArray]) -> str:
     return ", ".join(f"{n} {a.shape} {a.dtype}" for n, a in found.items()) or "none"
 
 
@@ -147,21 +151,21 @@ def _last(name: str) -> str:
 
 
 # Array's role: names, and what such an array has to be.
-_ROLES: dict[str, tuple[tuple[str, ...], Callable[[Array], bool]]] = {
+_ROLES: dict[str, tuple[tuple[str, ...], Callable[[RowArray], bool]]] = {
     "labels": (LABELS, lambda a: len(a.shape) >= 1 and a.dtype.kind in "biufUSOT"),
     "masks": (MASKS, lambda a: len(a.shape) >= 3),
     "groups": (GROUPS, lambda a: len(a.shape) == 1),
 }
 
 
-class ArrayReader:
+class ArrayPatches:
     """Rows of one or more parts as patches; classes from labels, target planes from masks."""
 
-    def __init__(self, root: Path, settings: Ingest, name: str, parts: list[Part], notes: list[str]) -> None:
-        require_only(root, settings, name, "class_map", "images", "masks", "labels", "tumor", "non_tumor")
-        self._targets = Targets(root, settings)
-        self.index = Index([], settings.mpp, (0, 0), notes=notes)
-        self.parts: list[Part] = []
+    def __init__(self, root: Path, settings: Ingest, name: str, parts: list[ArrayGroup], notes: list[str]) -> None:
+        require_only_settings(root, settings, name, "class_map", "images", "masks", "labels", "tumor", "non_tumor")
+        self._targets = TargetPlanes(root, settings)
+        self.index = PatchIndex([], settings.mpp, (0, 0), notes=notes)
+        self.parts: list[ArrayGroup] = []
         labels: list[np.ndarray | None] = []
         for part in parts:
             try:
@@ -170,17 +174,19 @@ class ArrayReader:
             except InputRefused as error:
                 self.index.leave_out(part.stem, error, settings)
         self._list(labels, settings)
-        require_unique(root, self.index)
+        require_unique_ids(root, self.index)
 
-    def _check(self, part: Part) -> np.ndarray | None:
+    def _check(self, part: ArrayGroup) -> np.ndarray | None:
         first = self.parts[0] if self.parts else None
         require_images(part.images)
         for array in (part.images, part.labels, part.masks):
             if getattr(array, "never_written", False):
                 raise InputRefused(f"{array and array.path}: has a header but no data; copy it again from the source")
-        require_bounded(part.images)
+        require_plausible_size(part.images)
         size = (part.images.shape[1], part.images.shape[2])
-        require_size(part.images.path, size, self.index.size if first else None, first.images.path if first else None)
+        require_same_size(
+            part.images.path, size, self.index.size if first else None, first.images.path if first else None
+        )
         n = part.images.shape[0]
         for other in (part.labels, part.masks, part.groups):
             if other is not None and (other.shape[:1] != (n,)):
@@ -202,11 +208,13 @@ class ArrayReader:
                     "masks must be class numbers, or all planes"
                 )
         if part.labels is not None:
-            require_complete(part.labels, "labels")
+            require_all_chunks(part.labels, "labels")
         if part.groups is not None:
-            require_complete(part.groups, "groups")
-        labels = None if part.labels is None else label_values(part.labels)
-        self.index.notes += [note for a in (part.images, part.masks) if a is not None and (note := gaps(a))]
+            require_all_chunks(part.groups, "groups")
+        labels = None if part.labels is None else read_labels(part.labels)
+        self.index.notes += [
+            note for a in (part.images, part.masks) if a is not None and (note := missing_chunks_note(a))
+        ]
         self.index.size = size
         return labels
 
@@ -215,7 +223,7 @@ class ArrayReader:
         paths = [p.labels.path if p.labels else p.images.path for p in self.parts]
         if not paths:
             return
-        index.classes, coded = as_classes(labels, paths, settings.classes, settings.metadata is not None)
+        index.classes, coded = encode_labels(labels, paths, settings.classes, settings.metadata is not None)
         index.has_targets = any(p.masks is not None for p in self.parts)
         if not index.has_targets and (settings.tumor or settings.non_tumor or settings.class_map):
             raise InputRefused(f"{paths[0]}: no masks to go with --tumor, --non-tumor or --class-map; name --masks")
@@ -273,14 +281,14 @@ class ArrayReader:
         return self._targets.planes(values.reshape(-1, h, w), path)
 
 
-def _names(part: Part, ids: list[str], rows: np.ndarray) -> list[str]:
+def _names(part: ArrayGroup, ids: list[str], rows: np.ndarray) -> list[str]:
     # the group of each of these rows
     if part.groups is None:
         return ids if part.group is None else [part.group] * len(ids)
-    return [identifier(g) for g in label_values(part.groups, "groups").astype(str)[rows].tolist()]
+    return [identifier(g) for g in read_labels(part.groups, "groups").astype(str)[rows].tolist()]
 
 
-def _are_planes(masks: Array) -> bool:
+def _are_planes(masks: RowArray) -> bool:
     return len(masks.shape) == 4 and masks.shape[1] == 2 and masks.shape[3] > 1
 
 
@@ -297,7 +305,7 @@ def _as_planes(values: np.ndarray, path: Path) -> np.ndarray:
     )
 
 
-def _require_mask(masks: Array, images: Array) -> None:
+def _require_mask(masks: RowArray, images: RowArray) -> None:
     n, h, w = images.shape[:3]
     fitting = [(n, h, w), (n, h, w, 1), (n, 1, h, w), (n, 2, h, w)]
     if masks.shape not in fitting:
@@ -310,7 +318,7 @@ def _require_mask(masks: Array, images: Array) -> None:
         raise InputRefused(f"{masks.path}: has dtype {masks.dtype}; expected class numbers")
 
 
-def _gather(array: Array, rows: np.ndarray) -> np.ndarray:
+def _gather(array: RowArray, rows: np.ndarray) -> np.ndarray:
     """Chosen rows (ascending) of an array; spans are read whole, since most files are compressed in blocks of rows."""
     pieces, i = [], 0
     while i < len(rows):
@@ -330,12 +338,12 @@ def split_of(name: str) -> int:
     return next((SPLITS[word] for word in words if word in SPLITS), 0)
 
 
-def relative(root: Path, path: Path) -> str:
+def path_in_source(root: Path, path: Path) -> str:
     """A path below the source's root, or its name where it is the source; as lists have it."""
     return printable(path.name if path == root else path.relative_to(root).as_posix())
 
 
-def parts_of(chosen: list[tuple[str, dict[str, Array]]], stem: str, split: int) -> list[Part]:
+def array_groups(chosen: list[tuple[str, dict[str, RowArray]]], stem: str, split: int) -> list[ArrayGroup]:
     """Parts from what `choose` found; each of several folders is a group, and names its split unless `split` does."""
     parts = []
     for folder, found in chosen:
@@ -344,5 +352,5 @@ def parts_of(chosen: list[tuple[str, dict[str, Array]]], stem: str, split: int) 
         own = next((c for w in words if (c := split_of(w))), 0)
         scan = [w for w in words if w.lower() not in SPLITS]
         group = identifier(stem, *scan) if len(chosen) > 1 and scan else None
-        parts.append(Part(stem=identifier(stem, *words), split=split or own, group=group, **arrays))
+        parts.append(ArrayGroup(stem=identifier(stem, *words), split=split or own, group=group, **arrays))
     return parts

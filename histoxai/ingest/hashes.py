@@ -9,17 +9,17 @@ import cv2
 import numpy as np
 import xxhash
 
-NOBODY = 0  # the hash of a patch without identity
+NO_HASH = 0  # the hash of a patch without identity
 _SIDE, _KEPT = 32, 8
 _TURNS = (None, cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_COUNTERCLOCKWISE)
 
 
-def content(image: np.ndarray) -> np.ndarray:
+def content_hash(image: np.ndarray) -> np.ndarray:
     """128-bit hash (2,) uint64 of an image (H, W, 3) uint8: equal where all pixels are, 0 where they are one colour."""
     return np.zeros(2, np.uint64) if _blank(image) else _words(_hash(image))
 
 
-def orbit(image: np.ndarray) -> np.ndarray:
+def rotation_invariant_hash(image: np.ndarray) -> np.ndarray:
     """128-bit hash (2,) uint64 that an image and its seven turned and mirrored versions share; 0 as in `content`.
 
     The least of the eight versions' own hashes.
@@ -34,7 +34,7 @@ def orbit(image: np.ndarray) -> np.ndarray:
     return _words(least)
 
 
-def perceptual(image: np.ndarray) -> np.uint64:
+def perceptual_hash(image: np.ndarray) -> np.uint64:
     """Signs of the 63 lowest frequencies of an image (H, W, 3) uint8, as bits; 0 where it is one colour.
 
     Bit 8 v + u is the sign of the cosine coefficient at (v, u), 0..7 each, of the grey image at 32 x 32 px; bit 0, the
@@ -42,13 +42,13 @@ def perceptual(image: np.ndarray) -> np.uint64:
     a turn of the image is a change of bits (`turned`). Differs in a few bits after rescaling, JPEG or a little blur.
     """
     if _blank(image):
-        return np.uint64(NOBODY)
+        return np.uint64(NO_HASH)
     grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
     signs = cv2.dct(grey.astype(np.float32))[:_KEPT, :_KEPT] > 0
     return _pack(signs.ravel()[None])[0]
 
 
-def turned(hashes: np.ndarray) -> np.ndarray:
+def hashes_of_rotations(hashes: np.ndarray) -> np.ndarray:
     """Perceptual hashes (n,) of images -> (8, n) uint64, those of their eight turned and mirrored versions.
 
     Mirroring changes the sign of every odd frequency along that axis, transposing exchanges the axes.
@@ -62,7 +62,7 @@ def turned(hashes: np.ndarray) -> np.ndarray:
             for across in (False, True):
                 change = (odd[:, None] & down) ^ (odd[None, :] & across)
                 made.append(_pack((square ^ change).reshape(-1, _KEPT**2)))
-    return np.where(hashes == NOBODY, np.uint64(NOBODY), np.stack(made))
+    return np.where(hashes == NO_HASH, np.uint64(NO_HASH), np.stack(made))
 
 
 def _pack(bits: np.ndarray) -> np.ndarray:

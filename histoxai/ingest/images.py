@@ -41,7 +41,7 @@ _MASKS = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "RGB")
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def size_of(path: Path) -> tuple[int, int]:
+def image_size(path: Path) -> tuple[int, int]:
     """Height and width as `decode` gives them (EXIF orientation applied), from the header.
 
     Raises InputRefused for what `decode` would refuse, as far as the header tells.
@@ -51,7 +51,7 @@ def size_of(path: Path) -> tuple[int, int]:
         return _oriented(path, image)
 
 
-def mask_size_of(path: Path) -> tuple[int, int]:
+def mask_size(path: Path) -> tuple[int, int]:
     """Height and width of a mask as `decode_mask` gives it, from the header; raises InputRefused like it."""
     with _open(path) as image:
         if image.mode not in _MASKS:
@@ -67,7 +67,7 @@ def mask_size_of(path: Path) -> tuple[int, int]:
         return _oriented(path, image)
 
 
-def decode(path: Path) -> np.ndarray:
+def decode_image(path: Path) -> np.ndarray:
     """(H, W, 3) uint8. Transparent pixels are blended on white glass, palettes converted, EXIF orientation applied.
 
     Raises InputRefused for grayscale, CMYK, 16-bit, several pages, more than 100 megapixels, and broken files.
@@ -90,7 +90,7 @@ def decode_mask(path: Path) -> np.ndarray:
 
     Raises InputRefused for colours, which are no numbers, and for broken files.
     """
-    mask_size_of(path)
+    mask_size(path)
     with _open(path) as image:
         try:
             values = np.asarray(_upright(image)).astype(np.int64)

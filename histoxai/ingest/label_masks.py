@@ -18,7 +18,7 @@ _MOST = 1 << 28  # pixels; a larger mask takes more memory than it is worth
 _VALUES = ("1", "L", "P", "I;16", "I;16L", "I;16B", "I")
 
 
-def value_names(class_map: Sequence[str]) -> dict[int, str]:
+def parse_class_map(class_map: Sequence[str]) -> dict[int, str]:
     """`3=epithelial` as {3: "epithelial"}; raises UsageError for anything else."""
     names = {}
     for entry in class_map:

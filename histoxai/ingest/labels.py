@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from histoxai.core.errors import InputRefused
-from histoxai.ingest.formats.base import Array
+from histoxai.ingest.formats.base import RowArray
 
 _MOST = 1000  # more distinct values are numbers of something else
 
 
-def label_values(array: Array, what: str = "labels") -> np.ndarray:
+def read_labels(array: RowArray, what: str = "labels") -> np.ndarray:
     """(n) int64 or str, from an array of shape (n) or (n, 1, ...); text without the spaces around it.
 
     Raises InputRefused for other shapes, fractions, NaN, numbers below 0 and text that is no UTF-8.
@@ -40,7 +40,7 @@ def label_values(array: Array, what: str = "labels") -> np.ndarray:
     return whole
 
 
-def as_classes(
+def encode_labels(
     labels: Sequence[np.ndarray | None], paths: Sequence[Path], chosen: tuple[str, ...] | None, more: bool = False
 ) -> tuple[list[str], list[np.ndarray | None]]:
     """Class names, and each part's labels as indices into them, -1 for empty text, -2 where `chosen` leaves it out.

@@ -43,7 +43,7 @@ class Pairs(NamedTuple):
     alone: list[tuple[Path, InputRefused]]
 
 
-def looks_paired(root: Path) -> str | None:
+def recognise_pairs(root: Path) -> str | None:
     """Says in a few words why a tree seems to hold images and masks, from names alone, or None.
 
     Folders count that have image files in them. Slides beside annotations are none of these.

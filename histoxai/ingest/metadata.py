@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from histoxai.core.errors import InputRefused
-from histoxai.ingest.formats.base import Index
+from histoxai.ingest.formats.base import PatchIndex
 
 # by which column rows are found, the first of these that is there
 KEYS = {"patch_id": "patch_id", "scan": "group", "scan_id": "group", "slide": "group", "group": "group"}
@@ -16,7 +16,7 @@ GROUPS = ("patient", "site")
 PLACES = ("frame", "x", "y", "extent")
 
 
-def join(index: Index, path: Path) -> None:
+def add_metadata(index: PatchIndex, path: Path) -> None:
     """Add what a CSV knows to an index: `patient`, `site`, the label, or `frame`, `x`, `y`, `extent` of tiles.
 
     A scan's row is for all its patches; where they lie only rows of single patches can say. Raises InputRefused for a
@@ -75,7 +75,7 @@ def _table(path: Path, rows: list[dict[str, str]], key: str, known: list[str]) -
     return table
 
 
-def _label(index: Index, path: Path, found: list[dict[str, str] | None]) -> None:
+def _label(index: PatchIndex, path: Path, found: list[dict[str, str] | None]) -> None:
     named = [row["label"] if row else "" for row in found]
     if any(code >= 0 for code in index.label):
         raise InputRefused(f"{path}: has labels, and so has the source; remove the column label")
@@ -85,7 +85,7 @@ def _label(index: Index, path: Path, found: list[dict[str, str] | None]) -> None
     index.label = [index.classes.index(n) if n else -1 for n in named]
 
 
-def _places(index: Index, path: Path, key: str, found: list[dict[str, str] | None], known: list[str]) -> None:
+def _places(index: PatchIndex, path: Path, key: str, found: list[dict[str, str] | None], known: list[str]) -> None:
     # coordinates mean something together only; frame and a tile's side may be left to scan and patch size
     if key != "patch_id":
         raise InputRefused(f"{path}: has coordinates by {key}; give a row to each patch, with a column patch_id")
@@ -122,7 +122,7 @@ def _whole(path: Path, column: str, text: str) -> int:
     return int(value)
 
 
-def groups(index: Index) -> list[str]:
+def patch_groups(index: PatchIndex) -> list[str]:
     """The group of each patch: its patient where that is known, of it or of its whole scan, else its scan."""
     patient = index.extra.get("patient", [""] * len(index))
     of_scan: dict[str, set[str]] = {}

@@ -5,14 +5,14 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-QUALITY = ("blur", "pen", "background", "saturation")
+QUALITY_COLUMNS = ("blur", "pen", "background", "saturation")
 SHARP = 100.0  # variance of the Laplacian at which blur is 0.5
 # Glass is bright and nearly grey; OpenCV's hue goes from 0 to 180. Red ink is not told from eosin.
 _GLASS = ((0, 0, 200), (180, 25, 255))
 _PENS = (((35, 90, 40), (85, 255, 255)), ((92, 110, 60), (118, 255, 255)), ((0, 0, 0), (180, 120, 45)))
 
 
-def quality(image: np.ndarray) -> np.ndarray:
+def measure_quality(image: np.ndarray) -> np.ndarray:
     """QUALITY (4,) float32 of an image (H, W, 3) uint8, each in 0..1.
 
     blur: 1 / (1 + v / 100) with v the variance of the Laplacian of the grey image (Pech-Pacheco et al. 2000), 1 for
@@ -32,6 +32,6 @@ def quality(image: np.ndarray) -> np.ndarray:
     return np.array([1 / (1 + spread / SHARP), pen / pixels, glass / pixels, cv2.mean(hsv)[1] / 255], np.float32)
 
 
-def tissue(measured: np.ndarray) -> np.ndarray:
+def tissue_share(measured: np.ndarray) -> np.ndarray:
     """Share of tissue (n,) from `quality` of many patches (n, 4): what is neither glass nor pen."""
-    return 1 - measured[:, QUALITY.index("background")] - measured[:, QUALITY.index("pen")]
+    return 1 - measured[:, QUALITY_COLUMNS.index("background")] - measured[:, QUALITY_COLUMNS.index("pen")]

@@ -10,16 +10,16 @@ import numpy as np
 
 from histoxai.core.errors import InputRefused
 from histoxai.core.progress import Progress
-from histoxai.ingest.formats.base import Readable
-from histoxai.ingest.quality import quality, tissue
+from histoxai.ingest.formats.base import PatchSource
+from histoxai.ingest.quality import measure_quality, tissue_share
 
 _PIECE = 16
 
 
-class Chosen:
+class SelectedPatches:
     """A reader of some rows of another, in the same order."""
 
-    def __init__(self, reader: Readable, rows: np.ndarray) -> None:
+    def __init__(self, reader: PatchSource, rows: np.ndarray) -> None:
         whole = reader.index
         self._reader, self._rows = reader, rows
 
@@ -44,7 +44,9 @@ class Chosen:
         return np.concatenate([i for i, _ in parts]), np.concatenate(targets) if targets else None
 
 
-def survey(reader: Readable, min_tissue: float | None, skip_bad: bool, progress: Progress, threads: int) -> np.ndarray:
+def select_patches(
+    reader: PatchSource, min_tissue: float | None, skip_bad: bool, progress: Progress, threads: int
+) -> np.ndarray:
     """Rows of a source whose pixels can be read and show enough tissue, by reading every patch once.
 
     Notes what is left out in the reader's index. Raises InputRefused for a patch that cannot be read, unless bad ones
@@ -78,12 +80,12 @@ def survey(reader: Readable, min_tissue: float | None, skip_bad: bool, progress:
     return np.flatnonzero(keep)
 
 
-def _tissue(reader: Readable, start: int, stop: int) -> list[float]:
+def _tissue(reader: PatchSource, start: int, stop: int) -> list[float]:
     images, _ = reader.read(start, stop)
-    return tissue(np.stack([quality(image) for image in images])).tolist()
+    return tissue_share(np.stack([measure_quality(image) for image in images])).tolist()
 
 
-def _alone(reader: Readable, row: int, skip_bad: bool) -> tuple[int, str | None, float]:
+def _alone(reader: PatchSource, row: int, skip_bad: bool) -> tuple[int, str | None, float]:
     try:
         return row, None, _tissue(reader, row, row + 1)[0]
     except InputRefused as error:

@@ -25,7 +25,7 @@ _CACHE_BYTES = 128 << 20  # decoded blocks of a whole row of tiles, so that the 
 T = TypeVar("T")
 
 
-def library() -> Any:
+def import_openslide() -> Any:
     """The `openslide` module; raises InputRefused where it is not installed."""
     try:
         import openslide
@@ -39,14 +39,14 @@ def library() -> Any:
 def looks_like_slide(path: Path) -> bool:
     """Whether a TIFF is a slide rather than a patch: OpenSlide opens it, and it has levels or 2,048 px."""
     try:
-        openslide = library()
+        openslide = import_openslide()
         with openslide.OpenSlide(path) as slide:
             return bool(slide.level_count > 1 or max(slide.dimensions) >= 2048)
     except Exception:  # whatever a library says of a foreign file, it is no slide then
         return False
 
 
-def walk(root: Path, suffixes: set[str]) -> Iterator[Path]:
+def iterate_files(root: Path, suffixes: set[str]) -> Iterator[Path]:
     """Entries below `root` with one of these endings, sorted by path; folders of that ending too, not entered."""
     home = os.path.realpath(root)
     seen = {home}
@@ -74,7 +74,7 @@ def find_slides(root: Path, skip: Callable[[Path], bool]) -> dict[str, Path]:
     if root.is_file():
         return {identifier(root.stem): root}
     slides: dict[str, Path] = {}
-    for path in sorted(p for p in walk(root, SLIDES | TIFFS) if not skip(p)):
+    for path in sorted(p for p in iterate_files(root, SLIDES | TIFFS) if not skip(p)):
         name = identifier(*path.relative_to(root).parts[:-1], path.stem)
         if name in slides:
             raise InputRefused(f"{root}: {slides[name].name} and {path.name} would both be slide '{name}'; rename one")
@@ -84,7 +84,7 @@ def find_slides(root: Path, skip: Callable[[Path], bool]) -> dict[str, Path]:
     return slides
 
 
-def parts_of(path: Path) -> list[Path]:
+def files_of_slide(path: Path) -> list[Path]:
     """The files that a slide consists of: MIRAX keeps its pixels in a folder beside the .mrxs."""
     folder = path.with_suffix("")
     if path.suffix.lower() == ".mrxs" and folder.is_dir():
@@ -92,7 +92,7 @@ def parts_of(path: Path) -> list[Path]:
     return [path]
 
 
-def require_whole(path: Path) -> None:
+def require_complete_file(path: Path) -> None:
     """Raise InputRefused for what cannot be a slide, and for a TIFF that ends before its last tile does."""
     if path.is_dir():
         raise InputRefused(f"{path}: is a folder; expected a slide: rename it")
@@ -128,7 +128,7 @@ def _end_of_tiles(path: Path) -> int:
 
 def open_slide(path: Path) -> Any:
     """An open `OpenSlide`; raises InputRefused for a file that it does not read."""
-    openslide = library()
+    openslide = import_openslide()
     try:
         return openslide.OpenSlide(path)
     except (openslide.OpenSlideError, OSError) as error:
@@ -145,7 +145,7 @@ def read_region(slide: Any, path: Path, place: tuple[int, int], level: int, size
     """
     try:
         region = slide.read_region(place, level, size)
-    except (library().OpenSlideError, OSError, MemoryError) as error:
+    except (import_openslide().OpenSlideError, OSError, MemoryError) as error:
         raise InputRefused(
             f"{path}: cannot be read at x {place[0]}, y {place[1]} (level {level}): {error}; the file is damaged: "
             "copy it again, or take it out of the folder"
@@ -156,7 +156,7 @@ def read_region(slide: Any, path: Path, place: tuple[int, int], level: int, size
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB))  # slicing instead would copy at a tenth of the speed
 
 
-class Kept(Generic[T]):
+class ThreadLocalCache(Generic[T]):
     """The last few things made from a key (a path), each thread and process its own.
 
     An open slide does not survive a fork, and must not be closed while another thread reads from it.
@@ -191,7 +191,7 @@ class Kept(Generic[T]):
             close()
 
 
-def open_slides(limit: int = 8) -> Kept[Any]:
+def slide_cache(limit: int = 8) -> ThreadLocalCache[Any]:
     """Open slides, at most `limit` at a time, that share one cache of decoded blocks."""
     caches: dict[int, Any] = {}
 
@@ -199,8 +199,8 @@ def open_slides(limit: int = 8) -> Kept[Any]:
         slide, process = open_slide(path), os.getpid()
         if process not in caches:
             caches.clear()
-            caches[process] = library().OpenSlideCache(_CACHE_BYTES)
+            caches[process] = import_openslide().OpenSlideCache(_CACHE_BYTES)
         slide.set_cache(caches[process])
         return slide
 
-    return Kept(opened, limit)
+    return ThreadLocalCache(opened, limit)

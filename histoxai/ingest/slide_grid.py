@@ -12,14 +12,14 @@ import numpy as np
 
 from histoxai.core.errors import InputRefused
 
-MPP = 0.5  # 20x, the study's
+DEFAULT_MPP = 0.5  # 20x, the study's
 _PLAUSIBLE = (0.05, 10.0)  # micrometres per pixel; beyond lies no light microscope's slide
 _SAME = 0.01  # levels that differ by less from what was asked for are taken as they are
 _ROUND = 0.05  # how far pixels may be from squares
 
 
 @dataclass(frozen=True)
-class Plan:
+class TilePlan:
     """How a slide's tiles are made.
 
     mpp: micrometres per level-0 px, `own` where the slide says so itself. level: that is read, `side` px of it a tile,
@@ -55,7 +55,7 @@ class Plan:
         }
 
 
-def own_mpp(properties: Mapping[str, str]) -> tuple[float | None, str]:
+def stated_mpp(properties: Mapping[str, str]) -> tuple[float | None, str]:
     """Micrometres per level-0 px as a slide states them, or None and why they cannot be believed."""
     aperio = properties.get("aperio.MPP")
     x, y = (_number(properties.get(f"openslide.mpp-{axis}", aperio)) for axis in "xy")
@@ -76,19 +76,19 @@ def _number(text: str | None) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def plan_tiles(slide: Any, path: Path, wanted: float | None, size: int) -> Plan:
+def plan_tiles(slide: Any, path: Path, wanted: float | None, size: int) -> TilePlan:
     """The level to read for tiles of `size` px at `wanted` micrometres per pixel (None: 0.5).
 
     Of a slide that states no mpp worth believing `wanted` is its own, and tiles come from its full resolution. Raises
     InputRefused where nothing says the resolution, and where finer tiles are asked for than the slide has.
     """
-    mpp, doubt = own_mpp(slide.properties)
+    mpp, doubt = stated_mpp(slide.properties)
     if mpp is None and wanted is None:
         raise InputRefused(
             f"{path}: {doubt}; say with --mpp how many micrometres a pixel of its full resolution is (0.5 at 20x, "
             "0.25 at 40x)"
         )
-    own, mpp, wanted = mpp is not None, mpp or wanted or MPP, wanted or MPP
+    own, mpp, wanted = mpp is not None, mpp or wanted or DEFAULT_MPP, wanted or DEFAULT_MPP
     if wanted < mpp * (1 - _SAME):
         raise InputRefused(
             f"{path}: has {mpp:g} micrometres per pixel, no finer; --mpp {wanted:g} would invent pixels: ask for "
@@ -96,15 +96,15 @@ def plan_tiles(slide: Any, path: Path, wanted: float | None, size: int) -> Plan:
         )
     for level, downsample in enumerate(slide.level_downsamples):
         if abs(wanted / (mpp * downsample) - 1) <= _SAME:
-            return Plan(mpp, own, level, size, size, downsample)
+            return TilePlan(mpp, own, level, size, size, downsample)
     level = max(k for k, d in enumerate(slide.level_downsamples) if mpp * d <= wanted)
     downsample = slide.level_downsamples[level]
     # whole px of the level, so that a tile is exactly what was read; the scale gives way by less than 1 / size
     side = max(size, round(size * wanted / (mpp * downsample)))
-    return Plan(mpp, own, level, side, size, side / size * downsample)
+    return TilePlan(mpp, own, level, side, size, side / size * downsample)
 
 
-def bounds(slide: Any) -> tuple[int, int, int, int]:
+def scanned_area(slide: Any) -> tuple[int, int, int, int]:
     """x, y, width, height in level-0 px of what was scanned; the whole slide where it does not say."""
     names = ("x", "y", "width", "height")
     found = [_number(slide.properties.get(f"openslide.bounds-{n}")) for n in names]
@@ -114,12 +114,12 @@ def bounds(slide: Any) -> tuple[int, int, int, int]:
     return x, y, width, height
 
 
-def grid(slide: Any, plan: Plan, overlap: int) -> tuple[np.ndarray, np.ndarray]:
+def tile_corners(slide: Any, plan: TilePlan, overlap: int) -> tuple[np.ndarray, np.ndarray]:
     """x and y (n) int64, upper-left corners in level-0 px of all whole tiles, line by line.
 
     overlap: px of a tile that it shares with its neighbour.
     """
-    left, top, width, height = bounds(slide)
+    left, top, width, height = scanned_area(slide)
     step, downsample = (plan.size - overlap) * plan.scale, slide.level_downsamples[plan.level]
     axes = []
     for start, length, pixels in zip((left, top), (width, height), slide.level_dimensions[plan.level], strict=True):

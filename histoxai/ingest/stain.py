@@ -18,7 +18,7 @@ GLASS, DENSE, MIN_TISSUE = 240, 0.15, 0.05
 _ONE_COLOUR = 1e-5
 
 
-class Normaliser:
+class StainNormaliser:
     """Gives patches the stains of a reference.
 
     Sources: macenko: Macenko et al. 2009, ISBI, 1107; reinhard: Reinhard et al. 2001, IEEE Comput Graph Appl 21:34;
@@ -29,7 +29,7 @@ class Normaliser:
         self.method, self._fitted = method, fitted
 
     @classmethod
-    def fit(cls, method: str, reference: np.ndarray) -> Normaliser:
+    def fit(cls, method: str, reference: np.ndarray) -> StainNormaliser:
         """Fit "macenko" or "reinhard" to a reference (H, W, 3) uint8.
 
         Raises InputRefused where the reference has too little tissue, UsageError for another method or where

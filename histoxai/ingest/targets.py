@@ -16,7 +16,7 @@ TUMOR = ("neoplastic", "tumor", "tumour", "malignant", "cancer", "carcinoma", "e
 NON_TUMOR = ("connective", "non-tumor", "normal", "benign", "healthy", "stroma", "stromal", "spindle")
 
 
-class Targets:
+class TargetPlanes:
     """Turns label images into tumor and non-tumor planes.
 
     With a class map every number but 0 (background) must be in it. Without one, numbers named by --tumor and

@@ -11,7 +11,7 @@ import numpy as np
 
 from histoxai.core.errors import InputRefused, UsageError
 from histoxai.core.safe_text import printable
-from histoxai.ingest.formats.base import Index, require_size
+from histoxai.ingest.formats.base import PatchIndex, require_same_size
 from histoxai.settings import Ingest
 
 T = TypeVar("T")
@@ -36,10 +36,10 @@ def corners(size: tuple[int, int], settings: Ingest) -> list[Corner]:
     ]
 
 
-class Layout:
+class TileLayout:
     """Which image and corner each patch of a list of image files has; keeps the index's size and tile coordinates."""
 
-    def __init__(self, index: Index, settings: Ingest) -> None:
+    def __init__(self, index: PatchIndex, settings: Ingest) -> None:
         if settings.overlap and settings.size is None:
             raise UsageError(f"--overlap {settings.overlap}: is of tiles; say with --size how large they are")
         self._index, self._settings = index, settings
@@ -65,7 +65,7 @@ class Layout:
                 f"choose a --size of at most {min(size)}"
             )
         if side is None:
-            require_size(path, size, None if self._first is None else index.size, self._first)
+            require_same_size(path, size, None if self._first is None else index.size, self._first)
             index.size = size
         else:
             index.extra["frame"] += [frame] * len(cut)

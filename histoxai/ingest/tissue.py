@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from histoxai.ingest.slide_files import read_region
-from histoxai.ingest.slide_grid import Plan
+from histoxai.ingest.slide_grid import TilePlan
 
 _LONGEST = 4096  # px of a thumbnail's longer side
 _MICROMETRES = 4.0  # per px of a thumbnail, or finer for small tiles: tissue is told by colour, not by cells
@@ -18,7 +18,7 @@ _BLOCK = 2048  # px of a level that are read at once
 _CHROMA = (14, 40)  # bounds of the threshold: glass varies by less than the one, tissue is stronger than the other
 
 
-def overview(slide: Any, path: Path, plan: Plan) -> tuple[np.ndarray, tuple[float, float]]:
+def slide_thumbnail(slide: Any, path: Path, plan: TilePlan) -> tuple[np.ndarray, tuple[float, float]]:
     """A thumbnail (h, w, 3) uint8 of the whole slide, and how many level-0 px one of its px is wide and high."""
     width, height = slide.dimensions
     scale = max(1.0, min(plan.extent / _PER_TILE, _MICROMETRES / plan.mpp), max(width, height) / _LONGEST)
@@ -89,7 +89,7 @@ def _without_specks(mask: np.ndarray, area: int, holes: bool = False) -> np.ndar
     return np.asarray(mask ^ small[labels])
 
 
-def shares(mask: np.ndarray, x: np.ndarray, y: np.ndarray, size: tuple[float, float]) -> np.ndarray:
+def rectangle_shares(mask: np.ndarray, x: np.ndarray, y: np.ndarray, size: tuple[float, float]) -> np.ndarray:
     """(n) float64: share of True in rectangles of a mask (h, w) bool, exact also where they cut its pixels.
 
     x, y: (n) upper-left corners, size: width, height, in px of the mask, none of which need be whole; what lies outside

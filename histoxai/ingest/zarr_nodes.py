@@ -12,14 +12,14 @@ import numpy as np
 
 from histoxai.core.errors import InputRefused
 from histoxai.core.resources import bounded_memory
-from histoxai.ingest.header_bounds import Held
+from histoxai.ingest.chunk_checks import ChunkCounts
 
 _METADATA = {"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"}
 _LEVELS = 3  # of groups, from the source down
 _COUNTED = 100_000  # chunks; more take too long to look for
 
 
-class Node(NamedTuple):
+class ZarrNode(NamedTuple):
     """A group or an array: its folder, its metadata, its attributes."""
 
     path: Path
@@ -31,7 +31,7 @@ class Node(NamedTuple):
 class ZarrArray:
     """Rows of one array."""
 
-    def __init__(self, source: Node) -> None:
+    def __init__(self, source: ZarrNode) -> None:
         import zarr
 
         _require_plain(source)
@@ -68,7 +68,7 @@ class ZarrArray:
         numbers = math.prod((*lengths, *self.shape[len(lengths) :]))
         return self.dtype.itemsize * (numbers + math.prod(self._array.shards or self._array.chunks))
 
-    def held(self) -> Held:
+    def held(self) -> ChunkCounts:
         """Which chunks are there; raises InputRefused where metadata do not say which there should be."""
         files, size = _chunks_below(self.path)
         try:
@@ -78,31 +78,31 @@ class ZarrArray:
                 total = math.prod(-(-n // c) for n, c in zip(self.shape, shape, strict=True))
             else:
                 there = int(self._array.nchunks_initialized)
-            return Held(min(there, total), total, size, self._array.fill_value)
+            return ChunkCounts(min(there, total), total, size, self._array.fill_value)
         except Exception as error:  # as above
             raise InputRefused(f"{self.path}: has damaged metadata ({error}); copy it again from the source") from error
 
 
-def node(folder: Path) -> Node | None:
+def read_node(folder: Path) -> ZarrNode | None:
     """The node that a folder is, or None; raises InputRefused where its metadata is no JSON."""
     if (folder / "zarr.json").is_file():
         metadata = _json(folder / "zarr.json")
         attributes = metadata.get("attributes") or {}
         if not isinstance(attributes, dict):
             raise InputRefused(f"{folder / 'zarr.json'}: its attributes are no JSON object; copy it again")
-        return Node(folder, metadata.get("node_type") == "array", metadata, attributes)
+        return ZarrNode(folder, metadata.get("node_type") == "array", metadata, attributes)
     if (folder / ".zarray").is_file():
-        return Node(folder, True, _json(folder / ".zarray"), _json(folder / ".zattrs"))
+        return ZarrNode(folder, True, _json(folder / ".zarray"), _json(folder / ".zattrs"))
     if (folder / ".zgroup").is_file() or (folder / ".zattrs").is_file():
-        return Node(folder, False, {}, _json(folder / ".zattrs"))
+        return ZarrNode(folder, False, {}, _json(folder / ".zattrs"))
     return None
 
 
-def arrays_below(folder: Path, prefix: str = "", levels: int = _LEVELS) -> dict[str, Node]:
+def arrays_below(folder: Path, prefix: str = "", levels: int = _LEVELS) -> dict[str, ZarrNode]:
     """All arrays of a group by their path in it."""
-    found: dict[str, Node] = {}
+    found: dict[str, ZarrNode] = {}
     for path in sorted(p for p in folder.iterdir() if p.is_dir()):
-        if (inner := node(path)) is None:
+        if (inner := read_node(path)) is None:
             continue
         if inner.is_array:
             found[prefix + path.name] = inner
@@ -122,7 +122,7 @@ def _chunks_below(folder: Path) -> tuple[int, int]:
     return len(found), sum(path.stat().st_size for path in found)
 
 
-def _require_plain(source: Node) -> None:
+def _require_plain(source: ZarrNode) -> None:
     # the codec `pickle` of numcodecs runs code out of the data
     names = [str(c.get("id") or c.get("name")) for c in _dicts(source.metadata)]
     if any(name.rsplit(".", 1)[-1].lower() == "pickle" for name in names):

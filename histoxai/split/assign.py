@@ -18,7 +18,7 @@ _SWAPPED = 300  # units up to which exchanges are looked at
 _DIGITS = 9  # what differs by less is the same on every machine
 
 
-def assign(counts: np.ndarray, targets: np.ndarray, names: np.ndarray, seed: int) -> np.ndarray:
+def assign_groups(counts: np.ndarray, targets: np.ndarray, names: np.ndarray, seed: int) -> np.ndarray:
     """The part (G,) int64 of each unit.
 
     counts (G, C): patches of each class; targets (P,): shares that add up to 1; names (G,): of the units, so that the

@@ -7,12 +7,21 @@ from collections.abc import Mapping
 import numpy as np
 
 from histoxai.core.errors import InputRefused
-from histoxai.ingest.describe import IDENTITY
-from histoxai.split.relations import Identity, Places, Relation, families, leaks, members, reached, relations
+from histoxai.ingest.descriptors import IDENTITY_COLUMNS
+from histoxai.split.relations import (
+    PatchIdentity,
+    Relation,
+    TilePositions,
+    connected_components_of,
+    has_relative,
+    has_relative_among,
+    leaked_rows,
+    relations,
+)
 from histoxai.store.patches import Patches
 from histoxai.store.schema import SPLITS
 
-WORDS = {
+KIND_LABELS = {
     "scan": "same scan",
     "patient": "same patient",
     "site": "same site",
@@ -22,17 +31,17 @@ WORDS = {
     "overlap": "overlapping tiles",
     "near": "near duplicates",
 }
-SEEN = (("validation", "train"), ("test", "train"), ("test", "validation"))
+SPLIT_PAIRS = (("validation", "train"), ("test", "train"), ("test", "validation"))
 
 
-def identity_of(patches: Patches, level: str = "group") -> Identity:
+def read_identity(patches: Patches, level: str = "group") -> PatchIdentity:
     """All that a store knows of its patches' identity.
 
     level: group for scans and patients, site for these and sites, patient the same as group where patients are known,
     scan for scans alone. Raises InputRefused for a level that the store does not know.
     """
-    columns = dict(zip(IDENTITY, patches.store.read("identity").T, strict=True))
-    return Identity(
+    columns = dict(zip(IDENTITY_COLUMNS, patches.store.read("identity").T, strict=True))
+    return PatchIdentity(
         groups=_groups(patches, level),
         parent=patches.column("parent"),
         content=np.column_stack([columns["content_high"], columns["content_low"]]),
@@ -42,7 +51,7 @@ def identity_of(patches: Patches, level: str = "group") -> Identity:
     )
 
 
-def known(patches: Patches, level: str) -> np.ndarray:
+def require_column(patches: Patches, level: str) -> np.ndarray:
     """The scan, patient or site (n,) str of each patch, "" where unknown.
 
     Raises InputRefused where the store knows none.
@@ -54,13 +63,13 @@ def known(patches: Patches, level: str) -> np.ndarray:
 
 
 def _groups(patches: Patches, level: str) -> dict[str, np.ndarray]:
-    scan, patient = known(patches, "scan"), patches.column("patient")
+    scan, patient = require_column(patches, "scan"), patches.column("patient")
     if level == "scan" or patient is None:
         made = {"scan": scan}
     else:
         made = {"scan": _one_patient(scan, patient), "patient": patient}
     if level in ("patient", "site"):
-        made[level] = known(patches, level)
+        made[level] = require_column(patches, level)
     return made
 
 
@@ -70,52 +79,52 @@ def _one_patient(scan: np.ndarray, patient: np.ndarray) -> np.ndarray:
     return np.where(np.isin(scan, apart), "", scan) if apart else scan
 
 
-def _places(patches: Patches) -> Places | None:
+def _places(patches: Patches) -> TilePositions | None:
     columns = [column for k in ("frame", "x", "y", "extent") if (column := patches.column(k)) is not None]
     if len(columns) < 4:
         return None
     frame, x, y, width = columns
-    return Places(frame, x, y, width, width * (patches.size[0] / patches.size[1]))
+    return TilePositions(frame, x, y, width, width * (patches.size[0] / patches.size[1]))
 
 
-def families_of(patches: Patches, level: str = "group", near: int | None = None) -> tuple[np.ndarray, list[str]]:
+def find_components(patches: Patches, level: str = "group", near: int | None = None) -> tuple[np.ndarray, list[str]]:
     """The family (n,) of each patch, and notes on what joined groups to families."""
-    who = identity_of(patches, level)
+    who = read_identity(patches, level)
     related = relations(who, near)
-    groups = families(len(who), {kind: related[kind] for kind in who.groups})
+    groups = connected_components_of(len(who), {kind: related[kind] for kind in who.groups})
     notes = []
     for kind, relation in related.items():
-        many = int(across(who, kind, relation, groups).sum())
+        many = int(has_relative_in_other_group(who, kind, relation, groups).sum())
         if kind not in who.groups and many:
-            notes.append(f"{many} patches have relatives in other groups ({WORDS[kind]}): these groups stay together")
-    return families(len(who), related), notes
+            notes.append(f"{many} patches have relatives in other groups ({KIND_LABELS[kind]}): these groups stay together")
+    return connected_components_of(len(who), related), notes
 
 
-def across(who: Identity, kind: str, relation: Relation, groups: np.ndarray) -> np.ndarray:
+def has_relative_in_other_group(who: PatchIdentity, kind: str, relation: Relation, groups: np.ndarray) -> np.ndarray:
     """Rows (n,) bool with a relative of a kind in another group (n,)."""
-    return members(who, kind, relation) & reached(relation, groups, np.ones(len(who), bool))
+    return has_relative(who, kind, relation) & has_relative_among(relation, groups, np.ones(len(who), bool))
 
 
-def leaks_of(
-    patches: Patches, who: Identity, related: Mapping[str, Relation]
+def find_leaks(
+    patches: Patches, who: PatchIdentity, related: Mapping[str, Relation]
 ) -> dict[tuple[str, str], dict[str, np.ndarray]]:
     """For each pair of splits (held out, seen) the rows of the first with a relative in the second, by kind."""
     code = {name: SPLITS.index(name) for name in SPLITS}
-    return {(a, b): leaks(who, related, patches.split, code[a], code[b]) for a, b in SEEN}
+    return {(a, b): leaked_rows(who, related, patches.split, code[a], code[b]) for a, b in SPLIT_PAIRS}
 
 
-def leaks_in_words(patches: Patches) -> list[str]:
+def describe_leaks(patches: Patches) -> list[str]:
     """One line for each pair of splits and kind of relative that a store has on both sides; none where none leaks."""
-    who = identity_of(patches)
+    who = read_identity(patches)
     return [
-        f"{len(rows)} {held} patches ({share_of(patches, rows, held):.1%}) have relatives in {seen}: {WORDS[kind]}"
-        for (held, seen), kinds in leaks_of(patches, who, relations(who)).items()
+        f"{len(rows)} {held} patches ({share_of_split(patches, rows, held):.1%}) have relatives in {seen}: {KIND_LABELS[kind]}"
+        for (held, seen), kinds in find_leaks(patches, who, relations(who)).items()
         for kind, rows in kinds.items()
         if kind != "any" and len(rows)
     ]
 
 
-def share_of(patches: Patches, rows: np.ndarray, split: str) -> float:
+def share_of_split(patches: Patches, rows: np.ndarray, split: str) -> float:
     """What share of a split's patches these rows are; NaN of an empty one."""
     n = int((patches.split == SPLITS.index(split)).sum())
     return len(rows) / n if n else float("nan")

@@ -15,14 +15,14 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from histoxai.ingest.hashes import NOBODY, turned
+from histoxai.ingest.hashes import NO_HASH, hashes_of_rotations
 
 PIXELS = ("duplicate", "rotated", "overlap", "near")  # kinds in which copies of one patch would come again
 _BLOCK = 1 << 22  # pairs of hashes compared at once
 
 
 @dataclass(frozen=True)
-class Places:
+class TilePositions:
     """Where tiles lie: frame (n,) str, a slide, "" for none; x, y (n,) upper-left corner; width, height (n,), px."""
 
     frame: np.ndarray
@@ -33,7 +33,7 @@ class Places:
 
 
 @dataclass(frozen=True)
-class Identity:
+class PatchIdentity:
     """What is known of n patches; None for what a store does not have.
 
     groups: by kind (`scan`, `patient`, ...) names (n,) str, "" where unknown; parent (n,): equal for copies of one
@@ -45,7 +45,7 @@ class Identity:
     content: np.ndarray | None = None
     orbit: np.ndarray | None = None
     perceptual: np.ndarray | None = None
-    places: Places | None = None
+    places: TilePositions | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.groups.values())))
@@ -74,7 +74,7 @@ class Relation:
         )
 
 
-def relations(who: Identity, near: int | None = None) -> dict[str, Relation]:
+def relations(who: PatchIdentity, near: int | None = None) -> dict[str, Relation]:
     """The relation of each kind that can be told; `near`: bits that perceptual hashes may differ in.
 
     `rotated` relates patches of one orbit, so exact duplicates too.
@@ -86,13 +86,13 @@ def relations(who: Identity, near: int | None = None) -> dict[str, Relation]:
         made["duplicate"] = _equal(_one(who.content), np.any(who.content, axis=1))
         made["rotated"] = _equal(_one(who.orbit), np.any(who.orbit, axis=1))
     if who.places is not None:
-        made["overlap"] = overlaps(who.places)
+        made["overlap"] = overlapping_tiles(who.places)
     if near is not None and who.perceptual is not None:
         made["near"] = near_pairs(who.perceptual, near)
     return made
 
 
-def families(n: int, related: Mapping[str, Relation]) -> np.ndarray:
+def connected_components_of(n: int, related: Mapping[str, Relation]) -> np.ndarray:
     """The family of each of n rows (n,): rows that any chain of relations links; numbered by their first row."""
     pairs = np.concatenate([np.empty((0, 2), np.int64), *(r.edges() for r in related.values())])
     graph = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
@@ -101,7 +101,7 @@ def families(n: int, related: Mapping[str, Relation]) -> np.ndarray:
     return np.argsort(np.argsort(first))[member]
 
 
-def overlaps(at: Places) -> Relation:
+def overlapping_tiles(at: TilePositions) -> Relation:
     """Tiles of one frame that share more than an edge; tiles at the same place have one code."""
     known = np.flatnonzero(at.frame != "")
     _, frame = np.unique(at.frame[known], return_inverse=True)
@@ -127,13 +127,13 @@ def near_pairs(hashes: np.ndarray, bits: int) -> Relation:
     Hashes are compared once each, whatever the number of rows that have them, in the least of their eight versions.
     Two that differ in r bits agree on one of r + 1 bands of bits: only those that share a band are compared.
     """
-    known = hashes != NOBODY
+    known = hashes != NO_HASH
     code = np.full(len(hashes), -1)
     if not known.any():
         return Relation(code)
-    own, member = np.unique(turned(hashes[known]).min(axis=0), return_inverse=True)
+    own, member = np.unique(hashes_of_rotations(hashes[known]).min(axis=0), return_inverse=True)
     code[known] = member
-    versions = turned(own)
+    versions = hashes_of_rotations(own)
     edges = np.linspace(1, 64, bits + 2).round().astype(int)  # bit 0 is the same in all
     found = [np.empty((0, 2), np.int64)]
     for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
@@ -177,18 +177,18 @@ def _one(hashes: np.ndarray) -> np.ndarray:
 # ---- who has relatives, and who has them on the other side
 
 
-def members(who: Identity, kind: str, relation: Relation) -> np.ndarray:
+def has_relative(who: PatchIdentity, kind: str, relation: Relation) -> np.ndarray:
     """Rows (n,) bool that have a relative of a kind; copies of one patch, and in `rotated` duplicates, are none."""
     own = np.arange(len(who))
     if kind in PIXELS and who.parent is not None:
         own = who.parent
     elif kind == "rotated" and who.content is not None:
         own = _equal(_one(who.content)).code
-    return reached(relation, own, np.ones(len(who), bool))
+    return has_relative_among(relation, own, np.ones(len(who), bool))
 
 
-def leaks(
-    who: Identity, related: Mapping[str, Relation], split: np.ndarray, held: int, seen: int
+def leaked_rows(
+    who: PatchIdentity, related: Mapping[str, Relation], split: np.ndarray, held: int, seen: int
 ) -> dict[str, np.ndarray]:
     """Rows of split `held` that have a relative in split `seen`, by kind, and of `any` kind; split (n,) uint8.
 
@@ -199,14 +199,14 @@ def leaks(
     found = {}
     for kind, relation in related.items():
         apart = own if kind in PIXELS else np.arange(len(who))
-        found[kind] = np.flatnonzero((split == held) & reached(relation, apart, split == seen))
+        found[kind] = np.flatnonzero((split == held) & has_relative_among(relation, apart, split == seen))
     if "rotated" in found:
         found["rotated"] = np.setdiff1d(found["rotated"], found["duplicate"])
     rows = [r for r in found.values() if len(r)]
     return found | {"any": np.unique(np.concatenate(rows)) if rows else np.empty(0, np.int64)}
 
 
-def reached(relation: Relation, own: np.ndarray, seen: np.ndarray) -> np.ndarray:
+def has_relative_among(relation: Relation, own: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """Rows (n,) bool that are related to a seen row with another `own` than theirs."""
     code, known = relation.code, relation.code >= 0
     there = np.unique(np.column_stack([code, own])[seen & known], axis=0)

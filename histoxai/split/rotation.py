@@ -10,6 +10,6 @@ def quarter_turns(image: np.ndarray, turns: int, axes: tuple[int, int] = (0, 1))
     return np.rot90(image, turns, axes)
 
 
-def suffix(turns: int) -> str:
+def rotation_suffix(turns: int) -> str:
     """What a rotated copy adds to its patch_id: '', '@90', '@180' or '@270'."""
     return f"@{90 * turns}" if turns else ""

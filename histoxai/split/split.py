@@ -11,14 +11,14 @@ import numpy as np
 
 from histoxai.core.errors import InputRefused
 from histoxai.core.provenance import keyed_seed
-from histoxai.split.assign import assign
+from histoxai.split.assign import assign_groups
 
 TRAIN, VALIDATION, TEST = 1, 2, 3
 _NAMES = {TRAIN: "train", VALIDATION: "validation", TEST: "test"}
 
 
 @dataclass
-class Plan:
+class SplitPlan:
     """What to write: row in the parent, quarter turns and split of every patch; and the table behind it.
 
     parent (n,) int32, rotation (n,) uint8, split (n,) uint8, sorted by parent, then rotation.
@@ -35,7 +35,7 @@ class Plan:
     off: float | None = None
 
 
-def rotated_classes(counts: np.ndarray) -> np.ndarray:
+def classes_to_rotate(counts: np.ndarray) -> np.ndarray:
     """The study's rule: which classes get copies rotated by 90, 180 and 270 degrees.
 
     The smallest does; then every other class that has no more patches than it now has. counts (C,) ->
@@ -47,25 +47,25 @@ def rotated_classes(counts: np.ndarray) -> np.ndarray:
     return rotate
 
 
-def sizes(n: int, fractions: tuple[float, float, float]) -> tuple[int, int, int]:
+def split_sizes(n: int, fractions: tuple[float, float, float]) -> tuple[int, int, int]:
     """Patches of a class in train, validation and test: int(f n), int(f n), the rest."""
     train, validation = int(fractions[0] * n), int(fractions[1] * n)
     return train, validation, n - train - validation
 
 
-def plan_by_patch(label: np.ndarray, classes: list[str], fractions: tuple[float, float, float], seed: int) -> Plan:
+def plan_by_patch(label: np.ndarray, classes: list[str], fractions: tuple[float, float, float], seed: int) -> SplitPlan:
     """The study's rule, exactly: rotate, balance all classes, draw at random over patches.
 
     Rotated copies of one patch land on both sides of the split; that is the study's leak, kept on request.
     """
     counts = _counts(label, classes)
-    rotate = rotated_classes(counts)
+    rotate = classes_to_rotate(counts)
     size = int(np.min(counts * np.where(rotate, 4, 1)))
     parts, table = [], []
     for code, name in enumerate(classes):
         copies = _copies(np.flatnonzero(label == code), bool(rotate[code]))
         chosen = _shuffled(copies, seed, "patch", name)[:size]
-        split = np.repeat([TRAIN, VALIDATION, TEST], sizes(size, fractions))
+        split = np.repeat([TRAIN, VALIDATION, TEST], split_sizes(size, fractions))
         parts.append(np.column_stack([chosen, split]))
         table.append(_row(name, counts[code], len(copies), split))
     leak = "rotated copies of one patch can be on both sides of this split (the study's rule); "
@@ -74,14 +74,14 @@ def plan_by_patch(label: np.ndarray, classes: list[str], fractions: tuple[float,
 
 def balance_train(
     label: np.ndarray, split: np.ndarray, classes: list[str], fractions: tuple[float, ...] | None, seed: int
-) -> Plan:
+) -> SplitPlan:
     """Rotate and balance the train rows of a given split by the study's rule; leave the others alone.
 
     fractions: what the split aimed at, for the notes; None where the source made it.
     """
     totals = _counts(label, classes)
     counts = _counts(label[split == TRAIN], classes, "train ")
-    rotate = rotated_classes(counts)
+    rotate = classes_to_rotate(counts)
     size = int(np.min(counts * np.where(rotate, 4, 1)))
     parts, table = [], []
     for code, name in enumerate(classes):
@@ -97,7 +97,9 @@ def balance_train(
     return replace(_plan(parts, table, _shortfalls(label, split, classes, fractions)), off=off)
 
 
-def keep_all(label: np.ndarray, split: np.ndarray, classes: list[str], fractions: tuple[float, ...] | None) -> Plan:
+def keep_all(
+    label: np.ndarray, split: np.ndarray, classes: list[str], fractions: tuple[float, ...] | None
+) -> SplitPlan:
     """Every row of a split as it is: no turned copies, no balance; for stores with masks and no classes."""
     rows = np.flatnonzero(split > 0)
     table = [
@@ -157,7 +159,7 @@ def _parts(
     counts = np.zeros((len(ids), classes), np.int64)
     known = label >= 0
     np.add.at(counts, (member[known], label[known]), 1)
-    return member, assign(counts, targets, first, seed)
+    return member, assign_groups(counts, targets, first, seed)
 
 
 def _counts(label: np.ndarray, classes: list[str], where: str = "") -> np.ndarray:
@@ -183,10 +185,12 @@ def _row(name: str, patches: int, rotated: int, split: np.ndarray) -> dict[str, 
     return row | {word: int((split == code).sum()) for code, word in _NAMES.items()}
 
 
-def _plan(parts: list[np.ndarray], table: list[dict[str, int | str]], notes: list[str]) -> Plan:
+def _plan(parts: list[np.ndarray], table: list[dict[str, int | str]], notes: list[str]) -> SplitPlan:
     rows = np.concatenate(parts)
     rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
-    return Plan(rows[:, 0].astype(np.int32), rows[:, 1].astype(np.uint8), rows[:, 2].astype(np.uint8), table, notes)
+    return SplitPlan(
+        rows[:, 0].astype(np.int32), rows[:, 1].astype(np.uint8), rows[:, 2].astype(np.uint8), table, notes
+    )
 
 
 def _largest_deviation(label: np.ndarray, split: np.ndarray, classes: int, fractions: tuple[float, ...]) -> float:

@@ -12,9 +12,17 @@ from histoxai.core.errors import HistoxaiError, InputRefused, ParentChanged
 from histoxai.networks.run_folder import open_run
 from histoxai.score.summary.strata import or_none
 from histoxai.settings import Augment, Statistics
-from histoxai.split.leaks import across, identity_of, leaks_of, share_of
-from histoxai.split.relations import Identity, Places, Relation, families, leaks, members, relations
-from histoxai.split.split import TEST, TRAIN, Plan, plan_by_patch
+from histoxai.split.leaks import find_leaks, has_relative_in_other_group, read_identity, share_of_split
+from histoxai.split.relations import (
+    PatchIdentity,
+    Relation,
+    TilePositions,
+    connected_components_of,
+    has_relative,
+    leaked_rows,
+    relations,
+)
+from histoxai.split.split import TEST, TRAIN, SplitPlan, plan_by_patch
 from histoxai.statistics import bootstrap
 from histoxai.store.patches import Patches
 from histoxai.store.schema import SPLITS
@@ -31,17 +39,17 @@ def audit(path: Path, near: int | None, run: Path | None, statistics: Statistics
     InputRefused where the run has no predictions, ParentChanged where it was trained on another store.
     """
     patches = Patches(path)
-    who = identity_of(patches)
+    who = read_identity(patches)
     related = relations(who, near)
-    groups = families(len(who), {kind: related[kind] for kind in who.groups})
-    found = leaks_of(patches, who, related)
+    groups = connected_components_of(len(who), {kind: related[kind] for kind in who.groups})
+    found = find_leaks(patches, who, related)
     rows = [
         {
             "held_out": held,
             "seen_in": seen,
             "kind": kind,
             "patches": len(r),
-            "share": or_none(share_of(patches, r, held)),
+            "share": or_none(share_of_split(patches, r, held)),
         }
         for (held, seen), kinds in found.items()
         for kind, r in kinds.items()
@@ -51,7 +59,7 @@ def audit(path: Path, near: int | None, run: Path | None, statistics: Statistics
         "path": str(path),
         "patches": len(patches),
         "groups": int(groups.max(initial=-1)) + 1,
-        "families": int(families(len(who), related).max(initial=-1)) + 1,
+        "families": int(connected_components_of(len(who), related).max(initial=-1)) + 1,
         "splits": {name: int((patches.split == code).sum()) for code, name in enumerate(SPLITS)},
         "relatives": [_relatives(who, k, relation, groups) for k, relation in related.items() if k not in who.groups],
         "leaks": rows,
@@ -61,14 +69,14 @@ def audit(path: Path, near: int | None, run: Path | None, statistics: Statistics
     }
 
 
-def _relatives(who: Identity, kind: str, relation: Relation, groups: np.ndarray) -> dict[str, Any]:
+def _relatives(who: PatchIdentity, kind: str, relation: Relation, groups: np.ndarray) -> dict[str, Any]:
     # patches that have a relative of this kind, in how many sets, and how many have one in another group
-    rows = members(who, kind, relation)
+    rows = has_relative(who, kind, relation)
     return {
         "kind": kind,
         "patches": int(rows.sum()),
-        "sets": len(np.unique(families(len(who), {kind: relation})[rows])),
-        "across_groups": int(across(who, kind, relation, groups).sum()),
+        "sets": len(np.unique(connected_components_of(len(who), {kind: relation})[rows])),
+        "across_groups": int(has_relative_in_other_group(who, kind, relation, groups).sum()),
     }
 
 
@@ -82,8 +90,8 @@ def _study_rule(patches: Patches) -> dict[str, Any]:
         plan = plan_by_patch(patches.label, patches.classes, Augment.fractions, 0)
     except (InputRefused, ValueError):
         return {"withheld": "the rule needs patches of every class"}
-    who = _copies(identity_of(patches), plan)
-    found = leaks(who, relations(who), plan.split, TEST, TRAIN)
+    who = _copies(read_identity(patches), plan)
+    found = leaked_rows(who, relations(who), plan.split, TEST, TRAIN)
     test, label = plan.split == TEST, patches.label[plan.parent]
 
     def line(mine: np.ndarray) -> dict[str, Any]:
@@ -105,7 +113,7 @@ def _source(patches: Patches) -> Patches | None:
     return source if source.digest == named["digest"] else None
 
 
-def _copies(who: Identity, plan: Plan) -> Identity:
+def _copies(who: PatchIdentity, plan: SplitPlan) -> PatchIdentity:
     # of every copy that a plan would make; pixels are equal where the patches' are and they are turned alike
     assert who.content is not None
     assert who.orbit is not None
@@ -113,9 +121,9 @@ def _copies(who: Identity, plan: Plan) -> Identity:
     content[:, 1] ^= plan.rotation.astype(np.uint64)
     content[~who.content[plan.parent].any(axis=1)] = 0
     at = who.places
-    places = None if at is None else Places(*(getattr(at, f.name)[plan.parent] for f in fields(Places)))
+    places = None if at is None else TilePositions(*(getattr(at, f.name)[plan.parent] for f in fields(TilePositions)))
     groups = {kind: names[plan.parent] for kind, names in who.groups.items()}
-    return Identity(groups, plan.parent, content, who.orbit[plan.parent], None, places)
+    return PatchIdentity(groups, plan.parent, content, who.orbit[plan.parent], None, places)
 
 
 def _worth(

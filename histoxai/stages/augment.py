@@ -11,11 +11,20 @@ import numpy as np
 from histoxai.core import provenance, resources
 from histoxai.core.errors import InputRefused
 from histoxai.core.progress import Progress
-from histoxai.ingest.describe import DESCRIBED, describe
+from histoxai.ingest.descriptors import DESCRIPTORS, compute_descriptors
 from histoxai.settings import Augment, Augmentation
-from histoxai.split.leaks import families_of, known
-from histoxai.split.rotation import quarter_turns, suffix
-from histoxai.split.split import TRAIN, Plan, balance_train, hold_out, keep_all, plan_by_patch, split_folds, split_units
+from histoxai.split.leaks import find_components, require_column
+from histoxai.split.rotation import quarter_turns, rotation_suffix
+from histoxai.split.split import (
+    TRAIN,
+    SplitPlan,
+    balance_train,
+    hold_out,
+    keep_all,
+    plan_by_patch,
+    split_folds,
+    split_units,
+)
 from histoxai.store.create import create_or_match
 from histoxai.store.jobs.runner import fill
 from histoxai.store.patches import IMAGES, TARGETS, Copies, Patches, image_item
@@ -62,20 +71,20 @@ def augment(
     }
 
 
-def make_plan(patches: Patches, settings: Augment) -> Plan:
+def make_plan(patches: Patches, settings: Augment) -> SplitPlan:
     """Which copies of which patches go into which split."""
     (label, classes), fractions, seed = _classes(patches), settings.fractions, settings.seed
     if settings.split_by == "patch":
         return plan_by_patch(label, classes, fractions, seed)
 
-    def planned(split: np.ndarray, aim: tuple[float, ...] | None) -> Plan:
+    def planned(split: np.ndarray, aim: tuple[float, ...] | None) -> SplitPlan:
         if patches.classes:
             return balance_train(label, split, classes, aim, seed)
         return keep_all(label, split, classes, aim)
 
     if settings.split_by == "source":
         return planned(patches.split, None)
-    family, notes = families_of(patches, settings.split_by, settings.near)
+    family, notes = find_components(patches, settings.split_by, settings.near)
     n, aim = len(classes), fractions
     if settings.folds is not None and settings.fold is not None:
         split = split_folds(label, family, n, settings.folds, settings.fold, seed)
@@ -98,7 +107,7 @@ def _classes(patches: Patches) -> tuple[np.ndarray, list[str]]:
 
 
 def _held_out(patches: Patches, settings: Augment, family: np.ndarray, notes: list[str]) -> np.ndarray:
-    (label, classes), site, wanted = _classes(patches), known(patches, "site"), settings.hold_out or ()
+    (label, classes), site, wanted = _classes(patches), require_column(patches, "site"), settings.hold_out or ()
     if unknown := [w for w in wanted if w not in site]:
         sites = ", ".join(sorted(set(site[site != ""].tolist())))
         raise InputRefused(f"--hold-out {unknown[0]}: the sites of {patches.path} are {sites}")
@@ -142,14 +151,14 @@ def _write(
     patches: Patches,
     output: Path,
     settings: Augment,
-    plan: Plan,
+    plan: SplitPlan,
     progress: Progress,
     force: bool,
     verify: bool,
     threads: int,
 ) -> None:
     label = patches.label[plan.parent]
-    item = image_item(len(label), patches.size, settings.shard_size, patches.has_targets, DESCRIBED)
+    item = image_item(len(label), patches.size, settings.shard_size, patches.has_targets, DESCRIPTORS)
     chosen = {k: v for k, v in provenance.plain(settings).items() if k != "seed"}
     store = create_or_match(
         output,
@@ -185,15 +194,15 @@ def _write(
             planes = [quarter_turns(targets[i], int(t), (1, 2)) for i, t in zip(at, turns, strict=True)]
             made[TARGETS] = np.stack(planes)
         # a copy's orbit is its parent's; with stains normalised, of the pixels before
-        kept, fresh = patches.read(parents, "identity"), describe(made[IMAGES], threads)
+        kept, fresh = patches.read(parents, "identity"), compute_descriptors(made[IMAGES], threads)
         kept[turns > 0, :2] = fresh["identity"][turns > 0, :2]
         return made | fresh | {"identity": kept}
 
     fill(store, item, compute, progress, verify=verify)
 
 
-def _ids(patches: Patches, plan: Plan) -> np.ndarray:
-    turned = [suffix(int(t)) for t in plan.rotation]
+def _ids(patches: Patches, plan: SplitPlan) -> np.ndarray:
+    turned = [rotation_suffix(int(t)) for t in plan.rotation]
     return np.array([f"{patches.patch_id[r]}{s}" for r, s in zip(plan.parent, turned, strict=True)])
 
 
@@ -237,7 +246,7 @@ def _stored(patches: Patches) -> Copies:
     return Copies(parent, rotation, patches.split, label, patches.patch_id, lambda row: patches.read([row])[0])
 
 
-def _planned(patches: Patches, plan: Plan) -> Copies:
+def _planned(patches: Patches, plan: SplitPlan) -> Copies:
     def image(row: int) -> np.ndarray:
         return np.ascontiguousarray(quarter_turns(patches.read([plan.parent[row]])[0], int(plan.rotation[row])))
 

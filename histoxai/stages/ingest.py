@@ -16,11 +16,11 @@ from histoxai.core.progress import Progress
 from histoxai.core.provenance import file_checksum
 from histoxai.core.registry import names, resolve
 from histoxai.core.safe_text import require_lines
-from histoxai.ingest.describe import DESCRIBED, describe
-from histoxai.ingest.formats.base import Index, Readable, Reader, require_source
-from histoxai.ingest.metadata import groups, join
-from histoxai.ingest.quality_filter import Chosen, survey
-from histoxai.ingest.stain_normalisation import STAINED, Staining, left_as_they_were, staining
+from histoxai.ingest.descriptors import DESCRIPTORS, compute_descriptors
+from histoxai.ingest.formats.base import PatchIndex, PatchSource, SourceFormat, require_source
+from histoxai.ingest.metadata import add_metadata, patch_groups
+from histoxai.ingest.quality_filter import SelectedPatches, select_patches
+from histoxai.ingest.stain_reference import STAINED, FittedStain, count_unchanged, fit_stain
 from histoxai.settings import Ingest, Work
 from histoxai.store.create import create_or_match, discard, match
 from histoxai.store.jobs.runner import Task, do_items
@@ -49,11 +49,11 @@ def ingest(
         fetch_tree(place, progress)
     name, reason = recognise(source, settings.format)
     progress.say(f"{source}: reading as {name} ({reason})")
-    reader: Reader = resolve("reader", name)(source, settings)
+    reader: SourceFormat = resolve("reader", name)(source, settings)
     digest = reader.index.digest
     if settings.metadata is not None:
-        join(reader.index, settings.metadata)
-    stain = staining(settings)
+        add_metadata(reader.index, settings.metadata)
+    stain = fit_stain(settings)
     header = _header(source, output, settings, name, reader.index, digest, stain)
     chosen = _chosen(reader, header, output, settings, progress, work)
     index = chosen.index
@@ -85,7 +85,7 @@ def recognise(source: Path, wanted: str) -> tuple[str, str]:
 
 
 def _header(
-    source: Path, output: Path, settings: Ingest, name: str, index: Index, digest: str, stain: Staining | None
+    source: Path, output: Path, settings: Ingest, name: str, index: PatchIndex, digest: str, stain: FittedStain | None
 ) -> dict[str, Any]:
     parents = {"source": provenance.parent(source, output, digest)}
     if settings.metadata is not None:
@@ -104,8 +104,8 @@ def _header(
 
 
 def _chosen(
-    reader: Reader, header: dict[str, Any], output: Path, settings: Ingest, progress: Progress, work: Work
-) -> Readable:
+    reader: SourceFormat, header: dict[str, Any], output: Path, settings: Ingest, progress: Progress, work: Work
+) -> PatchSource:
     """The patches to keep, where that takes a look at all pixels; once for a store, whose ids tell afterwards."""
     if not (settings.skip_bad or (settings.min_tissue and not reader.index.tissue_found)):
         return reader
@@ -115,16 +115,16 @@ def _chosen(
         reader.index.left_out = [(a, b) for a, b in store.group.attrs["left_out"]]
     else:
         least = None if reader.index.tissue_found else settings.min_tissue
-        rows = survey(reader, least, settings.skip_bad, progress, work.threads)
-    return reader if len(rows) == len(reader.index) else Chosen(reader, rows)
+        rows = select_patches(reader, least, settings.skip_bad, progress, work.threads)
+    return reader if len(rows) == len(reader.index) else SelectedPatches(reader, rows)
 
 
 def _write(
     output: Path,
     settings: Ingest,
     header: dict[str, Any],
-    reader: Readable,
-    stain: Staining | None,
+    reader: PatchSource,
+    stain: FittedStain | None,
     again: Callable[..., dict[str, Any]],
     progress: Progress,
     work: Work,
@@ -132,11 +132,11 @@ def _write(
     index = reader.index
     _check(index)
     more = [stain.spec(len(index), settings.shard_size)] if stain else []
-    item = image_item(len(index), index.size, settings.shard_size, index.has_targets, DESCRIBED, more)
+    item = image_item(len(index), index.size, settings.shard_size, index.has_targets, DESCRIPTORS, more)
     item = replace(item, what={"patches": provenance.fingerprint(index.patch_id)})
     arrays = {
         "label": np.array(index.label, np.int16),
-        "group": np.array(groups(index)),
+        "group": np.array(patch_groups(index)),
         "scan": np.array(index.group),
         "patch_id": np.array(index.patch_id),
         "split": np.array(index.split, np.uint8),
@@ -154,7 +154,7 @@ def _write(
                 discard(output, schema("patches"))
             raise
         made = {IMAGES: images} if targets is None else {IMAGES: images, TARGETS: targets}
-        made |= describe(images, work.threads)  # of the pixels as they are in the source
+        made |= compute_descriptors(images, work.threads)  # of the pixels as they are in the source
         return made | stain.rows(images) if stain else made
 
     task = Task(
@@ -166,13 +166,13 @@ def _write(
         {"threads": work.threads},
     )
     summary = do_items(task, progress, work)
-    if stain and work.only is None and work.feed is None and (left := left_as_they_were(Store(output).read(STAINED))):
+    if stain and work.only is None and work.feed is None and (left := count_unchanged(Store(output).read(STAINED))):
         progress.say(f"{left:,} patches keep their stains: glass, almost no tissue, or one colour only")
         summary["stains_kept"] = left
     return summary
 
 
-def _check(index: Index) -> None:
+def _check(index: PatchIndex) -> None:
     # before any work, what no store could hold
     if "all" in index.classes:
         raise InputRefused("a class named 'all' would be taken for the total in every table; rename it")
@@ -182,7 +182,7 @@ def _check(index: Index) -> None:
             raise ValueError(f"{name}: {len(values)} values for {len(index)} patches")
 
 
-def _summary(output: Path, name: str, index: Index) -> dict[str, Any]:
+def _summary(output: Path, name: str, index: PatchIndex) -> dict[str, Any]:
     counts = np.bincount([c for c in index.label if c >= 0], minlength=len(index.classes))
     return {
         "schema": "histoxai.ingest/1",
@@ -192,7 +192,7 @@ def _summary(output: Path, name: str, index: Index) -> dict[str, Any]:
         "height": index.size[0],
         "width": index.size[1],
         "mpp": index.mpp,
-        "groups": len(set(groups(index))),
+        "groups": len(set(patch_groups(index))),
         "classes": {c: int(n) for c, n in zip(index.classes, counts, strict=True)},
         "has_targets": index.has_targets,
         "notes": index.notes,

@@ -10,7 +10,7 @@ import numpy as np
 
 from histoxai.core.errors import InputRefused
 from histoxai.core.progress import Progress
-from histoxai.ingest.quality import QUALITY
+from histoxai.ingest.quality import QUALITY_COLUMNS
 from histoxai.report.contact_sheet import Band, Section, Strip, Tile, draw_sheet
 from histoxai.store.patches import Patches
 from histoxai.store.storage.files import write_atomically
@@ -28,7 +28,7 @@ def contact_sheets(source: Path, folder: Path, progress: Progress) -> list[Path]
     """
     check_folder(folder, source)
     patches = Patches(source)
-    numbers = dict(zip(QUALITY, patches.store.read("quality").T, strict=True))
+    numbers = dict(zip(QUALITY_COLUMNS, patches.store.read("quality").T, strict=True))
     made = []
     names = [*patches.classes, _UNLABELLED]  # label -1 is the last
     files = _file_names(names)

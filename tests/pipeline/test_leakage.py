@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histoxai.split.leaks import families_of
+from histoxai.split.leaks import find_components
 from histoxai.store.patches import Patches
 from histoxai.store.shards import Store
 from tests.conftest import Mini, done, run
@@ -89,7 +89,7 @@ def test_all_relatives_are_found_and_none_that_are_not(planted: Planted, store: 
         assert (found[kind]["sets"], found[kind]["patches"]) == (n, 2 * n)
     assert not summary["leaking"]  # nothing is split yet
     patches = Patches(store)
-    family, notes = families_of(patches)
+    family, notes = find_components(patches)
     of = dict(zip(patches.patch_id.tolist(), family.tolist(), strict=True))
     assert all(of[a] == of[b] for pairs in planted.pairs.values() for a, b in pairs)
     # families are what linking scans through exactly these pairs gives
@@ -383,8 +383,8 @@ def test_tiles_of_a_large_image_are_surveyed_with_one_decoding(tmp_path: Path, m
     (tmp_path / "source/a").mkdir(parents=True)
     Image.fromarray(field(0, 512) // 5 + np.array([190, 110, 150], np.uint8)).save(tmp_path / "source/a/large.png")
     decoded = []
-    plain = folder.decode
-    monkeypatch.setattr(folder, "decode", lambda path: decoded.append(path) or plain(path))
+    plain = folder.decode_image
+    monkeypatch.setattr(folder, "decode_image", lambda path: decoded.append(path) or plain(path))
     summary = json.loads(
         done("ingest", tmp_path / "source", "-o", tmp_path / "p.zarr", "--size", 32, "--min-tissue", 0.1, "--json")
     )

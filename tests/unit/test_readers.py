@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from histoxai.core.errors import InputRefused
-from histoxai.ingest.formats.diagset import DiagSetReader
-from histoxai.ingest.formats.folder import FolderReader
-from histoxai.ingest.formats.pannuke import PanNukeReader
+from histoxai.ingest.formats.diagset import DiagSetFormat
+from histoxai.ingest.formats.folder import FolderFormat
+from histoxai.ingest.formats.pannuke import PanNukeFormat
 from histoxai.settings import Ingest
 from histoxai.store.shards import Store
 from tests.conftest import CLASSES, run, write_diagset, write_pannuke
@@ -28,7 +28,7 @@ def test_diagset(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     for name, scans in (("train", "scan0\nscan1"), ("validation", "scan2"), ("test", "scan3")):
         (folder / f"{name}.csv").write_text(f"scan_id\n{scans}\n")
-    reader = DiagSetReader(root, Ingest(classes=("A", "N", "R1")))
+    reader = DiagSetFormat(root, Ingest(classes=("A", "N", "R1")))
     index = reader.index
     assert np.bincount(index.label).tolist() == [24, 30, 36]
     assert (index.mpp, index.size, len(set(index.group))) == (0.5, (64, 64), 6)
@@ -47,20 +47,20 @@ def test_diagset(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["uint8", "float64", "int32"])
 def test_pannuke(tmp_path: Path, spelling: str, dtype: str) -> None:
     root = write_pannuke(tmp_path / "p", spelling=spelling, dtype=dtype)
-    assert PanNukeReader.recognises(root)
-    reader = PanNukeReader(root, Ingest())
+    assert PanNukeFormat.recognises(root)
+    reader = PanNukeFormat(root, Ingest())
     assert reader.index.split == [1] * 8 + [2] * 4
     assert (reader.index.mpp, reader.index.patch_id[5]) == (0.25, "fold2/images#1")
     images, targets = reader.read(3, 6)
     assert images.dtype == np.uint8
     assert targets is not None
-    plain = PanNukeReader(write_pannuke(tmp_path / "plain"), Ingest())
+    plain = PanNukeFormat(write_pannuke(tmp_path / "plain"), Ingest())
     want_images, want_targets = plain.read(3, 6)
     assert np.array_equal(images, want_images)
     assert np.array_equal(targets, want_targets)
     assert targets[:, 1, :4, :4].all()
     assert targets[:, 1].sum() == 3 * 16
-    other = PanNukeReader(root, Ingest(tumor=("epithelial",), non_tumor=("neoplastic", "connective")))
+    other = PanNukeFormat(root, Ingest(tumor=("epithelial",), non_tumor=("neoplastic", "connective")))
     swapped = other.read(3, 6)[1]
     assert swapped is not None
     assert not swapped[:, 0].any()
@@ -72,14 +72,14 @@ def test_folder_groups_and_modes(tmp_path: Path) -> None:
     for path, mode in (("b/s1/x.png", "RGB"), ("b/s2/deep/x.tif", "RGB"), ("a/y.jpg", "RGB"), ("a/z.png", "RGBA")):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).convert(mode).save(tmp_path / path)
-    reader = FolderReader(tmp_path, Ingest())
+    reader = FolderFormat(tmp_path, Ingest())
     index = reader.index
     assert index.classes == ["a", "b"]
     assert index.patch_id == ["a/y#0", "a/z#0", "s1/b/x#0", "s2/deep/b/x#0"]
     assert index.group == ["a/y#0", "a/z#0", "s1", "s2/deep"]
     images, _ = reader.read(1, 3)
     assert np.array_equal(images[0], np.asarray(Image.open(tmp_path / "a/z.png").convert("RGB")))
-    assert FolderReader(tmp_path, Ingest(classes=("b",))).index.notes == ["left out: a (choose with --classes)"]
+    assert FolderFormat(tmp_path, Ingest(classes=("b",))).index.notes == ["left out: a (choose with --classes)"]
 
 
 def spoil_rank(root: Path) -> None:
@@ -151,7 +151,7 @@ def test_bad_diagset_is_refused_in_one_line(tmp_path: Path, spoil: Callable[[Pat
     assert last.startswith("histoxai: ")
     assert str(root) in last
     with pytest.raises(InputRefused, match=message):
-        DiagSetReader(root, Ingest(classes=CLASSES))
+        DiagSetFormat(root, Ingest(classes=CLASSES))
     assert [p.name for p in tmp_path.iterdir()] == ["d"]
 
 

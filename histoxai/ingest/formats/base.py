@@ -17,7 +17,7 @@ import numpy as np
 
 from histoxai.core.errors import InputRefused
 from histoxai.core.provenance import file_checksum, fingerprint
-from histoxai.ingest.file_walk import require_text
+from histoxai.ingest.file_listing import require_utf8_name
 from histoxai.settings import Ingest
 from histoxai.store.records import MAX_ROWS
 
@@ -27,7 +27,7 @@ MAX_CHECKED = 64 << 20  # bytes that are read for a digest alone
 
 
 @dataclass
-class Index:
+class PatchIndex:
     """All patches of a source, in order.
 
     label: index into `classes`, -1 none. split: 0 none, 1 train, 2 validation, 3 test. mpp: micrometres
@@ -90,17 +90,17 @@ def _checksum_of(values: list[Any]) -> str:
     return state.hexdigest()
 
 
-class Readable(Protocol):
+class PatchSource(Protocol):
     """Patches that are listed in an index and read by row."""
 
-    index: Index
+    index: PatchIndex
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
         """images (n, H, W, 3) uint8 and, where the source has masks, targets (n, 2, H, W) uint8."""
         ...
 
 
-class Reader(Readable, Protocol):
+class SourceFormat(PatchSource, Protocol):
     """One input format.
 
     `recognises` says in a few words why a folder is of this format, or None. The constructor scans and
@@ -113,7 +113,7 @@ class Reader(Readable, Protocol):
     def __init__(self, root: Path, settings: Ingest) -> None: ...
 
 
-class Array(Protocol):
+class RowArray(Protocol):
     """Rows of numbers or text in a file, read in pieces."""
 
     path: Path
@@ -176,7 +176,7 @@ class NpyFile:
         return out
 
 
-class Rows:
+class ConcatenatedRows:
     """Rows of several files as one sequence."""
 
     def __init__(self, files: Sequence[NpyFile]) -> None:
@@ -212,7 +212,7 @@ def require_folder(root: Path) -> None:
 
 def require_source(root: Path) -> None:
     """Raise InputRefused unless `root` is a file, or a folder with something in it."""
-    require_text(root)
+    require_utf8_name(root)
     if not root.exists():
         raise InputRefused(f"{root}: no such folder or file")
     if root.is_dir() and not any(root.iterdir()):
@@ -222,7 +222,7 @@ def require_source(root: Path) -> None:
 
 
 # Settings that mean something to some formats only; a stage takes the others.
-OF_FORMATS = (
+FORMAT_SETTINGS = (
     "size",
     "overlap",
     "class_map",
@@ -238,11 +238,11 @@ OF_FORMATS = (
 )
 
 
-def require_only(root: Path, settings: Ingest, name: str, *used: str) -> None:
+def require_only_settings(root: Path, settings: Ingest, name: str, *used: str) -> None:
     """Raise InputRefused for a setting that a format has no use for: left out without a word it would mislead."""
     if "size" in used:
         used = (*used, "overlap")
-    for field_ in OF_FORMATS:
+    for field_ in FORMAT_SETTINGS:
         if field_ not in used and getattr(settings, field_) != getattr(Ingest(), field_):
             flag = f"--{field_.replace('_', '-')}"
             raise InputRefused(
@@ -250,7 +250,7 @@ def require_only(root: Path, settings: Ingest, name: str, *used: str) -> None:
             )
 
 
-def require_unique(root: Path, index: Index) -> None:
+def require_unique_ids(root: Path, index: PatchIndex) -> None:
     """Raise InputRefused where two patches would have one id, and where there is no patch at all."""
     if not index.label:
         raise InputRefused(f"{root}: nothing that can be used is left; without --skip-bad the first reason is shown")
@@ -260,7 +260,7 @@ def require_unique(root: Path, index: Index) -> None:
         raise InputRefused(f"{root}: two files would both be patch '{double}'; rename one of them")
 
 
-def require_images(file: Array, dtype: str | None = None) -> None:
+def require_images(file: RowArray, dtype: str | None = None) -> None:
     """Raise InputRefused unless a file holds (n, H, W, 3) numbers (of `dtype`, where given)."""
     shape = file.shape
     if len(shape) != 4 or shape[-1] != 3:
@@ -284,7 +284,7 @@ def require_images(file: Array, dtype: str | None = None) -> None:
         raise InputRefused(f"{file.path}: has dtype {file.dtype}; expected numbers from 0 to 255")
 
 
-def require_size(path: Path, size: tuple[int, int], expected: tuple[int, int] | None, first: Path | None) -> None:
+def require_same_size(path: Path, size: tuple[int, int], expected: tuple[int, int] | None, first: Path | None) -> None:
     """Raise InputRefused where a patch's size is not that of the first one."""
     if expected is not None and size != expected:
         h, w = expected

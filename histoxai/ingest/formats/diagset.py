@@ -9,19 +9,19 @@ import numpy as np
 
 from histoxai.core.errors import InputRefused
 from histoxai.core.safe_text import printable
-from histoxai.ingest.file_walk import require_text
+from histoxai.ingest.diagset_tables import compare_distributions, read_partition
+from histoxai.ingest.file_listing import require_utf8_name
 from histoxai.ingest.formats.base import (
-    Index,
+    ConcatenatedRows,
     NpyFile,
-    Rows,
+    PatchIndex,
     identifier,
     require_folder,
     require_images,
-    require_only,
-    require_size,
-    require_unique,
+    require_only_settings,
+    require_same_size,
+    require_unique_ids,
 )
-from histoxai.ingest.partitions import compare_distributions, read_partition
 from histoxai.settings import Ingest
 
 # All labels of the data set; the study leaves out background and unlabelled tissue.
@@ -30,7 +30,7 @@ STUDY = ("A", "N", "R1", "R2", "R3", "R4", "R5")
 MPP = {"5x": 2.0, "10x": 1.0, "20x": 0.5, "40x": 0.25}
 
 
-class DiagSetReader:
+class DiagSetFormat:
     """Reads the blobs of one magnification of a DiagSet folder; the published partitions become the split.
 
     Source: arXiv 2105.04014. Group is the scan; mpp is the magnification's unless given. What `distributions/` counts
@@ -45,7 +45,7 @@ class DiagSetReader:
 
     def __init__(self, root: Path, settings: Ingest) -> None:
         require_folder(root)
-        require_only(root, settings, "diagset", "magnification", "partition")
+        require_only_settings(root, settings, "diagset", "magnification", "partition")
         blobs = root / "blobs" / "S" / settings.magnification
         if not blobs.is_dir():
             if found := _magnifications(root):
@@ -57,12 +57,12 @@ class DiagSetReader:
         if unknown := [c for c in classes if c not in LABELS]:
             raise InputRefused(f"{root}: DiagSet has no class '{unknown[0]}'; it has {', '.join(LABELS)}")
         partition, notes, facts = read_partition(root, settings.partition)
-        self.index = Index(classes, settings.mpp or MPP[settings.magnification], (0, 0), notes=notes, facts=facts)
+        self.index = PatchIndex(classes, settings.mpp or MPP[settings.magnification], (0, 0), notes=notes, facts=facts)
         if settings.magnification != "20x":
             self.index.facts["magnification"] = settings.magnification
         self._settings = settings
-        self._rows = Rows(self._scan(root, blobs, partition))
-        require_unique(root, self.index)
+        self._rows = ConcatenatedRows(self._scan(root, blobs, partition))
+        require_unique_ids(root, self.index)
         self._compare(root, partition)
 
     def _compare(self, root: Path, partition: dict[str, int]) -> None:
@@ -91,7 +91,7 @@ class DiagSetReader:
                     continue
                 for path in sorted(folder.glob("*.npy")):
                     try:
-                        require_text(path.relative_to(root))
+                        require_utf8_name(path.relative_to(root))
                         files.append(self._blob(root, path, files[0].path if files else None))
                     except InputRefused as error:
                         index.leave_out(printable(path.relative_to(root).as_posix()), error, self._settings)
@@ -107,7 +107,7 @@ class DiagSetReader:
         file = NpyFile(path)
         require_images(file, "uint8")
         size = (file.shape[1], file.shape[2])
-        require_size(path, size, self.index.size if first else None, first)
+        require_same_size(path, size, self.index.size if first else None, first)
         self.index.size = size
         self.index.files.append((path.relative_to(root).as_posix(), file.bytes))
         return file

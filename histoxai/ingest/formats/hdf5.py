@@ -18,16 +18,16 @@ from histoxai.ingest.arrays import (
     LABELS,
     MASKS,
     SPLITS,
-    ArrayReader,
-    Part,
-    choose,
-    parts_of,
-    relative,
+    ArrayGroup,
+    ArrayPatches,
+    array_groups,
+    assign_roles,
+    path_in_source,
     split_of,
 )
-from histoxai.ingest.file_walk import files_below, require_text
-from histoxai.ingest.formats.base import Array, Index, identifier, require_source
-from histoxai.ingest.header_bounds import Held
+from histoxai.ingest.chunk_checks import ChunkCounts
+from histoxai.ingest.file_listing import list_files, require_utf8_name
+from histoxai.ingest.formats.base import PatchIndex, RowArray, identifier, require_source
 from histoxai.settings import Ingest
 
 SUFFIXES = {".h5", ".hdf5", ".hdf"}
@@ -59,7 +59,7 @@ class H5Array:
         except _BROKEN as error:
             raise InputRefused(f"{self.path}: cannot be read ({error}); copy it again from the source") from error
 
-    def held(self) -> Held | None:
+    def held(self) -> ChunkCounts | None:
         """Which chunks are there; None for a dataset in one piece."""
         try:
             with _h5py(self.file).File(self.file, "r") as file:
@@ -68,12 +68,12 @@ class H5Array:
                     return None
                 total = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
                 there = int(dataset.id.get_num_chunks())
-                return Held(min(there, total), total, int(dataset.id.get_storage_size()), dataset.fillvalue)
+                return ChunkCounts(min(there, total), total, int(dataset.id.get_storage_size()), dataset.fillvalue)
         except _BROKEN as error:
             raise InputRefused(f"{self.path}: cannot be read ({error}); copy it again from the source") from error
 
 
-class Hdf5Reader(ArrayReader):
+class Hdf5Format(ArrayPatches):
     """Reads `*_x.h5` with `*_y.h5` and `*_mask.h5` (PatchCamelyon), or one file with images, labels and masks.
 
     Source: Veeling et al. 2018 (arXiv 1806.03962) for the pairs. `train`, `valid` and `test` in names of files,
@@ -93,18 +93,18 @@ class Hdf5Reader(ArrayReader):
     def __init__(self, root: Path, settings: Ingest) -> None:
         require_source(root)
         notes: list[str] = []
-        files = [root] if root.is_file() else files_below(root, SUFFIXES, notes)
+        files = [root] if root.is_file() else list_files(root, SUFFIXES, notes)
         _require_unpacked(root)
         if not files:
             raise InputRefused(f"{root}: holds no HDF5 file ({', '.join(sorted(SUFFIXES))})")
         _h5py(root)
-        scan = Index([], None, (0, 0))
-        parts: list[Part] = []
+        scan = PatchIndex([], None, (0, 0))
+        parts: list[ArrayGroup] = []
         for group in _together(files):
             try:
                 parts += _parts(root, group, settings)
             except InputRefused as error:
-                scan.leave_out(relative(root, next(iter(group.values()))), error, settings)
+                scan.leave_out(path_in_source(root, next(iter(group.values()))), error, settings)
         super().__init__(root, settings, "hdf5", parts, notes)
         self.index.left_out = scan.left_out + self.index.left_out
         used = {
@@ -113,11 +113,11 @@ class Hdf5Reader(ArrayReader):
             for a in (part.images, part.labels, part.masks, part.groups)
             if isinstance(a, H5Array)
         }
-        self.index.files = [(relative(root, f), f.stat().st_size) for f in sorted(used)]
+        self.index.files = [(path_in_source(root, f), f.stat().st_size) for f in sorted(used)]
 
 
 def _require_unpacked(root: Path) -> None:
-    for path in files_below(root, {".gz"}, []) if root.is_dir() else []:
+    for path in list_files(root, {".gz"}, []) if root.is_dir() else []:
         if path.name.lower().endswith(_PACKED) and not path.with_suffix("").exists():
             raise InputRefused(f"{path}: is compressed; unpack it first (`gunzip`)")
 
@@ -144,9 +144,9 @@ def _together(files: list[Path]) -> list[dict[str, Path]]:
     return [groups[key] for key in sorted(groups)]
 
 
-def _parts(root: Path, files: dict[str, Path], settings: Ingest) -> list[Part]:
+def _parts(root: Path, files: dict[str, Path], settings: Ingest) -> list[ArrayGroup]:
     for path in files.values():
-        require_text(path if path == root else path.relative_to(root))
+        require_utf8_name(path if path == root else path.relative_to(root))
     if "" in files:
         return _one_file(root, files[""], settings)
     first = next(iter(files.values()))
@@ -155,27 +155,27 @@ def _parts(root: Path, files: dict[str, Path], settings: Ingest) -> list[Part]:
     if "images" not in files:
         raise InputRefused(f"{first}: has no file of images beside it (*_x.h5); copy it, or name the file itself")
     found = {role: _only(path, role, getattr(settings, role)) for role, path in files.items()}
-    stem = relative(root, files["images"]).rsplit(".", 1)[0]
-    return parts_of([("", found)], identifier(stem), split_of(stem.replace("/", "_")))
+    stem = path_in_source(root, files["images"]).rsplit(".", 1)[0]
+    return array_groups([("", found)], identifier(stem), split_of(stem.replace("/", "_")))
 
 
-def _one_file(root: Path, path: Path, settings: Ingest) -> list[Part]:
-    stem = relative(root, path).rsplit(".", 1)[0]
-    sides: dict[str, dict[str, Array]] = defaultdict(dict)
+def _one_file(root: Path, path: Path, settings: Ingest) -> list[ArrayGroup]:
+    stem = path_in_source(root, path).rsplit(".", 1)[0]
+    sides: dict[str, dict[str, RowArray]] = defaultdict(dict)
     for name, array in _datasets(path).items():
         first, _, rest = name.partition("/")
         side = first if rest and first.lower() in SPLITS else ""
         sides[side][rest if side else name] = array
     if len(sides) > 1:
         sides.pop("", None)  # facts beside the splits
-    parts: list[Part] = []
+    parts: list[ArrayGroup] = []
     for side, found in sorted(sides.items()):
         split = split_of(side) or split_of(stem.replace("/", "_"))
-        parts += parts_of(choose(found, settings, path), identifier(stem, *([side] if side else [])), split)
+        parts += array_groups(assign_roles(found, settings, path), identifier(stem, *([side] if side else [])), split)
     return parts
 
 
-def _only(path: Path, role: str, wanted: str | None) -> Array:
+def _only(path: Path, role: str, wanted: str | None) -> RowArray:
     found = _datasets(path)
     if wanted is not None and wanted not in found:
         raise InputRefused(f"{path}: has no array '{wanted}' for --{role}; it has: {', '.join(found)}")
@@ -191,10 +191,10 @@ def _only(path: Path, role: str, wanted: str | None) -> Array:
     return chosen[0]
 
 
-def _datasets(path: Path) -> dict[str, Array]:
+def _datasets(path: Path) -> dict[str, RowArray]:
     """All datasets of numbers or text by name; headers only."""
     h5py = _h5py(path)
-    found: dict[str, Array] = {}
+    found: dict[str, RowArray] = {}
     try:
         with h5py.File(path, "r") as file:
             _require_no_links(path, file, h5py)

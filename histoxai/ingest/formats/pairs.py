@@ -10,12 +10,18 @@ import numpy as np
 
 from histoxai.core.errors import InputRefused
 from histoxai.core.safe_text import printable
-from histoxai.ingest.file_walk import files_below, require_text
-from histoxai.ingest.formats.base import Index, identifier, require_folder, require_only, require_unique
-from histoxai.ingest.images import SUFFIXES, decode, decode_mask, mask_size_of, size_of
-from histoxai.ingest.mask_pairing import Key, Pair, find_pairs, looks_paired
-from histoxai.ingest.targets import Targets
-from histoxai.ingest.tiles import Layout
+from histoxai.ingest.file_listing import list_files, require_utf8_name
+from histoxai.ingest.formats.base import (
+    PatchIndex,
+    identifier,
+    require_folder,
+    require_only_settings,
+    require_unique_ids,
+)
+from histoxai.ingest.images import SUFFIXES, decode_image, decode_mask, image_size, mask_size
+from histoxai.ingest.mask_pairing import Key, Pair, find_pairs, recognise_pairs
+from histoxai.ingest.targets import TargetPlanes
+from histoxai.ingest.tiles import TileLayout
 from histoxai.settings import Ingest
 
 _CODES = {"train": 1, "training": 1, "val": 2, "valid": 2, "validation": 2, "test": 3, "testing": 3}
@@ -24,7 +30,7 @@ _NAME = re.compile(rf"({'|'.join(_CODES)})[a-z]?_.*", re.IGNORECASE)  # train_1,
 _EMPTY = re.compile(rf"(({'|'.join(_CODES)})[a-z]?|images?|img|patch|tile|sample)?", re.IGNORECASE)
 
 
-class PairsReader:
+class PairsFormat:
     """Reads images and label images side by side, whole or in tiles; folders named train and test become the split.
 
     Source: MoNuSeg (Kumar et al. 2017), GlaS (Sirinukunwattana et al. 2017), CoNSeP (Graham et al. 2019), Data Science
@@ -35,19 +41,19 @@ class PairsReader:
     @staticmethod
     def recognises(root: Path) -> str | None:
         """Says why `root` looks like images with masks, or None."""
-        return looks_paired(root) if root.is_dir() else None
+        return recognise_pairs(root) if root.is_dir() else None
 
     def __init__(self, root: Path, settings: Ingest) -> None:
         require_folder(root)
-        require_only(root, settings, "pairs", "size", "class_map", "images", "masks", "tumor", "non_tumor")
+        require_only_settings(root, settings, "pairs", "size", "class_map", "images", "masks", "tumor", "non_tumor")
         if settings.classes:
             raise InputRefused(f"{root}: images with masks have no classes; leave out --classes")
-        self._targets = Targets(root, settings)
+        self._targets = TargetPlanes(root, settings)
         notes: list[str] = []
-        found = find_pairs(root, files_below(root, SUFFIXES, notes), settings)
-        self.index = Index([], settings.mpp, (0, 0), has_targets=True, facts=self._targets.facts)
+        found = find_pairs(root, list_files(root, SUFFIXES, notes), settings)
+        self.index = PatchIndex([], settings.mpp, (0, 0), has_targets=True, facts=self._targets.facts)
         self.index.notes = [*notes, found.how, self._targets.note]
-        self._layout = Layout(self.index, settings)
+        self._layout = TileLayout(self.index, settings)
         self._pairs: list[Pair] = []
         for path, error in found.alone:
             self.index.leave_out(printable(path.relative_to(root).as_posix()), error, settings)
@@ -57,17 +63,17 @@ class PairsReader:
                 self._take(root, pair, group, split)
             except InputRefused as error:
                 self.index.leave_out(printable(pair.image.relative_to(root).as_posix()), error, settings)
-        require_unique(root, self.index)
+        require_unique_ids(root, self.index)
         if len(set(self.index.group)) == len(self._pairs):
             self.index.notes.append("every image counts as a group of its own: no names tell which belong together")
 
     def _take(self, root: Path, pair: Pair, group: str, split: int) -> None:
         index = self.index
         for path in (pair.image, *pair.masks):
-            require_text(path.relative_to(root))
-        size = size_of(pair.image)
+            require_utf8_name(path.relative_to(root))
+        size = image_size(pair.image)
         for mask in pair.masks:
-            if (other := mask_size_of(mask)) != size:
+            if (other := mask_size(mask)) != size:
                 raise InputRefused(
                     f"{mask}: is {other[1]} x {other[0]} px but its image {pair.image.name} is {size[1]} x {size[0]}; "
                     "export both at one size"
@@ -94,7 +100,7 @@ class PairsReader:
 
     def _decode(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         pair = self._pairs[number]
-        return decode(pair.image), self._planes(pair)
+        return decode_image(pair.image), self._planes(pair)
 
     def _planes(self, pair: Pair) -> np.ndarray:
         # (H, W, 2), so that both are cropped alike

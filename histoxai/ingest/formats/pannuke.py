@@ -10,18 +10,18 @@ import numpy as np
 
 from histoxai.core.errors import InputRefused
 from histoxai.ingest.formats.base import (
-    Index,
+    ConcatenatedRows,
     NpyFile,
-    Rows,
+    PatchIndex,
     as_uint8,
     identifier,
     require_folder,
     require_images,
-    require_only,
-    require_size,
-    require_unique,
+    require_only_settings,
+    require_same_size,
+    require_unique_ids,
 )
-from histoxai.ingest.labels import label_values
+from histoxai.ingest.labels import read_labels
 from histoxai.settings import Ingest
 
 TYPES = ("neoplastic", "inflammatory", "connective", "dead", "epithelial", "background")  # channels of masks.npy
@@ -38,7 +38,7 @@ class Fold(NamedTuple):
     types: Path | None
 
 
-class PanNukeReader:
+class PanNukeFormat:
     """Reads PanNuke folds; both spellings (`Fold 1/images/fold1/images.npy` and `fold1/images.npy`).
 
     Source: arXiv 2003.10778. Targets are two planes, tumor and non-tumor nuclei, each the union of the
@@ -55,7 +55,7 @@ class PanNukeReader:
 
     def __init__(self, root: Path, settings: Ingest) -> None:
         require_folder(root)
-        require_only(root, settings, "pannuke", "tumor", "non_tumor")
+        require_only_settings(root, settings, "pannuke", "tumor", "non_tumor")
         if settings.classes:
             raise InputRefused(f"{root}: PanNuke patches have no classes; leave out --classes")
         tumor, non_tumor = settings.tumor or ("neoplastic",), settings.non_tumor or ("connective",)
@@ -63,7 +63,7 @@ class PanNukeReader:
         folds = _folds(root)
         if not folds:
             raise InputRefused(f"{root}: has no fold with images.npy and masks.npy (`fold1/images.npy`)")
-        self.index = Index([], settings.mpp or MPP_40X, (0, 0), has_targets=True)
+        self.index = PatchIndex([], settings.mpp or MPP_40X, (0, 0), has_targets=True)
         self.index.facts = {"tumor": list(tumor), "non_tumor": list(non_tumor)}
         images: list[NpyFile] = []
         masks: list[NpyFile] = []
@@ -82,16 +82,16 @@ class PanNukeReader:
             for path in (p for p in files if p is not None):
                 self.index.files.append((path.relative_to(root).as_posix(), path.stat().st_size))
             self.index.add_contents(files.masks.relative_to(root).as_posix(), files.masks)
-        require_unique(root, self.index)
+        require_unique_ids(root, self.index)
         if any(tissue):
             self.index.extra["tissue"] = tissue
-        self._images_rows, self._mask_rows = Rows(images), Rows(masks)
+        self._images_rows, self._mask_rows = ConcatenatedRows(images), ConcatenatedRows(masks)
 
     def _images(self, root: Path, path: Path, first: Path | None) -> NpyFile:
         file = NpyFile(path)
         require_images(file)
         size = (file.shape[1], file.shape[2])
-        require_size(path, size, self.index.size if first else None, first)
+        require_same_size(path, size, self.index.size if first else None, first)
         return file
 
     def _masks(self, path: Path, images: NpyFile) -> NpyFile:
@@ -134,7 +134,7 @@ def _tissue(path: Path | None, images: NpyFile) -> list[str]:
         raise InputRefused(f"{path}: has shape {file.shape}; expected ({n},) to go with {images.path}")
     if file.dtype.kind not in "US":
         raise InputRefused(f"{path}: has dtype {file.dtype}; expected names of organs: save astype(str) of them")
-    return label_values(file).tolist()
+    return read_labels(file).tolist()
 
 
 def _folds(root: Path) -> dict[int, Fold]:

@@ -13,24 +13,31 @@ import cv2
 import numpy as np
 
 from histoxai.core.errors import InputRefused, UsageError
-from histoxai.ingest.annotations import Annotation, Annotations, check_settings, choose, load, require_painted
-from histoxai.ingest.formats.base import Index
+from histoxai.ingest.annotations import (
+    Annotation,
+    AnnotationFiles,
+    label_tiles,
+    read_annotation,
+    require_consistent,
+    require_masks_for_class_map,
+)
+from histoxai.ingest.formats.base import PatchIndex
 from histoxai.ingest.slide_files import (
     SLIDES,
     TIFFS,
-    Kept,
+    ThreadLocalCache,
+    files_of_slide,
     find_slides,
-    library,
+    import_openslide,
+    iterate_files,
     looks_like_slide,
     open_slide,
-    open_slides,
-    parts_of,
     read_region,
-    require_whole,
-    walk,
+    require_complete_file,
+    slide_cache,
 )
-from histoxai.ingest.slide_grid import MPP, Plan, grid, plan_tiles
-from histoxai.ingest.tissue import find_tissue, overview, shares
+from histoxai.ingest.slide_grid import DEFAULT_MPP, TilePlan, plan_tiles, tile_corners
+from histoxai.ingest.tissue import find_tissue, rectangle_shares, slide_thumbnail
 from histoxai.settings import Ingest
 
 SIZE = 256
@@ -42,7 +49,7 @@ class _Tiles:
     # what was found on one slide: x, y (n) in level-0 px; label (n) into names, -1 none
     name: str
     path: Path
-    plan: Plan
+    plan: TilePlan
     x: np.ndarray
     y: np.ndarray
     label: np.ndarray
@@ -51,7 +58,7 @@ class _Tiles:
     found: tuple[str, ...] = ()
 
 
-class SlideReader:
+class SlideFormat:
     """Reads a slide, or a folder of slides, of any format of OpenSlide, as tiles at one resolution.
 
     Where `mpp` is a level's (within 1 %), tiles are that level's pixels; else the next finer level is shrunk with
@@ -66,7 +73,7 @@ class SlideReader:
         if root.is_file():
             known = root.suffix.lower() in SLIDES or (root.suffix.lower() in TIFFS and looks_like_slide(root))
             return "it is a slide" if known else None
-        if slide := next(walk(root, SLIDES), None):
+        if slide := next(iterate_files(root, SLIDES), None):
             return f"it holds the slide {slide.relative_to(root)}"
         plain = sorted(p for p in root.iterdir() if p.suffix.lower() in TIFFS and not p.name.startswith("."))
         if slide := next((p for p in plain[:3] if looks_like_slide(p)), None):
@@ -74,23 +81,27 @@ class SlideReader:
         return None
 
     def __init__(self, root: Path, settings: Ingest) -> None:
-        library()
+        import_openslide()
         _require_settings(settings)
         self._settings, self._size = settings, settings.size or SIZE
-        self.index = Index([], settings.mpp or MPP, (self._size, self._size), has_targets=settings.tumor is not None)
+        self.index = PatchIndex(
+            [], settings.mpp or DEFAULT_MPP, (self._size, self._size), has_targets=settings.tumor is not None
+        )
         self.index.tissue_found = True
-        self._annotations = Annotations(settings.annotations, root) if settings.annotations else None
+        self._annotations = AnnotationFiles(settings.annotations, root) if settings.annotations else None
         self._counts: dict[str, Counter[str]] = {"tissue": Counter(), "tiles": Counter(), "annotations": Counter()}
         skip = self._annotations.holds if self._annotations else lambda path: False
         scanned = self._scan(root, find_slides(root, skip))
-        require_painted(root, (t.drawn for t in scanned), settings)
+        require_masks_for_class_map(root, (t.drawn for t in scanned), settings)
         self._name_classes(root, scanned)
         self._list(scanned)
         self._tell(scanned)
         if not len(self.index):
             raise InputRefused(f"{root}: no tile is left ({'; '.join(self.index.notes)})")
-        self._open = open_slides()
-        self._drawn: Kept[Annotation] = Kept(partial(_reload, {t.drawn: t.path for t in scanned}, settings), 2)
+        self._open = slide_cache()
+        self._drawn: ThreadLocalCache[Annotation] = ThreadLocalCache(
+            partial(_reload, {t.drawn: t.path for t in scanned}, settings), 2
+        )
 
     def _scan(self, root: Path, slides: dict[str, Path]) -> list[_Tiles]:
         scanned: list[_Tiles] = []
@@ -123,7 +134,7 @@ class SlideReader:
         return scanned
 
     def _list_files(self, base: Path, tiles: _Tiles) -> None:
-        files = [(p.relative_to(base).as_posix(), p.stat().st_size) for p in parts_of(tiles.path)]
+        files = [(p.relative_to(base).as_posix(), p.stat().st_size) for p in files_of_slide(tiles.path)]
         if tiles.drawn:
             name = f"annotation of {tiles.name}: {tiles.drawn.name}"
             files.append((name, tiles.drawn.stat().st_size))
@@ -131,21 +142,21 @@ class SlideReader:
         self.index.files += files
 
     def _scan_slide(self, name: str, path: Path, slides: int) -> _Tiles:
-        require_whole(path)
+        require_complete_file(path)
         drawn = self._annotations.of(path, slides) if self._annotations else None
         with open_slide(path) as slide:
             plan = plan_tiles(slide, path, self._settings.mpp, self._size)
-            annotation = load(drawn, slide, self._settings) if drawn else None
+            annotation = read_annotation(drawn, slide, self._settings) if drawn else None
             x, y = self._with_tissue(slide, path, plan)
         if annotation is None:
             return _Tiles(name, path, plan, x, y, np.full(len(x), -1), [])
         self._counts["annotations"].update(annotation.notes)
-        label, names = choose(annotation, x, y, plan.extent, self._settings, self._counts["tiles"])
+        label, names = label_tiles(annotation, x, y, plan.extent, self._settings, self._counts["tiles"])
         kept = label > -2
         return _Tiles(name, path, plan, x[kept], y[kept], label[kept], names, drawn, tuple(annotation.names))
 
-    def _with_tissue(self, slide: Any, path: Path, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
-        x, y = grid(slide, plan, self._settings.overlap)
+    def _with_tissue(self, slide: Any, path: Path, plan: TilePlan) -> tuple[np.ndarray, np.ndarray]:
+        x, y = tile_corners(slide, plan, self._settings.overlap)
         if not len(x):
             width, height = slide.dimensions
             raise InputRefused(
@@ -154,9 +165,9 @@ class SlideReader:
         least = MIN_TISSUE if self._settings.min_tissue is None else self._settings.min_tissue
         if least == 0:
             return x, y
-        image, (across, down) = overview(slide, path, plan)
+        image, (across, down) = slide_thumbnail(slide, path, plan)
         size = plan.extent / across, plan.extent / down
-        enough = shares(find_tissue(image), x / across, y / down, size) >= least - 1e-9
+        enough = rectangle_shares(find_tissue(image), x / across, y / down, size) >= least - 1e-9
         if not enough.any():
             raise InputRefused(
                 f"{path}: none of its {len(x)} tiles has {least:g} of tissue; is it blank? --min-tissue 0 keeps all"
@@ -268,7 +279,7 @@ class SlideReader:
 
 def _seen(path: Path, series: set[tuple[Path, str]]) -> bool:
     # DICOM: any file of a series opens the whole slide
-    require_whole(path)
+    require_complete_file(path)
     with open_slide(path) as slide:
         key = path.parent, slide.properties.get("openslide.quickhash-1", path.name)
     if key in series:
@@ -279,7 +290,7 @@ def _seen(path: Path, series: set[tuple[Path, str]]) -> bool:
 
 def _reload(slides: dict[Path | None, Path], settings: Ingest, drawn: Path) -> Annotation:
     with open_slide(slides[drawn]) as slide:
-        return load(drawn, slide, settings)
+        return read_annotation(drawn, slide, settings)
 
 
 def _require_settings(settings: Ingest) -> None:
@@ -289,7 +300,7 @@ def _require_settings(settings: Ingest) -> None:
     size = settings.size or SIZE
     if settings.overlap >= size:
         raise UsageError(f"--overlap {settings.overlap}: must be less than the side of a tile, {size}")
-    check_settings(settings)
+    require_consistent(settings)
 
 
 def _few(names: Iterable[str]) -> str:

@@ -8,12 +8,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from histoxai.core.errors import InputRefused, UsageError
-from histoxai.ingest.arrays import relative
-from histoxai.ingest.file_walk import require_text
-from histoxai.ingest.formats.base import MAX_ROWS, Index, as_uint8, identifier, require_only, require_unique
-from histoxai.ingest.header_bounds import gaps, require_bounded
+from histoxai.ingest.arrays import path_in_source
+from histoxai.ingest.chunk_checks import missing_chunks_note, require_plausible_size
+from histoxai.ingest.file_listing import require_utf8_name
+from histoxai.ingest.formats.base import (
+    MAX_ROWS,
+    PatchIndex,
+    as_uint8,
+    identifier,
+    require_only_settings,
+    require_unique_ids,
+)
 from histoxai.ingest.tiles import Corner, corners
-from histoxai.ingest.zarr_nodes import Node, ZarrArray, bytes_below, node
+from histoxai.ingest.zarr_nodes import ZarrArray, ZarrNode, bytes_below, read_node
 from histoxai.settings import Ingest
 
 _SIDE = 256  # of tiles, where --size does not say
@@ -39,14 +46,14 @@ class Level(NamedTuple):
 class OmeTiles:
     """Tiles of OME-Zarr images; x, y and extent are in px of the first level, frame and group are the image."""
 
-    def __init__(self, root: Path, settings: Ingest, images: list[Node]) -> None:
-        require_only(root, settings, "zarr, of OME images", "size")
+    def __init__(self, root: Path, settings: Ingest, images: list[ZarrNode]) -> None:
+        require_only_settings(root, settings, "zarr, of OME images", "size")
         if settings.classes:
             raise InputRefused(f"{root}: tiles of an image have no classes; leave out --classes")
         side = settings.size or _SIDE
         if settings.overlap >= side:
             raise UsageError(f"--overlap {settings.overlap}: must be less than the side of a tile, {side}")
-        self.index = Index([], settings.mpp, (side, side))
+        self.index = PatchIndex([], settings.mpp, (side, side))
         self.index.facts = {"size": side, "overlap": settings.overlap}
         self.index.extra = {"frame": [], "x": [], "y": [], "extent": []}
         if settings.size is None:
@@ -58,12 +65,12 @@ class OmeTiles:
             try:
                 self._take(root, image, side)
             except InputRefused as error:
-                self.index.leave_out(relative(root, image.path), error, settings)
-        require_unique(root, self.index)
+                self.index.leave_out(path_in_source(root, image.path), error, settings)
+        require_unique_ids(root, self.index)
 
-    def _take(self, root: Path, image: Node, side: int) -> None:
+    def _take(self, root: Path, image: ZarrNode, side: int) -> None:
         index, overlap = self.index, self._settings.overlap
-        level = choose_level(image, self._settings.mpp)
+        level = select_level(image, self._settings.mpp)
         here = level.mpp or self._settings.mpp
         first = index.mpp if self._levels else here
         if (here is None) != (first is None):
@@ -78,8 +85,8 @@ class OmeTiles:
         cut = corners(level.size, Ingest(size=side, overlap=overlap))
         if not cut:
             raise InputRefused(f"{image.path}: is {width} x {height} px, smaller than a tile; choose a smaller --size")
-        name = relative(root, image.path).removesuffix(".zarr").removesuffix(".ome")
-        require_text(image.path)
+        name = path_in_source(root, image.path).removesuffix(".zarr").removesuffix(".ome")
+        require_utf8_name(image.path)
         name = identifier(name)
         index.mpp = first
         index.label += [-1] * len(cut)
@@ -90,10 +97,10 @@ class OmeTiles:
         index.extra["x"] += [round(c.x * level.factor) for c in cut]
         index.extra["y"] += [round(c.y * level.factor) for c in cut]
         index.extra["extent"] += [round(side * level.factor)] * len(cut)
-        index.files.append((relative(root, level.array.path), bytes_below(level.array.path)))
+        index.files.append((path_in_source(root, level.array.path), bytes_below(level.array.path)))
         at = f"level '{level.array.path.name}', {level.mpp:g} micrometres per px" if level.mpp else "no scale known"
         index.notes.append(f"{name}: {width} x {height} px ({at})")
-        if note := gaps(level.array):
+        if note := missing_chunks_note(level.array):
             index.notes.append(note)
         self._tiles += [(len(self._levels), c) for c in cut]
         self._levels.append(level)
@@ -110,14 +117,14 @@ class OmeTiles:
         return as_uint8(np.transpose(pixels, [kept.index(axis) for axis in "yxc"]), level.array.path)
 
 
-def multiscales(image: Node) -> dict[str, Any] | None:
+def multiscales(image: ZarrNode) -> dict[str, Any] | None:
     """The first pyramid that a group describes (OME-NGFF 0.1 to 0.5), or None."""
     ome = image.attributes.get("ome")
     found = (ome if isinstance(ome, dict) else image.attributes).get("multiscales")
     return found[0] if isinstance(found, list) and found and isinstance(found[0], dict) else None
 
 
-def choose_level(image: Node, mpp: float | None) -> Level:
+def select_level(image: ZarrNode, mpp: float | None) -> Level:
     """The first level, or the one nearest to `mpp` where scales are known.
 
     Raises InputRefused for damaged metadata and for anything but one plane of three channels.
@@ -135,7 +142,7 @@ def choose_level(image: Node, mpp: float | None) -> Level:
     known = [k for k, s in enumerate(scales) if s and 0.01 < s < 100]
     chosen = min(known, key=lambda k: abs(np.log((scales[k] or 1) / mpp))) if mpp and known else 0
     name, scale = datasets[chosen]
-    found = node(image.path / name) if ".." not in Path(name).parts and not Path(name).is_absolute() else None
+    found = read_node(image.path / name) if ".." not in Path(name).parts and not Path(name).is_absolute() else None
     if found is None or not found.is_array:
         raise InputRefused(f"{image.path}: its level '{name}' is not there; copy it again from the source")
     level = Level(
@@ -178,7 +185,7 @@ def _require_plane(level: Level) -> None:
         raise InputRefused(f"{array.path}: has shape {array.shape} for axes {', '.join(axes)}; expected t, c, z, y, x")
     if array.never_written:
         raise InputRefused(f"{array.path}: has a header but no data; copy it again from the source")
-    require_bounded(array)
+    require_plausible_size(array)
     sizes = dict(zip(axes, array.shape, strict=True))
     if sizes.get("c") != 3:
         raise InputRefused(f"{array.path}: has {sizes.get('c', 1)} channels; expected 3, red, green and blue")

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from histoxai.core.errors import InputRefused
-from histoxai.ingest.formats.base import Array
+from histoxai.ingest.formats.base import RowArray
 
 _CHUNKS = 1000  # of so many chunks at least one has to be there
 _PACKED = 100_000  # no images are packed as tightly: gzip's limit is 1032
 _LARGE = 1 << 30  # bytes; less fits in memory whatever the file holds
 
 
-class Held(NamedTuple):
+class ChunkCounts(NamedTuple):
     """Chunks that are there, chunks that the header speaks of, bytes of all of them, the value of missing ones."""
 
     there: int
@@ -23,7 +23,7 @@ class Held(NamedTuple):
     fill: Any
 
 
-def require_bounded(array: Array) -> None:
+def require_plausible_size(array: RowArray) -> None:
     """Raise InputRefused where images are claimed that the file cannot hold."""
     held = _held(array)
     if held is None:
@@ -41,7 +41,7 @@ def require_bounded(array: Array) -> None:
         )
 
 
-def gaps(array: Array) -> str | None:
+def missing_chunks_note(array: RowArray) -> str | None:
     """A note where chunks are missing: writers may leave out chunks that hold one value, copies may lose them."""
     held = _held(array)
     if held is None or held.there >= held.total:
@@ -49,17 +49,17 @@ def gaps(array: Array) -> str | None:
     return f"{array.path}: {held.total - held.there} of {held.total} chunks are not there and read as {held.fill}"
 
 
-def require_complete(array: Array, what: str) -> None:
+def require_all_chunks(array: RowArray, what: str) -> None:
     """Raise InputRefused where chunks of labels or groups are missing: a value that nobody wrote is a guess."""
-    if note := gaps(array):
+    if note := missing_chunks_note(array):
         raise InputRefused(
             f"{note}, which is a guess for {what}; copy it again, or write all chunks (zarr: write_empty_chunks=True)"
         )
 
 
-def _held(array: Array) -> Held | None:
+def _held(array: RowArray) -> ChunkCounts | None:
     look = getattr(array, "held", None)  # files without chunks have none
-    found: Held | None = look() if look else None
+    found: ChunkCounts | None = look() if look else None
     return found
 
 

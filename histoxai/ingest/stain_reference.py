@@ -10,8 +10,8 @@ import numpy as np
 
 from histoxai.core.errors import InputRefused
 from histoxai.core.provenance import file_checksum
-from histoxai.ingest.images import decode
-from histoxai.ingest.stain import Normaliser
+from histoxai.ingest.images import decode_image
+from histoxai.ingest.stain import StainNormaliser
 from histoxai.settings import Ingest
 from histoxai.store.patches import IMAGES, Patches
 from histoxai.store.schema import ArraySpec
@@ -23,10 +23,10 @@ _PATCHES = 16
 
 
 @dataclass(frozen=True)
-class Staining:
+class FittedStain:
     """A fitted normalisation. settings: what decides about pixels. facts: what the reference gave."""
 
-    normaliser: Normaliser
+    normaliser: StainNormaliser
     settings: dict[str, Any]
     facts: dict[str, Any]
 
@@ -43,7 +43,7 @@ class Staining:
         }
 
 
-def staining(settings: Ingest) -> Staining | None:
+def fit_stain(settings: Ingest) -> FittedStain | None:
     """The normalisation that settings ask for, fitted to its reference; None where they ask for none.
 
     Raises InputRefused where the reference is no image and no complete patch store, or cannot be fitted to.
@@ -53,17 +53,17 @@ def staining(settings: Ingest) -> Staining | None:
         return None
     reference, digest = _read(path)
     try:
-        normaliser = Normaliser.fit(settings.stain, reference)
+        normaliser = StainNormaliser.fit(settings.stain, reference)
     except InputRefused as error:
         raise InputRefused(f"{path}: {error}") from None
-    return Staining(
+    return FittedStain(
         normaliser,
         {"stain": {"method": settings.stain, "reference": digest}},
         {"stain": {"reference": path.name, **normaliser.parameters}},
     )
 
 
-def left_as_they_were(stained: np.ndarray) -> int:
+def count_unchanged(stained: np.ndarray) -> int:
     """How many patches, of those that are there, no fit was possible for."""
     return int((stained == AS_IT_WAS).sum())
 
@@ -73,7 +73,7 @@ def _read(path: Path) -> tuple[np.ndarray, str]:
     if not path.exists():
         raise InputRefused(f"{path}: no such stain reference; give an image file or a patch store")
     if not path.is_dir():
-        return decode(path), file_checksum(path)
+        return decode_image(path), file_checksum(path)
     patches = Patches(path)
     rows = np.unique(np.linspace(0, len(patches) - 1, _PATCHES).round().astype(np.int64))
     return np.concatenate(list(patches.read(rows))), patches.digest

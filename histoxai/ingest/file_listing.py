@@ -10,7 +10,7 @@ from histoxai.core.errors import InputRefused
 from histoxai.core.safe_text import printable
 
 
-def require_text(path: Path) -> None:
+def require_utf8_name(path: Path) -> None:
     """Raise InputRefused where a file's name is not UTF-8: names become ids, and ids are text."""
     try:
         str(path).encode()
@@ -20,7 +20,7 @@ def require_text(path: Path) -> None:
         ) from error
 
 
-def files_below(root: Path, suffixes: Collection[str], notes: list[str]) -> list[Path]:
+def list_files(root: Path, suffixes: Collection[str], notes: list[str]) -> list[Path]:
     """All files with one of the suffixes (lower case, with the dot), sorted; hidden files and folders are passed over.
 
     A linked file is a file, also where the link is broken, so that it is missed by whoever opens it. A linked folder
