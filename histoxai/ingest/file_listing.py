@@ -1,4 +1,4 @@
-"""Files below a source's root: sorted, links followed once, names that can be stored as text."""
+"""List the files of a source: sorted, every linked file once, with names that can become ids."""
 
 from __future__ import annotations
 
@@ -20,28 +20,33 @@ def require_utf8_name(path: Path) -> None:
         ) from error
 
 
-def list_files(root: Path, suffixes: Collection[str], notes: list[str]) -> list[Path]:
-    """All files with one of the suffixes (lower case, with the dot), sorted; hidden files and folders are passed over.
+def path_in_source(root: Path, path: Path) -> str:
+    """Return a path below the source's root, or its name where it is the source itself, safe to print."""
+    return printable(path.name if path == root else path.relative_to(root).as_posix())
 
-    A linked file is a file, also where the link is broken, so that it is missed by whoever opens it. A linked folder
-    is followed unless it lies in this tree already or holds it: that would list files twice, or for ever. What is
-    passed over stands in `notes`. Raises InputRefused for a folder that cannot be listed.
+
+def list_files(root: Path, suffixes: Collection[str], notes: list[str]) -> list[Path]:
+    """List all files below `root` with one of the suffixes (lower case, with the dot), sorted.
+
+    Hidden files and folders are left out. A linked file is listed even where the link is broken, so that opening it
+    fails. A linked folder is followed unless it lies in this tree or contains it, which would list files twice or for
+    ever; `notes` gets a sentence for each that is not followed. Raises InputRefused for a folder that cannot be listed.
     """
-    found: list[Path] = []
-    home, seen, stack = os.path.realpath(root), set[str](), [str(root)]
-    while stack:
-        for entry in _entries(stack.pop()):
-            if os.path.splitext(entry.name)[1].lower() in suffixes and (entry.is_symlink() or _is(entry, "file")):
-                found.append(Path(entry.path))
-            elif _is(entry, "dir"):
+    files: list[Path] = []
+    top, linked, folders = os.path.realpath(root), set[str](), [str(root)]
+    while folders:
+        for entry in _entries(folders.pop()):
+            if os.path.splitext(entry.name)[1].lower() in suffixes and (entry.is_symlink() or _is_file(entry)):
+                files.append(Path(entry.path))
+            elif _is_folder(entry):
                 if entry.is_symlink():
                     target = os.path.realpath(entry.path)
-                    if _inside(target, home) or _inside(home, target) or target in seen:
+                    if _is_inside(target, top) or _is_inside(top, target) or target in linked:
                         notes.append(f"{printable(entry.path)}: is a link to a folder of this tree; not followed")
                         continue
-                    seen.add(target)
-                stack.append(entry.path)
-    return sorted(found)
+                    linked.add(target)
+                folders.append(entry.path)
+    return sorted(files)
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
@@ -52,12 +57,19 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
         raise InputRefused(f"{printable(folder)}: cannot be listed: {error.strerror}; check its permissions") from error
 
 
-def _is(entry: os.DirEntry[str], kind: str) -> bool:
+def _is_file(entry: os.DirEntry[str]) -> bool:
     try:
-        return entry.is_dir() if kind == "dir" else entry.is_file()
+        return entry.is_file()
     except OSError:  # a link to itself
         return False
 
 
-def _inside(path: str, folder: str) -> bool:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _is_inside(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)

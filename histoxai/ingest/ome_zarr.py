@@ -8,24 +8,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from histoxai.core.errors import InputRefused, UsageError
-from histoxai.ingest.arrays import path_in_source
+from histoxai.ingest.array_checks import as_uint8
 from histoxai.ingest.chunk_checks import missing_chunks_note, require_plausible_size
-from histoxai.ingest.file_listing import require_utf8_name
-from histoxai.ingest.formats.base import (
-    MAX_ROWS,
-    PatchIndex,
-    as_uint8,
-    identifier,
-    require_only_settings,
-    require_unique_ids,
-)
+from histoxai.ingest.file_listing import path_in_source, require_utf8_name
+from histoxai.ingest.formats.base import PatchIndex, identifier, require_only_settings, require_unique_ids
 from histoxai.ingest.tiles import Corner, corners
 from histoxai.ingest.zarr_nodes import ZarrArray, ZarrNode, bytes_below, read_node
 from histoxai.settings import Ingest
+from histoxai.store.records import MAX_ROWS
 
-_SIDE = 256  # of tiles, where --size does not say
+_SIDE = 256  # of tiles in px, without --size
 _MICROMETRES = {"micrometer": 1.0, "micrometre": 1.0, "nanometer": 1e-3, "nanometre": 1e-3, "millimeter": 1e3}
-_SQUARE = 0.05  # how much a pixel's sides may differ, as of slides
+_TOLERANCE = 0.05  # by which the sides of a pixel, or the scales of two images, may differ
 _DEFAULT_AXES = ("t", "c", "z", "y", "x")
 
 
@@ -39,7 +33,7 @@ class Level(NamedTuple):
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width."""
+        """Height and width in px."""
         return self.array.shape[self.axes.index("y")], self.array.shape[self.axes.index("x")]
 
 
@@ -60,115 +54,112 @@ class OmeTiles:
             self.index.notes.append(f"cut into tiles of {_SIDE} px (--size chooses)")
         self._levels: list[Level] = []
         self._tiles: list[tuple[int, Corner]] = []
-        self._settings = settings
+        self._tile_settings = Ingest(size=side, overlap=settings.overlap)
         for image in images:
-            try:
-                self._take(root, image, side)
-            except InputRefused as error:
-                self.index.leave_out(path_in_source(root, image.path), error, settings)
+            with self.index.skipping_bad(path_in_source(root, image.path), settings):
+                self._add_image(root, image, settings.mpp)
         require_unique_ids(root, self.index)
 
-    def _take(self, root: Path, image: ZarrNode, side: int) -> None:
-        index, overlap = self.index, self._settings.overlap
-        level = select_level(image, self._settings.mpp)
-        here = level.mpp or self._settings.mpp
-        first = index.mpp if self._levels else here
-        if (here is None) != (first is None):
-            raise InputRefused(
-                f"{image.path}: has {_scale_of(here)}, others {_scale_of(first)}; --mpp says it of images that do not"
-            )
-        if here and first and abs(here / first - 1) > 0.05:
-            raise InputRefused(f"{image.path}: has {_scale_of(here)}, others {_scale_of(first)}; choose with --mpp")
-        height, width = level.size
-        if (height // (side - overlap) + 1) * (width // (side - overlap) + 1) > MAX_ROWS:
-            raise InputRefused(f"{image.path}: claims {width:,} x {height:,} px; is it damaged?")
-        cut = corners(level.size, Ingest(size=side, overlap=overlap))
-        if not cut:
-            raise InputRefused(f"{image.path}: is {width} x {height} px, smaller than a tile; choose a smaller --size")
+    def _add_image(self, root: Path, image: ZarrNode, mpp: float | None) -> None:
+        index, side = self.index, self.index.size[0]
+        level = select_level(image, mpp)
+        scale = level.mpp or mpp
+        first = index.mpp if self._levels else scale
+        _require_same_scale(image, scale, first)
+        tiles = self._cut(image, level)
         name = path_in_source(root, image.path).removesuffix(".zarr").removesuffix(".ome")
         require_utf8_name(image.path)
         name = identifier(name)
         index.mpp = first
-        index.label += [-1] * len(cut)
-        index.split += [0] * len(cut)
-        index.group += [name] * len(cut)
-        index.patch_id += [f"{name}#{i}" for i in range(len(cut))]
-        index.extra["frame"] += [name] * len(cut)
-        index.extra["x"] += [round(c.x * level.factor) for c in cut]
-        index.extra["y"] += [round(c.y * level.factor) for c in cut]
-        index.extra["extent"] += [round(side * level.factor)] * len(cut)
+        index.add_patches([f"{name}#{i}" for i in range(len(tiles))], name)
+        x, y = ([round(c * level.factor) for c in values] for values in ([t.x for t in tiles], [t.y for t in tiles]))
+        index.add_positions(name, x, y, round(side * level.factor))
         index.files.append((path_in_source(root, level.array.path), bytes_below(level.array.path)))
-        at = f"level '{level.array.path.name}', {level.mpp:g} micrometres per px" if level.mpp else "no scale known"
-        index.notes.append(f"{name}: {width} x {height} px ({at})")
+        which = f"level '{level.array.path.name}', {level.mpp:g} micrometres per px" if level.mpp else "no scale known"
+        height, width = level.size
+        index.notes.append(f"{name}: {width} x {height} px ({which})")
         if note := missing_chunks_note(level.array):
             index.notes.append(note)
-        self._tiles += [(len(self._levels), c) for c in cut]
+        self._tiles += [(len(self._levels), t) for t in tiles]
         self._levels.append(level)
 
-    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """images (n, H, W, 3) uint8; labels of OME-Zarr are not read."""
-        return np.stack([self._tile(*place) for place in self._tiles[start:stop]]), None
+    def _cut(self, image: ZarrNode, level: Level) -> list[Corner]:
+        (height, width), (side, _) = level.size, self.index.size
+        step = side - self._tile_settings.overlap
+        if (height // step + 1) * (width // step + 1) > MAX_ROWS:
+            raise InputRefused(f"{image.path}: claims {width:,} x {height:,} px; is it damaged?")
+        tiles = corners(level.size, self._tile_settings)
+        if not tiles:
+            raise InputRefused(f"{image.path}: is {width} x {height} px, smaller than a tile; choose a smaller --size")
+        return tiles
 
-    def _tile(self, number: int, corner: Corner) -> np.ndarray:
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return images (n, H, W, 3) uint8, and None: labels of OME-Zarr are not read."""
+        return np.stack([self._read_tile(*tile) for tile in self._tiles[start:stop]]), None
+
+    def _read_tile(self, number: int, corner: Corner) -> np.ndarray:
         level, (side, _) = self._levels[number], self.index.size
-        where = {"y": slice(corner.y, corner.y + side), "x": slice(corner.x, corner.x + side), "c": slice(None)}
-        pixels = level.array.take(tuple(where.get(axis, 0) for axis in level.axes))
-        kept = [axis for axis in level.axes if axis in where]
-        return as_uint8(np.transpose(pixels, [kept.index(axis) for axis in "yxc"]), level.array.path)
+        region = {"y": slice(corner.y, corner.y + side), "x": slice(corner.x, corner.x + side), "c": slice(None)}
+        pixels = level.array.take(tuple(region.get(axis, 0) for axis in level.axes))
+        axes = [axis for axis in level.axes if axis in region]
+        return as_uint8(np.transpose(pixels, [axes.index(axis) for axis in "yxc"]), level.array.path)
 
 
 def multiscales(image: ZarrNode) -> dict[str, Any] | None:
-    """The first pyramid that a group describes (OME-NGFF 0.1 to 0.5), or None."""
+    """Return the first pyramid that a group describes (OME-NGFF 0.1 to 0.5), or None."""
     ome = image.attributes.get("ome")
-    found = (ome if isinstance(ome, dict) else image.attributes).get("multiscales")
-    return found[0] if isinstance(found, list) and found and isinstance(found[0], dict) else None
+    pyramids = (ome if isinstance(ome, dict) else image.attributes).get("multiscales")
+    return pyramids[0] if isinstance(pyramids, list) and pyramids and isinstance(pyramids[0], dict) else None
+
+
+class _Pyramid(NamedTuple):
+    """Metadata of a pyramid: path of each level, its scales along y and x as written, and micrometres per unit."""
+
+    axes: tuple[str, ...]
+    paths: list[str]
+    y_scales: list[float | None]
+    x_scales: list[float | None]
+    y_unit: float | None
+    x_unit: float | None
 
 
 def select_level(image: ZarrNode, mpp: float | None) -> Level:
-    """The first level, or the one nearest to `mpp` where scales are known.
+    """Return the first level, or the one nearest to `mpp` where scales are known.
 
     Raises InputRefused for damaged metadata and for anything but one plane of three channels.
     """
-    pyramid = multiscales(image) or {}
     try:
-        axes, units = _axes(pyramid)
-        datasets = [(str(d["path"]), _scale(d, pyramid, axes)) for d in pyramid["datasets"]]
-        widths = [_scale(d, pyramid, axes, "x") for d in pyramid["datasets"]]
-        first = datasets[0][1]
-        unit = _MICROMETRES.get(units.get("y", ""))
-        scales = [s * unit if s and unit else None for _, s in datasets]
+        pyramid = _read_pyramid(multiscales(image) or {})
+        first = pyramid.y_scales[0]
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise InputRefused(f"{image.path}: its multiscales are damaged ({error!r}); convert it again") from error
-    known = [k for k, s in enumerate(scales) if s and 0.01 < s < 100]
-    chosen = min(known, key=lambda k: abs(np.log((scales[k] or 1) / mpp))) if mpp and known else 0
-    name, scale = datasets[chosen]
-    found = read_node(image.path / name) if ".." not in Path(name).parts and not Path(name).is_absolute() else None
-    if found is None or not found.is_array:
+    unit = pyramid.y_unit
+    levels_mpp = [s * unit if s and unit else None for s in pyramid.y_scales]
+    known = [k for k, m in enumerate(levels_mpp) if m and 0.01 < m < 100]
+    number = min(known, key=lambda k: abs(np.log((levels_mpp[k] or 1) / mpp))) if mpp and known else 0
+    name, scale = pyramid.paths[number], pyramid.y_scales[number]
+    node = read_node(image.path / name) if ".." not in Path(name).parts and not Path(name).is_absolute() else None
+    if node is None or not node.is_array:
         raise InputRefused(f"{image.path}: its level '{name}' is not there; copy it again from the source")
-    level = Level(
-        ZarrArray(found), axes, scale / first if scale and first else 1.0, scales[chosen] if chosen in known else None
-    )
+    factor = scale / first if scale and first else 1.0
+    level = Level(ZarrArray(node), pyramid.axes, factor, levels_mpp[number] if number in known else None)
     _require_plane(level)
-    across = widths[chosen]
-    factor = _MICROMETRES.get(units.get("x", ""), unit) / unit if unit else 1.0  # of axes in two units
-    if scale and across and abs(across * factor / scale - 1) > _SQUARE:
-        raise InputRefused(
-            f"{level.array.path}: has pixels of {across * factor:g} x {scale:g}, which are no squares; resample it"
-        )
+    _require_square_pixels(level, pyramid, number)
     return level
 
 
-def _scale_of(mpp: float | None) -> str:
-    return "no scale" if mpp is None else f"{mpp:g} micrometres per px"
-
-
-def _axes(pyramid: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, str]]:
-    entries = pyramid.get("axes", _DEFAULT_AXES)
+def _read_pyramid(metadata: dict[str, Any]) -> _Pyramid:
+    entries = metadata.get("axes", _DEFAULT_AXES)
     named = [e if isinstance(e, dict) else {"name": e} for e in entries]
-    return tuple(str(e["name"]) for e in named), {str(e["name"]): str(e.get("unit", "")) for e in named}
+    axes, units = tuple(str(e["name"]) for e in named), {str(e["name"]): str(e.get("unit", "")) for e in named}
+    datasets = metadata["datasets"]
+    paths = [str(d["path"]) for d in datasets]
+    y_scales, x_scales = ([_scale(d, metadata, axes, axis) for d in datasets] for axis in "yx")
+    y_unit, x_unit = (_MICROMETRES.get(units.get(axis, "")) for axis in "yx")
+    return _Pyramid(axes, paths, y_scales, x_scales, y_unit, x_unit)
 
 
-def _scale(dataset: dict[str, Any], pyramid: dict[str, Any], axes: tuple[str, ...], axis: str = "y") -> float | None:
+def _scale(dataset: dict[str, Any], pyramid: dict[str, Any], axes: tuple[str, ...], axis: str) -> float | None:
     product = None
     for transforms in (dataset.get("coordinateTransformations", []), pyramid.get("coordinateTransformations", [])):
         for transform in transforms:
@@ -189,5 +180,30 @@ def _require_plane(level: Level) -> None:
     sizes = dict(zip(axes, array.shape, strict=True))
     if sizes.get("c") != 3:
         raise InputRefused(f"{array.path}: has {sizes.get('c', 1)} channels; expected 3, red, green and blue")
-    if many := [a for a in ("t", "z") if sizes.get(a, 1) != 1]:
-        raise InputRefused(f"{array.path}: has {sizes[many[0]]} planes along {many[0]}; save the one that is meant")
+    if several := [a for a in ("t", "z") if sizes.get(a, 1) != 1]:
+        raise InputRefused(
+            f"{array.path}: has {sizes[several[0]]} planes along {several[0]}; save the one that is meant"
+        )
+
+
+def _require_square_pixels(level: Level, pyramid: _Pyramid, number: int) -> None:
+    height, width = pyramid.y_scales[number], pyramid.x_scales[number]
+    ratio = (pyramid.x_unit or pyramid.y_unit) / pyramid.y_unit if pyramid.y_unit else 1.0  # of the axes' units
+    if height and width and abs(width * ratio / height - 1) > _TOLERANCE:
+        raise InputRefused(
+            f"{level.array.path}: has pixels of {width * ratio:g} x {height:g}, which are no squares; resample it"
+        )
+
+
+def _require_same_scale(image: ZarrNode, scale: float | None, first: float | None) -> None:
+    if (scale is None) != (first is None):
+        remedy = "--mpp says it of images that do not"
+    elif scale and first and abs(scale / first - 1) > _TOLERANCE:
+        remedy = "choose with --mpp"
+    else:
+        return
+    raise InputRefused(f"{image.path}: has {_scale_text(scale)}, others {_scale_text(first)}; {remedy}")
+
+
+def _scale_text(mpp: float | None) -> str:
+    return "no scale" if mpp is None else f"{mpp:g} micrometres per px"

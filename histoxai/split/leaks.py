@@ -96,7 +96,9 @@ def find_components(patches: Patches, level: str = "group", near: int | None = N
     for kind, relation in related.items():
         many = int(has_relative_in_other_group(who, kind, relation, groups).sum())
         if kind not in who.groups and many:
-            notes.append(f"{many} patches have relatives in other groups ({KIND_LABELS[kind]}): these groups stay together")
+            notes.append(
+                f"{many} patches have relatives in other groups ({KIND_LABELS[kind]}): these groups stay together"
+            )
     return connected_components_of(len(who), related), notes
 
 
