@@ -1,4 +1,4 @@
-"""What a patch store keeps of every patch beside its pixels: hashes that tell relatives, and quality."""
+"""Descriptors that a store keeps of every patch: hashes, by which related patches are found, and quality."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from histoxai.ingest.hashes import content_hash, perceptual_hash, rotation_invar
 from histoxai.ingest.quality import QUALITY_COLUMNS, measure_quality
 
 IDENTITY_COLUMNS = ("content_high", "content_low", "orbit_high", "orbit_low", "perceptual")
-# path in the store: dtype, and what the columns are
+# Path in the store: dtype, and names of the columns.
 DESCRIPTORS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "identity": (np.uint64, IDENTITY_COLUMNS),
     "quality": (np.float32, QUALITY_COLUMNS),
@@ -19,15 +19,15 @@ DESCRIPTORS: dict[str, tuple[Any, tuple[str, ...]]] = {
 
 
 def compute_descriptors(images: np.ndarray, threads: int = 1) -> dict[str, np.ndarray]:
-    """The arrays of DESCRIBED for images (n, H, W, 3) uint8: identity (n, 5), quality (n, 4)."""
+    """Compute identity (n, 5) uint64 and quality (n, 4) float32 of images (n, H, W, 3) uint8."""
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        pairs = list(pool.map(_one, images))
+        pairs = list(pool.map(_describe, images))
     return {
-        path: np.array([pair[k] for pair in pairs], kind).reshape(len(images), len(columns))
-        for k, (path, (kind, columns)) in enumerate(DESCRIPTORS.items())
+        path: np.array([pair[k] for pair in pairs], dtype).reshape(len(images), len(columns))
+        for k, (path, (dtype, columns)) in enumerate(DESCRIPTORS.items())
     }
 
 
-def _one(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    who = np.array([*content_hash(image), *rotation_invariant_hash(image), perceptual_hash(image)], np.uint64)
-    return who, measure_quality(image)
+def _describe(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    hashes = [*content_hash(image), *rotation_invariant_hash(image), perceptual_hash(image)]
+    return np.array(hashes, np.uint64), measure_quality(image)

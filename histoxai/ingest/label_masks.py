@@ -50,9 +50,7 @@ class LabelMask:
             )
         self.names = sorted({values[v] for v in present.tolist() if v in values})
         if not self.names:
-            raise InputRefused(
-                f"{path}: has values {_few(present)}, none of which --class-map names"
-            )
+            raise InputRefused(f"{path}: has values {_few(present)}, none of which --class-map names")
         if unnamed := [v for v in present.tolist() if v and v not in values]:
             self.notes[f"of mask values without a name ({_few(np.array(unnamed))})"] += len(unnamed)
         self._values = {n: [v for v, name in values.items() if name == n] for n in self.names}

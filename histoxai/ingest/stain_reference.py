@@ -1,4 +1,4 @@
-"""Stain normalisation while patches are read: the reference, what goes on record about it, and the patches."""
+"""Stain normalisation during `ingest`: fit the reference, record it, and normalise patches."""
 
 from __future__ import annotations
 
@@ -16,42 +16,41 @@ from histoxai.settings import Ingest
 from histoxai.store.patches import IMAGES, Patches
 from histoxai.store.schema import ArraySpec
 
-# Values of the array `stained`: 0 is a patch that is not there yet.
-STAINED, NORMALISED, AS_IT_WAS = "stained", 1, 2
-# Patches of a store that make a reference, spread evenly over it.
-_PATCHES = 16
+# The array `stained` and its values; 0 stands for a patch that is not stored yet.
+STAINED, NORMALISED, UNCHANGED = "stained", 1, 2
+_PATCHES = 16  # of a store that is the reference, spread evenly over it
 
 
 @dataclass(frozen=True)
 class FittedStain:
-    """A fitted normalisation. settings: what decides about pixels. facts: what the reference gave."""
+    """A fitted normalisation. settings: entries that decide about pixels. facts: parameters of the reference."""
 
     normaliser: StainNormaliser
     settings: dict[str, Any]
     facts: dict[str, Any]
 
     def spec(self, n: int, shard: int) -> ArraySpec:
-        """`stained` (n,) uint8: 1 normalised, 2 left as it was, for no fit is possible."""
+        """Return the array `stained` (n,) uint8: 1 normalised, 2 unchanged, since no fit is possible."""
         return ArraySpec(STAINED, (n,), np.uint8, shard)
 
     def rows(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Patches (n, H, W, 3) uint8, normalised where that is possible, and `stained`, which says where."""
-        made = [self.normaliser.normalised(image) for image in images]
+        """Normalise patches (n, H, W, 3) uint8 where that is possible; return them and `stained`."""
+        normalised = [self.normaliser.normalised(image) for image in images]
         return {
-            IMAGES: np.stack([old if new is None else new for old, new in zip(images, made, strict=True)]),
-            STAINED: np.array([AS_IT_WAS if new is None else NORMALISED for new in made], np.uint8),
+            IMAGES: np.stack([old if new is None else new for old, new in zip(images, normalised, strict=True)]),
+            STAINED: np.array([UNCHANGED if new is None else NORMALISED for new in normalised], np.uint8),
         }
 
 
 def fit_stain(settings: Ingest) -> FittedStain | None:
-    """The normalisation that settings ask for, fitted to its reference; None where they ask for none.
+    """Fit the normalisation of the settings to its reference; None without a reference.
 
-    Raises InputRefused where the reference is no image and no complete patch store, or cannot be fitted to.
+    Raises InputRefused where the reference is neither an image nor a complete patch store, or has too little tissue.
     """
     path = settings.stain_reference
     if path is None:
         return None
-    reference, digest = _read(path)
+    reference, digest = _read_reference(path)
     try:
         normaliser = StainNormaliser.fit(settings.stain, reference)
     except InputRefused as error:
@@ -64,12 +63,12 @@ def fit_stain(settings: Ingest) -> FittedStain | None:
 
 
 def count_unchanged(stained: np.ndarray) -> int:
-    """How many patches, of those that are there, no fit was possible for."""
-    return int((stained == AS_IT_WAS).sum())
+    """Count the stored patches for which no fit was possible."""
+    return int((stained == UNCHANGED).sum())
 
 
-def _read(path: Path) -> tuple[np.ndarray, str]:
-    # the reference (H, W, 3) uint8, and the checksum of the file or digest of the store
+def _read_reference(path: Path) -> tuple[np.ndarray, str]:
+    """Return the reference (H, W, 3) uint8, and the checksum of the file or the digest of the store."""
     if not path.exists():
         raise InputRefused(f"{path}: no such stain reference; give an image file or a patch store")
     if not path.is_dir():

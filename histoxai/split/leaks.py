@@ -1,4 +1,4 @@
-"""Relatives among the patches of a store: what a split has to keep together, and what it did not."""
+"""Related patches of a store: which ones a split has to keep together, and which ones it did not."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ KIND_LABELS = {
     "overlap": "overlapping tiles",
     "near": "near duplicates",
 }
-SPLIT_PAIRS = (("validation", "train"), ("test", "train"), ("test", "validation"))
+SPLIT_PAIRS = (("validation", "train"), ("test", "train"), ("test", "validation"))  # held out, seen
 
 
 def read_identity(patches: Patches, level: str = "group") -> PatchIdentity:
-    """All that a store knows of its patches' identity.
+    """Read what a store knows of the identity of its patches.
 
-    level: group for scans and patients, site for these and sites, patient the same as group where patients are known,
-    scan for scans alone. Raises InputRefused for a level that the store does not know.
+    level: group for scans and patients; site for these and sites; patient as group, but patients must be known; scan
+    for scans alone. Raises InputRefused for a level that the store does not know.
     """
     columns = dict(zip(IDENTITY_COLUMNS, patches.store.read("identity").T, strict=True))
     return PatchIdentity(
@@ -47,39 +47,41 @@ def read_identity(patches: Patches, level: str = "group") -> PatchIdentity:
         content=np.column_stack([columns["content_high"], columns["content_low"]]),
         orbit=np.column_stack([columns["orbit_high"], columns["orbit_low"]]),
         perceptual=columns["perceptual"],
-        places=_places(patches),
+        positions=_positions(patches),
     )
 
 
 def require_column(patches: Patches, level: str) -> np.ndarray:
-    """The scan, patient or site (n,) str of each patch, "" where unknown.
+    """Return the scan, patient or site (n,) str of each patch, "" where unknown.
 
     Raises InputRefused where the store knows none.
     """
-    found = patches.column(level)
-    if found is None or not (found != "").any():
+    names = patches.column(level)
+    if names is None or not (names != "").any():
         raise InputRefused(f"{patches.path}: knows no {level}; give it to `histoxai ingest` with --metadata")
-    return found
+    return names
 
 
 def _groups(patches: Patches, level: str) -> dict[str, np.ndarray]:
     scan, patient = require_column(patches, "scan"), patches.column("patient")
     if level == "scan" or patient is None:
-        made = {"scan": scan}
+        groups = {"scan": scan}
     else:
-        made = {"scan": _one_patient(scan, patient), "patient": patient}
+        groups = {"scan": _without_mixed_scans(scan, patient), "patient": patient}
     if level in ("patient", "site"):
-        made[level] = require_column(patches, level)
-    return made
+        groups[level] = require_column(patches, level)
+    return groups
 
 
-def _one_patient(scan: np.ndarray, patient: np.ndarray) -> np.ndarray:
-    # a scan with tissue of several patients (an array of cores), each patch's known, relates nobody by itself
-    apart = [name for name in np.unique(scan) if "" not in (of := set(patient[scan == name].tolist())) and len(of) > 1]
-    return np.where(np.isin(scan, apart), "", scan) if apart else scan
+def _without_mixed_scans(scan: np.ndarray, patient: np.ndarray) -> np.ndarray:
+    """Blank scans with tissue of several patients, each patch's known (a tissue microarray): they relate nobody."""
+    mixed = [
+        name for name in np.unique(scan) if "" not in (names := set(patient[scan == name].tolist())) and len(names) > 1
+    ]
+    return np.where(np.isin(scan, mixed), "", scan) if mixed else scan
 
 
-def _places(patches: Patches) -> TilePositions | None:
+def _positions(patches: Patches) -> TilePositions | None:
     columns = [column for k in ("frame", "x", "y", "extent") if (column := patches.column(k)) is not None]
     if len(columns) < 4:
         return None
@@ -88,45 +90,56 @@ def _places(patches: Patches) -> TilePositions | None:
 
 
 def find_components(patches: Patches, level: str = "group", near: int | None = None) -> tuple[np.ndarray, list[str]]:
-    """The family (n,) of each patch, and notes on what joined groups to families."""
-    who = read_identity(patches, level)
-    related = relations(who, near)
-    groups = connected_components_of(len(who), {kind: related[kind] for kind in who.groups})
+    """Return the connected component of related patches (n,) that each patch is in, and notes on what joined groups."""
+    identity = read_identity(patches, level)
+    related = relations(identity, near)
+    groups = group_components(identity, related)
     notes = []
     for kind, relation in related.items():
-        many = int(has_relative_in_other_group(who, kind, relation, groups).sum())
-        if kind not in who.groups and many:
+        count = int(has_relative_in_other_group(identity, kind, relation, groups).sum())
+        if kind not in identity.groups and count:
             notes.append(
-                f"{many} patches have relatives in other groups ({KIND_LABELS[kind]}): these groups stay together"
+                f"{count} patches have relatives in other groups ({KIND_LABELS[kind]}): these groups stay together"
             )
-    return connected_components_of(len(who), related), notes
+    return connected_components_of(len(identity), related), notes
 
 
-def has_relative_in_other_group(who: PatchIdentity, kind: str, relation: Relation, groups: np.ndarray) -> np.ndarray:
-    """Rows (n,) bool with a relative of a kind in another group (n,)."""
-    return has_relative(who, kind, relation) & has_relative_among(relation, groups, np.ones(len(who), bool))
+def group_components(identity: PatchIdentity, related: Mapping[str, Relation]) -> np.ndarray:
+    """Return the connected component (n,) of each patch by scans, patients and sites alone."""
+    return connected_components_of(len(identity), {kind: related[kind] for kind in identity.groups})
+
+
+def has_relative_in_other_group(
+    identity: PatchIdentity, kind: str, relation: Relation, groups: np.ndarray
+) -> np.ndarray:
+    """Return the rows (n,) bool with a relative of a kind in another group (n,)."""
+    everywhere = np.ones(len(identity), bool)
+    return has_relative(identity, kind, relation) & has_relative_among(relation, groups, everywhere)
 
 
 def find_leaks(
-    patches: Patches, who: PatchIdentity, related: Mapping[str, Relation]
+    patches: Patches, identity: PatchIdentity, related: Mapping[str, Relation]
 ) -> dict[tuple[str, str], dict[str, np.ndarray]]:
-    """For each pair of splits (held out, seen) the rows of the first with a relative in the second, by kind."""
-    code = {name: SPLITS.index(name) for name in SPLITS}
-    return {(a, b): leaked_rows(who, related, patches.split, code[a], code[b]) for a, b in SPLIT_PAIRS}
+    """Return for each pair of splits (held out, seen) the rows of the first with a relative in the second, by kind."""
+    return {
+        (held_out, seen): leaked_rows(identity, related, patches.split, SPLITS.index(held_out), SPLITS.index(seen))
+        for held_out, seen in SPLIT_PAIRS
+    }
 
 
 def describe_leaks(patches: Patches) -> list[str]:
-    """One line for each pair of splits and kind of relative that a store has on both sides; none where none leaks."""
-    who = read_identity(patches)
+    """Return a sentence for each pair of splits and kind of relative that a store has on both sides."""
+    identity = read_identity(patches)
     return [
-        f"{len(rows)} {held} patches ({share_of_split(patches, rows, held):.1%}) have relatives in {seen}: {KIND_LABELS[kind]}"
-        for (held, seen), kinds in find_leaks(patches, who, relations(who)).items()
+        f"{len(rows)} {held_out} patches ({share_of_split(patches, rows, held_out):.1%}) have relatives in {seen}: "
+        f"{KIND_LABELS[kind]}"
+        for (held_out, seen), kinds in find_leaks(patches, identity, relations(identity)).items()
         for kind, rows in kinds.items()
         if kind != "any" and len(rows)
     ]
 
 
 def share_of_split(patches: Patches, rows: np.ndarray, split: str) -> float:
-    """What share of a split's patches these rows are; NaN of an empty one."""
+    """Return the share of a split's patches that these rows are; NaN for an empty split."""
     n = int((patches.split == SPLITS.index(split)).sum())
     return len(rows) / n if n else float("nan")

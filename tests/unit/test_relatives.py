@@ -142,7 +142,7 @@ def test_a_planted_leak_of_each_kind_is_counted_once() -> None:
         groups={"scan": np.array(["a", "b", "c", "d", "d", "e"]), "patient": np.array(["", "", "p", "", "", "p"])},
         content=np.stack([content_hash(i) for i in images]),
         orbit=np.stack([rotation_invariant_hash(i) for i in images]),
-        places=TilePositions(
+        positions=TilePositions(
             np.array(["", "", "", "s", "", "s"]),
             np.array([0, 0, 0, 0, 0, 30]),
             np.zeros(6, int),
@@ -207,7 +207,7 @@ def test_copies_of_one_patch_are_no_duplicates_and_overlap_nothing() -> None:
         parent=np.array([0, 0, 0, 0, 1, 2, 3]),
         content=np.stack([content_hash(i) for i in images]),
         orbit=np.stack([rotation_invariant_hash(i) for i in images]),
-        places=TilePositions(np.full(7, "s"), x, np.zeros(7, int), np.full(7, 48.0), np.full(7, 48.0)),
+        positions=TilePositions(np.full(7, "s"), x, np.zeros(7, int), np.full(7, 48.0), np.full(7, 48.0)),
     )
     found = relations(who)
     assert np.flatnonzero(has_relative(who, "copy", found["copy"])).tolist() == [0, 1, 2, 3]

@@ -88,8 +88,8 @@ def test_a_plan_says_how_far_it_is_from_what_was_asked() -> None:
     split = split_units(label, group, 4, (0.5, 0.2, 0.3), seed=0)
     shares = np.array([[(split[label == c] == k).mean() for k in (1, 2, 3)] for c in range(4)])
     plan = plan_by_group(label, group, list("abcd"), (0.5, 0.2, 0.3), seed=0)
-    assert plan.off == pytest.approx(np.abs(shares - [0.5, 0.2, 0.3]).max())
-    assert balance_train(label, split, list("abcd"), None, 0).off is None
+    assert plan.largest_deviation == pytest.approx(np.abs(shares - [0.5, 0.2, 0.3]).max())
+    assert balance_train(label, split, list("abcd"), None, 0).largest_deviation is None
 
 
 def test_only_train_is_rotated_and_balanced() -> None:

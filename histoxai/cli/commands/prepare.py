@@ -123,7 +123,7 @@ def audit(
     """Relatives on both sides of a split: scans, rotated copies, duplicates, overlapping tiles."""
     from histoxai.stages.audit import audit as stage
 
-    summary = stage(patches, settings.Audit(near).near, run, settings.Statistics(seed=seed))
+    summary = stage(patches, run, settings.Audit(near), settings.Statistics(seed=seed))
     if json:
         terminal.emit(summary)
     else:
@@ -182,12 +182,13 @@ def augment(
     written = None if plan or dry_run else output
     if written is None and not (plan or dry_run or preview):
         raise UsageError("augment: name the output with -o, or ask for --plan or --preview")
-    threads = terminal.use_threads(threads)
+    only = "check" if dry_run else None
+    work = settings.Work(only=only, force=force, verify=verify, threads=terminal.use_threads(threads))
     with terminal.progress(quiet) as progress:
         from histoxai.stages import augment as stage
 
         if written is not None or preview is None or dry_run:
-            summary = stage.augment(source, written, chosen, progress, force=force, verify=verify, threads=threads)
+            summary = stage.augment(source, written, chosen, progress, work)
         if preview is not None and not dry_run:
             looked = stage.preview(written or source, preview, chosen, changes, progress)
             summary = looked | {"output": None if written is None else str(written)}
