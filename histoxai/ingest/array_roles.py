@@ -71,7 +71,7 @@ class RoleFinder:
         roles = {"" if single else _folder(name): self._beside(name, single) for name in images}
         if not single:
             self._require_beside_images(roles)
-        return [_array_group(folder, found, stem, split, single) for folder, found in roles.items()]
+        return [_array_group(folder, arrays, stem, split, single) for folder, arrays in roles.items()]
 
     def images(self) -> list[str]:
         """Return the names of the arrays of images, one in each folder; raises InputRefused where that is ambiguous."""
@@ -97,7 +97,7 @@ class RoleFinder:
     def _beside(self, images: str, single: bool) -> dict[str, RowArray]:
         """Return the arrays by role that go with one array of images; `single`: there are no other images."""
         arrays, folder = self.arrays, _folder(images)
-        found = {"images": arrays[images]}
+        roles = {"images": arrays[images]}
         n = arrays[images].shape[0] if arrays[images].shape else 0
         for role, (words, fits) in _ROLES.items():
             given = getattr(self.settings, role, None)
@@ -105,7 +105,7 @@ class RoleFinder:
                 paths = [*([given] if single else []), f"{folder}/{given}" if folder else given]
                 if not (names := [k for k in paths if k in arrays]):
                     raise self._missing(role, given)
-                found[role] = arrays[names[0]]
+                roles[role] = arrays[names[0]]
                 continue
             fitting = [
                 k for k, a in arrays.items() if k != images and fits(a) and (role != "groups" or a.shape == (n,))
@@ -113,8 +113,8 @@ class RoleFinder:
             same_folder = [k for k in fitting if _folder(k) == folder]
             name = self._by_name(same_folder, words, role) or (self._by_name(fitting, words, role) if single else None)
             if name is not None:
-                found[role] = arrays[name]
-        return found
+                roles[role] = arrays[name]
+        return roles
 
     def _by_name(self, names: list[str], words: tuple[str, ...], role: str) -> str | None:
         for word in words:
@@ -131,7 +131,7 @@ class RoleFinder:
     def _require_beside_images(self, roles: Mapping[str, Mapping[str, RowArray]]) -> None:
         """Raise InputRefused for labels, masks or groups that lie in a folder without images."""
         for role, (words, fits) in _ROLES.items():
-            if any(role in found for found in roles.values()):
+            if any(role in arrays for arrays in roles.values()):
                 continue
             for name, array in self.arrays.items():
                 if _last(name).lower() in words and fits(array) and _folder(name) not in roles:

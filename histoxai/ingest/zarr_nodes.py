@@ -112,12 +112,12 @@ def arrays_below(folder: Path, prefix: str = "", levels: int = _LEVELS) -> dict[
 
 def bytes_below(folder: Path) -> int:
     """Return the size of all files below a folder, in bytes."""
-    return sum((Path(place) / name).stat().st_size for place, _, names in os.walk(folder) for name in names)
+    return sum((Path(parent) / name).stat().st_size for parent, _, names in os.walk(folder) for name in names)
 
 
 def _chunks_below(folder: Path) -> tuple[int, int]:
     # number and bytes of all files that are not metadata
-    files = [Path(place) / name for place, _, names in os.walk(folder) for name in names if name not in _METADATA]
+    files = [Path(parent) / name for parent, _, names in os.walk(folder) for name in names if name not in _METADATA]
     return len(files), sum(path.stat().st_size for path in files)
 
 

@@ -83,17 +83,17 @@ def relations(identity: PatchIdentity, near: int | None = None) -> dict[str, Rel
     near: largest number of bits in which perceptual hashes of near duplicates differ; None to leave them out. `rotated`
     relates all patches of one orbit, and so exact duplicates too.
     """
-    found = {kind: _same_value(names, names != "") for kind, names in identity.groups.items()}
+    related = {kind: _same_value(names, names != "") for kind, names in identity.groups.items()}
     if identity.parent is not None:
-        found["copy"] = _same_value(identity.parent)
+        related["copy"] = _same_value(identity.parent)
     if identity.content is not None and identity.orbit is not None:
-        found["duplicate"] = _same_hash(identity.content)
-        found["rotated"] = _same_hash(identity.orbit)
+        related["duplicate"] = _same_hash(identity.content)
+        related["rotated"] = _same_hash(identity.orbit)
     if identity.positions is not None:
-        found["overlap"] = overlapping_tiles(identity.positions)
+        related["overlap"] = overlapping_tiles(identity.positions)
     if near is not None and identity.perceptual is not None:
-        found["near"] = near_pairs(identity.perceptual, near)
-    return found
+        related["near"] = near_pairs(identity.perceptual, near)
+    return related
 
 
 def connected_components_of(n: int, related: Mapping[str, Relation]) -> np.ndarray:
@@ -218,8 +218,8 @@ def leaked_rows(
         rows[kind] = np.flatnonzero((split == held_out) & has_relative_among(relation, own, split == seen))
     if "rotated" in rows:
         rows["rotated"] = np.setdiff1d(rows["rotated"], rows["duplicate"])
-    found = [r for r in rows.values() if len(r)]
-    return rows | {"any": np.unique(np.concatenate(found)) if found else np.empty(0, np.int64)}
+    leaking = [r for r in rows.values() if len(r)]
+    return rows | {"any": np.unique(np.concatenate(leaking)) if leaking else np.empty(0, np.int64)}
 
 
 def has_relative_among(relation: Relation, unit: np.ndarray, seen: np.ndarray) -> np.ndarray:

@@ -150,7 +150,7 @@ def test_a_planted_leak_of_each_kind_is_counted_once() -> None:
             np.full(6, 48.0),
         ),
     )
-    found = leaked_rows(who, relations(who), split, held=3, seen=1)
+    found = leaked_rows(who, relations(who), split, held_out=3, seen=1)
     assert {k: v.tolist() for k, v in found.items()} == {
         "scan": [4],
         "patient": [],
@@ -159,7 +159,7 @@ def test_a_planted_leak_of_each_kind_is_counted_once() -> None:
         "overlap": [5],
         "any": [1, 2, 4, 5],
     }
-    assert not leaked_rows(who, relations(who), split, held=2, seen=1)["any"].size
+    assert not leaked_rows(who, relations(who), split, held_out=2, seen=1)["any"].size
 
 
 def test_quality_of_drawn_patches() -> None:
@@ -214,7 +214,7 @@ def test_copies_of_one_patch_are_no_duplicates_and_overlap_nothing() -> None:
     assert np.flatnonzero(has_relative(who, "rotated", found["rotated"])).tolist() == [5, 6]
     assert np.flatnonzero(has_relative(who, "overlap", found["overlap"])).tolist() == [0, 1, 2, 3, 4]
     split = np.array([1, 1, 3, 3, 3, 1, 3])
-    leaked = {k: v.tolist() for k, v in leaked_rows(who, found, split, held=3, seen=1).items()}
+    leaked = {k: v.tolist() for k, v in leaked_rows(who, found, split, held_out=3, seen=1).items()}
     assert leaked == {
         "scan": [2, 3],
         "copy": [2, 3],
