@@ -34,12 +34,12 @@ from histoxai.store.storage.files import write_atomically
 
 
 def augment(source: Path, output: Path | None, settings: Augment, progress: Progress, work: Work) -> dict[str, Any]:
-    """Split, rotate and balance a patch store; without `output`, or to check only, plan without writing.
+    """Split, rotate and balance a patch store; without `output`, or with `work.only`, plan without writing.
 
     A store with masks and no classes is split alone. Raises InputRefused where a store has neither, was augmented
     before, or cannot be split.
     """
-    target = None if work.only == "check" else output
+    target = output if work.only is None else None
     if target is not None:
         provenance.keep_apart(target, source)
     patches = Patches(source)
