@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 ENTRIES: dict[str, dict[str, str]] = {
     "format": {
-        "diagset": "histoxai.ingest.formats.diagset:DiagSetReader",
-        "pannuke": "histoxai.ingest.formats.pannuke:PanNukeReader",
-        "hdf5": "histoxai.ingest.formats.hdf5:Hdf5Reader",
-        "zarr": "histoxai.ingest.formats.zarrs:ZarrReader",
-        "npy": "histoxai.ingest.formats.npy:NpyReader",
-        "pairs": "histoxai.ingest.formats.pairs:PairsReader",
-        "slide": "histoxai.ingest.formats.slide:SlideReader",
-        "folder": "histoxai.ingest.formats.folder:FolderReader",
+        "diagset": "histoxai.ingest.formats.diagset:DiagSetFormat",
+        "pannuke": "histoxai.ingest.formats.pannuke:PanNukeFormat",
+        "hdf5": "histoxai.ingest.formats.hdf5:Hdf5Format",
+        "zarr": "histoxai.ingest.formats.zarrs:ZarrFormat",
+        "npy": "histoxai.ingest.formats.npy:NpyFormat",
+        "pairs": "histoxai.ingest.formats.pairs:PairsFormat",
+        "slide": "histoxai.ingest.formats.slide:SlideFormat",
+        "folder": "histoxai.ingest.formats.folder:FolderFormat",
     },
     "classifier": {
         "thesis-cnn": "histoxai.networks.thesis_cnn:ThesisCNN",

@@ -1,4 +1,4 @@
-"""Which annotation belongs to which slide, and what tiles are called because of it."""
+"""Annotations of slides: find the file of each slide, and label tiles by what was annotated."""
 
 from __future__ import annotations
 
@@ -10,113 +10,118 @@ from typing import Any, Protocol
 import numpy as np
 
 from histoxai.core.errors import InputRefused, UsageError
-from histoxai.ingest.label_masks import LabelMask, value_names
+from histoxai.ingest.label_masks import LabelMask, parse_class_map
 from histoxai.ingest.polygons import Polygons
-from histoxai.ingest.slide_files import SLIDES, TIFFS, walk
-from histoxai.ingest.slide_grid import bounds
+from histoxai.ingest.slide_files import SLIDES, TIFFS, iterate_files
+from histoxai.ingest.slide_grid import scanned_area
 from histoxai.settings import Ingest
 
-_DRAWN = {".geojson", ".json"}
-_PAINTED = TIFFS | {".png"}
-_WORDS = tuple(f"{sign}{word}" for sign in "_-." for word in ("masks", "mask", "labels", "label", "annotations"))
-_CLOSE = 1e-9  # areas are sums of floats
+_GEOJSON = {".geojson", ".json"}
+_MASKS = TIFFS | {".png"}
+_NAME_ENDINGS = tuple(f"{sign}{word}" for sign in "_-." for word in ("masks", "mask", "labels", "label", "annotations"))
+_ROUNDING = 1e-9  # of areas, which are sums of floats
 
 
 class Annotation(Protocol):
-    """What was drawn on one slide; `notes` counts what could not be used. Lengths are level-0 px."""
+    """The annotation of one slide. Lengths are in level-0 px.
+
+    names: its classes. notes: counts of what could not be used, by reason.
+    """
 
     names: list[str]
     notes: Counter[str]
 
-    def shares(self, names: Sequence[str], x: np.ndarray, y: np.ndarray, extent: float) -> np.ndarray: ...
+    def shares(self, names: Sequence[str], x: np.ndarray, y: np.ndarray, extent: float) -> np.ndarray:
+        """Return (n) float64 in 0..1: share of each tile that these classes cover together."""
+        ...
 
-    def plane(self, names: Sequence[str], x: float, y: float, extent: float, size: int) -> np.ndarray: ...
+    def plane(self, names: Sequence[str], x: float, y: float, extent: float, size: int) -> np.ndarray:
+        """Return (size, size) uint8 in {0, 1}: pixels of a tile whose centre lies in one of these classes."""
+        ...
 
 
-def load(path: Path, slide: Any, settings: Ingest) -> Annotation:
-    """The annotation in a file; raises InputRefused where it cannot be one of this slide."""
-    scanned = bounds(slide)
-    if path.suffix.lower() in _DRAWN:
+def read_annotation(path: Path, slide: Any, settings: Ingest) -> Annotation:
+    """Read the annotation of a slide; raises InputRefused where the file cannot belong to this slide."""
+    scanned = scanned_area(slide)
+    if path.suffix.lower() in _GEOJSON:
         return Polygons(path, scanned)
-    return LabelMask(path, [(0, 0, *slide.dimensions), scanned], value_names(settings.class_map))
+    return LabelMask(path, [(0, 0, *slide.dimensions), scanned], parse_class_map(settings.class_map))
 
 
-def base_name(path: Path) -> str:
-    """The slide that an annotation file is named after: `a.geojson`, `a.svs.geojson`, `a_mask.tif`, `a-labels.png`."""
+def annotated_slide_name(path: Path) -> str:
+    """Return the slide that an annotation file is named after: `a` for `a.svs.geojson` and `a_mask.tif`."""
     stem = path.stem
-    stem = next((stem.removesuffix(w) for w in _WORDS if stem.endswith(w)), stem)
+    stem = next((stem.removesuffix(e) for e in _NAME_ENDINGS if stem.endswith(e)), stem)
     return Path(stem).stem if Path(stem).suffix.lower() in SLIDES | TIFFS else stem
 
 
-class Annotations:
-    """The file or the folder that `--annotations` names."""
+class AnnotationFiles:
+    """The annotation file, or the files in the folder, that `--annotations` names."""
 
-    def __init__(self, place: Path, root: Path) -> None:
-        self.place, self._slides = place, root if root.is_dir() else root.parent
-        if not place.exists():
-            raise InputRefused(f"--annotations {place}: no such file or folder")
-        kinds = _DRAWN | _PAINTED
-        if place.is_file() and place.suffix.lower() not in kinds:
-            raise InputRefused(f"--annotations {place}: expected {', '.join(sorted(kinds))}, or a folder of them")
-        self.files = [place] if place.is_file() else [p for p in walk(place, kinds) if p.is_file()]
+    def __init__(self, path: Path, root: Path) -> None:
+        self.path, self._slides = path, root if root.is_dir() else root.parent
+        if not path.exists():
+            raise InputRefused(f"--annotations {path}: no such file or folder; check the path")
+        kinds = _GEOJSON | _MASKS
+        if path.is_file() and path.suffix.lower() not in kinds:
+            raise InputRefused(f"--annotations {path}: expected {', '.join(sorted(kinds))}, or a folder of them")
+        self.files = [path] if path.is_file() else [p for p in iterate_files(path, kinds) if p.is_file()]
 
     def holds(self, path: Path) -> bool:
-        """Whether a file among the slides is one of these annotations."""
-        if self.place.resolve() != self._slides.resolve():
-            return path.resolve().is_relative_to(self.place.resolve())
-        return base_name(path) != path.stem  # slides and masks lie together: only the words of a mask tell
+        """Return whether a file among the slides is one of these annotations."""
+        if self.path.resolve() != self._slides.resolve():
+            return path.resolve().is_relative_to(self.path.resolve())
+        return annotated_slide_name(path) != path.stem  # slides and masks in one folder differ in the end of the name
 
     def of(self, slide: Path, slides: int) -> Path:
-        """The file that belongs to a slide; raises InputRefused where there is none, or more than one."""
-        if self.place.is_file():
+        """Return the annotation file of a slide; raises InputRefused where there is none, or more than one."""
+        if self.path.is_file():
             if slides > 1:
-                raise InputRefused(
-                    f"--annotations {self.place}: is one file for {slides} slides; name a folder of them"
-                )
-            return self.place
-        found = [p for p in self.files if base_name(p) == slide.stem and p.resolve() != slide.resolve()]
-        if len(found) > 1:
-            inner = slide.parent.relative_to(self._slides)
-            found = [p for p in found if p.parent.relative_to(self.place) == inner] or found
-        if len(found) != 1:
-            has = f"{len(found)} annotations ({', '.join(p.name for p in found)})" if found else "no annotation"
-            raise InputRefused(f"{slide}: has {has} in {self.place}; expected one, as {slide.stem}.geojson")
-        return found[0]
+                raise InputRefused(f"--annotations {self.path}: is one file for {slides} slides; name a folder of them")
+            return self.path
+        files = [p for p in self.files if annotated_slide_name(p) == slide.stem and p.resolve() != slide.resolve()]
+        if len(files) > 1:
+            folder = slide.parent.relative_to(self._slides)
+            files = [p for p in files if p.parent.relative_to(self.path) == folder] or files
+        if len(files) != 1:
+            has = f"{len(files)} annotations ({', '.join(p.name for p in files)})" if files else "no annotation"
+            raise InputRefused(f"{slide}: has {has} in {self.path}; expected one, as {slide.stem}.geojson")
+        return files[0]
 
 
-def check_settings(settings: Ingest) -> None:
-    """Raise UsageError for settings that mean nothing together."""
+def require_consistent(settings: Ingest) -> None:
+    """Raise UsageError for settings of annotations that do not go together."""
     if (settings.tumor is None) != (settings.non_tumor is None):
         raise UsageError("--tumor and --non-tumor go together: classes of annotations for the two target planes")
     for flag, value in (("--tumor", settings.tumor), ("--class-map", settings.class_map)):
         if value and settings.annotations is None:
-            raise UsageError(f"{flag}: says what annotations mean; name them with --annotations")
+            raise UsageError(f"{flag}: gives the meaning of annotations; name them with --annotations")
     if settings.classes and settings.annotations is None and settings.metadata is None:
-        raise UsageError("--classes: a slide's tiles have no classes; name --annotations")
+        raise UsageError("--classes: tiles of slides have no classes without annotations; name --annotations")
     if settings.annotations is None and settings.min_overlap != Ingest().min_overlap:
-        raise UsageError("--min-overlap: says how much of a tile an annotation covers; name them with --annotations")
-    value_names(settings.class_map)
+        raise UsageError("--min-overlap: is the share of a tile that annotations cover; name them with --annotations")
+    parse_class_map(settings.class_map)
 
 
-def require_painted(root: Path, drawn: Iterable[Path | None], settings: Ingest) -> None:
-    """Raise InputRefused for a class map where no annotation is a mask, whose values it could name."""
-    if settings.class_map and not any(p and p.suffix.lower() not in _DRAWN for p in drawn):
+def require_masks_for_class_map(root: Path, files: Iterable[Path | None], settings: Ingest) -> None:
+    """Raise InputRefused for a class map where no annotation is a mask with values to name."""
+    if settings.class_map and not any(p and p.suffix.lower() not in _GEOJSON for p in files):
         raise InputRefused(
             f"{root}: --class-map names values of masks, but all annotations are GeoJSON, which names its classes "
             "itself; leave it out"
         )
 
 
-def choose(
+def label_tiles(
     annotation: Annotation, x: np.ndarray, y: np.ndarray, extent: float, settings: Ingest, counts: Counter[str]
 ) -> tuple[np.ndarray, list[str]]:
-    """What each tile (n) shows: -2 too little of anything, -1 enough but no class, else a number in the names returned.
+    """Return the label of each tile (n), and the class names that labels index.
 
-    A class has a tile where it covers `min_overlap` of it; of several the one that covers most, then the one named
-    first. Where targets are asked for without classes, it is enough that their types together cover so much. `counts`
-    grows by what is left out and why.
+    Label -2: no class covers `min_overlap` of the tile. Label -1: targets are selected without classes, and their
+    classes together cover as much. Of several classes that cover enough the one that covers most counts, then the one
+    named first. x, y: (n) corners, extent: the side, in level-0 px. `counts` grows by the tiles that are left out.
     """
-    least = settings.min_overlap - _CLOSE
+    least = settings.min_overlap - _ROUNDING
     if settings.tumor and not settings.classes:
         covered = annotation.shares([*settings.tumor, *(settings.non_tumor or ())], x, y, extent)
         counts["outside of every annotation"] += int((covered == 0).sum())
@@ -127,8 +132,8 @@ def choose(
         counts["outside of every annotation"] += len(x)
         return np.full(len(x), -2), []
     table = np.stack([annotation.shares([n], x, y, extent) for n in names])
-    # the last bits of an area must not decide between two classes that cover the same
-    best, most = (np.round(table, 9).argmax(axis=0), table.max(axis=0))
+    # rounded, so that the last bits of an area do not decide between two classes that cover the same
+    best, most = np.round(table, 9).argmax(axis=0), table.max(axis=0)
     counts["outside of every annotation"] += int((most == 0).sum())
     for k, name in enumerate(names):
         counts[f"at the edge of {name}"] += int(((best == k) & (most > 0) & (most < least)).sum())

@@ -1,6 +1,6 @@
-"""Which patch is which: hashes that tell exact copies, turned and mirrored ones, and near ones.
+"""Hashes of patches, by which exact, rotated or mirrored, and near duplicates are found.
 
-A patch of one colour has no identity: blank glass is the same everywhere, and would make relatives of all slides.
+A patch of one colour has no hash: blank glass is the same everywhere, and would relate all slides.
 """
 
 from __future__ import annotations
@@ -9,70 +9,71 @@ import cv2
 import numpy as np
 import xxhash
 
-NOBODY = 0  # the hash of a patch without identity
-_SIDE, _KEPT = 32, 8
-_TURNS = (None, cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_COUNTERCLOCKWISE)
+NO_HASH = 0  # stands for a patch of one colour
+_SIDE, _FREQUENCIES = 32, 8
+_ROTATIONS = (None, cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_COUNTERCLOCKWISE)
 
 
-def content(image: np.ndarray) -> np.ndarray:
-    """128-bit hash (2,) uint64 of an image (H, W, 3) uint8: equal where all pixels are, 0 where they are one colour."""
-    return np.zeros(2, np.uint64) if _blank(image) else _words(_hash(image))
+def content_hash(image: np.ndarray) -> np.ndarray:
+    """Return a 128-bit hash (2,) uint64 of an image (H, W, 3) uint8: equal for equal pixels, 0 for one colour."""
+    return np.zeros(2, np.uint64) if _is_one_colour(image) else _as_two_words(_hash(image))
 
 
-def orbit(image: np.ndarray) -> np.ndarray:
-    """128-bit hash (2,) uint64 that an image and its seven turned and mirrored versions share; 0 as in `content`.
+def rotation_invariant_hash(image: np.ndarray) -> np.ndarray:
+    """Return a 128-bit hash (2,) uint64 that an image shares with its seven rotated and mirrored versions.
 
-    The least of the eight versions' own hashes.
+    It is the least of the eight versions' own hashes; 0 for an image of one colour.
     """
-    if _blank(image):
+    if _is_one_colour(image):
         return np.zeros(2, np.uint64)
     least = _hash(image)
-    for one in (image, cv2.flip(image, 1)):
-        for turn in _TURNS:
-            # one version at a time, so that the memory of the last one is still warm
-            least = min(least, _hash(one if turn is None else cv2.rotate(one, turn)))
-    return _words(least)
+    for version in (image, cv2.flip(image, 1)):
+        for rotation in _ROTATIONS:
+            # one at a time, so that the memory of the last one is still in the cache
+            least = min(least, _hash(version if rotation is None else cv2.rotate(version, rotation)))
+    return _as_two_words(least)
 
 
-def perceptual(image: np.ndarray) -> np.uint64:
-    """Signs of the 63 lowest frequencies of an image (H, W, 3) uint8, as bits; 0 where it is one colour.
+def perceptual_hash(image: np.ndarray) -> np.uint64:
+    """Return the signs of the 63 lowest frequencies of an image (H, W, 3) uint8, as bits; 0 for one colour.
 
-    Bit 8 v + u is the sign of the cosine coefficient at (v, u), 0..7 each, of the grey image at 32 x 32 px; bit 0, the
-    mean, is set, so that no image that has an identity gets 0. After Zauner 2010, with 0 in place of the median: so
-    a turn of the image is a change of bits (`turned`). Differs in a few bits after rescaling, JPEG or a little blur.
+    Bit 8 v + u is the sign of the cosine coefficient at (v, u), 0..7 each, of the grey image at 32 x 32 px. Bit 0, the
+    mean, is always set, so that only images of one colour get 0. Source: Zauner 2010, with 0 in place of the median, so
+    that a rotation of the image changes the bits by a rule (`hashes_of_rotations`). Rescaling, JPEG and a little blur
+    change a few bits.
     """
-    if _blank(image):
-        return np.uint64(NOBODY)
+    if _is_one_colour(image):
+        return np.uint64(NO_HASH)
     grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
-    signs = cv2.dct(grey.astype(np.float32))[:_KEPT, :_KEPT] > 0
+    signs = cv2.dct(grey.astype(np.float32))[:_FREQUENCIES, :_FREQUENCIES] > 0
     return _pack(signs.ravel()[None])[0]
 
 
-def turned(hashes: np.ndarray) -> np.ndarray:
-    """Perceptual hashes (n,) of images -> (8, n) uint64, those of their eight turned and mirrored versions.
+def hashes_of_rotations(hashes: np.ndarray) -> np.ndarray:
+    """Convert perceptual hashes (n,) to (8, n) uint64, those of the eight rotated and mirrored versions.
 
     Mirroring changes the sign of every odd frequency along that axis, transposing exchanges the axes.
     """
     bits = (hashes[:, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)
-    table = bits.astype(bool).reshape(-1, _KEPT, _KEPT)
-    odd = np.arange(_KEPT) % 2 == 1
-    made = []
+    table = bits.astype(bool).reshape(-1, _FREQUENCIES, _FREQUENCIES)
+    odd = np.arange(_FREQUENCIES) % 2 == 1
+    versions = []
     for square in (table, table.transpose(0, 2, 1)):
         for down in (False, True):
             for across in (False, True):
-                change = (odd[:, None] & down) ^ (odd[None, :] & across)
-                made.append(_pack((square ^ change).reshape(-1, _KEPT**2)))
-    return np.where(hashes == NOBODY, np.uint64(NOBODY), np.stack(made))
+                flips = (odd[:, None] & down) ^ (odd[None, :] & across)
+                versions.append(_pack((square ^ flips).reshape(-1, _FREQUENCIES**2)))
+    return np.where(hashes == NO_HASH, np.uint64(NO_HASH), np.stack(versions))
 
 
 def _pack(bits: np.ndarray) -> np.ndarray:
-    # bits (n, 64) bool -> (n,) uint64, the first one lowest and always set
+    # bits (n, 64) bool -> (n,) uint64; the first bit is the lowest and always set
     bits = bits.copy()
     bits[:, 0] = True
     return np.packbits(bits, axis=1, bitorder="little").view("<u8").ravel().astype(np.uint64)
 
 
-def _blank(image: np.ndarray) -> bool:
+def _is_one_colour(image: np.ndarray) -> bool:
     first = image[0, 0]
     return bool((image[0] == first).all() and (image == first).all())
 
@@ -81,6 +82,6 @@ def _hash(image: np.ndarray) -> int:
     return xxhash.xxh3_128_intdigest(np.ascontiguousarray(image).data)
 
 
-def _words(number: int) -> np.ndarray:
-    # a hash that happens to be 0 is as good as any other value but 0
+def _as_two_words(number: int) -> np.ndarray:
+    # 0 means no hash, so a lower word of 0 becomes 1
     return np.array([number >> 64, number & (2**64 - 1) or 1], np.uint64)

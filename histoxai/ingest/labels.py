@@ -1,4 +1,4 @@
-"""Labels as arrays have them, numbers or text, to classes."""
+"""Labels in arrays, numbers or text, as class indices."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from histoxai.core.errors import InputRefused
-from histoxai.ingest.formats.base import Array
+from histoxai.ingest.npy_files import RowArray
 
-_MOST = 1000  # more distinct values are numbers of something else
+_MOST = 1000  # distinct values; an array with more holds no class labels
 
 
-def label_values(array: Array, what: str = "labels") -> np.ndarray:
-    """(n) int64 or str, from an array of shape (n) or (n, 1, ...); text without the spaces around it.
+def read_labels(array: RowArray, what: str = "labels") -> np.ndarray:
+    """Read an array of shape (n) or (n, 1, ...) as (n) int64, or as (n) str without spaces around the text.
 
-    Raises InputRefused for other shapes, fractions, NaN, numbers below 0 and text that is no UTF-8.
+    Raises InputRefused for other shapes, fractions, NaN, numbers below 0, and text that is not UTF-8.
     """
     n, path = array.shape[0], array.path
     if int(np.prod(array.shape)) != n:
@@ -40,37 +40,60 @@ def label_values(array: Array, what: str = "labels") -> np.ndarray:
     return whole
 
 
-def as_classes(
-    labels: Sequence[np.ndarray | None], paths: Sequence[Path], chosen: tuple[str, ...] | None, more: bool = False
-) -> tuple[list[str], list[np.ndarray | None]]:
-    """Class names, and each part's labels as indices into them, -1 for empty text, -2 where `chosen` leaves it out.
+class LabelEncoder:
+    """Class names, and the labels of several arrays as indices into them.
 
-    Numbers 0..k-1 take the names in `chosen`, unless those are numbers themselves and choose, as names of text do.
-    more: labels may come from elsewhere, so that names need none here. Raises InputRefused for a label without a name,
-    and a name that no label has.
+    labels: of each array, as `read_labels` gives them, None where there are none; paths: of each array, for messages.
+    selected: the classes that the user names. Numbers 0..k-1 take these names. Where the names are the labels
+    themselves, numbers or text, they select classes instead. from_metadata: labels may come from a table later, so that
+    an array without labels can have selected classes.
+
+    classes: the names. codes: of each array int64 indices, -1 for empty text, -2 for labels that `selected` leaves out.
+    Raises InputRefused for a label without a name, and a name that no label has.
     """
-    known = [v for v in labels if v is not None and len(v)]
-    if not known:
-        if chosen and not more:
-            raise InputRefused(f"{paths[0] if paths else 'source'}: has no labels to go with --classes; leave it out")
-        return list(chosen or ()), [None for _ in labels]
-    if len({v.dtype.kind == "i" for v in known}) > 1:
+
+    def __init__(
+        self,
+        labels: Sequence[np.ndarray | None],
+        paths: Sequence[Path],
+        selected: tuple[str, ...] | None,
+        from_metadata: bool = False,
+    ) -> None:
+        self.classes: list[str] = list(selected or ())
+        self.codes: list[np.ndarray | None] = list(labels)
+        present = _distinct_labels(labels, paths)
+        if present is None:
+            if selected and not from_metadata:
+                path = paths[0] if paths else "source"
+                raise InputRefused(f"{path}: has no labels to go with --classes; leave it out")
+            self.codes = [None for _ in labels]
+        elif present.dtype.kind == "i" and selected and not set(selected) <= set(present.astype(str)):
+            _require_names(labels, paths, len(selected))
+        else:
+            self._encode(present, paths, selected)
+
+    def _encode(self, present: np.ndarray, paths: Sequence[Path], selected: tuple[str, ...] | None) -> None:
+        words = [w for w in present.astype(str).tolist() if w]
+        self.classes = list(selected or words)
+        if unknown := [c for c in self.classes if c not in words]:
+            raise InputRefused(f"{paths[0]}: has no label '{unknown[0]}'; it has {', '.join(words)}")
+        code = {word: k for k, word in enumerate(self.classes)}
+        unlabelled = {} if selected else {"": -1}  # selected classes leave out patches without a label
+        coded = np.array([(code | unlabelled).get(word, -2) for word in present.astype(str).tolist()])
+        self.codes = [None if v is None else coded[np.searchsorted(present, v)] for v in self.codes]
+
+
+def _distinct_labels(labels: Sequence[np.ndarray | None], paths: Sequence[Path]) -> np.ndarray | None:
+    """Return the sorted distinct values of all labels, or None where there are no labels."""
+    arrays = [v for v in labels if v is not None and len(v)]
+    if not arrays:
+        return None
+    if len({v.dtype.kind == "i" for v in arrays}) > 1:
         raise InputRefused(f"{paths[0]}: labels are numbers in one part and names in another; save them alike")
-    numbers = known[0].dtype.kind == "i"
-    present = np.unique(np.concatenate(known))
+    present = np.unique(np.concatenate(arrays))
     if len(present) > _MOST:
         raise InputRefused(f"{paths[0]}: has {len(present)} different labels; are they class numbers? name --labels")
-    if numbers and chosen and not set(chosen) <= set(present.astype(str)):
-        _require_names(labels, paths, len(chosen))
-        return list(chosen), list(labels)
-    words = [w for w in present.astype(str).tolist() if w]
-    classes = list(chosen or words)
-    if unknown := [c for c in classes if c not in words]:
-        raise InputRefused(f"{paths[0]}: has no label '{unknown[0]}'; it has {', '.join(words)}")
-    code = {word: k for k, word in enumerate(classes)}
-    none = {} if chosen else {"": -1}  # who names classes wants patches of these
-    coded = np.array([(code | none).get(word, -2) for word in present.astype(str).tolist()])
-    return classes, [None if v is None else coded[np.searchsorted(present, v)] for v in labels]
+    return present
 
 
 def _require_names(labels: Sequence[np.ndarray | None], paths: Sequence[Path], k: int) -> None:

@@ -1,141 +1,161 @@
-"""A CSV that says of scans, or of single patches, which patient, site, label or place they have."""
+"""The metadata table (CSV): patient, site, label and position of scans or of single patches."""
 
 from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from histoxai.core.errors import InputRefused
-from histoxai.ingest.formats.base import Index
+from histoxai.ingest.formats.base import PatchIndex
 
-# by which column rows are found, the first of these that is there
+# Key columns, and the column of the index that each is matched with; the first one in the table is the key.
 KEYS = {"patch_id": "patch_id", "scan": "group", "scan_id": "group", "slide": "group", "group": "group"}
 GROUPS = ("patient", "site")
-PLACES = ("frame", "x", "y", "extent")
+POSITIONS = ("frame", "x", "y", "extent")
+
+Row = Mapping[str, str]
 
 
-def join(index: Index, path: Path) -> None:
-    """Add what a CSV knows to an index: `patient`, `site`, the label, or `frame`, `x`, `y`, `extent` of tiles.
+@dataclass(frozen=True)
+class _Table:
+    """A metadata table: its key column, the columns that are used, those that are not, and the rows by key."""
 
-    A scan's row is for all its patches; where they lie only rows of single patches can say. Raises InputRefused for a
-    file that is no such table, a key with two rows that differ, keys that the source does not have, a wrong value.
+    path: Path
+    key: str
+    used: list[str]
+    unused: list[str]
+    rows: dict[str, Row]
+
+
+def add_metadata(index: PatchIndex, path: Path) -> None:
+    """Add the columns of a CSV to an index: `patient`, `site`, the label, or `frame`, `x`, `y`, `extent` of tiles.
+
+    A row of a scan holds for all its patches. Positions need a row for each patch. Raises InputRefused for a file that
+    is no such table, a key with two different rows, keys that the source does not have, and wrong values.
     """
-    rows, columns = _read(path)
+    table = _read_table(path)
+    keys = getattr(index, KEYS[table.key])
+    if not set(keys) & set(table.rows):
+        example = f"'{next(iter(table.rows))}', the source has '{keys[0]}'" if table.rows else "none"
+        raise InputRefused(f"{path}: none of its {table.key} is in the source; it has {example}")
+    rows = [table.rows.get(k) for k in keys]
+    for column in table.used:
+        if column == "label":
+            _add_labels(index, path, rows)
+        elif column in GROUPS:
+            index.extra[column] = [row[column] if row else "" for row in rows]
+    if set(table.used) & set(POSITIONS):
+        _add_positions(index, table, rows)
+    if missing := sorted({k for k, row in zip(keys, rows, strict=True) if row is None}):
+        index.notes.append(f"{path.name}: {len(missing)} {table.key}s have no row, the first is '{missing[0]}'")
+    if table.unused:
+        index.notes.append(f"{path.name}: columns not used: {', '.join(table.unused)}")
+
+
+def _read_table(path: Path) -> _Table:
+    lines, columns = _read_csv(path)
     key = next((c for c in KEYS if c in columns), None)
     if key is None:
         raise InputRefused(f"{path}: has no column of {', '.join(KEYS)}; its columns are {', '.join(columns)}")
-    known = [c for c in columns if c in (*GROUPS, *PLACES, "label")]
-    if not known:
-        wanted = ", ".join((*GROUPS, "label", *PLACES))
-        raise InputRefused(f"{path}: says nothing that is used here ({wanted}); its columns are {', '.join(columns)}")
-    table = _table(path, rows, key, known)
-    mine = getattr(index, KEYS[key])
-    if not set(mine) & set(table):
-        example = f"'{next(iter(table))}', the source has '{mine[0]}'" if table else "none"
-        raise InputRefused(f"{path}: none of its {key} is in the source; it has {example}")
-    found = [table.get(k) for k in mine]
-    for column in known:
-        if column == "label":
-            _label(index, path, found)
-        elif column in GROUPS:
-            index.extra[column] = [row[column] if row else "" for row in found]
-    if set(known) & set(PLACES):
-        _places(index, path, key, found, known)
-    if unknown := sorted({k for k, row in zip(mine, found, strict=True) if row is None}):
-        index.notes.append(f"{path.name}: {len(unknown)} {key}s have no row, the first is '{unknown[0]}'")
-    if more := [c for c in columns if c != key and c not in known]:
-        index.notes.append(f"{path.name}: columns not used: {', '.join(more)}")
+    used = [c for c in columns if c in (*GROUPS, *POSITIONS, "label")]
+    if not used:
+        names = ", ".join((*GROUPS, "label", *POSITIONS))
+        raise InputRefused(
+            f"{path}: has no column that is used here ({names}); its columns are {', '.join(columns)}: rename one"
+        )
+    rows: dict[str, Row] = {}
+    for number, line in enumerate(lines, start=2):
+        row = {c: line[c] for c in used}
+        if not line[key]:
+            raise InputRefused(f"{path}: row {number} has an empty {key}; fill it in, or remove the row")
+        if rows.setdefault(line[key], row) != row:
+            raise InputRefused(f"{path}: {key} '{line[key]}' has two rows that differ (row {number}); keep one")
+    return _Table(path, key, used, [c for c in columns if c != key and c not in used], rows)
 
 
-def _read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+def _read_csv(path: Path) -> tuple[list[dict[str, str]], list[str]]:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
-            rows, columns = list(reader), [c.strip() for c in reader.fieldnames or []]
+            lines, columns = list(reader), [c.strip() for c in reader.fieldnames or []]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputRefused(f"{path}: cannot be read as CSV: {error}") from error
     if len(set(columns)) < len(columns):
         raise InputRefused(f"{path}: has two columns of one name; rename one of {', '.join(columns)}")
-    for number, row in enumerate(rows, start=2):
-        if None in row or None in row.values():
-            raise InputRefused(f"{path}: row {number} has not as many cells as there are columns")
-    return [{k.strip(): v.strip() for k, v in row.items()} for row in rows], columns
+    for number, line in enumerate(lines, start=2):
+        if None in line or None in line.values():
+            raise InputRefused(f"{path}: row {number} has not as many cells as there are columns; complete it")
+    return [{k.strip(): v.strip() for k, v in line.items()} for line in lines], columns
 
 
-def _table(path: Path, rows: list[dict[str, str]], key: str, known: list[str]) -> dict[str, dict[str, str]]:
-    table: dict[str, dict[str, str]] = {}
-    for number, row in enumerate(rows, start=2):
-        kept = {c: row[c] for c in known}
-        if not row[key]:
-            raise InputRefused(f"{path}: row {number} has an empty {key}")
-        if table.setdefault(row[key], kept) != kept:
-            raise InputRefused(f"{path}: {key} '{row[key]}' has two rows that differ (row {number}); keep one")
-    return table
-
-
-def _label(index: Index, path: Path, found: list[dict[str, str] | None]) -> None:
-    named = [row["label"] if row else "" for row in found]
+def _add_labels(index: PatchIndex, path: Path, rows: list[Row | None]) -> None:
+    names = [row["label"] if row else "" for row in rows]
     if any(code >= 0 for code in index.label):
         raise InputRefused(f"{path}: has labels, and so has the source; remove the column label")
-    index.classes = index.classes or sorted({n for n in named if n})
-    if unknown := sorted({n for n in named if n} - set(index.classes)):
+    index.classes = index.classes or sorted({n for n in names if n})
+    if unknown := sorted({n for n in names if n} - set(index.classes)):
         raise InputRefused(f"{path}: label '{unknown[0]}' is not one of {', '.join(index.classes)} (--classes)")
-    index.label = [index.classes.index(n) if n else -1 for n in named]
+    index.label = [index.classes.index(n) if n else -1 for n in names]
 
 
-def _places(index: Index, path: Path, key: str, found: list[dict[str, str] | None], known: list[str]) -> None:
-    # coordinates mean something together only; frame and a tile's side may be left to scan and patch size
-    if key != "patch_id":
-        raise InputRefused(f"{path}: has coordinates by {key}; give a row to each patch, with a column patch_id")
-    if not {"x", "y"} <= set(known):
-        raise InputRefused(f"{path}: has {', '.join(set(known) & set(PLACES))} but not x and y; tiles need both")
-    columns: dict[str, list[Any]] = {name: [] for name in PLACES}
-    for row, scan in zip(found, index.group, strict=True):
-        there = row is not None and bool(row["x"]) and bool(row["y"])
-        cells = row if row is not None and there else {}
-        columns["frame"].append((cells.get("frame") or scan) if there else "")
-        columns["x"].append(_whole(path, "x", cells["x"]) if there else 0)
-        columns["y"].append(_whole(path, "y", cells["y"]) if there else 0)
-        side = cells.get("extent", "")
-        columns["extent"].append(_number(path, "extent", side) if side else float(index.size[1]))
-        if columns["extent"][-1] <= 0:
-            raise InputRefused(f"{path}: extent '{side}' is no side of a tile; it must be more than 0")
+def _add_positions(index: PatchIndex, table: _Table, rows: list[Row | None]) -> None:
+    """Add the position of each tile; a frame that is not given is the scan, an extent the patch's width."""
+    path, given = table.path, set(table.used) & set(POSITIONS)
+    if table.key != "patch_id":
+        raise InputRefused(f"{path}: has coordinates by {table.key}; give a row to each patch, with a column patch_id")
+    if not {"x", "y"} <= given:
+        raise InputRefused(f"{path}: has {', '.join(given)} but not x and y; tiles need both")
+    columns: dict[str, list[Any]] = {name: [] for name in POSITIONS}
+    for row, scan in zip(rows, index.group, strict=True):
+        values = _position(path, row, scan, index.size[1]) if row and row["x"] and row["y"] else None
+        for name, value in zip(POSITIONS, values or ("", 0, 0, float(index.size[1])), strict=True):
+            columns[name].append(value)
     index.extra.update(columns)
+
+
+def _position(path: Path, row: Row, scan: str, width: int) -> tuple[str, int, int, float]:
+    x, y = _whole(path, "x", row["x"]), _whole(path, "y", row["y"])
+    text = row.get("extent", "")
+    extent = _number(path, "extent", text) if text else float(width)
+    if extent <= 0:
+        raise InputRefused(f"{path}: extent '{text}' is not the side of a tile; it must be more than 0")
+    return row.get("frame") or scan, x, y, extent
 
 
 def _number(path: Path, column: str, text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise InputRefused(f"{path}: {column} '{text}' is no number") from None
+        raise InputRefused(f"{path}: {column} '{text}' is not a number; correct it") from None
     if not math.isfinite(value) or abs(value) > 2**53:
-        raise InputRefused(f"{path}: {column} '{text}' is no place or size in a slide")
+        raise InputRefused(f"{path}: {column} '{text}' is not a position or size in a slide; correct it")
     return value
 
 
 def _whole(path: Path, column: str, text: str) -> int:
     value = _number(path, column, text)
     if value != int(value):
-        raise InputRefused(f"{path}: {column} '{text}' is no whole number of pixels")
+        raise InputRefused(f"{path}: {column} '{text}' is not a whole number of pixels; round it")
     return int(value)
 
 
-def groups(index: Index) -> list[str]:
-    """The group of each patch: its patient where that is known, of it or of its whole scan, else its scan."""
-    patient = index.extra.get("patient", [""] * len(index))
-    of_scan: dict[str, set[str]] = {}
-    for scan, name in zip(index.group, patient, strict=True):
-        of_scan.setdefault(scan, set()).add(name)
-    taken = set(index.group)
-
-    def named(name: str) -> str:
-        return f"patient {name}" if name in taken else name  # a patient that is called as a scan is
-
-    made = []
-    for scan, name in zip(index.group, patient, strict=True):
-        known = of_scan[scan] - {""}
-        whole = "" not in of_scan[scan] or len(known) == 1  # nobody's patient is open, or there is one only
-        made.append(named(name or next(iter(known))) if known and whole else scan)
-    return made
+def patch_groups(index: PatchIndex) -> list[str]:
+    """Return the group of each patch: its patient where that is known, of it or of its whole scan, else its scan."""
+    patients = index.extra.get("patient", [""] * len(index))
+    patients_of: dict[str, set[str]] = {}
+    for scan, patient in zip(index.group, patients, strict=True):
+        patients_of.setdefault(scan, set()).add(patient)
+    scans, groups = set(index.group), []
+    for scan, patient in zip(index.group, patients, strict=True):
+        known = patients_of[scan] - {""}
+        # the scan's patients are settled where every patch has one, or where there is only one
+        if known and ("" not in patients_of[scan] or len(known) == 1):
+            name = patient or next(iter(known))
+            groups.append(f"patient {name}" if name in scans else name)  # a patient may have the name of a scan
+        else:
+            groups.append(scan)
+    return groups

@@ -1,4 +1,4 @@
-"""Annotations drawn as polygons: GeoJSON as QuPath exports it."""
+"""Slide annotations as polygons: GeoJSON as QuPath exports it."""
 
 from __future__ import annotations
 
@@ -12,38 +12,40 @@ import numpy as np
 
 from histoxai.core.errors import InputRefused
 
-_KINDS = ("Polygon", "MultiPolygon")
+_POLYGON_TYPES = ("Polygon", "MultiPolygon")
 _EXPORT = "export the annotations again (QuPath: File > Export objects as GeoJSON)"
 
 
 class Polygons:
-    """The polygons of a GeoJSON file by class, cut to the slide, those of one class joined.
+    """The polygons of a GeoJSON file by class, clipped to the slide.
 
-    frame: x, y, width, height in level-0 px of what QuPath shows as the image, whose corner its coordinates count from.
-    `names`: the classes there are. Source: RFC 7946; QuPath's `properties.classification.name`.
+    area: x, y, width, height of the scanned area in level-0 px. QuPath shows it as the image, and counts coordinates
+    from its corner. names: the classes. notes: counts of polygons that cannot be used, or are changed, by reason.
+    Source: RFC 7946; QuPath's `properties.classification.name`.
     """
 
-    def __init__(self, path: Path, frame: tuple[int, int, int, int]) -> None:
-        self._shapely = _library()
+    def __init__(self, path: Path, area: tuple[int, int, int, int]) -> None:
+        self._shapely = _import_shapely()
         self.notes = Counter[str]()
-        drawn: dict[str, list[Any]] = defaultdict(list)
+        shapes: dict[str, list[Any]] = defaultdict(list)
         for number, feature in enumerate(read_features(path)):
-            if shape := self._shape(path, number, feature):
-                drawn[shape[0]].append(shape[1])
-        if not drawn:
-            raise InputRefused(f"{path}: holds no polygon with a class{self._why()}; {_EXPORT}")
-        self._drawn = self._cut(path, drawn, frame)
-        self._parts: dict[tuple[str, ...], np.ndarray] = {}
-        self._rings: dict[tuple[str, ...], tuple[np.ndarray, np.ndarray, Any]] = {}
-        self.names = sorted(self._drawn)
+            if named := self._read_shape(path, number, feature):
+                shapes[named[0]].append(named[1])
+        if not shapes:
+            raise InputRefused(f"{path}: holds no polygon with a class{self._reasons()}; {_EXPORT}")
+        self._shapes = self._clip(path, shapes, area)
+        self._unions: dict[tuple[str, ...], np.ndarray] = {}
+        self._edge_tables: dict[tuple[str, ...], tuple[np.ndarray, np.ndarray, Any]] = {}
+        self.names = sorted(self._shapes)
 
-    def _why(self) -> str:
-        return f" ({', '.join(f'{n} {what}' for what, n in (+self.notes).items())})" if +self.notes else ""
+    def _reasons(self) -> str:
+        return f" ({', '.join(f'{n} {reason}' for reason, n in (+self.notes).items())})" if +self.notes else ""
 
-    def _shape(self, path: Path, number: int, feature: dict[str, Any]) -> tuple[str, Any] | None:
+    def _read_shape(self, path: Path, number: int, feature: dict[str, Any]) -> tuple[str, Any] | None:
+        """Return class and polygon of a feature, or None where it has no class, no area, or is no polygon."""
         shapely, geometry = self._shapely, feature.get("geometry")
         kind = geometry.get("type") if isinstance(geometry, dict) else None
-        if kind not in _KINDS:
+        if kind not in _POLYGON_TYPES:
             self.notes[f"of kind {kind or 'none'}"] += 1
             return None
         name = class_of(feature)
@@ -51,65 +53,66 @@ class Polygons:
             self.notes["without a class"] += 1
             return None
         try:
-            with np.errstate(invalid="ignore"):  # numbers that are not finite, which are refused below
+            with np.errstate(invalid="ignore"):  # numbers that are not finite are refused below
                 shape = shapely.force_2d(shapely.geometry.shape(geometry))
-        except Exception as error:  # shapely's own, and numpy's, numbers' and look-ups' for anything malformed
+        except Exception as error:  # shapely and numpy raise many kinds for malformed geometry
             raise InputRefused(f"{path}: feature {number} is not a {kind} ({error}); {_EXPORT}") from error
         if shape.is_empty or not np.isfinite(shapely.get_coordinates(shape)).all():
             raise InputRefused(f"{path}: feature {number} has no or no finite coordinates; {_EXPORT}")
-        broken = not shape.is_valid
-        if broken:
+        is_broken = not shape.is_valid
+        if is_broken:
             pieces = shapely.get_parts(shapely.make_valid(shape))
-            shape = shapely.union_all([p for p in pieces if p.geom_type in _KINDS])
+            shape = shapely.union_all([p for p in pieces if p.geom_type in _POLYGON_TYPES])
         if shape.area == 0:
             self.notes["without an area"] += 1
             return None
-        self.notes["that crossed themselves, repaired"] += broken
+        self.notes["that crossed themselves, repaired"] += is_broken
         return name, shape
 
-    def _cut(self, path: Path, drawn: dict[str, list[Any]], frame: tuple[int, int, int, int]) -> dict[str, list[Any]]:
+    def _clip(self, path: Path, shapes: dict[str, list[Any]], area: tuple[int, int, int, int]) -> dict[str, list[Any]]:
+        """Move polygons to level-0 px and cut them to the scanned area."""
         shapely = self._shapely
-        left, top, width, height = frame
-        slide, kept = shapely.box(left, top, left + width, top + height), {}
-        for name, shapes in drawn.items():
-            moved = [shapely.transform(s, lambda xy: np.add(xy, (left, top))) for s in shapes]
+        left, top, width, height = area
+        slide, clipped = shapely.box(left, top, left + width, top + height), {}
+        for name, polygons in shapes.items():
+            moved = [shapely.transform(p, lambda xy: np.add(xy, (left, top))) for p in polygons]
             inside = [s if slide.covers(s) else slide.intersection(s) for s in moved]
             self.notes["that leave the slide, cut"] += sum(
                 i is not s and i.area > 0 for i, s in zip(inside, moved, strict=True)
             )
             self.notes["outside of the slide"] += sum(i.area == 0 for i in inside)
-            if joined := [i for i in inside if i.area > 0]:
-                kept[name] = joined
-        self.notes = +self.notes  # without those that are 0
-        if not kept:
+            if remaining := [i for i in inside if i.area > 0]:
+                clipped[name] = remaining
+        self.notes = +self.notes  # without zeros
+        if not clipped:
             raise InputRefused(
                 f"{path}: no annotation lies on the slide ({width} x {height} px); is it of another slide, or in "
                 f"other units than px of the full resolution?"
             )
-        return kept
+        return clipped
 
-    def _of(self, names: Sequence[str]) -> np.ndarray:
-        # disjoint polygons that cover what any of these classes does
+    def _union(self, names: Sequence[str]) -> np.ndarray:
+        """Return disjoint polygons that cover all areas of these classes."""
         key = tuple(names)
-        if key not in self._parts:
+        if key not in self._unions:
             shapely = self._shapely
-            union = shapely.union_all([s for n in key for s in self._drawn.get(n, [])])
+            union = shapely.union_all([s for n in key for s in self._shapes.get(n, [])])
             pieces = shapely.get_parts(union)
-            self._parts[key] = np.array([p for p in pieces if p.geom_type == "Polygon"], object)
-            shapely.prepare(self._parts[key])
-        return self._parts[key]
+            self._unions[key] = np.array([p for p in pieces if p.geom_type == "Polygon"], object)
+            shapely.prepare(self._unions[key])
+        return self._unions[key]
 
     def shares(self, names: Sequence[str], x: np.ndarray, y: np.ndarray, extent: float) -> np.ndarray:
-        """(n) float64: share of each tile that these classes cover together, by exact areas.
+        """Return (n) float64 in 0..1: share of each tile that these classes cover together, by exact areas.
 
         x, y: (n) upper-left corners, extent: the side, in level-0 px.
         """
-        shapely, parts = self._shapely, self._of(names)
+        shapely, parts = self._shapely, self._union(names)
         covered = np.zeros(len(x))
         boxes = shapely.box(x, y, x + extent, y + extent)
         tree = shapely.STRtree(boxes)
         _, inside = tree.query(parts, predicate="covers")
-        covered[inside] = 1.0  # most tiles of a large region, which need no cutting
+        covered[inside] = 1.0  # most tiles of a large region, which need no intersection
         part, tile = tree.query(parts, predicate="intersects")
         cut = covered[tile] < 1
         np.add.at(
@@ -118,12 +121,12 @@ class Polygons:
         return np.minimum(covered, 1.0)
 
     def plane(self, names: Sequence[str], x: float, y: float, extent: float, size: int) -> np.ndarray:
-        """(size, size) uint8 in {0, 1}: which pixels of a tile have their centre in one of these classes."""
+        """Return (size, size) uint8 in {0, 1}: the pixels of a tile whose centre lies in one of these classes."""
         edges = self._edges(names, x, y, extent) - (x, y, x, y)
         x0, y0, x1, y1 = (edges * (size / extent)).T
         near = (np.minimum(y0, y1) < size) & (np.maximum(y0, y1) > 0)
         x0, y0, x1, y1 = x0[near], y0[near], x1[near], y1[near]
-        # Even and odd: a pixel is inside where an odd number of edges cross its line on the left of its centre.
+        # Even-odd rule: a pixel is inside where an odd number of edges cross its line on the left of its centre.
         first, last = (
             np.clip(np.ceil(v - 0.5), 0, size).astype(np.int64) for v in (np.minimum(y0, y1), np.maximum(y0, y1))
         )
@@ -137,22 +140,22 @@ class Polygons:
         return (crossed.cumsum(axis=1)[:, :size] & 1).astype(np.uint8)
 
     def _edges(self, names: Sequence[str], x: float, y: float, extent: float) -> np.ndarray:
-        # (m, 4): x, y, x, y of all edges of the polygons that reach into a tile
+        """Return (m, 4): x, y, x, y of all edges of the polygons that reach into a tile."""
         shapely, key = self._shapely, tuple(names)
-        if key not in self._rings:
-            parts = self._of(names)
+        if key not in self._edge_tables:
+            parts = self._union(names)
             rings, owner = shapely.get_rings(parts, return_index=True)
             points, ring = shapely.get_coordinates(rings, return_index=True)
             same = ring[1:] == ring[:-1]
             edges = np.concatenate([points[:-1], points[1:]], axis=1)[same]
-            self._rings[key] = edges, owner[ring[:-1][same]] if len(points) else owner, shapely.STRtree(parts)
-        edges, owners, tree = self._rings[key]
-        hit = np.sort(tree.query(shapely.box(x, y, x + extent, y + extent), predicate="intersects"))
-        spans = np.searchsorted(owners, np.stack([hit, hit + 1]))
+            self._edge_tables[key] = edges, owner[ring[:-1][same]] if len(points) else owner, shapely.STRtree(parts)
+        edges, owners, tree = self._edge_tables[key]
+        touching = np.sort(tree.query(shapely.box(x, y, x + extent, y + extent), predicate="intersects"))
+        spans = np.searchsorted(owners, np.stack([touching, touching + 1]))
         return np.concatenate([np.empty((0, 4)), *(edges[a:b] for a, b in spans.T)])
 
 
-def _library() -> Any:
+def _import_shapely() -> Any:
     try:
         import shapely
     except ImportError as error:
@@ -161,30 +164,30 @@ def _library() -> Any:
 
 
 def read_features(path: Path) -> list[dict[str, Any]]:
-    """The features of a GeoJSON file: a collection, a list, or a single one.
+    """Read the features of a GeoJSON file: a collection, a list, or a single one.
 
-    Raises InputRefused for what is not GeoJSON, and for no feature at all.
+    Raises InputRefused for a file that is not GeoJSON, or has no feature.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputRefused(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise InputRefused(f"{path}: is not GeoJSON ({error}); {_EXPORT}") from error
-    if isinstance(found, dict):
-        found = found.get("features") if found.get("type") == "FeatureCollection" else [found]
-    if not isinstance(found, list) or not all(isinstance(f, dict) and f.get("type") == "Feature" for f in found):
+    if isinstance(content, dict):
+        content = content.get("features") if content.get("type") == "FeatureCollection" else [content]
+    if not isinstance(content, list) or not all(isinstance(f, dict) and f.get("type") == "Feature" for f in content):
         raise InputRefused(f"{path}: is JSON but holds no GeoJSON features; {_EXPORT}")
-    if not found:
+    if not content:
         raise InputRefused(f"{path}: holds no annotation; {_EXPORT}")
-    return found
+    return content
 
 
 def class_of(feature: dict[str, Any]) -> str | None:
-    """The class that QuPath gave a feature, or None."""
+    """Return the class that QuPath gave a feature, or None."""
     properties = feature.get("properties")
-    found = properties.get("classification") if isinstance(properties, dict) else None
-    if isinstance(found, dict):
-        names = found.get("names")
-        found = found.get("name") or (": ".join(map(str, names)) if isinstance(names, list) else None)
-    return found if isinstance(found, str) and found else None
+    value = properties.get("classification") if isinstance(properties, dict) else None
+    if isinstance(value, dict):
+        names = value.get("names")
+        value = value.get("name") or (": ".join(map(str, names)) if isinstance(names, list) else None)
+    return value if isinstance(value, str) and value else None

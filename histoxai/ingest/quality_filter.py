@@ -1,92 +1,109 @@
-"""Some of a source's patches: what is left after a look at the pixels of all."""
+"""Quality filter: leave out patches that cannot be read or show too little tissue, by reading all pixels once."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from histoxai.core.errors import InputRefused
 from histoxai.core.progress import Progress
-from histoxai.ingest.formats.base import Readable
-from histoxai.ingest.quality import quality, tissue
+from histoxai.ingest.formats.base import PatchSource
+from histoxai.ingest.quality import measure_quality, tissue_share
 
-_PIECE = 16
+_BATCH = 16  # patches that are read at once
 
 
-class Chosen:
-    """A reader of some rows of another, in the same order."""
+class SelectedPatches:
+    """Some rows of a source, in the same order, as a source."""
 
-    def __init__(self, reader: Readable, rows: np.ndarray) -> None:
-        whole = reader.index
-        self._reader, self._rows = reader, rows
+    def __init__(self, source: PatchSource, rows: np.ndarray) -> None:
+        self._source, self._rows = source, rows
+        index = source.index
 
-        def some(values: list[Any]) -> list[Any]:
+        def select(values: list[Any]) -> list[Any]:
             return [values[r] for r in rows]
 
         self.index = replace(
-            whole,
-            label=some(whole.label),
-            group=some(whole.group),
-            patch_id=some(whole.patch_id),
-            split=some(whole.split),
-            extra={k: some(v) for k, v in whole.extra.items()},
+            index,
+            label=select(index.label),
+            group=select(index.group),
+            patch_id=select(index.patch_id),
+            split=select(index.split),
+            extra={name: select(values) for name, values in index.extra.items()},
         )
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """As the other one reads, run by run of rows that are neighbours there."""
+        """Read as the source does, in runs of rows that are neighbours there."""
         rows = self._rows[start:stop]
         runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
-        parts = [self._reader.read(int(run[0]), int(run[-1]) + 1) for run in runs]
+        parts = [self._source.read(int(run[0]), int(run[-1]) + 1) for run in runs]
         targets = [t for _, t in parts if t is not None]
         return np.concatenate([i for i, _ in parts]), np.concatenate(targets) if targets else None
 
 
-def survey(reader: Readable, min_tissue: float | None, skip_bad: bool, progress: Progress, threads: int) -> np.ndarray:
-    """Rows of a source whose pixels can be read and show enough tissue, by reading every patch once.
+@dataclass(frozen=True)
+class QualityFilter:
+    """Criteria of the filter.
 
-    Notes what is left out in the reader's index. Raises InputRefused for a patch that cannot be read, unless bad ones
-    are skipped, and where nothing remains.
+    min_tissue: least share of tissue in 0..1, None for no limit. skip_bad: leave out patches that cannot be read
+    instead of raising their error. threads: patches are read by so many.
     """
-    index, keep = reader.index, np.ones(len(reader.index), bool)
-    few: list[int] = []
 
-    def look(start: int) -> list[tuple[int, str | None, float]]:
-        stop = min(start + _PIECE, len(index))
-        try:
-            return [(start + i, None, share) for i, share in enumerate(_tissue(reader, start, stop))]
-        except InputRefused:
-            return [_alone(reader, row, skip_bad) for row in range(start, stop)]
+    min_tissue: float | None
+    skip_bad: bool
+    threads: int = 1
 
-    progress.start("looking at all patches", len(index))
-    with ThreadPoolExecutor(max(1, threads)) as pool:
-        for found in pool.map(look, range(0, len(index), _PIECE)):
-            for row, error, share in found:
-                keep[row] = error is None and (min_tissue is None or share >= min_tissue)
+    def select(self, source: PatchSource, progress: Progress) -> np.ndarray:
+        """Return the rows of a source that pass; notes in its index say what is left out.
+
+        Raises InputRefused for a patch that cannot be read, unless `skip_bad`, and where no patch passes.
+        """
+        index, passes = source.index, np.ones(len(source.index), bool)
+        too_little_tissue = 0
+        progress.start("looking at all patches", len(index))
+        for batch in self._measure(source):
+            for row, error, share in batch:
+                passes[row] = error is None and (self.min_tissue is None or share >= self.min_tissue)
                 if error is not None:
                     index.left_out.append((index.patch_id[row], error))
-                elif not keep[row]:
-                    few.append(row)
-            progress.advance(len(found))
-    progress.stop()
-    if few:
-        index.notes.append(f"left out: {len(few)} of {len(index)} patches with less than {min_tissue:g} tissue")
-    if not keep.any():
-        raise InputRefused("no patch of the source is left; lower --min-tissue, or look at what --skip-bad lists")
-    return np.flatnonzero(keep)
+                elif not passes[row]:
+                    too_little_tissue += 1
+            progress.advance(len(batch))
+        progress.stop()
+        if too_little_tissue:
+            index.notes.append(
+                f"left out: {too_little_tissue} of {len(index)} patches with less than {self.min_tissue:g} tissue"
+            )
+        if not passes.any():
+            raise InputRefused("no patch of the source is left; lower --min-tissue, or look at what --skip-bad lists")
+        return np.flatnonzero(passes)
+
+    def _measure(self, source: PatchSource) -> Iterator[list[tuple[int, str | None, float]]]:
+        """Yield (row, error or None, share of tissue) of all patches, in batches."""
+
+        def measure(start: int) -> list[tuple[int, str | None, float]]:
+            stop = min(start + _BATCH, len(source.index))
+            try:
+                return [(start + i, None, share) for i, share in enumerate(_tissue(source, start, stop))]
+            except InputRefused:
+                return [self._measure_single(source, row) for row in range(start, stop)]
+
+        with ThreadPoolExecutor(max(1, self.threads)) as pool:
+            yield from pool.map(measure, range(0, len(source.index), _BATCH))
+
+    def _measure_single(self, source: PatchSource, row: int) -> tuple[int, str | None, float]:
+        try:
+            return row, None, _tissue(source, row, row + 1)[0]
+        except InputRefused as error:
+            if not self.skip_bad:
+                raise
+            return row, str(error), 0.0
 
 
-def _tissue(reader: Readable, start: int, stop: int) -> list[float]:
-    images, _ = reader.read(start, stop)
-    return tissue(np.stack([quality(image) for image in images])).tolist()
-
-
-def _alone(reader: Readable, row: int, skip_bad: bool) -> tuple[int, str | None, float]:
-    try:
-        return row, None, _tissue(reader, row, row + 1)[0]
-    except InputRefused as error:
-        if not skip_bad:
-            raise
-        return row, str(error), 0.0
+def _tissue(source: PatchSource, start: int, stop: int) -> list[float]:
+    images, _ = source.read(start, stop)
+    return tissue_share(np.stack([measure_quality(image) for image in images])).tolist()

@@ -11,7 +11,7 @@ import numpy as np
 
 from histoxai.core.errors import InputRefused, UsageError
 from histoxai.core.safe_text import escape_text
-from histoxai.ingest.formats.base import Index, require_size
+from histoxai.ingest.formats.base import PatchIndex
 from histoxai.settings import Ingest
 
 T = TypeVar("T")
@@ -25,7 +25,10 @@ class Corner(NamedTuple):
 
 
 def corners(size: tuple[int, int], settings: Ingest) -> list[Corner]:
-    """Corners of all whole tiles of an image of that height and width, row by row; px at its far edges may be left."""
+    """Return the corners of all whole tiles of an image of `size` (height, width), row by row.
+
+    Up to a tile at the right and the lower edge is left out.
+    """
     if settings.size is None:
         return [Corner(0, 0)]
     step = settings.size - settings.overlap
@@ -36,16 +39,15 @@ def corners(size: tuple[int, int], settings: Ingest) -> list[Corner]:
     ]
 
 
-class Layout:
-    """Which image and corner each patch of a list of image files has; keeps the index's size and tile coordinates."""
+class TileLayout:
+    """Image and corner of each patch, for a list of image files; fills in the index's size and tile positions."""
 
-    def __init__(self, index: Index, settings: Ingest) -> None:
+    def __init__(self, index: PatchIndex, settings: Ingest) -> None:
         if settings.overlap and settings.size is None:
-            raise UsageError(f"--overlap {settings.overlap}: is of tiles; say with --size how large they are")
+            raise UsageError(f"--overlap {settings.overlap}: applies to tiles; give their side with --size")
         self._index, self._settings = index, settings
-        self._first: Path | None = None
-        self.places: list[tuple[int, Corner]] = []
-        self._kept: tuple[int, Any] | None = None
+        self._tiles: list[tuple[int, Corner]] = []
+        self._last_decoded: tuple[int, Any] | None = None
         self._lock = Lock()
         if settings.size is not None:
             index.size = (settings.size, settings.size)
@@ -53,47 +55,44 @@ class Layout:
             index.extra |= {"frame": [], "x": [], "y": [], "extent": []}
 
     def add(self, number: int, path: Path, size: tuple[int, int], frame: str) -> int:
-        """Cut image `number` of that height and width; returns how many patches it gives.
+        """Cut image `number` of `size` (height, width) into patches; return how many there are.
 
-        Raises InputRefused where it is smaller than a tile or, without tiles, not of the first image's size.
+        `frame` names the image's coordinate system. Raises InputRefused where the image is smaller than a tile or,
+        without tiles, not of the first image's size.
         """
         index, side = self._index, self._settings.size
-        cut = corners(size, self._settings)
-        if not cut:
+        tiles = corners(size, self._settings)
+        if not tiles:
             raise InputRefused(
                 f"{escape_text(path)}: is {size[1]} x {size[0]} px, smaller than a tile; "
                 f"choose a --size of at most {min(size)}"
             )
         if side is None:
-            require_size(path, size, None if self._first is None else index.size, self._first)
-            index.size = size
+            index.require_size(path, size)
+            index.set_size(path, size)
         else:
-            index.extra["frame"] += [frame] * len(cut)
-            index.extra["x"] += [c.x for c in cut]
-            index.extra["y"] += [c.y for c in cut]
-            index.extra["extent"] += [side] * len(cut)
-        self._first = self._first or path
-        self.places += [(number, c) for c in cut]
-        return len(cut)
+            index.add_positions(frame, [c.x for c in tiles], [c.y for c in tiles], side)
+        self._tiles += [(number, c) for c in tiles]
+        return len(tiles)
 
-    def each(self, start: int, stop: int, decode: Callable[[int], T]) -> Iterator[tuple[T, Corner]]:
-        """What `decode` makes of the image of each of these patches, and its corner; tiles of one image share it."""
+    def iterate(self, start: int, stop: int, decode: Callable[[int], T]) -> Iterator[tuple[T, Corner]]:
+        """Yield (decode(image number), corner) of each patch [start, stop); tiles of one image are decoded once."""
         last = -1
-        for number, corner in self.places[start:stop]:
+        for number, corner in self._tiles[start:stop]:
             if number != last:
-                found, last = self._decoded(number, decode), number
-            yield found, corner
+                image, last = self._decode(number, decode), number
+            yield image, corner
 
-    def _decoded(self, number: int, decode: Callable[[int], T]) -> T:
+    def _decode(self, number: int, decode: Callable[[int], T]) -> T:
         if self._settings.size is None:
             return decode(number)
-        with self._lock:  # a large image is kept for the next rows, which another thread may ask for
-            if self._kept is None or self._kept[0] != number:
-                self._kept = (number, decode(number))
-            kept: T = self._kept[1]
-            return kept
+        with self._lock:  # another thread may ask for the next rows of the same large image
+            if self._last_decoded is None or self._last_decoded[0] != number:
+                self._last_decoded = (number, decode(number))
+            image: T = self._last_decoded[1]
+            return image
 
     def crop(self, pixels: np.ndarray, corner: Corner) -> np.ndarray:
-        """The patch at a corner of an image (H, W, ...)."""
+        """Return the patch at a corner of an image (H, W, ...)."""
         height, width = self._index.size
         return pixels[corner.y : corner.y + height, corner.x : corner.x + width]

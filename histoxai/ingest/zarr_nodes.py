@@ -1,4 +1,4 @@
-"""Zarr nodes by their metadata files, checked before zarr opens them, and arrays read row by row."""
+"""Zarr nodes: their metadata files, checked before zarr opens them, and their arrays, read row by row."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import numpy as np
 
 from histoxai.core.errors import InputRefused
 from histoxai.core.resources import bounded_memory
-from histoxai.ingest.header_bounds import Held
+from histoxai.ingest.chunk_checks import ChunkCounts
 
 _METADATA = {"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"}
-_LEVELS = 3  # of groups, from the source down
-_COUNTED = 100_000  # chunks; more take too long to look for
+_LEVELS = 3  # of nested groups that are searched for arrays
+_COUNTED = 100_000  # chunks; looking for more of them one by one takes too long
 
 
-class Node(NamedTuple):
-    """A group or an array: its folder, its metadata, its attributes."""
+class ZarrNode(NamedTuple):
+    """A group or an array: its folder, its metadata and its attributes."""
 
     path: Path
     is_array: bool
@@ -29,18 +29,18 @@ class Node(NamedTuple):
 
 
 class ZarrArray:
-    """Rows of one array."""
+    """An array that is read in runs of rows; see `RowArray`."""
 
-    def __init__(self, source: Node) -> None:
+    def __init__(self, source: ZarrNode) -> None:
         import zarr
 
-        _require_plain(source)
+        _require_no_pickle(source)
         self.path = source.path
         try:
             self._array: Any = zarr.open_array(store=str(source.path), mode="r")
             self.shape: tuple[int, ...] = tuple(self._array.shape)
             self.dtype: np.dtype = np.dtype(self._array.dtype)
-        except Exception as error:  # codecs and dtypes of others raise what they like
+        except Exception as error:  # codecs and dtypes of other packages raise errors of any kind
             raise InputRefused(
                 f"{self.path}: cannot be opened as Zarr ({error}); copy it again or convert it"
             ) from error
@@ -48,82 +48,81 @@ class ZarrArray:
         self.never_written = len(self.shape) > 3 and all(name in _METADATA for name in os.listdir(source.path))
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Rows [start, stop); raises InputRefused where they cannot be read."""
+        """Return rows [start, stop); raises InputRefused where they cannot be read."""
         return self.take((slice(start, stop),))
 
     def take(self, selection: tuple[Any, ...]) -> np.ndarray:
-        """A rectangle of the array; raises InputRefused where it cannot be read."""
+        """Return the part of the array that `selection` indexes; raises InputRefused where it cannot be read."""
         try:
             with bounded_memory(self._bytes(selection)):
                 return np.asarray(self._array[selection])
         except MemoryError as error:
             raise InputRefused(f"{self.path}: a chunk unpacks to far more than it should; is it harmful?") from error
-        except Exception as error:  # as above
+        except Exception as error:  # of any kind, as above
             raise InputRefused(f"{self.path}: does not decode ({error}); copy it again from the source") from error
 
     def _bytes(self, selection: tuple[Any, ...]) -> int:
         # of the selection and of one chunk, which may be larger
-        chosen = zip(selection, self.shape, strict=False)
-        lengths = [len(range(n)[s]) if isinstance(s, slice) else 1 for s, n in chosen]
+        lengths = [len(range(n)[s]) if isinstance(s, slice) else 1 for s, n in zip(selection, self.shape, strict=False)]
         numbers = math.prod((*lengths, *self.shape[len(lengths) :]))
         return self.dtype.itemsize * (numbers + math.prod(self._array.shards or self._array.chunks))
 
-    def held(self) -> Held:
-        """Which chunks are there; raises InputRefused where metadata do not say which there should be."""
+    def chunk_counts(self) -> ChunkCounts:
+        """Count the chunk files; raises InputRefused where the metadata do not say how many there should be."""
         files, size = _chunks_below(self.path)
         try:
-            total, there = int(self._array.nchunks), files
-            if total > _COUNTED:  # too many to look for one by one
+            total, present = int(self._array.nchunks), files
+            if total > _COUNTED:
                 shape = self._array.shards or self._array.chunks
                 total = math.prod(-(-n // c) for n, c in zip(self.shape, shape, strict=True))
             else:
-                there = int(self._array.nchunks_initialized)
-            return Held(min(there, total), total, size, self._array.fill_value)
-        except Exception as error:  # as above
+                present = int(self._array.nchunks_initialized)
+            return ChunkCounts(min(present, total), total, size, self._array.fill_value)
+        except Exception as error:  # of any kind, as above
             raise InputRefused(f"{self.path}: has damaged metadata ({error}); copy it again from the source") from error
 
 
-def node(folder: Path) -> Node | None:
-    """The node that a folder is, or None; raises InputRefused where its metadata is no JSON."""
+def read_node(folder: Path) -> ZarrNode | None:
+    """Read the metadata of a folder; None where it is no Zarr node. Raises InputRefused where it is not valid JSON."""
     if (folder / "zarr.json").is_file():
         metadata = _json(folder / "zarr.json")
         attributes = metadata.get("attributes") or {}
         if not isinstance(attributes, dict):
-            raise InputRefused(f"{folder / 'zarr.json'}: its attributes are no JSON object; copy it again")
-        return Node(folder, metadata.get("node_type") == "array", metadata, attributes)
+            raise InputRefused(f"{folder / 'zarr.json'}: its attributes are not a JSON object; copy it again")
+        return ZarrNode(folder, metadata.get("node_type") == "array", metadata, attributes)
     if (folder / ".zarray").is_file():
-        return Node(folder, True, _json(folder / ".zarray"), _json(folder / ".zattrs"))
+        return ZarrNode(folder, True, _json(folder / ".zarray"), _json(folder / ".zattrs"))
     if (folder / ".zgroup").is_file() or (folder / ".zattrs").is_file():
-        return Node(folder, False, {}, _json(folder / ".zattrs"))
+        return ZarrNode(folder, False, {}, _json(folder / ".zattrs"))
     return None
 
 
-def arrays_below(folder: Path, prefix: str = "", levels: int = _LEVELS) -> dict[str, Node]:
-    """All arrays of a group by their path in it."""
-    found: dict[str, Node] = {}
+def arrays_below(folder: Path, prefix: str = "", levels: int = _LEVELS) -> dict[str, ZarrNode]:
+    """Return all arrays of a group by their path in it."""
+    arrays: dict[str, ZarrNode] = {}
     for path in sorted(p for p in folder.iterdir() if p.is_dir()):
-        if (inner := node(path)) is None:
+        if (inner := read_node(path)) is None:
             continue
         if inner.is_array:
-            found[prefix + path.name] = inner
+            arrays[prefix + path.name] = inner
         elif levels > 1:
-            found |= arrays_below(path, f"{prefix}{path.name}/", levels - 1)
-    return found
+            arrays |= arrays_below(path, f"{prefix}{path.name}/", levels - 1)
+    return arrays
 
 
 def bytes_below(folder: Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum((Path(place) / name).stat().st_size for place, _, names in os.walk(folder) for name in names)
+    """Return the size of all files below a folder, in bytes."""
+    return sum((Path(parent) / name).stat().st_size for parent, _, names in os.walk(folder) for name in names)
 
 
 def _chunks_below(folder: Path) -> tuple[int, int]:
-    # files that are no metadata, and their bytes
-    found = [Path(place) / name for place, _, names in os.walk(folder) for name in names if name not in _METADATA]
-    return len(found), sum(path.stat().st_size for path in found)
+    # number and bytes of all files that are not metadata
+    files = [Path(parent) / name for parent, _, names in os.walk(folder) for name in names if name not in _METADATA]
+    return len(files), sum(path.stat().st_size for path in files)
 
 
-def _require_plain(source: Node) -> None:
-    # the codec `pickle` of numcodecs runs code out of the data
+def _require_no_pickle(source: ZarrNode) -> None:
+    # numcodecs' codec `pickle` would run code that is in the data
     names = [str(c.get("id") or c.get("name")) for c in _dicts(source.metadata)]
     if any(name.rsplit(".", 1)[-1].lower() == "pickle" for name in names):
         raise InputRefused(f"{source.path}: holds pickled objects, which are never loaded; save it as numbers or text")

@@ -11,7 +11,7 @@ from histoxai.report.content import accuracy_rows
 from histoxai.report.figures import evidence, figures
 from histoxai.report.figures.pool import Gallery
 from histoxai.report.lineage import Lineage
-from histoxai.split.leaks import WORDS, identity_of, leaks_of, share_of
+from histoxai.split.leaks import KIND_LABELS, find_leaks, read_identity, share_of_split
 from histoxai.split.relations import relations
 from histoxai.store.patches import Patches
 
@@ -22,17 +22,17 @@ def leakage(patches: Patches) -> dict[str, Any]:
     if len(used) < 2:
         return {"rows": [], "words": "This store has no two splits between which anything could leak."}
     try:
-        who = identity_of(patches)
+        who = read_identity(patches)
     except InputRefused as error:
         return {"rows": [], "words": f"Whether splits share relatives is not known ({error})."}
-    found = leaks_of(patches, who, relations(who))
+    found = find_leaks(patches, who, relations(who))
     rows = [
         {
             "held_out": held,
             "seen_in": seen,
-            "words": WORDS.get(kind, "any of these"),
+            "words": KIND_LABELS.get(kind, "any of these"),
             "patches": len(r),
-            "share": share_of(patches, r, held),
+            "share": share_of_split(patches, r, held),
         }
         for (held, seen), kinds in found.items()
         for kind, r in kinds.items()

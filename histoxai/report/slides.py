@@ -14,8 +14,8 @@ import numpy as np
 from histoxai.core.errors import HistoxaiError
 from histoxai.core.progress import Progress
 from histoxai.ingest.formats.base import identifier
-from histoxai.ingest.slide_files import SLIDES, TIFFS, open_slide, walk
-from histoxai.ingest.slide_grid import bounds
+from histoxai.ingest.slide_files import SLIDES, TIFFS, iterate_files, open_slide
+from histoxai.ingest.slide_grid import scanned_area
 from histoxai.ingest.tissue import thumbnail
 from histoxai.report.figures.figures import slide_sheet
 from histoxai.report.figures.pool import Gallery
@@ -132,7 +132,7 @@ def _files(source: Patches, names: set[str]) -> dict[str, Path]:
         if root.is_file():
             return {identifier(root.stem): root}
         found: dict[str, list[Path]] = {}
-        for path in walk(root, SLIDES | TIFFS):
+        for path in iterate_files(root, SLIDES | TIFFS):
             name = identifier(*path.relative_to(root).parts[:-1], path.stem)
             if name in names:
                 found.setdefault(name, []).append(path)
@@ -145,7 +145,7 @@ def _files(source: Patches, names: set[str]) -> dict[str, Path]:
 def _frame(path: Path) -> tuple[int, int, int, int] | None:
     try:
         with open_slide(path) as slide:
-            return bounds(slide)
+            return scanned_area(slide)
     except HistoxaiError:
         return None
 

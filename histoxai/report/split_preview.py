@@ -10,7 +10,7 @@ import torch
 from histoxai.core.provenance import keyed_seed
 from histoxai.report.contact_sheet import COLUMNS, Band, Section, Strip, Tile, draw_sheet
 from histoxai.settings import Augmentation
-from histoxai.split.rotation import suffix
+from histoxai.split.rotation import rotation_suffix
 from histoxai.store.patches import Copies
 from histoxai.store.schema import SPLITS
 from histoxai.train.augmentation import Augmenter
@@ -60,7 +60,7 @@ def _strips(copies: Copies, rows: np.ndarray, changes: Augmentation | None, seed
         made = _augmented(copies.image(first), str(copies.ids[first]), changes, seed) if changes else []
         tiles += [Tile.of(image, f"epoch {k + 1}", made=True) for k, image in enumerate(made)]
         # the turns stand under the tiles
-        yield Strip(str(copies.ids[first]).removesuffix(suffix(int(copies.rotation[first]))), tiles)
+        yield Strip(str(copies.ids[first]).removesuffix(rotation_suffix(int(copies.rotation[first]))), tiles)
 
 
 def _augmented(image: np.ndarray, patch_id: str, changes: Augmentation, seed: int) -> list[np.ndarray]:

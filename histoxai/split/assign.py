@@ -1,8 +1,9 @@
-"""Putting whole units (groups, families) into parts so that every class comes near its share of each part.
+"""Assign whole groups of patches to parts, so that every class comes near its share of each part.
 
-The cost is the sum over parts and classes of the squared difference between the share of the class that is there and
-the share that should be; a part that lacks a class which it should have costs 10 more. Few units are tried in every
-way; more start from several greedy orders, and the best of these are improved by moves and exchanges.
+The cost is the sum over parts and classes of the squared difference between the share of the class in the part and the
+share that it should have. A part that lacks a class that it should have costs 10 more. For few groups every assignment
+is tried. For more, greedy assignments from several orders are improved by moves and exchanges, and the best one is
+taken.
 """
 
 from __future__ import annotations
@@ -11,107 +12,113 @@ import numpy as np
 
 from histoxai.core.provenance import keyed_seed
 
-MISSING = 10.0
-EVERY_WAY = 20_000  # assignments that are tried in full
-_IMPROVED = 12  # starts that are
-_SWAPPED = 300  # units up to which exchanges are looked at
-_DIGITS = 9  # what differs by less is the same on every machine
+MISSING = 10.0  # cost of a class that a part lacks
+EVERY_WAY = 20_000  # assignments up to which all are tried
+_IMPROVED = 12  # greedy assignments that are improved
+_EXCHANGED = 300  # groups up to which moves and exchanges are tried
+_DIGITS = 9  # costs are rounded, so that the last bits decide nothing and every machine gives the same result
 
 
-def assign(counts: np.ndarray, targets: np.ndarray, names: np.ndarray, seed: int) -> np.ndarray:
-    """The part (G,) int64 of each unit.
+def assign_groups(counts: np.ndarray, targets: np.ndarray, names: np.ndarray, seed: int) -> np.ndarray:
+    """Return the part (G,) int64 of each group.
 
-    counts (G, C): patches of each class; targets (P,): shares that add up to 1; names (G,): of the units, so that the
-    same units get the same parts whatever their order.
+    counts (G, C): patches of each class. targets (P,): share of each part, with sum 1. names (G,): of the groups, so
+    that the same groups get the same parts whatever their order.
     """
     keys = np.array([keyed_seed(seed, "split", name) for name in names])
     by_key = np.lexsort((names, keys))
     shares = counts[by_key] / np.maximum(counts.sum(axis=0), 1)
     problem = _Problem(shares, np.asarray(targets, np.float64))
     if len(targets) ** len(counts) <= EVERY_WAY:
-        found = problem.every_way()
+        best = problem.try_all()
     else:
-        found = min((problem.improved(start) for start in _starts(problem, seed)), key=problem.cost)
-    chosen = np.empty(len(counts), np.int64)
-    chosen[by_key] = found
-    return chosen
+        best = min((problem.improve(start) for start in _greedy_starts(problem, seed)), key=problem.cost)
+    part = np.empty(len(counts), np.int64)
+    part[by_key] = best
+    return part
 
 
 def deviation(counts: np.ndarray, part: np.ndarray, targets: np.ndarray) -> float:
-    """The cost of an assignment: part (G,) of counts (G, C)."""
+    """Return the cost of an assignment: part (G,) of counts (G, C)."""
     shares = counts / np.maximum(counts.sum(axis=0), 1)
     return _Problem(shares, np.asarray(targets, np.float64)).cost(part)
 
 
 class _Problem:
+    """Assignments of groups to parts, and their cost. shares (G, C): of each class in each group; targets (P,)."""
+
     def __init__(self, shares: np.ndarray, targets: np.ndarray) -> None:
         self.shares, self.targets = shares, targets
-        self._there = shares.sum(axis=0) > 0
+        self._exists = shares.sum(axis=0) > 0  # classes with any patch
 
-    def of_part(self, filled: np.ndarray, part: np.ndarray) -> np.ndarray:
-        """Cost (...) of parts that are filled (..., C)."""
+    def part_cost(self, filled: np.ndarray, part: np.ndarray) -> np.ndarray:
+        """Return the cost (...) of parts (...) that are filled with these shares of the classes (..., C)."""
         target = self.targets[part][..., None]
-        lacks = (target > 0) & (filled < 1e-12) & self._there
+        lacks = (target > 0) & (filled < 1e-12) & self._exists
         unwanted = (target == 0) & (filled > 1e-12)
-        return np.asarray((((filled - target) ** 2) * self._there + MISSING * (lacks | unwanted)).sum(axis=-1))
+        return np.asarray((((filled - target) ** 2) * self._exists + MISSING * (lacks | unwanted)).sum(axis=-1))
 
     def filled(self, part: np.ndarray) -> np.ndarray:
-        made = np.zeros((len(self.targets), self.shares.shape[1]))
-        np.add.at(made, part, self.shares)
-        return made
+        """Return the share (P, C) of each class in each part."""
+        filled = np.zeros((len(self.targets), self.shares.shape[1]))
+        np.add.at(filled, part, self.shares)
+        return filled
 
     def cost(self, part: np.ndarray) -> float:
-        return round(float(self.of_part(self.filled(part), np.arange(len(self.targets))).sum()), _DIGITS)
+        return round(float(self.part_cost(self.filled(part), np.arange(len(self.targets))).sum()), _DIGITS)
 
-    def every_way(self) -> np.ndarray:
+    def try_all(self) -> np.ndarray:
         n, parts = len(self.shares), len(self.targets)
-        ways = np.stack(np.unravel_index(np.arange(parts**n), (parts,) * n), axis=1)
-        cost = np.zeros(len(ways))
+        assignments = np.stack(np.unravel_index(np.arange(parts**n), (parts,) * n), axis=1)
+        cost = np.zeros(len(assignments))
         for p in range(parts):
-            cost += self.of_part((ways == p) @ self.shares, np.full(len(ways), p))
-        return ways[int(np.argmin(cost.round(_DIGITS)))]
+            cost += self.part_cost((assignments == p) @ self.shares, np.full(len(assignments), p))
+        return assignments[int(np.argmin(cost.round(_DIGITS)))]
 
     def greedy(self, order: np.ndarray) -> np.ndarray:
+        """Assign the groups in this order, each to the part where the cost grows least."""
         filled, part = np.zeros((len(self.targets), self.shares.shape[1])), np.zeros(len(self.shares), np.int64)
-        every = np.arange(len(self.targets))
+        parts = np.arange(len(self.targets))
         for g in order:
-            gain = self.of_part(filled + self.shares[g], every) - self.of_part(filled, every)
-            part[g] = int(np.argmin(gain.round(_DIGITS)))
+            change = self.part_cost(filled + self.shares[g], parts) - self.part_cost(filled, parts)
+            part[g] = int(np.argmin(change.round(_DIGITS)))
             filled[part[g]] += self.shares[g]
         return part
 
-    def improved(self, part: np.ndarray) -> np.ndarray:
-        """The best move of a unit or exchange of two, again and again until none helps."""
-        part, now = part.copy(), self.cost(part)
-        if len(part) > _SWAPPED:
+    def improve(self, part: np.ndarray) -> np.ndarray:
+        """Move the best group, or exchange the best two, until no change lowers the cost."""
+        part, cost = part.copy(), self.cost(part)
+        if len(part) > _EXCHANGED:
             return part
         for _ in range(4 * len(part)):
-            better = part.copy()
-            for units, places in (self._move(part), self._exchange(part)):
-                tried = part.copy()
-                tried[units] = places
-                if self.cost(tried) < self.cost(better):
-                    better = tried
-            if self.cost(better) >= now:
+            best = part.copy()
+            for groups, parts in (self._best_move(part), self._best_exchange(part)):
+                changed = part.copy()
+                changed[groups] = parts
+                if self.cost(changed) < self.cost(best):
+                    best = changed
+            if self.cost(best) >= cost:
                 break
-            part, now = better, self.cost(better)
+            part, cost = best, self.cost(best)
         return part
 
-    def _move(self, part: np.ndarray) -> tuple[list[int], list[int]]:
-        filled, every = self.filled(part), np.arange(len(self.targets))
-        old = self.of_part(filled, every)
-        left = self.of_part(filled[part] - self.shares, part) - old[part]
-        joined = self.of_part(filled[None] + self.shares[:, None], every[None]) - old
-        change = left[:, None] + joined
+    def _best_move(self, part: np.ndarray) -> tuple[list[int], list[int]]:
+        """Return the group to move and its new part."""
+        filled, parts = self.filled(part), np.arange(len(self.targets))
+        old = self.part_cost(filled, parts)
+        leaving = self.part_cost(filled[part] - self.shares, part) - old[part]
+        joining = self.part_cost(filled[None] + self.shares[:, None], parts[None]) - old
+        change = leaving[:, None] + joining
         change[np.arange(len(part)), part] = np.inf
         g, p = np.unravel_index(int(np.argmin(change.round(_DIGITS))), change.shape)
         return [int(g)], [int(p)]
 
-    def _exchange(self, part: np.ndarray) -> tuple[list[int], list[int]]:
+    def _best_exchange(self, part: np.ndarray) -> tuple[list[int], list[int]]:
+        """Return the two groups to exchange and their new parts."""
         filled = self.filled(part)
-        old = self.of_part(filled, np.arange(len(self.targets)))
-        difference = self.shares[None] - self.shares[:, None]  # what the first one's part gains
-        change = self.of_part(filled[part][:, None] + difference, part[:, None])
+        old = self.part_cost(filled, np.arange(len(self.targets)))
+        difference = self.shares[None] - self.shares[:, None]  # what the part of the first group gains
+        change = self.part_cost(filled[part][:, None] + difference, part[:, None])
         change = change - old[part][:, None]
         change = change + change.T
         change[part[:, None] == part[None]] = np.inf
@@ -119,13 +126,13 @@ class _Problem:
         return [int(a), int(b)], [int(part[b]), int(part[a])]
 
 
-def _starts(problem: _Problem, seed: int) -> list[np.ndarray]:
-    # greedy from large units to small, jittered so that the attempts differ; the best are worth improving
+def _greedy_starts(problem: _Problem, seed: int) -> list[np.ndarray]:
+    """Return the best greedy assignments, from large groups to small, in orders with different random changes."""
     weight = problem.shares.sum(axis=1)
-    made = []
+    starts = []
     for attempt in range(int(np.clip(20_000 // len(weight), 1, 64))):
         jitter = np.array([keyed_seed(seed, "attempt", attempt, g) for g in range(len(weight))]) / 2**32
         order = np.argsort(-(weight * (1 + jitter)).round(_DIGITS), kind="stable")
-        made.append(problem.greedy(order))
-    different = {start.tobytes(): start for start in made}
-    return sorted(different.values(), key=problem.cost)[:_IMPROVED]
+        starts.append(problem.greedy(order))
+    distinct = {start.tobytes(): start for start in starts}
+    return sorted(distinct.values(), key=problem.cost)[:_IMPROVED]

@@ -1,30 +1,37 @@
-"""Splitting and balancing: the study's rule over patches, and the one over groups that cannot leak.
+"""Split and balance patches: by the study's rule over patches, or over whole groups, which cannot leak.
 
 All functions take and return arrays of row numbers; nothing here reads a store.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from histoxai.core.errors import InputRefused
 from histoxai.core.provenance import keyed_seed
-from histoxai.split.assign import assign
+from histoxai.split.assign import assign_groups
 
 TRAIN, VALIDATION, TEST = 1, 2, 3
 _NAMES = {TRAIN: "train", VALIDATION: "validation", TEST: "test"}
+_LEAK = (
+    "rotated copies of one patch can be on both sides of this split (the study's rule); accuracy measured on it is "
+    "too good"
+)
+
+Fractions = tuple[float, float, float]  # of train, validation and test, with sum 1
 
 
 @dataclass
-class Plan:
-    """What to write: row in the parent, quarter turns and split of every patch; and the table behind it.
+class SplitPlan:
+    """The patches to write, and the table behind them.
 
-    parent (n,) int32, rotation (n,) uint8, split (n,) uint8, sorted by parent, then rotation.
-    table: one dict a class: patches, rotated (patches after rotation), train, validation, test.
-    notes: where balance or the fractions fall short. off: by how much a class's share of a split differs at most from
-    what it should be, before training is balanced; None where nothing was aimed at.
+    parent (n,) int32: row in the parent store. rotation (n,) uint8: quarter turns. split (n,) uint8. Patches are sorted
+    by parent, then rotation. table: one dict a class with patches, rotated (patches after rotation), train, validation
+    and test. notes: where balance or fractions are missed. largest_deviation: between the share of a class in a split
+    and its fraction, before training is balanced; None where there were no fractions.
     """
 
     parent: np.ndarray
@@ -32,14 +39,35 @@ class Plan:
     split: np.ndarray
     table: list[dict[str, int | str]]
     notes: list[str] = field(default_factory=list)
-    off: float | None = None
+    largest_deviation: float | None = None
 
 
-def rotated_classes(counts: np.ndarray) -> np.ndarray:
-    """The study's rule: which classes get copies rotated by 90, 180 and 270 degrees.
+@dataclass(frozen=True)
+class Labels:
+    """The label (n,) of each patch, -1 for none, and the class names that labels index."""
 
-    The smallest does; then every other class that has no more patches than it now has. counts (C,) ->
-    bool (C,).
+    label: np.ndarray
+    classes: list[str]
+
+    def counts(self, rows: np.ndarray | None = None, where: str = "") -> np.ndarray:
+        """Count the patches (C,) of each class, among `rows` (n,) bool; raises InputRefused for a class without any."""
+        label = self.label if rows is None else self.label[rows]
+        counts = np.bincount(label[label >= 0], minlength=len(self.classes))
+        if not counts.all():
+            name = self.classes[int(np.argmin(counts))]
+            raise InputRefused(f"class '{name}' has no {where}patch; leave it out with `histoxai ingest --classes`")
+        return counts
+
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield the name of each class and its rows (n,) bool."""
+        return ((name, self.label == code) for code, name in enumerate(self.classes))
+
+
+def classes_to_rotate(counts: np.ndarray) -> np.ndarray:
+    """Return the classes (C,) bool that get copies rotated by 90, 180 and 270 degrees, by the study's rule.
+
+    These are the smallest class, and every other class that has no more patches than the smallest has after rotation.
+    counts (C,): patches of each class.
     """
     smallest = int(np.argmin(counts))
     rotate = np.asarray(counts) <= 4 * counts[smallest]
@@ -47,129 +75,114 @@ def rotated_classes(counts: np.ndarray) -> np.ndarray:
     return rotate
 
 
-def sizes(n: int, fractions: tuple[float, float, float]) -> tuple[int, int, int]:
-    """Patches of a class in train, validation and test: int(f n), int(f n), the rest."""
+def split_sizes(n: int, fractions: Fractions) -> tuple[int, int, int]:
+    """Return the patches of a class of n in train, validation and test: int(f n), int(f n), and the rest."""
     train, validation = int(fractions[0] * n), int(fractions[1] * n)
     return train, validation, n - train - validation
 
 
-def plan_by_patch(label: np.ndarray, classes: list[str], fractions: tuple[float, float, float], seed: int) -> Plan:
-    """The study's rule, exactly: rotate, balance all classes, draw at random over patches.
+def plan_by_patch(label: np.ndarray, classes: list[str], fractions: Fractions, seed: int) -> SplitPlan:
+    """Split by the study's rule, exactly: rotate, balance all classes, and draw patches at random.
 
-    Rotated copies of one patch land on both sides of the split; that is the study's leak, kept on request.
+    Rotated copies of one patch get into different splits. This is the leak of the study, kept on request.
     """
-    counts = _counts(label, classes)
-    rotate = rotated_classes(counts)
+    labels = Labels(label, classes)
+    counts = labels.counts()
+    rotate = classes_to_rotate(counts)
     size = int(np.min(counts * np.where(rotate, 4, 1)))
     parts, table = [], []
-    for code, name in enumerate(classes):
-        copies = _copies(np.flatnonzero(label == code), bool(rotate[code]))
-        chosen = _shuffled(copies, seed, "patch", name)[:size]
-        split = np.repeat([TRAIN, VALIDATION, TEST], sizes(size, fractions))
-        parts.append(np.column_stack([chosen, split]))
-        table.append(_row(name, counts[code], len(copies), split))
-    leak = "rotated copies of one patch can be on both sides of this split (the study's rule); "
-    return _plan(parts, table, [leak + "accuracy measured on it is too good"])
+    for code, (name, rows) in enumerate(labels):
+        copies = _copies(np.flatnonzero(rows), bool(rotate[code]))
+        drawn = _shuffled(copies, seed, "patch", name)[:size]
+        split = np.repeat([TRAIN, VALIDATION, TEST], split_sizes(size, fractions))
+        parts.append(np.column_stack([drawn, split]))
+        table.append(_table_row(name, counts[code], len(copies), split))
+    return _plan(parts, table, [_LEAK])
 
 
 def balance_train(
     label: np.ndarray, split: np.ndarray, classes: list[str], fractions: tuple[float, ...] | None, seed: int
-) -> Plan:
-    """Rotate and balance the train rows of a given split by the study's rule; leave the others alone.
+) -> SplitPlan:
+    """Rotate and balance the train rows of a split by the study's rule; keep the other rows as they are.
 
-    fractions: what the split aimed at, for the notes; None where the source made it.
+    fractions: those that the split aimed at, for the notes; None where the split came with the source.
     """
-    totals = _counts(label, classes)
-    counts = _counts(label[split == TRAIN], classes, "train ")
-    rotate = rotated_classes(counts)
+    labels = Labels(label, classes)
+    totals, counts = labels.counts(), labels.counts(split == TRAIN, "train ")
+    rotate = classes_to_rotate(counts)
     size = int(np.min(counts * np.where(rotate, 4, 1)))
     parts, table = [], []
-    for code, name in enumerate(classes):
-        mine = label == code
-        copies = _copies(np.flatnonzero(mine & (split == TRAIN)), bool(rotate[code]))
-        chosen = _shuffled(copies, seed, "train", name)[:size]
-        rest = np.flatnonzero(mine & (split > TRAIN))
-        kept = np.concatenate([chosen, np.column_stack([rest, np.zeros_like(rest)])])
-        codes = np.concatenate([np.full(len(chosen), TRAIN), split[rest]])
-        parts.append(np.column_stack([kept, codes]))
-        table.append(_row(name, totals[code], len(copies) + len(rest), codes))
-    off = None if fractions is None else _largest_deviation(label, split, len(classes), fractions)
-    return replace(_plan(parts, table, _shortfalls(label, split, classes, fractions)), off=off)
+    for code, (name, rows) in enumerate(labels):
+        copies = _copies(np.flatnonzero(rows & (split == TRAIN)), bool(rotate[code]))
+        drawn = _shuffled(copies, seed, "train", name)[:size]
+        others = np.flatnonzero(rows & (split > TRAIN))
+        codes = np.concatenate([np.full(len(drawn), TRAIN), split[others]])
+        unrotated = np.column_stack([others, np.zeros_like(others)])
+        parts.append(np.column_stack([np.concatenate([drawn, unrotated]), codes]))
+        table.append(_table_row(name, totals[code], len(copies) + len(others), codes))
+    return _with_deviations(_plan(parts, table), labels, split, fractions)
 
 
-def keep_all(label: np.ndarray, split: np.ndarray, classes: list[str], fractions: tuple[float, ...] | None) -> Plan:
-    """Every row of a split as it is: no turned copies, no balance; for stores with masks and no classes."""
+def keep_all(
+    label: np.ndarray, split: np.ndarray, classes: list[str], fractions: tuple[float, ...] | None
+) -> SplitPlan:
+    """Keep every row of a split, without rotated copies and balance; for stores with masks and no classes."""
+    labels = Labels(label, classes)
     rows = np.flatnonzero(split > 0)
-    table = [
-        _row(name, (label == code).sum(), (label == code).sum(), split[label == code])
-        for code, name in enumerate(classes)
-    ]
-    kept = np.column_stack([rows, np.zeros_like(rows), split[rows]])
-    off = None if fractions is None else _largest_deviation(label, split, len(classes), fractions)
-    return replace(_plan([kept], table, _shortfalls(label, split, classes, fractions)), off=off)
+    table = [_table_row(name, own.sum(), own.sum(), split[own]) for name, own in labels]
+    plan = _plan([np.column_stack([rows, np.zeros_like(rows), split[rows]])], table)
+    return _with_deviations(plan, labels, split, fractions)
 
 
-def split_units(
-    label: np.ndarray, unit: np.ndarray, classes: int, fractions: tuple[float, float, float], seed: int
-) -> np.ndarray:
-    """Whole units to train, validation and test, so that every class comes near its fractions; (n,) uint8.
+def split_units(label: np.ndarray, unit: np.ndarray, classes: int, fractions: Fractions, seed: int) -> np.ndarray:
+    """Return the split (n,) uint8 of each row: whole units, so that every class comes near its fractions.
 
-    unit (n,): group, or family of relatives.
+    unit (n,): a group, or a connected component of related patches.
     """
-    member, part = _parts(label, unit, classes, np.asarray(fractions), seed)
+    member, part = _assign_units(label, unit, classes, np.asarray(fractions), seed)
     return (part[member] + 1).astype(np.uint8)
 
 
 def split_folds(label: np.ndarray, unit: np.ndarray, classes: int, folds: int, fold: int, seed: int) -> np.ndarray:
-    """Whole units to `folds` equal parts: number `fold` is test, the one behind it validation, the rest train."""
-    member, part = _parts(label, unit, classes, np.full(folds, 1 / folds), seed)
-    turn = (part[member] - fold) % folds
-    return np.where(turn == 0, TEST, np.where(turn == 1, VALIDATION, TRAIN)).astype(np.uint8)
+    """Return the split (n,) uint8 of each row, with whole units in `folds` equal parts.
+
+    Part `fold` is test, the next one validation, the rest train.
+    """
+    member, part = _assign_units(label, unit, classes, np.full(folds, 1 / folds), seed)
+    distance = (part[member] - fold) % folds
+    return np.where(distance == 0, TEST, np.where(distance == 1, VALIDATION, TRAIN)).astype(np.uint8)
 
 
 def hold_out(
-    label: np.ndarray,
-    unit: np.ndarray,
-    held: np.ndarray,
-    classes: int,
-    fractions: tuple[float, float, float],
-    seed: int,
+    label: np.ndarray, unit: np.ndarray, held_out: np.ndarray, classes: int, fractions: Fractions, seed: int
 ) -> np.ndarray:
-    """Rows that are `held` (n,) bool are test, the others train and validation in their proportion; (n,) uint8.
+    """Return the split (n,) uint8 of each row: test where `held_out` (n,) bool, else train and validation.
 
-    A unit that has rows on both sides keeps only those held; its others get 0, no split.
+    Train and validation keep their proportion. Of a unit with rows on both sides only those that are held out stay; its
+    other rows get 0, no split.
     """
-    both = np.isin(unit, unit[held])
-    split = np.where(held, TEST, 0).astype(np.uint8)
-    rest = ~both
+    split = np.where(held_out, TEST, 0).astype(np.uint8)
+    rest = ~np.isin(unit, unit[held_out])
     if rest.any():
         shares = np.array(fractions[:2]) / sum(fractions[:2])
-        member, part = _parts(label[rest], unit[rest], classes, shares, seed)
+        member, part = _assign_units(label[rest], unit[rest], classes, shares, seed)
         split[rest] = part[member] + 1
     return split
 
 
-def _parts(
+def _assign_units(
     label: np.ndarray, unit: np.ndarray, classes: int, targets: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    # place of each row's unit among all, and the part of each; units are known by their first row
+    """Return the number of each row's unit among all units, and the part of each unit."""
     ids, first, member = np.unique(unit, return_index=True, return_inverse=True)
     counts = np.zeros((len(ids), classes), np.int64)
     known = label >= 0
     np.add.at(counts, (member[known], label[known]), 1)
-    return member, assign(counts, targets, first, seed)
-
-
-def _counts(label: np.ndarray, classes: list[str], where: str = "") -> np.ndarray:
-    counts = np.bincount(label[label >= 0], minlength=len(classes))
-    if not counts.all():
-        name = classes[int(np.argmin(counts))]
-        raise InputRefused(f"class '{name}' has no {where}patch; leave it out with `histoxai ingest --classes`")
-    return counts
+    return member, assign_groups(counts, targets, first, seed)  # units are named by their first row
 
 
 def _copies(rows: np.ndarray, rotate: bool) -> np.ndarray:
-    # (n, 2): row, quarter turns
+    """Return (n, 2): row and quarter turns of each copy."""
     turns = np.arange(4 if rotate else 1)
     return np.column_stack([np.repeat(rows, len(turns)), np.tile(turns, len(rows))])
 
@@ -178,33 +191,32 @@ def _shuffled(copies: np.ndarray, seed: int, *key: str) -> np.ndarray:
     return np.random.default_rng(keyed_seed(seed, *key)).permutation(copies)
 
 
-def _row(name: str, patches: int, rotated: int, split: np.ndarray) -> dict[str, int | str]:
+def _table_row(name: str, patches: int, rotated: int, split: np.ndarray) -> dict[str, int | str]:
     row: dict[str, int | str] = {"class": name, "patches": int(patches), "rotated": int(rotated)}
     return row | {word: int((split == code).sum()) for code, word in _NAMES.items()}
 
 
-def _plan(parts: list[np.ndarray], table: list[dict[str, int | str]], notes: list[str]) -> Plan:
+def _plan(parts: list[np.ndarray], table: list[dict[str, int | str]], notes: list[str] | None = None) -> SplitPlan:
+    """Sort the patches of all parts, each (k, 3): row, quarter turns, split."""
     rows = np.concatenate(parts)
     rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
-    return Plan(rows[:, 0].astype(np.int32), rows[:, 1].astype(np.uint8), rows[:, 2].astype(np.uint8), table, notes)
+    parent, rotation, split = rows[:, 0].astype(np.int32), rows[:, 1].astype(np.uint8), rows[:, 2].astype(np.uint8)
+    return SplitPlan(parent, rotation, split, table, notes or [])
 
 
-def _largest_deviation(label: np.ndarray, split: np.ndarray, classes: int, fractions: tuple[float, ...]) -> float:
-    shares = [[float((split[label == code] == k).mean()) for k in _NAMES] for code in range(classes)]
-    return float(np.abs(np.array(shares) - np.array(fractions)).max())
-
-
-def _shortfalls(
-    label: np.ndarray, split: np.ndarray, classes: list[str], fractions: tuple[float, ...] | None
-) -> list[str]:
+def _with_deviations(
+    plan: SplitPlan, labels: Labels, split: np.ndarray, fractions: tuple[float, ...] | None
+) -> SplitPlan:
+    """Add the largest deviation from the fractions to a plan, and a note on each class that is far from them."""
+    shares = {(name, k): float((split[rows] == k).mean()) for name, rows in labels for k in _NAMES}
     notes = []
-    for code, name in enumerate(classes):
-        mine = split[label == code]
-        for k, word in _NAMES.items():
-            got = float((mine == k).mean())
-            aim = None if fractions is None else fractions[k - 1]
-            if got == 0 and aim != 0:
-                notes.append(f"class {name}: no patch in {word}; too few groups, or the source has none there")
-            elif aim and not 0.6 <= got / aim <= 1.5:
-                notes.append(f"class {name}: {got:.0%} in {word} instead of {aim:.0%}, since groups stay whole")
-    return notes
+    for (name, k), share in shares.items():
+        target = None if fractions is None else fractions[k - 1]
+        if share == 0 and target != 0:
+            notes.append(f"class {name}: no patch in {_NAMES[k]}; too few groups, or the source has none there")
+        elif target and not 0.6 <= share / target <= 1.5:
+            notes.append(f"class {name}: {share:.0%} in {_NAMES[k]} instead of {target:.0%}, since groups stay whole")
+    if fractions is None:
+        return replace(plan, notes=notes)
+    deviation = max(abs(share - fractions[k - 1]) for (_, k), share in shares.items())
+    return replace(plan, notes=notes, largest_deviation=float(deviation))

@@ -1,4 +1,4 @@
-"""audit: what the splits of a patch store leak, what the study's rule would leak, and what a leak was worth."""
+"""audit: leaks between the splits of a patch store, leaks of the study's rule, and their effect on a run's accuracy."""
 
 from __future__ import annotations
 
@@ -11,140 +11,176 @@ import numpy as np
 from histoxai.core.errors import HistoxaiError, InputRefused, ParentChanged
 from histoxai.networks.run_folder import open_run
 from histoxai.score.summary.strata import or_none
-from histoxai.settings import Augment, Statistics
-from histoxai.split.leaks import across, identity_of, leaks_of, share_of
-from histoxai.split.relations import Identity, Places, Relation, families, leaks, members, relations
-from histoxai.split.split import TEST, TRAIN, Plan, plan_by_patch
+from histoxai.settings import Audit, Augment, Statistics
+from histoxai.split.leaks import (
+    find_leaks,
+    group_components,
+    has_relative_in_other_group,
+    read_identity,
+    share_of_split,
+)
+from histoxai.split.relations import (
+    PatchIdentity,
+    Relation,
+    TilePositions,
+    connected_components_of,
+    has_relative,
+    leaked_rows,
+    relations,
+)
+from histoxai.split.split import TEST, TRAIN, SplitPlan, plan_by_patch
 from histoxai.statistics import bootstrap
-from histoxai.store.parents import open_parent
-from histoxai.store.patches import PATCHES_PARENT, Patches
+from histoxai.store.patches import Patches
 from histoxai.store.schema import SPLITS
 from histoxai.store.shards import open_store
+from histoxai.store.storage.s3_mirror import locate_parent
 
 SCHEMA = "histoxai.audit/1"
 
+Leaks = dict[tuple[str, str], dict[str, np.ndarray]]  # (held out, seen) -> kind -> rows
 
-def audit(path: Path, near: int | None, run: Path | None, statistics: Statistics) -> dict[str, Any]:
-    """Count relatives in a patch store and across its splits; with a run, its accuracy on leaked and clean patches.
 
-    near: bits in which the perceptual hashes of near duplicates may differ; None: they are not looked for. Raises
-    InputRefused where the run has no predictions, ParentChanged where it was trained on another store.
+def audit(path: Path, run: Path | None, settings: Audit, statistics: Statistics) -> dict[str, Any]:
+    """Count related patches in a patch store and across its splits; for a run, compare leaked and clean accuracy.
+
+    Raises InputRefused where the run has no predictions, ParentChanged where it was trained on another store.
     """
     patches = Patches(path)
-    who = identity_of(patches)
-    related = relations(who, near)
-    groups = families(len(who), {kind: related[kind] for kind in who.groups})
-    found = leaks_of(patches, who, related)
-    rows = [
-        {
-            "held_out": held,
-            "seen_in": seen,
-            "kind": kind,
-            "patches": len(r),
-            "share": or_none(share_of(patches, r, held)),
-        }
-        for (held, seen), kinds in found.items()
-        for kind, r in kinds.items()
-    ]
+    identity = read_identity(patches)
+    related = relations(identity, settings.near)
+    groups = group_components(identity, related)
+    leaks = find_leaks(patches, identity, related)
+    rows = _leak_rows(patches, leaks)
     return {
         "schema": SCHEMA,
         "path": str(path),
         "patches": len(patches),
         "groups": int(groups.max(initial=-1)) + 1,
-        "families": int(families(len(who), related).max(initial=-1)) + 1,
+        "families": int(connected_components_of(len(identity), related).max(initial=-1)) + 1,
         "splits": {name: int((patches.split == code).sum()) for code, name in enumerate(SPLITS)},
-        "relatives": [_relatives(who, k, relation, groups) for k, relation in related.items() if k not in who.groups],
+        "relatives": [
+            _relation_counts(identity, kind, relation, groups)
+            for kind, relation in related.items()
+            if kind not in identity.groups
+        ],
         "leaks": rows,
         "leaking": any(r["patches"] for r in rows),
         "study_rule": _study_rule(patches),
-        "run": None if run is None else _worth(patches, run, found, statistics),
+        "run": None if run is None else _accuracy_by_leak(patches, run, leaks, statistics),
     }
 
 
-def _relatives(who: Identity, kind: str, relation: Relation, groups: np.ndarray) -> dict[str, Any]:
-    # patches that have a relative of this kind, in how many sets, and how many have one in another group
-    rows = members(who, kind, relation)
+def _leak_rows(patches: Patches, leaks: Leaks) -> list[dict[str, Any]]:
+    return [
+        {
+            "held_out": held_out,
+            "seen_in": seen,
+            "kind": kind,
+            "patches": len(rows),
+            "share": or_none(share_of_split(patches, rows, held_out)),
+        }
+        for (held_out, seen), kinds in leaks.items()
+        for kind, rows in kinds.items()
+    ]
+
+
+def _relation_counts(identity: PatchIdentity, kind: str, relation: Relation, groups: np.ndarray) -> dict[str, Any]:
+    """Count patches with a relative of a kind, the sets that they form, and those with a relative in another group."""
+    rows = has_relative(identity, kind, relation)
     return {
         "kind": kind,
         "patches": int(rows.sum()),
-        "sets": len(np.unique(families(len(who), {kind: relation})[rows])),
-        "across_groups": int(across(who, kind, relation, groups).sum()),
+        "sets": len(np.unique(connected_components_of(len(identity), {kind: relation})[rows])),
+        "across_groups": int(has_relative_in_other_group(identity, kind, relation, groups).sum()),
     }
 
 
 def _study_rule(patches: Patches) -> dict[str, Any]:
-    """What the study's split over patches would leak of this data: test patches with a relative in training."""
+    """Count the test patches with a relative in training if this data were split by the study's rule."""
     if patches.column("rotation") is not None:
-        source = _source(patches)
+        source = _open_source(patches)
         withheld = "these patches were split and rotated already; audit the store that ingest made"
         return {"withheld": withheld} if source is None else _study_rule(source)
     try:
         plan = plan_by_patch(patches.label, patches.classes, Augment.fractions, 0)
     except (InputRefused, ValueError):
         return {"withheld": "the rule needs patches of every class"}
-    who = _copies(identity_of(patches), plan)
-    found = leaks(who, relations(who), plan.split, TEST, TRAIN)
+    identity = _identity_of_copies(read_identity(patches), plan)
+    leaks = leaked_rows(identity, relations(identity), plan.split, TEST, TRAIN)
     test, label = plan.split == TEST, patches.label[plan.parent]
 
-    def line(mine: np.ndarray) -> dict[str, Any]:
-        n = int((test & mine).sum())
-        kinds = {kind: int(mine[rows].sum()) for kind, rows in found.items()}
+    def counts(selected: np.ndarray) -> dict[str, Any]:
+        n = int((test & selected).sum())
+        kinds = {kind: int(selected[rows].sum()) for kind, rows in leaks.items()}
         return {"test": n, **kinds, "copy_share": kinds["copy"] / n if n else None}
 
-    by_class = {name: line(label == code) for code, name in enumerate(patches.classes)}
-    return {"withheld": None, **line(np.ones(len(label), bool)), "classes": by_class}
+    by_class = {name: counts(label == code) for code, name in enumerate(patches.classes)}
+    return {"withheld": None, **counts(np.ones(len(label), bool)), "classes": by_class}
 
 
-def _source(patches: Patches) -> Patches | None:
-    # the store that was split, if it is still there
+def _open_source(patches: Patches) -> Patches | None:
+    """Open the store that was split; None where it is gone or has changed."""
+    parent = patches.store.header["parents"]["patches"]
     try:
-        return open_parent(PATCHES_PARENT, patches.path, patches.store.header)
+        source = Patches(locate_parent(patches.path, parent["path"]))
     except HistoxaiError:
         return None
+    return source if source.digest == parent["digest"] else None
 
 
-def _copies(who: Identity, plan: Plan) -> Identity:
-    # of every copy that a plan would make; pixels are equal where the patches' are and they are turned alike
-    assert who.content is not None
-    assert who.orbit is not None
-    content = who.content[plan.parent]
+def _identity_of_copies(identity: PatchIdentity, plan: SplitPlan) -> PatchIdentity:
+    """Return the identity of the copies in a plan: pixels are equal where patches are equal and rotated alike."""
+    assert identity.content is not None
+    assert identity.orbit is not None
+    content = identity.content[plan.parent]
     content[:, 1] ^= plan.rotation.astype(np.uint64)
-    content[~who.content[plan.parent].any(axis=1)] = 0
-    at = who.places
-    places = None if at is None else Places(*(getattr(at, f.name)[plan.parent] for f in fields(Places)))
-    groups = {kind: names[plan.parent] for kind, names in who.groups.items()}
-    return Identity(groups, plan.parent, content, who.orbit[plan.parent], None, places)
+    content[~identity.content[plan.parent].any(axis=1)] = 0
+    tiles = identity.positions
+    if tiles is not None:
+        tiles = TilePositions(*(getattr(tiles, f.name)[plan.parent] for f in fields(TilePositions)))
+    groups = {kind: names[plan.parent] for kind, names in identity.groups.items()}
+    return PatchIdentity(groups, plan.parent, content, identity.orbit[plan.parent], None, tiles)
 
 
-def _worth(
-    patches: Patches, run: Path, found: dict[tuple[str, str], dict[str, np.ndarray]], statistics: Statistics
-) -> dict[str, Any]:
-    trained = open_run(run, "classifier")
-    if trained.facts["parents"]["patches"]["digest"] != patches.digest:
+def _accuracy_by_leak(patches: Patches, run: Path, leaks: Leaks, statistics: Statistics) -> dict[str, Any]:
+    """Compare a classifier's accuracy on held-out patches with a relative in training and on those without any."""
+    folder = open_run(run, "classifier")
+    if folder.facts["parents"]["patches"]["digest"] != patches.digest:
         raise ParentChanged(f"{run}: was trained on another store than {patches.path}; audit the one that it names")
     predictions = open_store(run / "predictions.zarr", "predictions", "train-cls")
     rows, split = predictions.read("row").astype(np.int64), predictions.header["settings"]["split"]
-    right = (predictions.read("prediction") == predictions.read("label")).astype(np.float64)
-    group = patches.group[rows]
-
-    kinds = found[split, "train"]
+    correct = (predictions.read("prediction") == predictions.read("label")).astype(np.float64)
+    kinds = leaks[split, "train"]
     clean = ~np.isin(rows, kinds["any"])
-
-    def contrast(leaked: np.ndarray) -> dict[str, Any]:
-        how = (statistics.repetitions, statistics.seed, statistics.level)
-        parts = {
-            name: _estimate(bootstrap.means(right[which][:, None], group[which], *how)) if which.any() else None
-            for name, which in (("leaked", leaked), ("clean", clean))
-        }
-        both = leaked.any() and clean.any()
-        found = bootstrap.difference(right, group, leaked, clean, *how) if both else None
-        return parts | {"difference": None if found is None else _estimate(found)}
-
-    rated = [{"kind": kind, **contrast(np.isin(rows, found_))} for kind, found_ in kinds.items() if len(found_)]
-    return {"path": str(run), "split": split, "patches": len(rows), "accuracy": float(right.mean()), "kinds": rated}
+    by_kind = [
+        {"kind": kind, **_contrast(correct, patches.group[rows], np.isin(rows, leaked), clean, statistics)}
+        for kind, leaked in kinds.items()
+        if len(leaked)
+    ]
+    accuracy = float(correct.mean())
+    return {"path": str(run), "split": split, "patches": len(rows), "accuracy": accuracy, "kinds": by_kind}
 
 
-def _estimate(made: bootstrap.Estimate) -> dict[str, Any]:
-    ends = {"low": or_none(float(made.low[0])), "high": or_none(float(made.high[0]))}
-    counts = {"patches": int(made.n[0]), "groups": int(made.groups[0]), "withheld": made.withheld(0)}
-    return {"accuracy": or_none(float(made.mean[0])), **ends, **counts}
+def _contrast(
+    correct: np.ndarray, group: np.ndarray, leaked: np.ndarray, clean: np.ndarray, statistics: Statistics
+) -> dict[str, Any]:
+    """Estimate the accuracy on leaked and on clean patches, and the difference, with cluster-bootstrap intervals."""
+    how = (statistics.repetitions, statistics.seed, statistics.level)
+    parts = {
+        name: _estimate(bootstrap.means(correct[rows][:, None], group[rows], *how)) if rows.any() else None
+        for name, rows in (("leaked", leaked), ("clean", clean))
+    }
+    has_both = leaked.any() and clean.any()
+    difference = bootstrap.difference(correct, group, leaked, clean, *how) if has_both else None
+    return parts | {"difference": None if difference is None else _estimate(difference)}
+
+
+def _estimate(estimate: bootstrap.Estimate) -> dict[str, Any]:
+    return {
+        "accuracy": or_none(float(estimate.mean[0])),
+        "low": or_none(float(estimate.low[0])),
+        "high": or_none(float(estimate.high[0])),
+        "patches": int(estimate.n[0]),
+        "groups": int(estimate.groups[0]),
+        "withheld": estimate.withheld(0),
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,120 +12,133 @@ import numpy as np
 from histoxai.core import provenance, resources
 from histoxai.core.errors import InputRefused
 from histoxai.core.progress import Progress
-from histoxai.ingest.describe import DESCRIBED, describe
-from histoxai.settings import Augment, Augmentation
-from histoxai.split.leaks import families_of, known
-from histoxai.split.rotation import quarter_turns, suffix
-from histoxai.split.split import TRAIN, Plan, balance_train, hold_out, keep_all, plan_by_patch, split_folds, split_units
-from histoxai.store.create import create_or_match
-from histoxai.store.jobs.runner import fill_item
+from histoxai.ingest.descriptors import DESCRIPTORS, compute_descriptors
+from histoxai.settings import Augment, Augmentation, Work
+from histoxai.split.leaks import find_components, require_column
+from histoxai.split.rotation import quarter_turns, rotation_suffix
+from histoxai.split.split import (
+    TRAIN,
+    SplitPlan,
+    balance_train,
+    hold_out,
+    keep_all,
+    plan_by_patch,
+    split_folds,
+    split_units,
+)
+from histoxai.stages.base import ShardedStage
+from histoxai.store.jobs.runner import Producers
 from histoxai.store.patches import IMAGES, TARGETS, Copies, Patches, image_item
 from histoxai.store.schema import schema
+from histoxai.store.shards import Item, Store
 from histoxai.store.storage.files import write_atomically
 
 
-def augment(
-    source: Path,
-    output: Path | None,
-    settings: Augment,
-    progress: Progress,
-    *,
-    force: bool = False,
-    verify: bool = False,
-    threads: int = 1,
-) -> dict[str, Any]:
-    """Split, rotate and balance a patch store; `output` None plans without writing.
+def augment(source: Path, output: Path | None, settings: Augment, progress: Progress, work: Work) -> dict[str, Any]:
+    """Split, rotate and balance a patch store; without `output`, or with `work.only`, plan without writing.
 
-    One with masks and no classes is split alone. Raises InputRefused where the store has neither, was augmented
+    A store with masks and no classes is split alone. Raises InputRefused where a store has neither, was augmented
     before, or cannot be split.
     """
-    if output is not None:
-        provenance.keep_apart(output, source)
+    target = output if work.only is None else None
+    if target is not None:
+        provenance.keep_apart(target, source)
     patches = Patches(source)
-    _check(patches, settings)
+    _require_splittable(patches, settings)
     plan = make_plan(patches, settings)
     for note in plan.notes:
         progress.warn(note)
-    if plan.off is not None:
-        progress.say(f"each class's share of each split is within {plan.off:.1%} of what it should be")
+    if plan.largest_deviation is not None:
+        progress.say(f"each class's share of each split is within {plan.largest_deviation:.1%} of what it should be")
     if settings.split_by != "source" and patches.split.any():
         progress.say(f"{source} has a split of its own, not used here; --split-by source keeps it")
-    if output is not None:
+    if target is not None:
         resources.keep_freed_memory()
-        _write(patches, output, settings, plan, progress, force, verify, threads)
+        stage = _Augment((patches, plan), target, settings, progress, work)
+        stage.fill(partial(augment, source, target, settings))
     return {
         "schema": "histoxai.augment/1",
-        "output": None if output is None else str(output),
+        "output": None if target is None else str(target),
         "split_by": settings.split_by,
         "table": plan.table,
         "notes": plan.notes,
-        "largest_deviation": plan.off,
+        "largest_deviation": plan.largest_deviation,
     }
 
 
-def make_plan(patches: Patches, settings: Augment) -> Plan:
-    """Which copies of which patches go into which split."""
-    (label, classes), fractions, seed = _classes(patches), settings.fractions, settings.seed
+def make_plan(patches: Patches, settings: Augment) -> SplitPlan:
+    """Return which copies of which patches get into which split."""
+    label, classes = _classes(patches)
     if settings.split_by == "patch":
-        return plan_by_patch(label, classes, fractions, seed)
-
-    def planned(split: np.ndarray, aim: tuple[float, ...] | None) -> Plan:
-        if patches.classes:
-            return balance_train(label, split, classes, aim, seed)
-        return keep_all(label, split, classes, aim)
-
+        return plan_by_patch(label, classes, settings.fractions, settings.seed)
+    notes: list[str] = []
+    fractions: tuple[float, ...] | None
     if settings.split_by == "source":
-        return planned(patches.split, None)
-    family, notes = families_of(patches, settings.split_by, settings.near)
-    n, aim = len(classes), fractions
-    if settings.folds is not None and settings.fold is not None:
-        split = split_folds(label, family, n, settings.folds, settings.fold, seed)
-        aim = ((settings.folds - 2) / settings.folds, 1 / settings.folds, 1 / settings.folds)
-    elif settings.hold_out is not None:
-        split = _held_out(patches, settings, family, notes)
+        split, fractions = patches.split, None
     else:
-        split = split_units(label, family, n, fractions, seed)
-    plan = planned(split, None if settings.hold_out else aim)
+        component, notes = find_components(patches, settings.split_by, settings.near)
+        split, fractions = _split_components(patches, settings, component, notes)
     if settings.split_by == "scan" and "patient" in patches.extras():
-        notes += _parted_patients(patches.store.read("patient"), split)
+        notes += _separated_patients(patches.store.read("patient"), split)
+    if patches.classes:
+        plan = balance_train(label, split, classes, fractions, settings.seed)
+    else:
+        plan = keep_all(label, split, classes, fractions)
     return replace(plan, notes=[*notes, *plan.notes])
 
 
+def _split_components(
+    patches: Patches, settings: Augment, component: np.ndarray, notes: list[str]
+) -> tuple[np.ndarray, tuple[float, ...] | None]:
+    """Return the split (n,) of each patch with whole components, and the fractions that it aims at."""
+    label, classes = _classes(patches)
+    folds, fold = settings.folds, settings.fold
+    if folds is not None and fold is not None:
+        split = split_folds(label, component, len(classes), folds, fold, settings.seed)
+        return split, ((folds - 2) / folds, 1 / folds, 1 / folds)
+    if settings.hold_out is not None:
+        return _hold_out_sites(patches, settings, component, notes), None
+    return split_units(label, component, len(classes), settings.fractions, settings.seed), settings.fractions
+
+
 def _classes(patches: Patches) -> tuple[np.ndarray, list[str]]:
-    # where there are none, all patches are of one
+    """Return labels and class names; without classes all patches are of one class."""
     if patches.classes:
         return patches.label, patches.classes
     return np.zeros(len(patches), np.int64), ["all"]
 
 
-def _held_out(patches: Patches, settings: Augment, family: np.ndarray, notes: list[str]) -> np.ndarray:
-    (label, classes), site, wanted = _classes(patches), known(patches, "site"), settings.hold_out or ()
-    if unknown := [w for w in wanted if w not in site]:
+def _hold_out_sites(patches: Patches, settings: Augment, component: np.ndarray, notes: list[str]) -> np.ndarray:
+    label, classes = _classes(patches)
+    site, names = require_column(patches, "site"), settings.hold_out or ()
+    if unknown := [name for name in names if name not in site]:
         sites = ", ".join(sorted(set(site[site != ""].tolist())))
         raise InputRefused(f"--hold-out {unknown[0]}: the sites of {patches.path} are {sites}")
-    there, split = site != "", np.zeros(len(site), np.uint8)
-    held = np.isin(site, wanted)
-    split[there] = hold_out(label[there], family[there], held[there], len(classes), settings.fractions, settings.seed)
-    if left := int((there & (split == 0)).sum()):
-        notes.append(f"{left} patches of other sites are left out: they have relatives at a site that is held out")
-    if nowhere := int((~there).sum()):
-        notes.append(f"{nowhere} patches are left out: nobody knows their site, which may be one that is held out")
+    known, split = site != "", np.zeros(len(site), np.uint8)
+    held_out = np.isin(site, names)[known]
+    fractions, seed = settings.fractions, settings.seed
+    split[known] = hold_out(label[known], component[known], held_out, len(classes), fractions, seed)
+    if related := int((known & (split == 0)).sum()):
+        notes.append(f"{related} patches of other sites are left out: they have relatives at a site that is held out")
+    if unknown_site := int((~known).sum()):
+        notes.append(f"{unknown_site} patches are left out: nobody knows their site, which may be one that is held out")
     if not (split == TRAIN).any():
-        raise InputRefused(f"--hold-out {','.join(wanted)}: leaves no patch to train on; hold out fewer sites")
+        raise InputRefused(f"--hold-out {','.join(names)}: leaves no patch to train on; hold out fewer sites")
     return split
 
 
-def _parted_patients(patient: np.ndarray, split: np.ndarray) -> list[str]:
-    sides: dict[str, set[int]] = {}
-    for name, side in zip(patient.tolist(), split.tolist(), strict=True):
-        sides.setdefault(name, set()).add(side)
-    parted = [name for name, of in sides.items() if name and len(of - {0}) > 1]
-    if not parted:
+def _separated_patients(patient: np.ndarray, split: np.ndarray) -> list[str]:
+    splits_of: dict[str, set[int]] = {}
+    for name, code in zip(patient.tolist(), split.tolist(), strict=True):
+        splits_of.setdefault(name, set()).add(code)
+    separated = [name for name, codes in splits_of.items() if name and len(codes - {0}) > 1]
+    if not separated:
         return []
-    return [f"{len(parted)} patients are on several sides, since their scans were split; --split-by group keeps them"]
+    count = len(separated)
+    return [f"{count} patients are on several sides, since their scans were split; --split-by group keeps them"]
 
 
-def _check(patches: Patches, settings: Augment) -> None:
+def _require_splittable(patches: Patches, settings: Augment) -> None:
     if not patches.classes and not patches.has_targets:
         raise InputRefused(f"{patches.path}: its patches have neither classes nor masks; there is nothing to train on")
     if not patches.classes and settings.split_by == "patch":
@@ -138,86 +152,89 @@ def _check(patches: Patches, settings: Augment) -> None:
         raise InputRefused(f"{patches.path}: the source gave no partitions; use --split-by group")
 
 
-def _write(
-    patches: Patches,
-    output: Path,
-    settings: Augment,
-    plan: Plan,
-    progress: Progress,
-    force: bool,
-    verify: bool,
-    threads: int,
-) -> None:
-    label = patches.label[plan.parent]
-    item = image_item(len(label), patches.size, settings.shard_size, patches.has_targets, DESCRIBED)
-    chosen = {k: v for k, v in provenance.plain(settings).items() if k != "seed"}
-    store = create_or_match(
-        output,
-        provenance.header(
-            schema("patches"),
-            chosen,
-            settings.seed,
-            {"patches": provenance.parent(patches.path, output, patches.digest)},
-            table=plan.table,
-            notes=plan.notes,
-        ),
-        {
-            "label": label.astype(np.int16),
+class _Augment(ShardedStage):
+    """Copies of patches: rotated images and targets with their descriptors, split and parents."""
+
+    settings: Augment
+
+    def __init__(
+        self, planned: tuple[Patches, SplitPlan], output: Path, settings: Augment, progress: Progress, work: Work
+    ) -> None:
+        super().__init__(output, settings, progress, work)
+        self.patches, self.plan = planned
+        self.facts = {}  # the number of threads is no part of these records
+        self.attributes = {"classes": self.patches.classes, "mpp": self.patches.mpp}
+
+    def header(self) -> dict[str, Any]:
+        settings, plan = self.settings, self.plan
+        entries = {k: v for k, v in provenance.plain(settings).items() if k != "seed"}
+        parents = {"patches": provenance.parent(self.patches.path, self.output, self.patches.digest)}
+        return provenance.header(schema("patches"), entries, settings.seed, parents, table=plan.table, notes=plan.notes)
+
+    def index(self) -> dict[str, np.ndarray]:
+        patches, plan = self.patches, self.plan
+        return {
+            "label": patches.label[plan.parent].astype(np.int16),
             "group": patches.group[plan.parent],
             **{name: patches.store.read(name)[plan.parent] for name in patches.extras()},
             "patch_id": _ids(patches, plan),
             "split": plan.split,
             "parent": plan.parent,
             "rotation": plan.rotation,
-        },
-        [item],
-        attrs={"classes": patches.classes, "mpp": patches.mpp},
-        force=force,
-    )
+        }
 
-    def compute(start: int, stop: int) -> dict[str, np.ndarray]:
-        parents, turns = plan.parent[start:stop], plan.rotation[start:stop]
-        unique, at = np.unique(parents, return_inverse=True)
-        images = patches.read(unique)
-        made = {IMAGES: np.stack([quarter_turns(images[i], int(t)) for i, t in zip(at, turns, strict=True)])}
+    def items(self) -> list[Item]:
+        patches = self.patches
+        size = self.settings.shard_size
+        return [image_item(len(self.plan.parent), patches.size, size, patches.has_targets, DESCRIPTORS)]
+
+    def produce(self, store: Store) -> Producers:
+        return {IMAGES: self._rows}
+
+    def _rows(self, start: int, stop: int) -> dict[str, np.ndarray]:
+        patches = self.patches
+        parents, turns = self.plan.parent[start:stop], self.plan.rotation[start:stop]
+        unique, position = np.unique(parents, return_inverse=True)
+        rows = {IMAGES: _rotated(patches.read(unique), position, turns, (0, 1))}
         if patches.has_targets:
-            targets = patches.read(unique, TARGETS)
-            planes = [quarter_turns(targets[i], int(t), (1, 2)) for i, t in zip(at, turns, strict=True)]
-            made[TARGETS] = np.stack(planes)
-        # a copy's orbit is its parent's; with stains normalised, of the pixels before
-        kept, fresh = patches.read(parents, "identity"), describe(made[IMAGES], threads)
-        kept[turns > 0, :2] = fresh["identity"][turns > 0, :2]
-        return made | fresh | {"identity": kept}
-
-    fill_item(store, item, compute, progress, verify=verify)
+            rows[TARGETS] = _rotated(patches.read(unique, TARGETS), position, turns, (1, 2))
+        descriptors = compute_descriptors(rows[IMAGES], self.work.threads)
+        # A copy keeps its parent's rotation-invariant hash. With stains normalised, hashes are of the pixels before.
+        identity = patches.read(parents, "identity")
+        identity[turns > 0, :2] = descriptors["identity"][turns > 0, :2]
+        return rows | descriptors | {"identity": identity}
 
 
-def _ids(patches: Patches, plan: Plan) -> np.ndarray:
-    turned = [suffix(int(t)) for t in plan.rotation]
-    return np.array([f"{patches.patch_id[r]}{s}" for r, s in zip(plan.parent, turned, strict=True)])
+def _rotated(images: np.ndarray, rows: np.ndarray, turns: np.ndarray, axes: tuple[int, int]) -> np.ndarray:
+    return np.stack([quarter_turns(images[r], int(t), axes) for r, t in zip(rows, turns, strict=True)])
+
+
+def _ids(patches: Patches, plan: SplitPlan) -> np.ndarray:
+    suffixes = [rotation_suffix(int(t)) for t in plan.rotation]
+    return np.array([f"{patches.patch_id[r]}{s}" for r, s in zip(plan.parent, suffixes, strict=True)])
 
 
 def preview(
     source: Path, output: Path, settings: Augment, changes: Augmentation | None, progress: Progress
 ) -> dict[str, Any]:
-    """Draw a few patches of each class and split, their rotated copies, and what training would make of them.
+    """Draw a few patches of each class and split, their rotated copies, and how training would augment them.
 
-    source: a store that `augment` made is shown as it is, any other as `settings` would split it. changes: shown for
-    the first epochs of training patches. Patches are chosen by hash of their row. Raises InputRefused as `augment`,
-    and for an output inside the store.
+    A store that `augment` made is shown as it is, any other as `settings` would split it. changes: training's
+    augmentation, shown for the first epochs. Patches are selected by the hash of their row. Raises InputRefused as
+    `augment` does, and for an output inside the store.
     """
     if output.is_dir() or output.resolve().is_relative_to(source.resolve()):
         raise InputRefused(f"{output}: is a folder, or lies in the store; name a .png file outside of it")
-    from histoxai.report.split_preview import draw_preview  # and with it matplotlib, which nothing else here needs
+    from histoxai.report.split_preview import draw_preview  # imports matplotlib, which nothing else here needs
 
     patches = Patches(source)
     if patches.store.has("rotation"):
-        copies, header = _stored(patches), patches.store.header
+        copies, header = _stored_copies(patches), patches.store.header
         table, split_by, notes = header.get("table"), header["settings"].get("split_by"), []
     else:
-        _check(patches, settings)
+        _require_splittable(patches, settings)
         plan = make_plan(patches, settings)
-        copies, table, split_by, notes = _planned(patches, plan), plan.table, settings.split_by, plan.notes
+        copies, table, split_by, notes = _planned_copies(patches, plan), plan.table, settings.split_by, plan.notes
     drawn = draw_preview(source.name, f"split by {split_by}", _classes(patches)[1], copies, changes, settings.seed)
     write_atomically(output, drawn)
     progress.say(f"{output}: written")
@@ -231,13 +248,13 @@ def preview(
     }
 
 
-def _stored(patches: Patches) -> Copies:
+def _stored_copies(patches: Patches) -> Copies:
     parent, rotation = (patches.store.read(name) for name in ("parent", "rotation"))
     label = _classes(patches)[0]
     return Copies(parent, rotation, patches.split, label, patches.patch_id, lambda row: patches.read([row])[0])
 
 
-def _planned(patches: Patches, plan: Plan) -> Copies:
+def _planned_copies(patches: Patches, plan: SplitPlan) -> Copies:
     def image(row: int) -> np.ndarray:
         return np.ascontiguousarray(quarter_turns(patches.read([plan.parent[row]])[0], int(plan.rotation[row])))
 

@@ -1,8 +1,8 @@
-"""ingest: a file or folder of a known format -> patches.zarr."""
+"""ingest: a file or folder of a known source format -> patches.zarr."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,185 +16,189 @@ from histoxai.core.progress import Progress
 from histoxai.core.provenance import file_checksum
 from histoxai.core.registry import names, resolve
 from histoxai.core.safe_text import require_single_line
-from histoxai.ingest.describe import DESCRIBED, describe
-from histoxai.ingest.formats.base import Index, Readable, Reader, require_source
-from histoxai.ingest.metadata import groups, join
-from histoxai.ingest.quality_filter import Chosen, survey
-from histoxai.ingest.stain_normalisation import STAINED, Staining, left_as_they_were, staining
+from histoxai.ingest.descriptors import DESCRIPTORS, compute_descriptors
+from histoxai.ingest.formats.base import PatchIndex, PatchSource, require_source
+from histoxai.ingest.metadata import add_metadata, patch_groups
+from histoxai.ingest.quality_filter import QualityFilter, SelectedPatches
+from histoxai.ingest.stain_reference import STAINED, count_unchanged, fit_stain
 from histoxai.settings import Ingest, Work
-from histoxai.store.create import create_or_match, discard, match
-from histoxai.store.jobs.runner import Task, run_shards
+from histoxai.stages.base import ShardedStage
+from histoxai.store.create import discard, match
+from histoxai.store.jobs.runner import Producers
 from histoxai.store.patches import IMAGES, TARGETS, image_item
 from histoxai.store.schema import schema
-from histoxai.store.shards import Store
+from histoxai.store.shards import Item, Store
 from histoxai.store.storage.s3_mirror import fetch_tree
 
-LISTED = 10_000  # of what was left out, so many are named in the store
+LISTED = 10_000  # files and patches that were left out are named in the store up to this number
 
 
-def ingest(
-    source: Path,
-    output: Path,
-    settings: Ingest,
-    progress: Progress,
-    work: Work,
-) -> dict[str, Any]:
+def ingest(source: Path, output: Path, settings: Ingest, progress: Progress, work: Work) -> dict[str, Any]:
     """Read a source shard by shard into a patch store; memory does not grow with the data.
 
-    Raises InputRefused for anything in the source that cannot be used. Shards that are done stay.
+    Raises InputRefused for anything in the source that cannot be used. Finished shards stay.
     """
-    others = [p for p in (settings.metadata, settings.annotations, settings.stain_reference) if p is not None]
-    provenance.keep_apart(output, source, *others)
-    for place in (source, *others) if work.feed is None else ():
-        fetch_tree(place, progress)
-    name, reason = recognise(source, settings.format)
-    progress.say(f"{source}: reading as {name} ({reason})")
-    reader: Reader = resolve("format", name)(source, settings)
-    digest = reader.index.digest
-    if settings.metadata is not None:
-        join(reader.index, settings.metadata)
-    stain = staining(settings)
-    header = _header(source, output, settings, name, reader.index, digest, stain)
-    chosen = _chosen(reader, header, output, settings, progress, work)
-    index = chosen.index
-    resources.keep_freed_memory()
-    for note in index.notes:
-        progress.say(note)
-    for what, why in index.left_out:
-        progress.warn(f"left out: {what}: {why}")
-    again = partial(ingest, source, output, settings)
-    return _summary(output, name, index) | _write(output, settings, header, chosen, stain, again, progress, work)
+    stage = _Ingest(source, output, settings, progress, work)
+    return stage.summary() | stage.write(partial(ingest, source, output, settings))
 
 
-def recognise(source: Path, wanted: str) -> tuple[str, str]:
-    """The reader's name and why; `auto` asks each reader in turn.
+class _Ingest(ShardedStage):
+    """Patches of a source: images, targets, descriptors, and the stains if they are normalised."""
 
-    Raises InputRefused where none recognises the folder or file.
+    settings: Ingest
+
+    def __init__(self, source: Path, output: Path, settings: Ingest, progress: Progress, work: Work) -> None:
+        super().__init__(output, settings, progress, work)
+        self.source = source
+        others = [p for p in (settings.metadata, settings.annotations, settings.stain_reference) if p is not None]
+        provenance.keep_apart(output, source, *others)
+        for path in (source, *others) if work.feed is None else ():
+            fetch_tree(path, progress)
+        self.format, reason = recognise(source, settings.format)
+        progress.say(f"{source}: reading as {self.format} ({reason})")
+        self.patches: PatchSource = resolve("format", self.format)(source, settings)
+        self.digest = self.patches.index.digest  # of the source alone, before metadata are added
+        if settings.metadata is not None:
+            add_metadata(self.patches.index, settings.metadata)
+        self.stain = fit_stain(settings)
+        self._header = self._make_header(self.patches.index)
+        self.patches = self._filter_patches()
+        resources.keep_freed_memory()
+        self._report_notes()
+        _require_storable(self.patches.index)
+        index = self.patches.index
+        self.attributes = {"classes": index.classes, "mpp": index.mpp, "left_out": index.left_out[:LISTED]}
+        self.is_new = not output.exists()
+
+    def _report_notes(self) -> None:
+        for note in self.patches.index.notes:
+            self.progress.say(note)
+        for file, error in self.patches.index.left_out:
+            self.progress.warn(f"left out: {file}: {error}")
+
+    def header(self) -> dict[str, Any]:
+        return self._header
+
+    def _make_header(self, index: PatchIndex) -> dict[str, Any]:
+        settings, stain = self.settings, self.stain
+        entries = {
+            "format": self.format,
+            "classes": index.classes,
+            "mpp": index.mpp,
+            "shard_size": settings.shard_size,
+            "min_tissue": settings.min_tissue,
+            "skip_bad": settings.skip_bad,
+            **index.facts,
+            **(stain.settings if stain else {}),
+        }
+        parents = {"source": provenance.parent(self.source, self.output, self.digest)}
+        if settings.metadata is not None:
+            checksum = file_checksum(settings.metadata)
+            parents["metadata"] = provenance.parent(settings.metadata, self.output, checksum)
+        return provenance.header(schema("patches"), entries, None, parents, **(stain.facts if stain else {}))
+
+    def _filter_patches(self) -> PatchSource:
+        """Leave out patches by their pixels where the settings ask for it.
+
+        All pixels are read for that once. For a store that exists, its ids say which patches are in it.
+        """
+        settings, source = self.settings, self.patches
+        index = source.index
+        min_tissue = None if index.tissue_checked else settings.min_tissue
+        if not (settings.skip_bad or min_tissue):
+            return source
+        if self.output.exists() and not self.work.force:
+            store = match(self.output, self._header, [])
+            rows = np.flatnonzero(np.isin(index.patch_id, store.read("patch_id")))
+            index.left_out = [(file, error) for file, error in store.group.attrs["left_out"]]
+        else:
+            rows = QualityFilter(min_tissue, settings.skip_bad, self.work.threads).select(source, self.progress)
+        return source if len(rows) == len(index) else SelectedPatches(source, rows)
+
+    def items(self) -> list[Item]:
+        index, shard = self.patches.index, self.settings.shard_size
+        more = [self.stain.spec(len(index), shard)] if self.stain else []
+        item = image_item(len(index), index.size, shard, index.has_targets, DESCRIPTORS, more)
+        return [replace(item, parameters={"patches": provenance.fingerprint(index.patch_id)})]
+
+    def index(self) -> dict[str, np.ndarray]:
+        index = self.patches.index
+        return {
+            "label": np.array(index.label, np.int16),
+            "group": np.array(patch_groups(index)),
+            "scan": np.array(index.group),
+            "patch_id": np.array(index.patch_id),
+            "split": np.array(index.split, np.uint8),
+            **{name: np.array(values) for name, values in index.extra.items()},
+        }
+
+    def produce(self, store: Store) -> Producers:
+        return {IMAGES: self._rows}
+
+    def _rows(self, start: int, stop: int) -> Mapping[str, np.ndarray]:
+        try:
+            images, targets = self.patches.read(start, stop)
+        except InputRefused:
+            # Finished shards stay, also those of other tasks. A store that this command created goes if it has none.
+            if self.is_new and self.work.shard is None and self.work.feed is None and start == 0:
+                discard(self.output, schema("patches"))
+            raise
+        rows = {IMAGES: images} if targets is None else {IMAGES: images, TARGETS: targets}
+        rows |= compute_descriptors(images, self.work.threads)  # of the source's pixels, before stain normalisation
+        return rows | self.stain.rows(images) if self.stain else rows
+
+    def write(self, rerun: partial[dict[str, Any]]) -> dict[str, Any]:
+        """Fill the store; say how many patches keep their stains once all are there."""
+        summary = self.fill(rerun)
+        is_finished = self.stain and self.work.only is None and self.work.feed is None
+        if is_finished and (unchanged := count_unchanged(Store(self.output).read(STAINED))):
+            self.progress.say(f"{unchanged:,} patches keep their stains: glass, almost no tissue, or one colour only")
+            summary["stains_kept"] = unchanged
+        return summary
+
+    def summary(self) -> dict[str, Any]:
+        """Return what `ingest --json` prints of the source."""
+        index = self.patches.index
+        counts = np.bincount([c for c in index.label if c >= 0], minlength=len(index.classes))
+        return {
+            "schema": "histoxai.ingest/1",
+            "output": str(self.output),
+            "format": self.format,
+            "patches": len(index),
+            "height": index.size[0],
+            "width": index.size[1],
+            "mpp": index.mpp,
+            "groups": len(set(patch_groups(index))),
+            "classes": {c: int(n) for c, n in zip(index.classes, counts, strict=True)},
+            "has_targets": index.has_targets,
+            "notes": index.notes,
+            "left_out": [{"what": file, "why": error} for file, error in index.left_out],
+        }
+
+
+def recognise(source: Path, name: str) -> tuple[str, str]:
+    """Return the name of the source's format, and why; for "auto" each format is asked in turn.
+
+    Raises InputRefused where no format recognises the file or folder.
     """
-    if wanted != "auto":
-        resolve("format", wanted)
-        return wanted, "as asked"
+    if name != "auto":
+        resolve("format", name)
+        return name, "as asked"
     require_source(source)
-    for name in names("format"):
-        if reason := resolve("format", name).recognises(source):
-            return name, reason
+    for candidate in names("format"):
+        if reason := resolve("format", candidate).recognises(source):
+            return candidate, reason
     raise InputRefused(
         f"{source}: not recognised; expected DiagSet (blobs/S/20x), PanNuke (fold1/images.npy), HDF5, Zarr, .npy, "
         "images/ beside masks/, slides, or <class>/<image> folders; docs/ingest.md shows each, --format names one"
     )
 
 
-def _header(
-    source: Path, output: Path, settings: Ingest, name: str, index: Index, digest: str, stain: Staining | None
-) -> dict[str, Any]:
-    parents = {"source": provenance.parent(source, output, digest)}
-    if settings.metadata is not None:
-        parents["metadata"] = provenance.parent(settings.metadata, output, file_checksum(settings.metadata))
-    chosen = {
-        "format": name,
-        "classes": index.classes,
-        "mpp": index.mpp,
-        "shard_size": settings.shard_size,
-        "min_tissue": settings.min_tissue,
-        "skip_bad": settings.skip_bad,
-        **index.facts,
-        **(stain.settings if stain else {}),
-    }
-    return provenance.header(schema("patches"), chosen, None, parents, **(stain.facts if stain else {}))
-
-
-def _chosen(
-    reader: Reader, header: dict[str, Any], output: Path, settings: Ingest, progress: Progress, work: Work
-) -> Readable:
-    """The patches to keep, where that takes a look at all pixels; once for a store, whose ids tell afterwards."""
-    if not (settings.skip_bad or (settings.min_tissue and not reader.index.tissue_found)):
-        return reader
-    if output.exists() and not work.force:
-        store = match(output, header, [])
-        rows = np.flatnonzero(np.isin(reader.index.patch_id, store.read("patch_id")))
-        reader.index.left_out = [(a, b) for a, b in store.group.attrs["left_out"]]
-    else:
-        least = None if reader.index.tissue_found else settings.min_tissue
-        rows = survey(reader, least, settings.skip_bad, progress, work.threads)
-    return reader if len(rows) == len(reader.index) else Chosen(reader, rows)
-
-
-def _write(
-    output: Path,
-    settings: Ingest,
-    header: dict[str, Any],
-    reader: Readable,
-    stain: Staining | None,
-    again: Callable[..., dict[str, Any]],
-    progress: Progress,
-    work: Work,
-) -> dict[str, Any]:
-    index = reader.index
-    _check(index)
-    more = [stain.spec(len(index), settings.shard_size)] if stain else []
-    item = image_item(len(index), index.size, settings.shard_size, index.has_targets, DESCRIBED, more)
-    item = replace(item, parameters={"patches": provenance.fingerprint(index.patch_id)})
-    arrays = {
-        "label": np.array(index.label, np.int16),
-        "group": np.array(groups(index)),
-        "scan": np.array(index.group),
-        "patch_id": np.array(index.patch_id),
-        "split": np.array(index.split, np.uint8),
-        **{name: np.array(values) for name, values in index.extra.items()},
-    }
-    attrs = {"classes": index.classes, "mpp": index.mpp, "left_out": index.left_out[:LISTED]}
-    fresh = not output.exists()
-
-    def compute(start: int, stop: int) -> dict[str, np.ndarray]:
-        try:
-            images, targets = reader.read(start, stop)
-        except InputRefused:
-            # What is done stays, also of other tasks; a store that this command began and that has nothing goes.
-            if fresh and work.shard is None and work.feed is None and start == 0:
-                discard(output, schema("patches"))
-            raise
-        made = {IMAGES: images} if targets is None else {IMAGES: images, TARGETS: targets}
-        made |= describe(images, work.threads)  # of the pixels as they are in the source
-        return made | stain.rows(images) if stain else made
-
-    task = Task(
-        [item],
-        lambda: create_or_match(output, header, arrays, [item], attrs=attrs, force=work.force),
-        (lambda: match(output, header, [item])) if output.exists() and not work.force else None,
-        lambda store: {IMAGES: compute},
-        again,
-        {"threads": work.threads},
-    )
-    summary = run_shards(task, progress, work)
-    if stain and work.only is None and work.feed is None and (left := left_as_they_were(Store(output).read(STAINED))):
-        progress.say(f"{left:,} patches keep their stains: glass, almost no tissue, or one colour only")
-        summary["stains_kept"] = left
-    return summary
-
-
-def _check(index: Index) -> None:
-    # before any work, what no store could hold
+def _require_storable(index: PatchIndex) -> None:
+    """Raise InputRefused for names that no store can hold, before any work."""
     if "all" in index.classes:
         raise InputRefused("a class named 'all' would be taken for the total in every table; rename it")
     require_single_line({"class": index.classes, "group": index.group, "patch": index.patch_id})
     for name, values in index.extra.items():
         if len(values) != len(index):
             raise ValueError(f"{name}: {len(values)} values for {len(index)} patches")
-
-
-def _summary(output: Path, name: str, index: Index) -> dict[str, Any]:
-    counts = np.bincount([c for c in index.label if c >= 0], minlength=len(index.classes))
-    return {
-        "schema": "histoxai.ingest/1",
-        "output": str(output),
-        "format": name,
-        "patches": len(index),
-        "height": index.size[0],
-        "width": index.size[1],
-        "mpp": index.mpp,
-        "groups": len(set(groups(index))),
-        "classes": {c: int(n) for c, n in zip(index.classes, counts, strict=True)},
-        "has_targets": index.has_targets,
-        "notes": index.notes,
-        "left_out": [{"what": what, "why": why} for what, why in index.left_out],
-    }

@@ -1,4 +1,4 @@
-"""Contact sheets of a patch store: what `ingest` has read, one picture a class."""
+"""Contact sheets of a patch store: one image a class that shows some patches which `ingest` has read."""
 
 from __future__ import annotations
 
@@ -10,44 +10,51 @@ import numpy as np
 
 from histoxai.core.errors import InputRefused
 from histoxai.core.progress import Progress
-from histoxai.ingest.quality import QUALITY
+from histoxai.ingest.quality import QUALITY_COLUMNS
 from histoxai.report.contact_sheet import Band, Section, Strip, Tile, draw_sheet
 from histoxai.store.patches import Patches
 from histoxai.store.storage.files import write_atomically
 
-# Patches on one sheet: six lines of eight.
-MOST = 48
+MOST = 48  # patches on one sheet: six lines of eight
 _UNLABELLED = "unlabelled"
 
 
 def contact_sheets(source: Path, folder: Path, progress: Progress) -> list[Path]:
-    """Write `folder/<class>.png` for every class of a complete patch store; patches are chosen by hash of patch_id.
+    """Write `folder/<class>.png` for every class of a complete patch store; return the files.
 
-    Under a patch stand its quality numbers. Returns the files. Raises
-    InputRefused where `folder` is a file or lies in the store.
+    Patches are selected by the hash of their patch_id, and shown with their quality. Raises InputRefused where `folder`
+    is a file or lies in the store.
     """
     check_folder(folder, source)
     patches = Patches(source)
-    numbers = dict(zip(QUALITY, patches.store.read("quality").T, strict=True))
-    made = []
     names = [*patches.classes, _UNLABELLED]  # label -1 is the last
-    files = _file_names(names)
-    chosen = patches.rows("all", MOST)
+    file_names = _file_names(names)
+    selected = patches.rows("all", MOST)
+    files = []
     for label in np.unique(patches.label).tolist():
-        rows = chosen[patches.label[chosen] == label]
-        name, total = names[label], int((patches.label == label).sum())
-        shown = f"{len(rows)} of {total:,} patches" if len(rows) < total else f"all {total:,} patches"
-        size = f"{patches.size[1]} x {patches.size[0]} px" + (f" at {patches.mpp:g} µm/px" if patches.mpp else "")
-        strips = [
-            Strip(str(patches.patch_id[row]), [Tile.of(patches.read([row])[0], _numbers(numbers, row))])
-            for row in rows.tolist()
-        ]
-        file = folder / f"{files[label]}.png"
-        title = f"{name} in {source.name}"
-        write_atomically(file, draw_sheet(title, f"{shown}, {size}", [Section("", [Band("", "", strips)])]))
-        made.append(file)
-    progress.say(f"{folder}: {len(made)} contact sheets")
-    return made
+        file = folder / f"{file_names[label]}.png"
+        rows = selected[patches.label[selected] == label]
+        sections = [Section("", [Band("", "", _strips(patches, rows))])]
+        title, subtitle = f"{names[label]} in {source.name}", _subtitle(patches, label, len(rows))
+        write_atomically(file, draw_sheet(title, subtitle, sections))
+        files.append(file)
+    progress.say(f"{folder}: {len(files)} contact sheets")
+    return files
+
+
+def _strips(patches: Patches, rows: np.ndarray) -> list[Strip]:
+    quality = dict(zip(QUALITY_COLUMNS, patches.store.read("quality").T, strict=True))
+    return [
+        Strip(str(patches.patch_id[row]), [Tile.of(patches.read([row])[0], _quality_text(quality, row))])
+        for row in rows.tolist()
+    ]
+
+
+def _subtitle(patches: Patches, label: int, shown: int) -> str:
+    total = int((patches.label == label).sum())
+    counts = f"{shown} of {total:,} patches" if shown < total else f"all {total:,} patches"
+    scale = f" at {patches.mpp:g} µm/px" if patches.mpp else ""
+    return f"{counts}, {patches.size[1]} x {patches.size[0]} px{scale}"
 
 
 def check_folder(folder: Path, *inputs: Path) -> None:
@@ -56,22 +63,24 @@ def check_folder(folder: Path, *inputs: Path) -> None:
         raise InputRefused(f"{folder}: is a file; contact sheets go into a folder, choose another name")
     for path in inputs:
         if folder.resolve().is_relative_to(path.resolve()):
-            raise InputRefused(f"{folder}: is or lies in {path}, which sheets are no part of; choose a folder outside")
+            raise InputRefused(
+                f"{folder}: is or lies in {path}, where contact sheets are not allowed; choose a folder outside"
+            )
 
 
-def _numbers(quality: dict[str, np.ndarray], row: int) -> str:
-    # two short lines: more would not be readable under a tile
+def _quality_text(quality: dict[str, np.ndarray], row: int) -> str:
+    # two short lines: more could not be read under a tile
     blur, pen, background = (quality[name][row] for name in ("blur", "pen", "background"))
     return f"blur {blur:.2f}  pen {pen:.2f}\nbackground {background:.2f}"
 
 
 def _file_names(names: list[str]) -> list[str]:
-    # one for each: short, and different also where a file system takes A for a
-    made: list[str] = []
+    """Return a short file name for each class, different also on file systems that ignore case."""
+    file_names: list[str] = []
     for name in names:
-        # what is no letter of any script, digit, dot or dash could mean something to a file system
+        # anything but letters of any script, digits, dots and dashes may have a meaning to a file system
         plain = re.sub(r"[^\w.-]", "_", name).strip(".")[:60] or "_"
-        taken = {m.casefold() for m in made}
-        free = (f"{plain}-{k}" if k > 1 else plain for k in itertools.count(1))
-        made.append(next(f for f in free if f.casefold() not in taken))
-    return made
+        taken = {f.casefold() for f in file_names}
+        candidates = (f"{plain}-{k}" if k > 1 else plain for k in itertools.count(1))
+        file_names.append(next(f for f in candidates if f.casefold() not in taken))
+    return file_names

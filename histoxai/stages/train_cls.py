@@ -22,7 +22,7 @@ from histoxai.networks.weights import build, finish
 from histoxai.report.figures.figures import confusion, png
 from histoxai.score.summary.scores import cancer_of
 from histoxai.settings import Statistics, TrainCls
-from histoxai.split.leaks import leaks_in_words
+from histoxai.split.leaks import describe_leaks
 from histoxai.statistics.calibration import best_temperature
 from histoxai.statistics.classification import accuracy_table, classifier_scores
 from histoxai.store.patches import Patches
@@ -109,7 +109,7 @@ def _job(model: torch.nn.Module, patches: Patches, settings: TrainCls) -> Job:
 
 def _leaks(patches: Patches, settings: TrainCls, progress: Progress) -> list[str]:
     """The firewall: splits that share relatives are refused, or go on record."""
-    found = leaks_in_words(patches)
+    found = describe_leaks(patches)
     if found and not settings.allow_leakage:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         look = shlex.join(["histoxai", "audit", str(patches.path)])

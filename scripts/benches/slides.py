@@ -14,7 +14,7 @@ import numpy as np
 from benches.common import row
 from benches.ingest import bare_write
 from histoxai.core.progress import Silent
-from histoxai.ingest.formats.slide import SlideReader
+from histoxai.ingest.formats.slide import SlideFormat
 from histoxai.settings import Ingest, Work
 from histoxai.stages.ingest import ingest
 
@@ -34,13 +34,13 @@ def bare_loop(path: Path, places: list[tuple[int, int]], size: int) -> np.ndarra
 
 def candidates() -> float:
     """Measure the layout and tissue check of 100,000 tiles on a mask of 4,096 px, the largest possible: seconds."""
-    from histoxai.ingest.tissue import find_tissue, shares
+    from histoxai.ingest.tissue import find_tissue, rectangle_shares
 
     rng = np.random.default_rng(0)
     image = np.kron(rng.integers(120, 255, (64, 64, 3)), np.ones((64, 64, 1))).astype(np.uint8)
     started = time.perf_counter()
     x, y = (v.ravel() for v in np.meshgrid(np.arange(317) * 12.7, np.arange(317) * 12.7))
-    shares(find_tissue(image), x, y, (12.7, 12.7))
+    rectangle_shares(find_tissue(image), x, y, (12.7, 12.7))
     return time.perf_counter() - started
 
 
@@ -56,7 +56,7 @@ def bench_slides(work: Path) -> list[dict[str, Any]]:
     rows = []
     for path in sorted(p for p in folder.iterdir() if p.suffix in (".svs", ".tiff")):
         settings = Ingest(mpp=0.5, size=256, overlap=128, min_tissue=0.0)
-        index = SlideReader(path, settings).index
+        index = SlideFormat(path, settings).index
         places = list(zip(index.extra["x"], index.extra["y"], strict=True))
         times: dict[str, list[float]] = {"read": [], "bare": [], "ingest": [], "write": []}
         for _ in range(ROUNDS):
@@ -65,7 +65,7 @@ def bench_slides(work: Path) -> list[dict[str, Any]]:
             times["bare"].append(time.perf_counter() - started)
             times["write"].append(times["bare"][-1] + bare_write(images, work / "bare.zarr"))
             started = time.perf_counter()
-            ours, _ = SlideReader(path, settings).read(0, len(places))
+            ours, _ = SlideFormat(path, settings).read(0, len(places))
             times["read"].append(time.perf_counter() - started)
             assert np.array_equal(ours, images)
             started = time.perf_counter()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from histoxai.core.errors import InputRefused
-from histoxai.ingest.formats.diagset import DiagSetReader
+from histoxai.ingest.formats.diagset import DiagSetFormat
 from histoxai.settings import Ingest
 from tests.conftest import CLASSES, run, write_diagset
 
@@ -24,7 +24,7 @@ def test_diagset(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     for name, scans in (("train", "scan0\nscan1"), ("validation", "scan2"), ("test", "scan3")):
         (folder / f"{name}.csv").write_text(f"scan_id\n{scans}\n")
-    reader = DiagSetReader(root, Ingest(classes=("A", "N", "R1")))
+    reader = DiagSetFormat(root, Ingest(classes=("A", "N", "R1")))
     index = reader.index
     assert np.bincount(index.label).tolist() == [24, 30, 36]
     assert (index.mpp, index.size, len(set(index.group))) == (0.5, (64, 64), 6)
@@ -108,5 +108,5 @@ def test_bad_diagset_is_refused_in_one_line(tmp_path: Path, spoil: Callable[[Pat
     assert last.startswith("histoxai: ")
     assert str(root) in last
     with pytest.raises(InputRefused, match=message):
-        DiagSetReader(root, Ingest(classes=CLASSES))
+        DiagSetFormat(root, Ingest(classes=CLASSES))
     assert [p.name for p in tmp_path.iterdir()] == ["d"]

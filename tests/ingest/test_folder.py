@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from histoxai.ingest.formats.folder import FolderReader
+from histoxai.ingest.formats.folder import FolderFormat
 from histoxai.settings import Ingest
 from histoxai.store.shards import Store
 from tests.conftest import run
@@ -18,14 +18,14 @@ def test_folder_groups_and_modes(tmp_path: Path) -> None:
     for path, mode in (("b/s1/x.png", "RGB"), ("b/s2/deep/x.tif", "RGB"), ("a/y.jpg", "RGB"), ("a/z.png", "RGBA")):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).convert(mode).save(tmp_path / path)
-    reader = FolderReader(tmp_path, Ingest())
+    reader = FolderFormat(tmp_path, Ingest())
     index = reader.index
     assert index.classes == ["a", "b"]
     assert index.patch_id == ["a/y#0", "a/z#0", "s1/b/x#0", "s2/deep/b/x#0"]
     assert index.group == ["a/y#0", "a/z#0", "s1", "s2/deep"]
     images, _ = reader.read(1, 3)
     assert np.array_equal(images[0], np.asarray(Image.open(tmp_path / "a/z.png").convert("RGB")))
-    assert FolderReader(tmp_path, Ingest(classes=("b",))).index.notes == ["left out: a (choose with --classes)"]
+    assert FolderFormat(tmp_path, Ingest(classes=("b",))).index.notes == ["left out: a (choose with --classes)"]
 
 
 def test_bad_folders_are_refused(tmp_path: Path) -> None:

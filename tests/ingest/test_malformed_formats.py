@@ -19,13 +19,13 @@ import zarr
 from PIL import Image
 
 from histoxai.core.errors import InputRefused
-from histoxai.ingest.formats.diagset import DiagSetReader
-from histoxai.ingest.formats.folder import FolderReader
-from histoxai.ingest.formats.hdf5 import Hdf5Reader
-from histoxai.ingest.formats.npy import NpyReader
-from histoxai.ingest.formats.pairs import PairsReader
-from histoxai.ingest.formats.pannuke import PanNukeReader
-from histoxai.ingest.images import decode, size_of
+from histoxai.ingest.formats.diagset import DiagSetFormat
+from histoxai.ingest.formats.folder import FolderFormat
+from histoxai.ingest.formats.hdf5 import Hdf5Format
+from histoxai.ingest.formats.npy import NpyFormat
+from histoxai.ingest.formats.pairs import PairsFormat
+from histoxai.ingest.formats.pannuke import PanNukeFormat
+from histoxai.ingest.images import decode_image, image_size
 from histoxai.settings import Ingest
 from tests.conftest import run, write_diagset, write_pannuke
 
@@ -122,7 +122,7 @@ def test_bad_images_are_refused_by_header_or_left_out(tmp_path: Path, name: str)
     line = refused(root)
     assert str(path) in line
     assert words in line
-    reader = FolderReader(root, Ingest(skip_bad=True))
+    reader = FolderFormat(root, Ingest(skip_bad=True))
     assert [what for what, _ in reader.index.left_out] == [f"a/s/5.{ending}"]
     assert words in reader.index.left_out[0][1]
     assert reader.index.patch_id == ["s/a/1#0", "s/a/9#0"]
@@ -170,7 +170,7 @@ def test_no_flipped_byte_ends_in_a_traceback(tmp_path: Path) -> None:
                 data[at] ^= 1 << rng.integers(8)
             path.write_bytes(data)
             try:
-                assert decode(path).shape == (*size_of(path), 3)
+                assert decode_image(path).shape == (*image_size(path), 3)
                 outcomes["read"] += 1
             except InputRefused:
                 outcomes["refused"] += 1
@@ -240,7 +240,7 @@ def linked(path: Path) -> np.ndarray:
 def test_odd_images_have_the_pixels_that_are_seen(tmp_path: Path, make: Callable, ending: str) -> None:
     root = folder(tmp_path / "src")
     want = make(root / f"a/s/5.{ending}")
-    reader = FolderReader(root, Ingest())
+    reader = FolderFormat(root, Ingest())
     assert reader.index.size == (24, 32)
     assert np.array_equal(reader.read(0, 3)[0], np.stack([GOOD[0], want, GOOD[1]]))
 
@@ -277,7 +277,7 @@ def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
     line = refused(root)
     assert "caf\\udce9.png: the name is not UTF-8" in line
     assert "rename it" in line
-    assert FolderReader(root, Ingest(skip_bad=True)).index.left_out[0][0] == "a/s/caf\\udce9.png"
+    assert FolderFormat(root, Ingest(skip_bad=True)).index.left_out[0][0] == "a/s/caf\\udce9.png"
 
 
 def test_folders_whose_names_are_not_utf8(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_folders_whose_names_are_not_utf8(tmp_path: Path) -> None:
     os.rename(odd, root / Path(odd).name)
     save(root / Path(odd).name / "x.png", PICTURE)
     assert "caf\\udce9: the name is not UTF-8" in refused(root)
-    assert FolderReader(root, Ingest(classes=("a",))).index.notes[-1].startswith("left out: caf\\udce9")
+    assert FolderFormat(root, Ingest(classes=("a",))).index.notes[-1].startswith("left out: caf\\udce9")
 
 
 def test_link_loops_end_and_are_told(tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ def test_link_loops_end_and_are_told(tmp_path: Path) -> None:
     save(tmp_path / "out/7.png", PICTURE)
     (tmp_path / "out/back").symlink_to(tmp_path / "out")
     (root / "a/far").symlink_to(tmp_path / "out")
-    index = FolderReader(root, Ingest()).index
+    index = FolderFormat(root, Ingest()).index
     assert index.patch_id == ["far/a/7#0", "s/a/1#0", "s/a/9#0"]
     told = sorted(n.split(": ")[0].removeprefix(f"{root}/") for n in index.notes if "is a link to a folder" in n)
     assert told == ["a/far/back", "a/s/up", "b"]
@@ -313,13 +313,13 @@ def test_hidden_files_are_passed_over(tmp_path: Path) -> None:
     root = folder(tmp_path / "src")
     (root / "a/s/._1.png").write_bytes(b"\0\5\x16\7")
     save(root / "a/.ipynb_checkpoints/1.png", PICTURE)
-    assert len(FolderReader(root, Ingest()).index) == 2
+    assert len(FolderFormat(root, Ingest()).index) == 2
 
 
 def test_images_outside_of_classes_are_told(tmp_path: Path) -> None:
     root = folder(tmp_path / "src")
     save(root / "cover.png", PICTURE)
-    index = FolderReader(root, Ingest()).index
+    index = FolderFormat(root, Ingest()).index
     assert (len(index), index.notes[0]) == (2, "1 images lie in no class folder: left out (cover.png, say)")
 
 
@@ -444,7 +444,7 @@ def test_bad_parts_are_left_out(tmp_path: Path) -> None:
     npy(tmp_path / "src/train")
     npy(tmp_path / "src/test", labels=np.arange(3))
     npy(tmp_path / "src/val", images=np.asfortranarray(ROWS))
-    index = NpyReader(tmp_path / "src", Ingest(skip_bad=True)).index
+    index = NpyFormat(tmp_path / "src", Ingest(skip_bad=True)).index
     assert [w for w, _ in index.left_out] == ["val/images.npy", "test/images"]
     assert index.patch_id == [f"train/images#{i}" for i in range(4)]
 
@@ -562,7 +562,7 @@ def test_a_file_of_labels_without_images(tmp_path: Path) -> None:
         hdf5(tmp_path / f"src/{name}.h5", lambda f, d=data: f.create_dataset("d", data=d))
     line = refused(tmp_path / "src")
     assert "no file of images beside it (*_x.h5)" in line
-    index = Hdf5Reader(tmp_path / "src", Ingest(skip_bad=True)).index
+    index = Hdf5Format(tmp_path / "src", Ingest(skip_bad=True)).index
     assert index.patch_id == [f"test_x#{i}" for i in range(4)]
     assert [w for w, _ in index.left_out] == ["train_mask.h5"]
 
@@ -754,7 +754,7 @@ def test_bad_pairs_are_refused_or_left_out(tmp_path: Path, name: str) -> None:
     assert words in line
     if name in SEEN_WHEN_READ:
         return
-    reader = PairsReader(root, Ingest(skip_bad=True))
+    reader = PairsFormat(root, Ingest(skip_bad=True))
     assert reader.index.patch_id == ["f_1_1#0", "f_2_1#0"]
     assert len(reader.index.left_out) == 1
     assert "f_1_2" in reader.index.left_out[0][0]
@@ -795,7 +795,7 @@ def test_bad_partitions_are_refused(tmp_path: Path, name: str) -> None:
 def test_partitions_with_a_mark_and_a_scan_named_twice(tmp_path: Path) -> None:
     root = write_diagset(tmp_path / "src", scans=2)
     partition(root, b"\xef\xbb\xbfscan_id\r\nscan0\r\nscan0\r\n")
-    index = DiagSetReader(root, Ingest()).index
+    index = DiagSetFormat(root, Ingest()).index
     assert [index.split[index.group.index(f"scan{i}")] for i in (0, 1)] == [1, 3]
 
 
@@ -804,7 +804,7 @@ def test_distributions_that_are_no_json_are_told(tmp_path: Path) -> None:
     (root / "distributions/S/20x").mkdir(parents=True)
     for name, text in (("scan0", "{"), ("x", "[1, 2]"), ("y", "[" * 100_000)):
         (root / f"distributions/S/20x/{name}.json").write_text(text)
-    notes = [n for n in DiagSetReader(root, Ingest()).index.notes if "is not JSON" in n]
+    notes = [n for n in DiagSetFormat(root, Ingest()).index.notes if "is not JSON" in n]
     assert [Path(n.split(": ")[0]).name for n in notes] == ["scan0.json", "y.json"]
 
 
@@ -815,7 +815,7 @@ def test_bad_blobs_are_left_out(tmp_path: Path) -> None:
     (root / "blobs/S/20x/scan1/N/scan1.blob.0.npy").write_bytes(b"")
     line = refused(root)
     assert f"{blob}: holds no patch; remove it" in line
-    index = DiagSetReader(root, Ingest(skip_bad=True)).index
+    index = DiagSetFormat(root, Ingest(skip_bad=True)).index
     assert [w for w, _ in index.left_out] == [
         "blobs/S/20x/scan0/A/scan0.blob.0.npy",
         "blobs/S/20x/scan1/N/scan1.blob.0.npy",
@@ -837,7 +837,7 @@ def test_bad_tissue_names_are_refused(tmp_path: Path, types: np.ndarray, words: 
     line = refused(root)
     assert f"{root / 'fold2/types.npy'}: " in line
     assert words in line
-    index = PanNukeReader(root, Ingest(skip_bad=True)).index
+    index = PanNukeFormat(root, Ingest(skip_bad=True)).index
     assert ([w for w, _ in index.left_out], index.group) == (["fold2"], ["fold1"] * 4 + ["fold3"] * 4)
 
 
@@ -855,4 +855,4 @@ def test_a_source_that_is_no_file(tmp_path: Path) -> None:
     for name in ("diagset", "pannuke", "folder", "pairs", "zarr"):
         assert "is a file; expected a folder" in refused(tmp_path / "notes.txt", "--format", name)
     with pytest.raises(InputRefused, match=r"is not a \.npy file"):
-        NpyReader(tmp_path / "notes.txt", Ingest())
+        NpyFormat(tmp_path / "notes.txt", Ingest())

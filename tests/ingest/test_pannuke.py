@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from histoxai.ingest.formats.pannuke import PanNukeReader
+from histoxai.ingest.formats.pannuke import PanNukeFormat
 from histoxai.settings import Ingest
 from tests.conftest import run, write_pannuke
 
@@ -17,20 +17,20 @@ from tests.conftest import run, write_pannuke
 @pytest.mark.parametrize("dtype", ["uint8", "float64", "int32"])
 def test_pannuke(tmp_path: Path, spelling: str, dtype: str) -> None:
     root = write_pannuke(tmp_path / "p", spelling=spelling, dtype=dtype)
-    assert PanNukeReader.recognises(root)
-    reader = PanNukeReader(root, Ingest())
+    assert PanNukeFormat.recognises(root)
+    reader = PanNukeFormat(root, Ingest())
     assert reader.index.split == [1] * 8 + [2] * 4
     assert (reader.index.mpp, reader.index.patch_id[5]) == (0.25, "fold2/images#1")
     images, targets = reader.read(3, 6)
     assert images.dtype == np.uint8
     assert targets is not None
-    plain = PanNukeReader(write_pannuke(tmp_path / "plain"), Ingest())
+    plain = PanNukeFormat(write_pannuke(tmp_path / "plain"), Ingest())
     want_images, want_targets = plain.read(3, 6)
     assert np.array_equal(images, want_images)
     assert np.array_equal(targets, want_targets)
     assert targets[:, 1, :4, :4].all()
     assert targets[:, 1].sum() == 3 * 16
-    other = PanNukeReader(root, Ingest(tumor=("epithelial",), non_tumor=("neoplastic", "connective")))
+    other = PanNukeFormat(root, Ingest(tumor=("epithelial",), non_tumor=("neoplastic", "connective")))
     swapped = other.read(3, 6)[1]
     assert swapped is not None
     assert not swapped[:, 0].any()

@@ -19,12 +19,12 @@ from PIL import Image
 
 from histoxai.core.errors import InputRefused, UsageError
 from histoxai.core.registry import resolve
-from histoxai.ingest.formats.slide import SlideReader
+from histoxai.ingest.formats.slide import SlideFormat
 from histoxai.ingest.label_masks import LabelMask
 from histoxai.ingest.polygons import Polygons
-from histoxai.ingest.slide_files import Kept
-from histoxai.ingest.slide_grid import Plan, grid, own_mpp
-from histoxai.ingest.tissue import find_tissue, shares
+from histoxai.ingest.slide_files import ThreadLocalCache
+from histoxai.ingest.slide_grid import TilePlan, stated_mpp, tile_corners
+from histoxai.ingest.tissue import find_tissue, rectangle_shares
 from histoxai.settings import Ingest
 from histoxai.stages.ingest import recognise
 from histoxai.store.shards import Store
@@ -74,7 +74,7 @@ def write_geojson(path: Path, *features: dict[str, Any]) -> Path:
     return path
 
 
-def rows(reader: SlideReader) -> list[tuple[int, int]]:
+def rows(reader: SlideFormat) -> list[tuple[int, int]]:
     return list(zip(reader.index.extra["x"], reader.index.extra["y"], strict=True))
 
 
@@ -89,7 +89,7 @@ def on_white(path: Path, place: tuple[int, int], level: int, side: int) -> np.nd
 def test_a_levels_own_pixels(tmp_path: Path, mpp: float, level: int) -> None:
     image = picture()
     path = write_slide(tmp_path / "s" / "a.tiff", image)
-    reader = SlideReader(path, Ingest(mpp=mpp, **ALL))
+    reader = SlideFormat(path, Ingest(mpp=mpp, **ALL))
     index = reader.index
     step = 64 << level
     assert rows(reader) == [(x, y) for y in range(0, 385 - step, step) for x in range(0, 513 - step, step)]
@@ -108,7 +108,7 @@ def test_a_levels_own_pixels(tmp_path: Path, mpp: float, level: int) -> None:
 
 def test_between_levels_the_finer_one_is_shrunk(tmp_path: Path) -> None:
     path = write_slide(tmp_path / "a.tiff", picture())
-    reader = SlideReader(path, Ingest(mpp=1.5, overlap=16, **ALL))
+    reader = SlideFormat(path, Ingest(mpp=1.5, overlap=16, **ALL))
     assert rows(reader)[:3] == [(0, 0), (144, 0), (288, 0)]  # (64 - 16) px of 1.5 / 0.5 level-0 px
     assert set(reader.index.extra["extent"]) == {192.0}
     got = reader.read(1, 2)[0][0]
@@ -127,12 +127,12 @@ def test_tiles_start_where_the_scan_does() -> None:
         level_dimensions=((5001, 3001), (2500, 1500)),
         level_downsamples=(1.0, 2.0005),
     )
-    plan = Plan(0.25, True, 1, 64, 64, 2.0005)
-    x, y = grid(slide, plan, 0)
+    plan = TilePlan(0.25, True, 1, 64, 64, 2.0005)
+    x, y = tile_corners(slide, plan, 0)
     assert x.tolist() == [1000, 1128, 1256, 1384, 1512] * 2
     assert y.tolist() == [501] * 5 + [629] * 5
     slide.properties = {}
-    x, y = grid(slide, plan, 0)
+    x, y = tile_corners(slide, plan, 0)
     assert (len(x), x[0], x[1], x.max(), y.max()) == (39 * 23, 0, 128, 4865, 2816)
 
 
@@ -140,13 +140,13 @@ def test_resolutions_that_are_refused(tmp_path: Path) -> None:
     for name, mpp in (("fine", 0.5), ("none", None), ("absurd", 500.0)):
         write_slide(tmp_path / f"{name}.tiff", picture(), mpp)
     with pytest.raises(InputRefused, match=r"no finer; .* ask for --mpp 0.5 or more"):
-        SlideReader(tmp_path / "fine.tiff", Ingest(mpp=0.25, **ALL))
+        SlideFormat(tmp_path / "fine.tiff", Ingest(mpp=0.25, **ALL))
     with pytest.raises(InputRefused, match=r"2 of 3 slides(.|\n)*absurd.tiff.*500(.|\n)*none.tiff.*--mpp"):
-        SlideReader(tmp_path, Ingest(**ALL))
-    reader = SlideReader(tmp_path, Ingest(skip_bad=True, **ALL))
+        SlideFormat(tmp_path, Ingest(**ALL))
+    reader = SlideFormat(tmp_path, Ingest(skip_bad=True, **ALL))
     assert [name for name, _ in reader.index.left_out] == ["absurd.tiff", "none.tiff"]
     assert set(reader.index.group) == {"fine"}
-    told = SlideReader(tmp_path, Ingest(mpp=1.0, **ALL))
+    told = SlideFormat(tmp_path, Ingest(mpp=1.0, **ALL))
     facts = told.index.facts["slides"]
     assert [(facts[n]["mpp_from"], facts[n]["mpp"], facts[n]["level"]) for n in ("absurd", "fine", "none")] == [
         ("--mpp", 1.0, 0),
@@ -168,7 +168,7 @@ def test_resolutions_that_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_slide_says_of_its_pixels(properties: dict[str, str], mpp: float | None, why: str) -> None:
-    got, reason = own_mpp(properties)
+    got, reason = stated_mpp(properties)
     assert got == (pytest.approx(mpp) if mpp else None)
     assert why in reason
 
@@ -179,12 +179,12 @@ def test_tiles_of_tissue_only(tmp_path: Path) -> None:
     image[40:60, 100:900] = (25, 25, 30)  # black pen
     image[100:240, 60:200] = (30, 60, 190)  # blue pen
     path = write_slide(tmp_path / "a.tiff", image)
-    reader = SlideReader(path, Ingest(size=64))
+    reader = SlideFormat(path, Ingest(size=64))
     assert sorted(rows(reader)) == [(x, y) for x in range(256, 768, 64) for y in range(256, 640, 64)]
     assert "left out: 144 of 192 tiles with too little tissue (--min-tissue)" in reader.index.notes
-    half = SlideReader(path, Ingest(size=256, min_tissue=0.4))
+    half = SlideFormat(path, Ingest(size=256, min_tissue=0.4))
     assert sorted(rows(half)) == [(256, 256), (256, 512), (512, 256), (512, 512)]
-    assert len(SlideReader(path, Ingest(size=64, min_tissue=0.0)).index) == 192
+    assert len(SlideFormat(path, Ingest(size=64, min_tissue=0.0)).index) == 192
 
 
 @pytest.mark.parametrize("glass", [WHITE, (255, 255, 255), (225, 226, 222), (0, 0, 0)])
@@ -193,20 +193,20 @@ def test_blank_slides_have_no_tissue(tmp_path: Path, glass: tuple[int, int, int]
     assert not find_tissue(image).any()
     path = write_slide(tmp_path / "a.tiff", image)
     with pytest.raises(InputRefused, match=r"a.tiff: none of its .* is it blank\? --min-tissue 0"):
-        SlideReader(path, Ingest(size=64))
+        SlideFormat(path, Ingest(size=64))
 
 
 def test_tissue_without_glass_is_all_tissue(tmp_path: Path) -> None:
     assert find_tissue(picture()).all()
     path = write_slide(tmp_path / "a.tiff", picture(2111, 1003), levels=4)  # nothing divides these
-    assert len(SlideReader(path, Ingest(size=100, overlap=37, min_tissue=1.0)).index) == 32 * 15
+    assert len(SlideFormat(path, Ingest(size=100, overlap=37, min_tissue=1.0)).index) == 32 * 15
 
 
 def test_shares_are_exact_areas() -> None:
     rng = np.random.default_rng(2)
     mask = rng.random((40, 30)) < 0.5
     x, y, side = rng.uniform(-3, 25, 50), rng.uniform(-3, 36, 50), 6.3
-    got = shares(mask, x, y, (side, 4.1))
+    got = rectangle_shares(mask, x, y, (side, 4.1))
     pixels = shapely.box(*np.meshgrid(np.arange(30), np.arange(40)), *np.meshgrid(np.arange(1, 31), np.arange(1, 41)))
     for k in range(50):
         tile = shapely.box(x[k], y[k], x[k] + side, y[k] + 4.1)
@@ -228,7 +228,7 @@ def test_annotated_tiles_have_the_class_that_covers_enough(tmp_path: Path) -> No
         feature("T", square(192, 64, 64)),
         feature("stroma", square(256, 256, 64)),
     )
-    reader = SlideReader(tmp_path / "slides", Ingest(annotations=drawn, classes=("T", "N"), **ALL))
+    reader = SlideFormat(tmp_path / "slides", Ingest(annotations=drawn, classes=("T", "N"), **ALL))
     got = {place: reader.index.classes[label] for place, label in zip(rows(reader), reader.index.label, strict=True)}
     assert got == {(0, 0): "T", (64, 0): "T", (0, 64): "N", (192, 64): "T"}
     assert reader.index.has_targets is False
@@ -236,11 +236,11 @@ def test_annotated_tiles_have_the_class_that_covers_enough(tmp_path: Path) -> No
     assert "left out: annotations of stroma (choose with --classes)" in notes
     assert "42 outside of every annotation, 2 at the edge of N (--min-overlap)" in notes
     assert "1 tiles lie in more than one class" in notes
-    every = SlideReader(path, Ingest(annotations=drawn, min_overlap=0.6, **ALL))
+    every = SlideFormat(path, Ingest(annotations=drawn, min_overlap=0.6, **ALL))
     assert every.index.classes == ["N", "T", "stroma"]
     assert np.bincount(every.index.label).tolist() == [4, 2, 1]
     with pytest.raises(InputRefused, match=r"no annotation has the class 'Tumour'; there are N, T, stroma"):
-        SlideReader(path, Ingest(annotations=drawn, classes=("Tumour",), **ALL))
+        SlideFormat(path, Ingest(annotations=drawn, classes=("Tumour",), **ALL))
 
 
 def random_shape(rng: np.random.Generator) -> Any:
@@ -307,7 +307,7 @@ def test_targets_from_annotations(tmp_path: Path) -> None:
     chosen = Ingest(
         annotations=tmp_path / "drawn", tumor=("T",), non_tumor=("S",), class_map=("5=S",), min_overlap=0.5, **ALL
     )
-    reader = SlideReader(tmp_path / "slides", chosen)
+    reader = SlideFormat(tmp_path / "slides", chosen)
     assert reader.index.has_targets
     places = list(zip(reader.index.group, rows(reader), strict=True))
     assert places == [("b", (128, 64)), *(("deep/a", p) for p in [(0, 0), (64, 0), (128, 0), (0, 64)])]
@@ -320,7 +320,7 @@ def test_targets_from_annotations(tmp_path: Path) -> None:
     assert set(reader.index.label) == {-1}
     assert images.shape == (5, 64, 64, 3)
     with pytest.raises(UsageError, match="go together"):
-        SlideReader(tmp_path / "slides", Ingest(annotations=tmp_path / "drawn", tumor=("T",)))
+        SlideFormat(tmp_path / "slides", Ingest(annotations=tmp_path / "drawn", tumor=("T",)))
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_annotations_that_are_refused(tmp_path: Path, text: str, why: str) -> No
     write_slide(tmp_path / "a.tiff", picture())
     (tmp_path / "a.geojson").write_text(text)
     with pytest.raises(InputRefused, match=rf"a\.geojson.*{why}"):
-        SlideReader(tmp_path / "a.tiff", Ingest(annotations=tmp_path / "a.geojson", **ALL))
+        SlideFormat(tmp_path / "a.tiff", Ingest(annotations=tmp_path / "a.geojson", **ALL))
 
 
 def test_polygons_are_repaired_cut_and_counted(tmp_path: Path) -> None:
@@ -382,12 +382,12 @@ def test_masks_that_are_refused(tmp_path: Path) -> None:
     ):
         Image.fromarray(image).save(mask)
         with pytest.raises(InputRefused, match=rf"mask\.png.*{why}"):
-            SlideReader(path, Ingest(annotations=mask, class_map=names, **ALL))
+            SlideFormat(path, Ingest(annotations=mask, class_map=names, **ALL))
     mask.write_bytes(mask.read_bytes()[:200])
     with pytest.raises(InputRefused, match="export it again"):
-        SlideReader(path, Ingest(annotations=mask, class_map=named, **ALL))
-    with pytest.raises(UsageError, match="expected a mask value"):
-        SlideReader(path, Ingest(annotations=mask, class_map=("T=1",), **ALL))
+        SlideFormat(path, Ingest(annotations=mask, class_map=named, **ALL))
+    with pytest.raises(UsageError, match="is not <number>=<name>"):
+        SlideFormat(path, Ingest(annotations=mask, class_map=("T=1",), **ALL))
 
 
 def test_annotations_find_their_slides(tmp_path: Path) -> None:
@@ -395,26 +395,26 @@ def test_annotations_find_their_slides(tmp_path: Path) -> None:
         write_slide(tmp_path / f"{name}.tiff", picture())
     one = write_geojson(tmp_path / "a.geojson", feature("T", square(0, 0, 64)))
     with pytest.raises(InputRefused, match="one file for 2 slides"):
-        SlideReader(tmp_path, Ingest(annotations=one, **ALL))
+        SlideFormat(tmp_path, Ingest(annotations=one, **ALL))
     with pytest.raises(InputRefused, match=r"b\.tiff: has no annotation in .*expected one, as b\.geojson"):
-        SlideReader(tmp_path, Ingest(annotations=tmp_path, **ALL))
-    reader = SlideReader(tmp_path, Ingest(annotations=tmp_path, skip_bad=True, **ALL))
+        SlideFormat(tmp_path, Ingest(annotations=tmp_path, **ALL))
+    reader = SlideFormat(tmp_path, Ingest(annotations=tmp_path, skip_bad=True, **ALL))
     assert [n for n, _ in reader.index.left_out] == ["b.tiff"]
     Image.fromarray(np.ones((96, 128), np.uint8)).save(tmp_path / "b_mask.tif")
-    both = SlideReader(tmp_path, Ingest(annotations=tmp_path, class_map=("1=N",), **ALL))
+    both = SlideFormat(tmp_path, Ingest(annotations=tmp_path, class_map=("1=N",), **ALL))
     assert np.bincount(both.index.label).tolist() == [48, 1]
     inner = tmp_path / "drawn" / "deep"
     for name in ("a", "b"):
         inner.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((96, 128), 2, np.uint8)).save(inner / f"{name}.tif")
     (tmp_path / "b_mask.tif").unlink()
-    below = SlideReader(tmp_path, Ingest(annotations=tmp_path / "drawn", class_map=("2=N",), **ALL))
+    below = SlideFormat(tmp_path, Ingest(annotations=tmp_path / "drawn", class_map=("2=N",), **ALL))
     assert set(below.index.group) == {"a", "b"}  # the masks are no slides
     shutil.rmtree(inner)
     Image.fromarray(np.ones((96, 128), np.uint8)).save(tmp_path / "b_mask.tif")
     write_geojson(tmp_path / "a.json", feature("T", square(0, 0, 64)))
     with pytest.raises(InputRefused, match="has 2 annotations"):
-        SlideReader(tmp_path, Ingest(annotations=tmp_path, class_map=("1=N",), **ALL))
+        SlideFormat(tmp_path, Ingest(annotations=tmp_path, class_map=("1=N",), **ALL))
 
 
 def test_files_that_are_no_slides(tmp_path: Path) -> None:
@@ -426,7 +426,7 @@ def test_files_that_are_no_slides(tmp_path: Path) -> None:
     (tmp_path / "cut.tif").write_bytes(good.read_bytes()[:-3000])
     (tmp_path / "head.tif").write_bytes(good.read_bytes()[:300])
     with pytest.raises(InputRefused) as caught:
-        SlideReader(tmp_path, Ingest(**ALL))
+        SlideFormat(tmp_path, Ingest(**ALL))
     lines = str(caught.value).splitlines()
     assert len(lines) == 7
     for words in (
@@ -438,16 +438,16 @@ def test_files_that_are_no_slides(tmp_path: Path) -> None:
     ):
         assert sum(words in line for line in lines) == 1, words
     assert sum("cut.tif: is truncated" in line or "cut.tif: is not a slide" in line for line in lines) == 1
-    reader = SlideReader(tmp_path, Ingest(skip_bad=True, **ALL))
+    reader = SlideFormat(tmp_path, Ingest(skip_bad=True, **ALL))
     assert len(reader.index.left_out) == 6
     assert set(reader.index.group) == {"good"}
     with pytest.raises(InputRefused, match="no such file"):
-        SlideReader(tmp_path / "nothing.svs", Ingest())
+        SlideFormat(tmp_path / "nothing.svs", Ingest())
     write_slide(tmp_path / "good.tif", picture())
     with pytest.raises(InputRefused, match="would both be slide 'good'"):
-        SlideReader(tmp_path, Ingest(skip_bad=True, **ALL))
+        SlideFormat(tmp_path, Ingest(skip_bad=True, **ALL))
     with pytest.raises(InputRefused, match="hold no whole tile of 512 px"):
-        SlideReader(good, Ingest(size=512))
+        SlideFormat(good, Ingest(size=512))
 
 
 def test_a_slide_that_ends_early_is_seen_from_its_header(tmp_path: Path) -> None:
@@ -460,7 +460,7 @@ def test_a_slide_that_ends_early_is_seen_from_its_header(tmp_path: Path) -> None
     content[at : at + 4] = (1 << 30).to_bytes(4, "little")  # the first tile would end behind the file
     path.write_bytes(content)
     with pytest.raises(InputRefused, match=r"a\.tif: is truncated"):
-        SlideReader(path, Ingest(**ALL))
+        SlideFormat(path, Ingest(**ALL))
 
 
 def test_a_tile_that_does_not_decode(tmp_path: Path) -> None:
@@ -470,7 +470,7 @@ def test_a_tile_that_does_not_decode(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[at : at + 200] = bytes(200)
     path.write_bytes(content)
-    reader = SlideReader(path, Ingest(**ALL))
+    reader = SlideFormat(path, Ingest(**ALL))
     fine = reader.read(0, 9)[0]
     with pytest.raises(InputRefused, match=r"a\.tiff: cannot be read at x 64, y 64 .*copy it again"):
         reader.read(5, 12)
@@ -502,11 +502,11 @@ def test_threads_that_meet_damaged_tiles_read_all_others(tmp_path: Path) -> None
 
 def test_tiles_of_the_default_size_may_overlap(tmp_path: Path) -> None:
     path = write_slide(tmp_path / "a.tiff", picture(512, 512), levels=1)
-    reader = SlideReader(path, Ingest(overlap=128, min_tissue=0.0))
+    reader = SlideFormat(path, Ingest(overlap=128, min_tissue=0.0))
     assert reader.index.size == (256, 256)
     assert rows(reader) == [(x, y) for y in (0, 128, 256) for x in (0, 128, 256)]
     with pytest.raises(UsageError, match="must be less than the side of a tile, 256"):
-        SlideReader(path, Ingest(overlap=256))
+        SlideFormat(path, Ingest(overlap=256))
 
 
 def test_overlap_is_of_tiles(tmp_path: Path) -> None:
@@ -514,7 +514,7 @@ def test_overlap_is_of_tiles(tmp_path: Path) -> None:
     Image.fromarray(picture()).save(tmp_path / "source/a/1.png")
     refused = run("ingest", tmp_path / "source", "-o", tmp_path / "p.zarr", "--overlap", 8)
     assert refused.code == 2
-    assert "say with --size how large they are" in refused.err
+    assert "give their side with --size" in refused.err
 
 
 def test_linked_folders_of_slides_are_followed_but_not_in_circles(tmp_path: Path) -> None:
@@ -526,7 +526,7 @@ def test_linked_folders_of_slides_are_followed_but_not_in_circles(tmp_path: Path
     (root / "more").symlink_to(elsewhere)
     (root / "again").symlink_to(root)
     (elsewhere / "up").symlink_to(tmp_path)
-    assert set(SlideReader(root, Ingest(**ALL)).index.group) == {"a", "more/b"}
+    assert set(SlideFormat(root, Ingest(**ALL)).index.group) == {"a", "more/b"}
 
 
 def test_masks_are_read_as_what_they_say_they_are(tmp_path: Path) -> None:
@@ -546,7 +546,7 @@ def test_masks_are_read_as_what_they_say_they_are(tmp_path: Path) -> None:
 def test_few_slides_are_open_at_a_time(tmp_path: Path) -> None:
     for k in range(12):
         write_slide(tmp_path / f"{k:02}.tiff", picture(64 + k, 64), levels=1)
-    reader = SlideReader(tmp_path, Ingest(**ALL))
+    reader = SlideFormat(tmp_path, Ingest(**ALL))
 
     def handles() -> int:
         return sum(os.path.realpath(f"/proc/self/fd/{fd}").endswith(".tiff") for fd in os.listdir("/proc/self/fd"))
@@ -554,16 +554,16 @@ def test_few_slides_are_open_at_a_time(tmp_path: Path) -> None:
     assert handles() == 0
     images, _ = reader.read(0, 12)
     assert handles() <= 8
-    assert len(reader._open._kept) == 8
+    assert len(reader._open_slides) == 8
     assert np.array_equal(reader.read(0, 1)[0][0], images[0])
 
 
 def test_each_process_opens_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Path] = []
-    kept: Kept[int] = Kept(lambda path: made.append(path) or len(made), 2)
-    assert [kept.get(Path("a")), kept.get(Path("a"))] == [1, 1]
+    cache: ThreadLocalCache[int] = ThreadLocalCache(lambda path: made.append(path) or len(made), 2)
+    assert [cache.get(Path("a")), cache.get(Path("a"))] == [1, 1]
     monkeypatch.setattr(os, "getpid", lambda: -1)
-    assert kept.get(Path("a")) == 2
+    assert cache.get(Path("a")) == 2
 
 
 def test_recognised(tmp_path: Path) -> None:
@@ -592,10 +592,10 @@ def test_settings_that_mean_nothing_for_slides(tmp_path: Path) -> None:
         (Ingest(min_overlap=0.5), "--min-overlap: .*name them with --annotations"),
     ):
         with pytest.raises(UsageError, match=why):
-            SlideReader(slide, chosen)
+            SlideFormat(slide, chosen)
     drawn = write_geojson(tmp_path / "a.geojson", feature("T", square(0, 0, 300)))
     with pytest.raises(InputRefused, match="--class-map names values of masks, but all annotations are GeoJSON"):
-        SlideReader(slide, Ingest(annotations=drawn, class_map=("1=T",), **ALL))
+        SlideFormat(slide, Ingest(annotations=drawn, class_map=("1=T",), **ALL))
 
 
 def test_without_openslide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -653,7 +653,7 @@ def test_real_slides(real_data: Path, tmp_path: Path) -> None:
         refused = run("ingest", folder / name, "-o", tmp_path / "x.zarr")
         assert refused.code == 3
         assert "--mpp" in refused.err
-        reader = SlideReader(folder / name, Ingest(mpp=0.5))
+        reader = SlideFormat(folder / name, Ingest(mpp=0.5))
         assert len(reader.index) > 60
         x, y = rows(reader)[7]
         assert np.array_equal(reader.read(7, 8)[0][0], on_white(folder / name, (x, y), 0, 256))
@@ -664,13 +664,14 @@ def test_real_slides(real_data: Path, tmp_path: Path) -> None:
 def test_a_dicom_series_is_one_slide(tmp_path: Path) -> None:
     for name in ("s1/1", "s1/2", "s2/1"):  # OpenSlide goes by content, and these are the same
         write_slide(tmp_path / f"{name}.dcm", picture(64, 64), levels=1)
-    index = SlideReader(tmp_path, Ingest(**ALL)).index
+    index = SlideFormat(tmp_path, Ingest(**ALL)).index
     assert index.patch_id == ["s1/1#x0y0", "s2/1#x0y0"]
     assert [name for name, _ in index.files] == ["s1/1.dcm", "s1/2.dcm", "s2/1.dcm"]
 
 
 def test_the_reader_is_registered() -> None:
-    assert resolve("format", "slide") is SlideReader
+
+    assert resolve("format", "slide") is SlideFormat
 
 
 def test_corrected_annotations_are_another_source(tmp_path: Path) -> None:
@@ -678,7 +679,7 @@ def test_corrected_annotations_are_another_source(tmp_path: Path) -> None:
     drawn = tmp_path / "a.geojson"
     for corner in (0, 0, 1):  # of one size in bytes; the tiles and their labels stay as they are
         write_geojson(drawn, feature("T", square(corner, 0, 200)))
-        seen.append(SlideReader(slide, Ingest(annotations=drawn, min_overlap=0.5, **ALL)).index)
+        seen.append(SlideFormat(slide, Ingest(annotations=drawn, min_overlap=0.5, **ALL)).index)
     assert seen[0].label == seen[2].label
     assert seen[0].files == seen[2].files
     assert seen[0].digest == seen[1].digest != seen[2].digest

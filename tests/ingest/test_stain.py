@@ -13,7 +13,7 @@ from torchstain.numpy.normalizers import NumpyMacenkoNormalizer, NumpyReinhardNo
 
 from histoxai.core.errors import InputRefused, UsageError
 from histoxai.core.provenance import file_checksum
-from histoxai.ingest.stain import Normaliser
+from histoxai.ingest.stain import StainNormaliser
 from histoxai.store.patches import Patches
 from tests.conftest import array_files, done, patch, run, write_diagset
 
@@ -38,7 +38,7 @@ def test_normalised_patches_are_torchstains(method: str) -> None:
     theirs = METHODS[method]()
     theirs.fit(reference)
     expected = theirs.normalize(image)
-    made = Normaliser.fit(method, reference).apply(image)
+    made = StainNormaliser.fit(method, reference).apply(image)
     assert np.array_equal(made, expected[0] if method == "macenko" else expected)
     assert made.dtype == np.uint8
     # twice as much stain in the reference: the patch gets darker, towards it
@@ -48,13 +48,13 @@ def test_normalised_patches_are_torchstains(method: str) -> None:
 @pytest.mark.parametrize(("method", "most"), [("macenko", 4), ("reinhard", 2)])
 def test_a_patch_normalised_to_itself_stays_what_it_is(method: str, most: float) -> None:
     image = tissue(3)
-    made = Normaliser.fit(method, image).apply(image)
+    made = StainNormaliser.fit(method, image).apply(image)
     assert np.abs(made.astype(int) - image).mean() < most
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_patches_that_allow_no_fit_stay_as_they_are(method: str) -> None:
-    normaliser = Normaliser.fit(method, tissue(0))
+    normaliser = StainNormaliser.fit(method, tissue(0))
     few = glass()
     few[:12, :12] = tissue(2)[:12, :12]  # 3.5 % tissue
     one_colour = np.full((64, 64, 3), (150, 90, 160), np.uint8)
@@ -68,15 +68,15 @@ def test_patches_that_allow_no_fit_stay_as_they_are(method: str) -> None:
 
 def test_references_that_cannot_be_fitted_to_are_refused() -> None:
     with pytest.raises(InputRefused, match="too little tissue"):
-        Normaliser.fit("macenko", glass())
+        StainNormaliser.fit("macenko", glass())
     with pytest.raises(UsageError, match="'vahadane' is not one of macenko, reinhard"):
-        Normaliser.fit("vahadane", tissue(0))
+        StainNormaliser.fit("vahadane", tissue(0))
 
 
 def test_without_torchstain_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchstain.numpy.normalizers", None)
     with pytest.raises(UsageError, match=r"pip install 'histoxai\[stain\]'"):
-        Normaliser.fit("macenko", tissue(0))
+        StainNormaliser.fit("macenko", tissue(0))
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def stained(source: Path, output: str, *more: object) -> str:
 def test_ingest_normalises_counts_and_records(source: Path) -> None:
     summary = json.loads(stained(source, "a.zarr", "--json"))
     assert summary["stains_kept"] == 1
-    patches, normaliser = Patches(source.parent / "a.zarr"), Normaliser.fit("macenko", tissue(0))
+    patches, normaliser = Patches(source.parent / "a.zarr"), StainNormaliser.fit("macenko", tissue(0))
     assert np.array_equal(patches.images[1], normaliser.apply(tissue(11, 0.6)))
     assert np.array_equal(patches.images[7], glass())
     assert patches.store.read("stained").tolist() == [1] * 7 + [2, 1, 1]
@@ -130,7 +130,7 @@ def test_a_patch_store_is_a_reference_too(source: Path) -> None:
     store, whole = Patches(root / "p.zarr"), Patches(root / "other.zarr")
     rows = np.linspace(0, len(whole) - 1, 16).round().astype(int)
     assert len(set(rows.tolist())) == 16 < len(whole)
-    normaliser = Normaliser.fit("reinhard", np.concatenate(list(whole.read(rows))))
+    normaliser = StainNormaliser.fit("reinhard", np.concatenate(list(whole.read(rows))))
     assert np.array_equal(store.images[0], normaliser.apply(tissue(10, 0.6)))
     assert store.store.header["settings"]["stain"]["reference"] == whole.digest
 
@@ -155,4 +155,4 @@ def test_references_that_are_none(source: Path) -> None:
 
 def test_real_discs_are_tissue_enough() -> None:
     image, _ = patch(np.random.default_rng(0), 2)
-    assert Normaliser.fit("macenko", image).normalised(image) is not None
+    assert StainNormaliser.fit("macenko", image).normalised(image) is not None

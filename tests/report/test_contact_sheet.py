@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histoxai.ingest.quality import quality
+from histoxai.ingest.quality import measure_quality
 from histoxai.report import contact_sheet
 from histoxai.report.contact_sheet import Band, Section, Strip, Tile, draw_sheet, in_lines, shorten
 from histoxai.settings.train import parse_augmentation
@@ -130,7 +130,7 @@ def test_quality_numbers_stand_under_their_patch(store: Path, tmp_path: Path, dr
     contact_sheets(tmp_path / "q.zarr", tmp_path / "sheets", Silent())
     patches = Patches(tmp_path / "q.zarr")
     row = int(patches.rows("all", 48)[3])
-    blur, pen, background, _ = quality(patches.read([row])[0]).tolist()
+    blur, pen, background, _ = measure_quality(patches.read([row])[0]).tolist()
     wanted = f"blur {blur:.2f}  pen {pen:.2f}\nbackground {background:.2f}"
     assert strips(drawn[0][2])[3].tiles[0].note == wanted
 

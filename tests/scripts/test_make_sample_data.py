@@ -10,8 +10,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from histoxai.ingest.formats.diagset import DiagSetReader
-from histoxai.ingest.formats.pannuke import PanNukeReader
+from histoxai.ingest.formats.diagset import DiagSetFormat
+from histoxai.ingest.formats.pannuke import PanNukeFormat
 from histoxai.settings import Ingest
 from tests.conftest import ROOT
 
@@ -37,7 +37,7 @@ def test_size_on_disk() -> None:
 
 
 def test_diagset_tree() -> None:
-    index = DiagSetReader(DATA / "diagset", Ingest()).index
+    index = DiagSetFormat(DATA / "diagset", Ingest()).index
     assert index.classes == ["A", "N", "R1", "R2", "R3", "R4", "R5"]
     assert index.size == (96, 96)
     scans: dict[int, set[str]] = defaultdict(set)
@@ -51,7 +51,7 @@ def test_diagset_tree() -> None:
 
 
 def test_pannuke_tree() -> None:
-    reader = PanNukeReader(DATA / "pannuke", Ingest())
+    reader = PanNukeFormat(DATA / "pannuke", Ingest())
     assert reader.index.size == (96, 96)
     assert np.bincount(reader.index.split).tolist() == [0, 40, 20]
     _, targets = reader.read(0, 60)

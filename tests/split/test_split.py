@@ -9,8 +9,16 @@ import pytest
 
 from histoxai.core.errors import InputRefused, UsageError
 from histoxai.settings import Augment
-from histoxai.split.assign import assign, deviation
-from histoxai.split.split import Plan, balance_train, hold_out, plan_by_patch, rotated_classes, split_folds, split_units
+from histoxai.split.assign import assign_groups, deviation
+from histoxai.split.split import (
+    SplitPlan,
+    balance_train,
+    classes_to_rotate,
+    hold_out,
+    plan_by_patch,
+    split_folds,
+    split_units,
+)
 
 STUDY = {"A": 45706, "N": 200135, "R1": 4388, "R2": 4709, "R3": 36172, "R4": 87171, "R5": 16907}
 ROTATED = {"A": 45706, "N": 200135, "R1": 17552, "R2": 18836, "R3": 36172, "R4": 87171, "R5": 67628}
@@ -45,7 +53,7 @@ def test_the_studys_leak_is_as_large_as_computed() -> None:
 
 
 def test_rotation_rule() -> None:
-    assert rotated_classes(np.array([10, 40, 41, 12])).tolist() == [True, True, False, True]
+    assert classes_to_rotate(np.array([10, 40, 41, 12])).tolist() == [True, True, False, True]
 
 
 def sample(groups: int = 30) -> tuple[np.ndarray, np.ndarray]:
@@ -61,7 +69,7 @@ def sample(groups: int = 30) -> tuple[np.ndarray, np.ndarray]:
 
 def plan_by_group(
     label: np.ndarray, group: np.ndarray, classes: list[str], fractions: tuple[float, float, float], seed: int
-) -> Plan:
+) -> SplitPlan:
     return balance_train(label, split_units(label, group, len(classes), fractions, seed), classes, fractions, seed)
 
 
@@ -80,8 +88,8 @@ def test_a_plan_says_how_far_it_is_from_what_was_asked() -> None:
     split = split_units(label, group, 4, (0.5, 0.2, 0.3), seed=0)
     shares = np.array([[(split[label == c] == k).mean() for k in (1, 2, 3)] for c in range(4)])
     plan = plan_by_group(label, group, list("abcd"), (0.5, 0.2, 0.3), seed=0)
-    assert plan.off == pytest.approx(np.abs(shares - [0.5, 0.2, 0.3]).max())
-    assert balance_train(label, split, list("abcd"), None, 0).off is None
+    assert plan.largest_deviation == pytest.approx(np.abs(shares - [0.5, 0.2, 0.3]).max())
+    assert balance_train(label, split, list("abcd"), None, 0).largest_deviation is None
 
 
 def test_only_train_is_rotated_and_balanced() -> None:
@@ -174,7 +182,7 @@ def test_more_units_than_can_be_tried_come_near_the_best() -> None:
         ways = np.array(list(product(range(3), repeat=10)))
         shares = counts / counts.sum(axis=0)
         cost = sum((((ways == p) @ shares - t) ** 2).sum(axis=1) for p, t in enumerate(targets))
-        found = assign(counts, targets, np.arange(10), seed)
+        found = assign_groups(counts, targets, np.arange(10), seed)
         excess.append(np.sqrt(deviation(counts, found, targets)) - np.sqrt(cost.min()))
     assert max(excess) < 0.03
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histoxai.split.leaks import families_of
+from histoxai.split.leaks import find_components
 from histoxai.store.patches import Patches
 from histoxai.store.shards import Store
 from tests.conftest import Mini, done, run
@@ -89,7 +89,7 @@ def test_all_relatives_are_found_and_none_that_are_not(planted: Planted, store: 
         assert (found[kind]["sets"], found[kind]["patches"]) == (n, 2 * n)
     assert not summary["leaking"]  # nothing is split yet
     patches = Patches(store)
-    family, notes = families_of(patches)
+    family, notes = find_components(patches)
     of = dict(zip(patches.patch_id.tolist(), family.tolist(), strict=True))
     assert all(of[a] == of[b] for pairs in planted.pairs.values() for a, b in pairs)
     # families are what linking scans through exactly these pairs gives
@@ -226,16 +226,16 @@ def test_patients_and_sites_join_groups(mini: Mini, tmp_path: Path) -> None:
     [
         ("scan,patient\nscan0,a\nscan0,b\n", "scan 'scan0' has two rows that differ"),
         ("name,patient\nscan0,a\n", "has no column of"),
-        ("scan,age\nscan0,7\n", "says nothing that is used here"),
+        ("scan,age\nscan0,7\n", "has no column that is used here"),
         ("scan,patient\nother,a\n", "none of its scan is in the source"),
         ("scan,label\nscan0,A\n", "has labels, and so has the source"),
         ("scan,x,y\nscan0,1,2\n", "has coordinates by scan"),
         (f"patch_id,x\n{FIRST},1\n", "has x but not x and y"),
-        (f"patch_id,x,y\n{FIRST},1,one\n", "y 'one' is no number"),
-        (f"patch_id,x,y\n{FIRST},1,2.5\n", "y '2.5' is no whole number"),
-        (f"patch_id,x,y\n{FIRST},1,{10**23}\n", "is no place or size in a slide"),
-        (f"patch_id,x,y,extent\n{FIRST},1,2,nan\n", "extent 'nan' is no place or size"),
-        (f"patch_id,x,y,extent\n{FIRST},1,2,-4\n", "extent '-4' is no side"),
+        (f"patch_id,x,y\n{FIRST},1,one\n", "y 'one' is not a number"),
+        (f"patch_id,x,y\n{FIRST},1,2.5\n", "y '2.5' is not a whole number"),
+        (f"patch_id,x,y\n{FIRST},1,{10**23}\n", "is not a position or size in a slide"),
+        (f"patch_id,x,y,extent\n{FIRST},1,2,nan\n", "extent 'nan' is not a position or size"),
+        (f"patch_id,x,y,extent\n{FIRST},1,2,-4\n", "extent '-4' is not the side"),
         ("scan,patient\nscan0\n", "row 2 has not as many cells"),
         ("scan,patient,patient\nscan0,a,b\n", "two columns of one name"),
         ("scan,patient\n,a\n", "row 2 has an empty scan"),
@@ -383,8 +383,8 @@ def test_tiles_of_a_large_image_are_surveyed_with_one_decoding(tmp_path: Path, m
     (tmp_path / "source/a").mkdir(parents=True)
     Image.fromarray(field(0, 512) // 5 + np.array([190, 110, 150], np.uint8)).save(tmp_path / "source/a/large.png")
     decoded = []
-    plain = folder.decode
-    monkeypatch.setattr(folder, "decode", lambda path: decoded.append(path) or plain(path))
+    plain = folder.decode_image
+    monkeypatch.setattr(folder, "decode_image", lambda path: decoded.append(path) or plain(path))
     summary = json.loads(
         done("ingest", tmp_path / "source", "-o", tmp_path / "p.zarr", "--size", 32, "--min-tissue", 0.1, "--json")
     )

@@ -31,5 +31,5 @@ def audit(
     from histoxai.settings import Statistics
     from histoxai.stages.audit import audit as stage
 
-    summary = stage(patches, settings.near, run, Statistics(seed=seed))
+    summary = stage(patches, run, settings, Statistics(seed=seed))
     terminal.show_all(summary, json, tables)

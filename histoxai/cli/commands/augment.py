@@ -62,9 +62,7 @@ def augment(
         from histoxai.stages import augment as stage
 
         if written is not None or preview is None or work.only == "check":
-            summary = stage.augment(
-                source, written, settings, progress, force=work.force, verify=work.verify, threads=work.threads
-            )
+            summary = stage.augment(source, written, settings, progress, work)
         if preview is not None and work.only != "check":
             summary = stage.preview(written or source, preview, settings, changes, progress)
             summary["output"] = None if written is None else str(written)

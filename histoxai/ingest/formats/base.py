@@ -1,42 +1,65 @@
-"""What every reader gives: an index of all patches, found without reading pixels, and rows on demand."""
+"""What a source format has to give, for its author.
+
+A format is one class in one file. It is registered by name: in `core/registry.py`, or by an installed package through
+the entry point `histoxai.formats`. `ingest` uses three things of it:
+
+- `recognises(root)`, a static method: a short reason why `root` (a file or a folder) is of this format, or None. It is
+  asked for every source when `--format` is auto, so it looks at names and at most one header, and raises nothing.
+- `Format(root, settings)`: lists all patches in `self.index`, a `PatchIndex`. It reads headers only, never all pixels.
+  It raises InputRefused for a source that cannot be used, and with `settings.skip_bad` leaves bad files out
+  (`PatchIndex.skipping_bad`). It raises InputRefused or UsageError for settings that it has no use for
+  (`require_only_settings`): a setting that is ignored would mislead.
+- `read(start, stop)`: the patches of the rows [start, stop) of the index: images (n, H, W, 3) uint8 RGB and targets
+  (n, 2, H, W) uint8 in {0, 1}, the planes tumor and non-tumor, or None where the source has no masks. Every call gives
+  the same bytes. It is called from several threads at once, and the object is made again in every worker process. It
+  raises InputRefused for pixels that cannot be decoded.
+
+An id (`patch_id`) is unique and the same on every machine: a path below the source (`identifier` makes it), `#`, and
+a row or tile number. A group names the scan, or whatever else must stay on one side of a split. Where nothing is known
+every image is a group of its own, and a note says so. Every error message names the file, says what is wrong, and what
+to do.
+
+Formats never import each other. What several of them use lies beside this folder: `arrays` (numbers in files),
+`images` and `tiles` (image files), `targets` (mask values), `annotations` (slides).
+"""
 
 from __future__ import annotations
 
 import itertools
-import sys
 import unicodedata
-from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any, Protocol
 
 import numpy as np
 
 from histoxai.core.errors import InputRefused
 from histoxai.core.provenance import file_checksum, fingerprint
-from histoxai.ingest.file_walk import require_text
+from histoxai.core.safe_text import escape_text
+from histoxai.ingest.file_listing import require_utf8_name
 from histoxai.settings import Ingest
-from histoxai.store.records import MAX_ROWS
 
-# What a header may claim: more would fill memory before a byte of data is read.
-MAX_PIXELS = 100_000_000
-MAX_CHECKED = 64 << 20  # bytes that are read for a digest alone
+MAX_CHECKED = 64 << 20  # bytes of small files that are read for the digest alone
+_BLOCK = 1 << 16  # values of a column that become text at once
 
 
 @dataclass
-class Index:
-    """All patches of a source, in order.
+class PatchIndex:
+    """All patches of a source, in order, and what is known of each without reading pixels.
 
-    label: index into `classes`, -1 none. split: 0 none, 1 train, 2 validation, 3 test. mpp: micrometres
-    per pixel or None. size: height, width. files: (path below the root, bytes) of everything read. extra: more arrays
-    of a value each (int, float or str), stored beside these: `patient`, `site`, `tissue`; `frame` (name of a coordinate
-    system, a slide), `x`, `y` (upper-left corner in it, px) and `extent` (a tile's side in it, px), which tell tiles
-    that overlap. facts: what else the store's settings should say. left_out: what `skip_bad` passed over, and why.
-    tissue_found: the reader chose patches by their tissue itself. contents: checksums of small files that say what the
-    patches are.
+    classes: class names. mpp: micrometres per pixel, or None. size: height and width in px.
+    label: index into `classes`, -1 for none. group: scan of each patch. split: 0 none, 1 train, 2 validation, 3 test.
+    files: (path below the root, bytes) of every file that is read.
+    notes: sentences for the user.
+    extra: more columns of one value a patch (int, float or str), stored under their names. Some names have a meaning:
+    `patient`, `site`, `tissue`; `frame` (name of a coordinate system, such as a slide), `x`, `y` (upper-left corner in
+    it, px) and `extent` (side of the tile in it, px), from which overlapping tiles are found.
+    facts: more entries for the store's settings. left_out: (file or patch, reason) of what `skip_bad` left out.
+    tissue_checked: the format has left out patches without tissue itself.
+    contents: (path below the root -> checksum) of small files that say what the patches are.
     """
 
     classes: list[str]
@@ -52,60 +75,98 @@ class Index:
     extra: dict[str, list[Any]] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     left_out: list[tuple[str, str]] = field(default_factory=list)
-    tissue_found: bool = False
+    tissue_checked: bool = False
     contents: dict[str, str] = field(default_factory=dict)
-    _bytes: int = field(default=0, init=False, repr=False)
-
-    def leave_out(self, what: str, error: InputRefused, settings: Ingest) -> None:
-        """Note a file (path below the root) that cannot be used; raises the error unless bad ones are skipped."""
-        if not settings.skip_bad:
-            raise error
-        self.left_out.append((what, str(error)))
+    _checked_bytes: int = field(default=0, init=False, repr=False)
+    _sized_by: Path | None = field(default=None, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.label)
 
-    @property
-    def digest(self) -> str:
-        """Of names and sizes of all files, of what small ones hold, and of labels, groups, splits and more arrays.
+    def add_patches(
+        self, ids: Sequence[str], group: str | Sequence[str], label: int | Sequence[int] = -1, split: int = 0
+    ) -> None:
+        """Append patches; `group` and `label` are one value for all of them, or one for each."""
+        n = len(ids)
+        self.patch_id += ids
+        self.group += [group] * n if isinstance(group, str) else group
+        self.label += [label] * n if isinstance(label, int) else label
+        self.split += [split] * n
 
-        Images are not read twice for it, but whoever corrects labels or masks has another source, of the same size.
-        """
-        columns: dict[str, list[Any]] = {"label": self.label, "group": self.group, "split": self.split, **self.extra}
-        told = {name: _checksum_of(values) for name, values in columns.items()}
-        return fingerprint([sorted(self.files), sorted(self.contents.items()), told])
+    def add_positions(self, frame: str, x: Sequence[int], y: Sequence[int], extent: float) -> None:
+        """Append the positions of tiles that were just added: upper-left corners and side in px of `frame`."""
+        n = len(x)
+        for name, values in (("frame", [frame] * n), ("x", x), ("y", y), ("extent", [extent] * n)):
+            self.extra.setdefault(name, []).extend(values)
+
+    def add_file(self, name: str, path: Path) -> None:
+        """Record a file that patches are read from; `name` is its path below the root."""
+        self.files.append((name, path.stat().st_size))
 
     def add_contents(self, name: str, path: Path) -> None:
-        """Have a file's content count in the digest, as long as that takes no time: 64 MB of all such files."""
-        size = path.stat().st_size
-        if (taken := self._bytes + size) <= MAX_CHECKED:
-            self._bytes = taken
+        """Let the content of a small file count in the digest, up to 64 MB of all such files together."""
+        if (total := self._checked_bytes + path.stat().st_size) <= MAX_CHECKED:
+            self._checked_bytes = total
             self.contents[name] = file_checksum(path)
+
+    def require_size(self, path: Path, size: tuple[int, int]) -> None:
+        """Raise InputRefused where height and width of patches are not those of the patches listed before."""
+        if self._sized_by is not None and size != self.size:
+            h, w = self.size
+            raise InputRefused(
+                f"{path}: patches are {size[1]} x {size[0]} px but {self._sized_by} has {w} x {h}; all patches of a "
+                "store have one size: resize or tile them first (image files are tiled by --size)"
+            )
+
+    def set_size(self, path: Path, size: tuple[int, int]) -> None:
+        """Set the height and width of all patches; `path` is the file that has them."""
+        self.size, self._sized_by = size, self._sized_by or path
+
+    def leave_out(self, name: str, error: InputRefused, settings: Ingest) -> None:
+        """Record a file that cannot be used (`name`: its path below the root); raise the error unless `skip_bad`."""
+        if not settings.skip_bad:
+            raise error
+        self.left_out.append((escape_text(name), str(error)))
+
+    @contextmanager
+    def skipping_bad(self, name: str, settings: Ingest) -> Iterator[None]:
+        """Leave out the file `name` where the body raises InputRefused; raise it unless `skip_bad`."""
+        try:
+            yield
+        except InputRefused as error:
+            self.leave_out(name, error, settings)
+
+    @property
+    def digest(self) -> str:
+        """Fingerprint of the source.
+
+        It covers the names and sizes of all files, the contents of small ones, and every column. Images are not read
+        for it. Labels and masks that are corrected have the same size as before, but another digest.
+        """
+        columns: dict[str, list[Any]] = {"label": self.label, "group": self.group, "split": self.split, **self.extra}
+        checksums = {name: _checksum_of(values) for name, values in columns.items()}
+        return fingerprint([sorted(self.files), sorted(self.contents.items()), checksums])
 
 
 def _checksum_of(values: list[Any]) -> str:
     state = blake2b(digest_size=16)
-    for start in range(0, len(values), 1 << 16):  # millions of them never become one text
-        state.update("".join(f"{value!r}\n" for value in values[start : start + (1 << 16)]).encode())
+    for start in range(0, len(values), _BLOCK):  # in blocks, so that millions of values never become one text
+        state.update("".join(f"{value!r}\n" for value in values[start : start + _BLOCK]).encode())
     return state.hexdigest()
 
 
-class Readable(Protocol):
+class PatchSource(Protocol):
     """Patches that are listed in an index and read by row."""
 
-    index: Index
+    index: PatchIndex
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """images (n, H, W, 3) uint8 and, where the source has masks, targets (n, 2, H, W) uint8."""
+        """Return images (n, H, W, 3) uint8 and targets (n, 2, H, W) uint8 in {0, 1}, or None without masks."""
         ...
 
 
-class Reader(Readable, Protocol):
-    """One input format.
-
-    `recognises` says in a few words why a folder is of this format, or None. The constructor scans and
-    validates (headers only) and raises InputRefused; `read` decodes rows.
-    """
+class SourceFormat(PatchSource, Protocol):
+    """One source format; the module's docstring says what it has to give."""
 
     @staticmethod
     def recognises(root: Path) -> str | None: ...
@@ -113,93 +174,8 @@ class Reader(Readable, Protocol):
     def __init__(self, root: Path, settings: Ingest) -> None: ...
 
 
-class Array(Protocol):
-    """Rows of numbers or text in a file, read in pieces."""
-
-    path: Path
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-    def read(self, start: int, stop: int) -> np.ndarray: ...
-
-
-class NpyFile:
-    """Rows of a `.npy` file, read in pieces; the header is checked first and nothing is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            with open(path, "rb") as file:
-                magic = file.read(6)
-            if magic != b"\x93NUMPY":
-                raise InputRefused(f"{path}: is not a .npy file; export it with numpy.save")
-            view = np.load(path, mmap_mode="r", allow_pickle=False)
-        except UnicodeError as error:
-            raise InputRefused(f"{path}: has a damaged header; copy it again from the source") from error
-        except OSError as error:
-            raise InputRefused(f"{path}: cannot be read: {error.strerror or error}") from error
-        except (ValueError, OverflowError, SyntaxError, TypeError, MemoryError, RecursionError, TokenError) as error:
-            if "llow_pickle" in str(error) or "Python objects" in str(error):
-                reason = "holds pickled objects, which are never loaded; save it again as a plain array (astype(str))"
-            else:
-                reason = f"is truncated or damaged ({str(error)[:80]}); copy it again from the source"
-            raise InputRefused(f"{path}: {reason}") from error
-        self.shape: tuple[int, ...] = view.shape
-        self.dtype: np.dtype = view.dtype
-        if view.ndim > 1 and view.flags.f_contiguous and not view.flags.c_contiguous:
-            raise InputRefused(f"{path}: is in Fortran order; save numpy.ascontiguousarray(...) of it")
-        self._offset: int = view.offset
-
-    @property
-    def bytes(self) -> int:
-        return self.path.stat().st_size
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Rows [start, stop). Plain reads, since pages of a memory map would count as ours."""
-        row = self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
-        out = np.empty((stop - start, *self.shape[1:]), self.dtype)
-        try:
-            with open(self.path, "rb", buffering=0) as file:
-                file.seek(self._offset + start * row)
-                view, done = memoryview(out.data).cast("B"), 0
-                while done < len(view):
-                    got = file.readinto(view[done:])
-                    if not got:
-                        raise InputRefused(f"{self.path}: is truncated; copy it again from the source")
-                    done += got
-        except OSError as error:
-            raise InputRefused(f"{self.path}: cannot be read: {error.strerror or error}") from error
-        if self.dtype.kind == "U" and self.dtype.itemsize:
-            codes = out.view(np.dtype("u4").newbyteorder(self.dtype.byteorder))
-            if ((codes > sys.maxunicode) | ((codes >= 0xD800) & (codes < 0xE000))).any():
-                raise InputRefused(f"{self.path}: holds text that is not Unicode; copy it again from the source")
-        return out
-
-
-class Rows:
-    """Rows of several files as one sequence."""
-
-    def __init__(self, files: Sequence[NpyFile]) -> None:
-        self.files = files
-        self.ends = np.cumsum([f.shape[0] for f in files]).tolist()
-
-    def read(
-        self, start: int, stop: int, convert: Callable[[np.ndarray, Path], np.ndarray] = lambda rows, path: rows
-    ) -> np.ndarray:
-        """Rows [start, stop) across file borders; convert(rows, path) is applied to each file's rows."""
-        pieces = []
-        k = bisect_right(self.ends, start)
-        while start < stop:
-            first = self.ends[k - 1] if k else 0
-            end = min(stop, self.ends[k])
-            rows = self.files[k].read(start - first, end - first)
-            pieces.append(convert(rows, self.files[k].path))
-            start, k = end, k + 1
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-
-
 def identifier(*parts: str) -> str:
-    """A path below the source's root as ids use it: forward slashes, Unicode NFC."""
+    """Join the parts of a path below the source's root for an id: forward slashes, Unicode NFC."""
     return unicodedata.normalize("NFC", "/".join(parts))
 
 
@@ -212,17 +188,17 @@ def require_folder(root: Path) -> None:
 
 def require_source(root: Path) -> None:
     """Raise InputRefused unless `root` is a file, or a folder with something in it."""
-    require_text(root)
+    require_utf8_name(root)
     if not root.exists():
-        raise InputRefused(f"{root}: no such folder or file")
+        raise InputRefused(f"{root}: no such folder or file; check the path")
     if root.is_dir() and not any(root.iterdir()):
         raise InputRefused(f"{root}: is empty; there is nothing to ingest")
     if not root.is_dir() and not root.is_file():
-        raise InputRefused(f"{root}: is neither a folder nor a file")
+        raise InputRefused(f"{root}: is neither a folder nor a file; name one of them")
 
 
-# Settings that mean something to some formats only; a stage takes the others.
-OF_FORMATS = (
+# Settings that some formats use. All other settings of `ingest` are used by the stage, for every format.
+FORMAT_SETTINGS = (
     "size",
     "overlap",
     "class_map",
@@ -238,79 +214,22 @@ OF_FORMATS = (
 )
 
 
-def require_only(root: Path, settings: Ingest, name: str, *used: str) -> None:
-    """Raise InputRefused for a setting that a format has no use for: left out without a word it would mislead."""
+def require_only_settings(root: Path, settings: Ingest, name: str, *used: str) -> None:
+    """Raise InputRefused where a setting is given that format `name` does not use; `used` are those that it does."""
     if "size" in used:
         used = (*used, "overlap")
-    for field_ in OF_FORMATS:
-        if field_ not in used and getattr(settings, field_) != getattr(Ingest(), field_):
-            flag = f"--{field_.replace('_', '-')}"
+    for setting in FORMAT_SETTINGS:
+        if setting not in used and getattr(settings, setting) != getattr(Ingest(), setting):
+            flag = f"--{setting.replace('_', '-')}"
             raise InputRefused(
                 f"{root}: {flag} means nothing to sources of format '{name}'; leave it out, or name another --format"
             )
 
 
-def require_unique(root: Path, index: Index) -> None:
-    """Raise InputRefused where two patches would have one id, and where there is no patch at all."""
+def require_unique_ids(root: Path, index: PatchIndex) -> None:
+    """Raise InputRefused where two patches have one id, and where there is no patch at all."""
     if not index.label:
         raise InputRefused(f"{root}: nothing that can be used is left; without --skip-bad the first reason is shown")
     if len(set(index.patch_id)) < len(index.patch_id):
-        ids = sorted(index.patch_id)
-        double = next(a for a, b in itertools.pairwise(ids) if a == b)
-        raise InputRefused(f"{root}: two files would both be patch '{double}'; rename one of them")
-
-
-def require_images(file: Array, dtype: str | None = None) -> None:
-    """Raise InputRefused unless a file holds (n, H, W, 3) numbers (of `dtype`, where given)."""
-    shape = file.shape
-    if len(shape) != 4 or shape[-1] != 3:
-        remedy = ""
-        if len(shape) == 4 and shape[1] == 3:
-            remedy = ": channels come first; save numpy.moveaxis(images, 1, -1)"
-        elif len(shape) == 4 and shape[-1] == 4:
-            remedy = ": RGBA; blend it on white and save the first three channels"
-        elif len(shape) == 3 or (len(shape) == 4 and shape[-1] == 1):
-            remedy = ": grayscale; H&E needs colour"
-        raise InputRefused(f"{file.path}: has shape {shape}; expected (n, height, width, 3){remedy}")
-    if dtype is not None and file.dtype != np.dtype(dtype):
-        raise InputRefused(f"{file.path}: has dtype {file.dtype}; expected {dtype} (values 0 to 255)")
-    if 0 in shape:
-        raise InputRefused(f"{file.path}: holds no patch; remove it")
-    if shape[0] > MAX_ROWS or shape[1] * shape[2] > MAX_PIXELS:
-        raise InputRefused(
-            f"{file.path}: claims {shape[0]:,} patches of {shape[2]:,} x {shape[1]:,} px; is it damaged?"
-        )
-    if file.dtype.kind not in "uif":
-        raise InputRefused(f"{file.path}: has dtype {file.dtype}; expected numbers from 0 to 255")
-
-
-def require_size(path: Path, size: tuple[int, int], expected: tuple[int, int] | None, first: Path | None) -> None:
-    """Raise InputRefused where a patch's size is not that of the first one."""
-    if expected is not None and size != expected:
-        h, w = expected
-        raise InputRefused(
-            f"{path}: patches are {size[1]} x {size[0]} px but {first} has {w} x {h}; all patches of a store "
-            "have one size: resize or tile them first (image files are tiled by --size)"
-        )
-
-
-def as_uint8(values: np.ndarray, where: object) -> np.ndarray:
-    """Numbers of any dtype that are whole and lie in 0..255, as uint8.
-
-    Raises InputRefused otherwise (values in 0..1, say, would turn black without a word).
-    """
-    if values.dtype == np.uint8:
-        return values
-    with np.errstate(invalid="ignore"):
-        whole = values.astype(np.uint8)
-    if np.array_equal(whole, values):
-        return whole
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise InputRefused(f"{where}: holds NaN or infinity; replace them or leave those patches out")
-    low, high = values.min(), values.max()
-    remedy = "scale and round them first"
-    if low >= 0 and high <= 1:
-        remedy = "multiply them by 255 and round"
-    elif low >= 0 and 255 < high < 65536:
-        remedy = "they look like 16 bits: divide them by 257 and round"
-    raise InputRefused(f"{where}: values from {low:g} to {high:g} are not whole numbers in 0..255; {remedy}")
+        repeated = next(a for a, b in itertools.pairwise(sorted(index.patch_id)) if a == b)
+        raise InputRefused(f"{root}: two files would both be patch '{repeated}'; rename one of them")

@@ -13,31 +13,23 @@ import numpy as np
 from histoxai.core.errors import InputRefused
 from histoxai.core.resources import bounded_memory
 from histoxai.core.safe_text import escape_text
-from histoxai.ingest.arrays import (
-    IMAGES,
-    LABELS,
-    MASKS,
-    SPLITS,
-    ArrayReader,
-    Part,
-    choose,
-    parts_of,
-    relative,
-    split_of,
-)
-from histoxai.ingest.file_walk import files_below, require_text
-from histoxai.ingest.formats.base import Array, Index, identifier, require_source
-from histoxai.ingest.header_bounds import Held
+from histoxai.ingest.array_roles import IMAGES, LABELS, MASKS, SPLITS, ArrayGroup, RoleFinder, split_of
+from histoxai.ingest.arrays import ArrayPatches
+from histoxai.ingest.chunk_checks import ChunkCounts
+from histoxai.ingest.file_listing import list_files, path_in_source, require_utf8_name
+from histoxai.ingest.formats.base import PatchIndex, identifier, require_source
+from histoxai.ingest.npy_files import RowArray
 from histoxai.settings import Ingest
 
 SUFFIXES = {".h5", ".hdf5", ".hdf"}
-_PACKED = tuple(f"{suffix}.gz" for suffix in SUFFIXES)  # as PatchCamelyon is downloaded
+_COMPRESSED = tuple(f"{suffix}.gz" for suffix in SUFFIXES)  # as PatchCamelyon is downloaded
 _ROLES = {"_x": "images", "_y": "labels", "_mask": "masks", "_masks": "masks"}
-_BROKEN = (OSError, RuntimeError, KeyError, ValueError, TypeError)
+_NAMES = {"images": IMAGES, "labels": LABELS, "masks": (*MASKS, "x")}  # of the dataset in a file of one role
+_READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 
 
 class H5Array:
-    """Rows of one dataset; the file is open only while they are read, so that worker processes share nothing."""
+    """Rows of one dataset; the file is open only while they are read, so that processes and threads share no handle."""
 
     def __init__(self, file: Path, dataset: Any) -> None:
         self.file, self.name = file, dataset.name.strip("/")
@@ -47,82 +39,73 @@ class H5Array:
         self.never_written = not dataset.is_virtual and bool(dataset.size) and not dataset.id.get_storage_size()
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Rows [start, stop); raises InputRefused where they cannot be read."""
+        """Return rows [start, stop); raises InputRefused where they cannot be read."""
         try:
-            with _h5py(self.file).File(self.file, "r") as file:
+            with _import_h5py(self.file).File(self.file, "r") as file:
                 dataset = file[self.name]
                 numbers = (stop - start) * math.prod(self.shape[1:]) + math.prod(dataset.chunks or ())
                 with bounded_memory(self.dtype.itemsize * numbers):
                     return np.asarray(dataset[start:stop])
         except MemoryError as error:
             raise InputRefused(f"{self.path}: a chunk unpacks to far more than it should; is it harmful?") from error
-        except _BROKEN as error:
+        except _READ_ERRORS as error:
             raise InputRefused(f"{self.path}: cannot be read ({error}); copy it again from the source") from error
 
-    def held(self) -> Held | None:
-        """Which chunks are there; None for a dataset in one piece."""
+    def chunk_counts(self) -> ChunkCounts | None:
+        """Count the chunks in the file; None for a dataset that is stored in one piece."""
         try:
-            with _h5py(self.file).File(self.file, "r") as file:
+            with _import_h5py(self.file).File(self.file, "r") as file:
                 dataset = file[self.name]
                 if dataset.chunks is None or dataset.is_virtual:
                     return None
                 total = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
-                there = int(dataset.id.get_num_chunks())
-                return Held(min(there, total), total, int(dataset.id.get_storage_size()), dataset.fillvalue)
-        except _BROKEN as error:
+                present = min(int(dataset.id.get_num_chunks()), total)
+                return ChunkCounts(present, total, int(dataset.id.get_storage_size()), dataset.fillvalue)
+        except _READ_ERRORS as error:
             raise InputRefused(f"{self.path}: cannot be read ({error}); copy it again from the source") from error
 
 
-class Hdf5Reader(ArrayReader):
-    """Reads `*_x.h5` with `*_y.h5` and `*_mask.h5` (PatchCamelyon), or one file with images, labels and masks.
+class Hdf5Format(ArrayPatches):
+    """`*_x.h5` with `*_y.h5` and `*_mask.h5` (PatchCamelyon), or one file with images, labels and masks.
 
-    Source: Veeling et al. 2018 (arXiv 1806.03962) for the pairs. `train`, `valid` and `test` in names of files,
-    folders or groups become the split. External links and files, and objects other than text, are refused.
+    Source: Veeling et al. 2018 (arXiv 1806.03962) for the pairs. `train`, `valid` and `test` in names of files, folders
+    or groups become the split. External links and files, and objects other than text, are refused.
     """
 
     @staticmethod
     def recognises(root: Path) -> str | None:
-        """Says why `root` looks like HDF5, or None."""
+        """Return why `root` looks like HDF5, or None."""
         if root.is_file():
             return "it is an HDF5 file" if root.suffix.lower() in SUFFIXES else None
-        places = [root, *(p for p in sorted(root.iterdir()) if p.name.lower() in SPLITS and p.is_dir())]
-        ends = (*SUFFIXES, *_PACKED)
-        found = next((p for f in places for p in sorted(f.iterdir()) if p.name.lower().endswith(ends)), None)
-        return f"'{escape_text(found.name)}' is an HDF5 file" if found else None
+        folders = [root, *(p for p in sorted(root.iterdir()) if p.name.lower() in SPLITS and p.is_dir())]
+        endings = (*SUFFIXES, *_COMPRESSED)
+        file = next((p for f in folders for p in sorted(f.iterdir()) if p.name.lower().endswith(endings)), None)
+        return f"'{escape_text(file.name)}' is an HDF5 file" if file else None
 
     def __init__(self, root: Path, settings: Ingest) -> None:
         require_source(root)
-        notes: list[str] = []
-        files = [root] if root.is_file() else files_below(root, SUFFIXES, notes)
-        _require_unpacked(root)
+        index = PatchIndex([], settings.mpp, (0, 0))
+        files = [root] if root.is_file() else list_files(root, SUFFIXES, index.notes)
+        _require_uncompressed(root)
         if not files:
             raise InputRefused(f"{root}: holds no HDF5 file ({', '.join(sorted(SUFFIXES))})")
-        _h5py(root)
-        scan = Index([], None, (0, 0))
-        parts: list[Part] = []
-        for group in _together(files):
-            try:
-                parts += _parts(root, group, settings)
-            except InputRefused as error:
-                scan.leave_out(relative(root, next(iter(group.values()))), error, settings)
-        super().__init__(root, settings, "hdf5", parts, notes)
-        self.index.left_out = scan.left_out + self.index.left_out
-        used = {
-            a.file
-            for part in self.parts
-            for a in (part.images, part.labels, part.masks, part.groups)
-            if isinstance(a, H5Array)
-        }
-        self.index.files = [(relative(root, f), f.stat().st_size) for f in sorted(used)]
+        _import_h5py(root)
+        groups: list[ArrayGroup] = []
+        for file_set in _file_sets(files):
+            with index.skipping_bad(path_in_source(root, next(iter(file_set.values()))), settings):
+                groups += _read_file_set(root, file_set, settings)
+        super().__init__(root, settings, "hdf5", groups, index)
+        for file in sorted({a.file for group in self.groups for a in group.arrays if isinstance(a, H5Array)}):
+            index.add_file(path_in_source(root, file), file)
 
 
-def _require_unpacked(root: Path) -> None:
-    for path in files_below(root, {".gz"}, []) if root.is_dir() else []:
-        if path.name.lower().endswith(_PACKED) and not path.with_suffix("").exists():
+def _require_uncompressed(root: Path) -> None:
+    for path in list_files(root, {".gz"}, []) if root.is_dir() else []:
+        if path.name.lower().endswith(_COMPRESSED) and not path.with_suffix("").exists():
             raise InputRefused(f"{path}: is compressed; unpack it first (`gunzip`)")
 
 
-def _h5py(path: Path) -> ModuleType:
+def _import_h5py(path: Path) -> ModuleType:
     try:
         import h5py
     except ImportError as error:
@@ -131,94 +114,95 @@ def _h5py(path: Path) -> ModuleType:
     return module
 
 
-def _together(files: list[Path]) -> list[dict[str, Path]]:
-    # what a file holds -> the file; "" where it holds everything
-    groups: dict[Path, dict[str, Path]] = defaultdict(dict)
+def _file_sets(files: list[Path]) -> list[dict[str, Path]]:
+    """Group files that belong together: each set maps a role to its file, or "" to a file that holds everything."""
+    sets: dict[Path, dict[str, Path]] = defaultdict(dict)
     for path in files:
         for ending, role in _ROLES.items():
             if path.stem.endswith(ending):
-                groups[path.parent / path.stem.removesuffix(ending)][role] = path
+                sets[path.parent / path.stem.removesuffix(ending)][role] = path
                 break
         else:
-            groups[path][""] = path
-    return [groups[key] for key in sorted(groups)]
+            sets[path][""] = path
+    return [sets[key] for key in sorted(sets)]
 
 
-def _parts(root: Path, files: dict[str, Path], settings: Ingest) -> list[Part]:
+def _read_file_set(root: Path, files: dict[str, Path], settings: Ingest) -> list[ArrayGroup]:
     for path in files.values():
-        require_text(path if path == root else path.relative_to(root))
+        require_utf8_name(path if path == root else path.relative_to(root))
     if "" in files:
-        return _one_file(root, files[""], settings)
+        return _read_single_file(root, files[""], settings)
     first = next(iter(files.values()))
-    if len(files) == 1:  # x alone, or a single file that merely ends so
-        return _one_file(root, first, settings)
+    if len(files) == 1:  # `_x` without partners, or a file whose name ends like that by chance
+        return _read_single_file(root, first, settings)
     if "images" not in files:
         raise InputRefused(f"{first}: has no file of images beside it (*_x.h5); copy it, or name the file itself")
-    found = {role: _only(path, role, getattr(settings, role)) for role, path in files.items()}
-    stem = relative(root, files["images"]).rsplit(".", 1)[0]
-    return parts_of([("", found)], identifier(stem), split_of(stem.replace("/", "_")))
+    arrays: dict[str, Any] = {
+        role: _dataset_of_role(path, role, getattr(settings, role)) for role, path in files.items()
+    }
+    stem = path_in_source(root, files["images"]).rsplit(".", 1)[0]
+    return [ArrayGroup(identifier(stem), split=split_of(stem.replace("/", "_")), **arrays)]
 
 
-def _one_file(root: Path, path: Path, settings: Ingest) -> list[Part]:
-    stem = relative(root, path).rsplit(".", 1)[0]
-    sides: dict[str, dict[str, Array]] = defaultdict(dict)
-    for name, array in _datasets(path).items():
+def _read_single_file(root: Path, path: Path, settings: Ingest) -> list[ArrayGroup]:
+    stem = path_in_source(root, path).rsplit(".", 1)[0]
+    by_split: dict[str, dict[str, RowArray]] = defaultdict(dict)
+    for name, array in _read_datasets(path).items():
         first, _, rest = name.partition("/")
-        side = first if rest and first.lower() in SPLITS else ""
-        sides[side][rest if side else name] = array
-    if len(sides) > 1:
-        sides.pop("", None)  # facts beside the splits
-    parts: list[Part] = []
-    for side, found in sorted(sides.items()):
-        split = split_of(side) or split_of(stem.replace("/", "_"))
-        parts += parts_of(choose(found, settings, path), identifier(stem, *([side] if side else [])), split)
-    return parts
+        folder = first if rest and first.lower() in SPLITS else ""
+        by_split[folder][rest if folder else name] = array
+    if len(by_split) > 1:
+        by_split.pop("", None)  # datasets beside the groups of the splits describe the file
+    groups: list[ArrayGroup] = []
+    for folder, arrays in sorted(by_split.items()):
+        split = split_of(folder) or split_of(stem.replace("/", "_"))
+        groups += RoleFinder(arrays, settings, path).find(identifier(stem, *([folder] if folder else [])), split)
+    return groups
 
 
-def _only(path: Path, role: str, wanted: str | None) -> Array:
-    found = _datasets(path)
-    if wanted is not None and wanted not in found:
-        raise InputRefused(f"{path}: has no array '{wanted}' for --{role}; it has: {', '.join(found)}")
-    if wanted is not None:
-        return found[wanted]
-    known = {"images": IMAGES, "labels": LABELS, "masks": (*MASKS, "x")}[role]
-    named = [a for name, a in found.items() if name.lower() in known]
-    chosen = named or list(found.values())
-    if len(chosen) != 1:
+def _dataset_of_role(path: Path, role: str, given: str | None) -> RowArray:
+    """Return the dataset of a file that holds one role: the one that the settings name, else by name, else the only."""
+    datasets = _read_datasets(path)
+    if given is not None and given not in datasets:
+        raise InputRefused(f"{path}: has no array '{given}' for --{role}; it has: {', '.join(datasets)}")
+    if given is not None:
+        return datasets[given]
+    candidates = [a for name, a in datasets.items() if name.lower() in _NAMES[role]] or list(datasets.values())
+    if len(candidates) != 1:
         raise InputRefused(
-            f"{path}: cannot tell which dataset holds the {role} among {', '.join(found)}; name it with --{role}"
+            f"{path}: cannot tell which dataset holds the {role} among {', '.join(datasets)}; name it with --{role}"
         )
-    return chosen[0]
+    return candidates[0]
 
 
-def _datasets(path: Path) -> dict[str, Array]:
-    """All datasets of numbers or text by name; headers only."""
-    h5py = _h5py(path)
-    found: dict[str, Array] = {}
+def _read_datasets(path: Path) -> dict[str, RowArray]:
+    """Return all datasets of numbers or text by their path in the file; only headers are read."""
+    h5py = _import_h5py(path)
+    arrays: dict[str, RowArray] = {}
     try:
         with h5py.File(path, "r") as file:
             _require_no_links(path, file, h5py)
-            datasets: list[Any] = []
-            file.visititems(lambda name, item: datasets.append(item) if isinstance(item, h5py.Dataset) else None)
-            for dataset in datasets:
+            for dataset in _members(file, h5py.Dataset):
                 _require_inside(path, dataset)
-                text = h5py.check_string_dtype(dataset.dtype) is not None
-                if dataset.dtype.kind == "O" and not text:
-                    if dataset.name.rsplit("/", 1)[-1].lower() in (*IMAGES, *LABELS, *MASKS):
-                        raise InputRefused(f"{path}{dataset.name}: holds objects, which are never loaded; save numbers")
-                    continue
-                found[dataset.name.strip("/")] = H5Array(path, dataset)
-    except _BROKEN as error:
+                if dataset.dtype.kind != "O" or h5py.check_string_dtype(dataset.dtype) is not None:
+                    arrays[dataset.name.strip("/")] = H5Array(path, dataset)
+                elif dataset.name.rsplit("/", 1)[-1].lower() in (*IMAGES, *LABELS, *MASKS):
+                    raise InputRefused(f"{path}{dataset.name}: holds objects, which are never loaded; save numbers")
+    except _READ_ERRORS as error:
         raise InputRefused(f"{path}: is not an HDF5 file that can be read ({error}); copy it again") from error
-    if not found:
+    if not arrays:
         raise InputRefused(f"{path}: holds no dataset of numbers; is it the right file?")
-    return found
+    return arrays
+
+
+def _members(file: Any, kind: type) -> list[Any]:
+    members: list[Any] = []
+    file.visititems(lambda name, item: members.append(item) if isinstance(item, kind) else None)
+    return members
 
 
 def _require_no_links(path: Path, file: Any, h5py: ModuleType) -> None:
-    groups = [file]
-    file.visititems(lambda name, item: groups.append(item) if isinstance(item, h5py.Group) else None)
-    for group in groups:
+    for group in [file, *_members(file, h5py.Group)]:
         for name in group:
             if isinstance(group.get(name, getlink=True), h5py.ExternalLink):
                 raise InputRefused(
@@ -228,10 +212,10 @@ def _require_no_links(path: Path, file: Any, h5py: ModuleType) -> None:
 
 
 def _require_inside(path: Path, dataset: Any) -> None:
-    elsewhere = bool(dataset.external)
+    is_elsewhere = bool(dataset.external)
     if dataset.is_virtual:
-        elsewhere |= any(source.file_name != "." for source in dataset.virtual_sources())
-    if elsewhere:
+        is_elsewhere |= any(source.file_name != "." for source in dataset.virtual_sources())
+    if is_elsewhere:
         raise InputRefused(
             f"{path}{dataset.name}: keeps its data in other files, which are never followed; copy it into one "
             "(h5repack)"

@@ -1,4 +1,4 @@
-"""NumPy files: images.npy with labels.npy and masks.npy, one folder or one for each split, or a single file."""
+"""NumPy files: images.npy with labels.npy and masks.npy in one folder or one for each split, or a single file."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from pathlib import Path
 
 from histoxai.core.errors import InputRefused
 from histoxai.core.safe_text import escape_text
-from histoxai.ingest.arrays import GROUPS, SPLITS, Array, ArrayReader, Part, choose, parts_of, relative, split_of
-from histoxai.ingest.file_walk import require_text
-from histoxai.ingest.formats.base import Index, NpyFile, identifier, require_source
+from histoxai.ingest.array_roles import GROUPS, SPLITS, ArrayGroup, RoleFinder, split_of
+from histoxai.ingest.arrays import ArrayPatches
+from histoxai.ingest.file_listing import path_in_source, require_utf8_name
+from histoxai.ingest.formats.base import PatchIndex, identifier, require_source
+from histoxai.ingest.npy_files import NpyFile, RowArray
 from histoxai.settings import Ingest
 
-_PARTS = ("images", "labels", "masks", *GROUPS)
+_STEMS = ("images", "labels", "masks", *GROUPS)
 
 
-class NpyReader(ArrayReader):
-    """Reads `images.npy` (n, H, W, 3) with `labels.npy` (n), `masks.npy` and `groups.npy` (n), or one `.npy` file.
+class NpyFormat(ArrayPatches):
+    """`images.npy` (n, H, W, 3) with `labels.npy` (n), `masks.npy` and `groups.npy` (n), or one `.npy` file of images.
 
     Source: numpy's format (NEP 1). Folders named train, validation and test, each with such files, become the split.
     Masks are (n, H, W) class numbers or (n, 2, H, W) planes. Nothing is ever unpickled.
@@ -24,7 +26,7 @@ class NpyReader(ArrayReader):
 
     @staticmethod
     def recognises(root: Path) -> str | None:
-        """Says why `root` looks like NumPy files, or None."""
+        """Return why `root` looks like NumPy files, or None."""
         if root.is_file():
             return "it is a .npy file" if root.suffix.lower() == ".npy" else None
         folders = [f for f in _folders(root) if (f / "images.npy").is_file()]
@@ -32,44 +34,39 @@ class NpyReader(ArrayReader):
 
     def __init__(self, root: Path, settings: Ingest) -> None:
         require_source(root)
-        scan = Index([], None, (0, 0))
-        parts = [_single(root)] if root.is_file() else _scan(root, settings, scan)
-        super().__init__(root, settings, "npy", parts, [])
-        self.index.left_out = scan.left_out + self.index.left_out
-        for part in self.parts:
-            for array in (part.images, part.labels, part.masks, part.groups):
-                if isinstance(array, NpyFile):
-                    self.index.files.append((relative(root, array.path), array.bytes))
-            if isinstance(part.masks, NpyFile):
-                self.index.add_contents(relative(root, part.masks.path), part.masks.path)
+        index = PatchIndex([], settings.mpp, (0, 0))
+        groups = [_single_file(root)] if root.is_file() else _find_groups(root, settings, index)
+        super().__init__(root, settings, "npy", groups, index)
+        for group in self.groups:
+            for array in group.arrays:
+                index.add_file(path_in_source(root, array.path), array.path)
+            if group.masks is not None:
+                index.add_contents(path_in_source(root, group.masks.path), group.masks.path)
 
 
-def _single(root: Path) -> Part:
-    require_text(Path(root.name))
-    return Part(identifier(root.stem), NpyFile(root), split=split_of(root.stem))
+def _single_file(root: Path) -> ArrayGroup:
+    require_utf8_name(Path(root.name))
+    return ArrayGroup(identifier(root.stem), NpyFile(root), split=split_of(root.stem))
 
 
-def _scan(root: Path, settings: Ingest, scan: Index) -> list[Part]:
-    wanted = {_file(name) for name in (settings.images, settings.labels, settings.masks) if name}
-    names = {f"{name}.npy" for name in _PARTS} | wanted
-    images = _file(settings.images or "images")
-    parts: list[Part] = []
+def _find_groups(root: Path, settings: Ingest, index: PatchIndex) -> list[ArrayGroup]:
+    given = {_file_name(name) for name in (settings.images, settings.labels, settings.masks) if name}
+    names = {f"{stem}.npy" for stem in _STEMS} | given
+    images = _file_name(settings.images or "images")
+    groups: list[ArrayGroup] = []
     for folder in _folders(root):
         if not (folder / images).is_file():
             continue
-        try:
-            found: dict[str, Array] = {}
-            for path in sorted(folder.iterdir()):
-                if path.name in names and path.is_file():
-                    found[path.stem] = NpyFile(path)
-            chosen = choose(found, _stems(settings), folder)
-            stem = identifier(*folder.relative_to(root).parts, chosen[0][1]["images"].path.stem)
-            parts += parts_of(chosen, stem, split_of(folder.name) if folder != root else 0)
-        except InputRefused as error:
-            scan.leave_out(relative(root, folder / images), error, settings)
-    if not parts and not scan.left_out:
+        with index.skipping_bad(path_in_source(root, folder / images), settings):
+            arrays: dict[str, RowArray] = {
+                path.stem: NpyFile(path) for path in sorted(folder.iterdir()) if path.name in names and path.is_file()
+            }
+            finder = RoleFinder(arrays, _without_endings(settings), folder)
+            stem = identifier(*folder.relative_to(root).parts, finder.images()[0])
+            groups += finder.find(stem, split_of(folder.name) if folder != root else 0)
+    if not groups and not index.left_out:
         raise InputRefused(f"{root}: has no {images}; name the file with --images")
-    return parts
+    return groups
 
 
 def _folders(root: Path) -> list[Path]:
@@ -78,10 +75,10 @@ def _folders(root: Path) -> list[Path]:
     return [root, *sorted(p for p in root.iterdir() if p.name.lower() in SPLITS and p.is_dir())]
 
 
-def _file(name: str) -> str:
+def _file_name(name: str) -> str:
     return name if name.endswith(".npy") else f"{name}.npy"
 
 
-def _stems(settings: Ingest) -> Ingest:
-    cut = {k: v.removesuffix(".npy") for k in ("images", "labels", "masks") if (v := getattr(settings, k))}
-    return replace(settings, **cut)
+def _without_endings(settings: Ingest) -> Ingest:
+    stems = {k: v.removesuffix(".npy") for k in ("images", "labels", "masks") if (v := getattr(settings, k))}
+    return replace(settings, **stems)

@@ -1,4 +1,4 @@
-"""Images with masks beside them: MoNuSeg, GlaS, CoNSeP and their like, and one file per nucleus (DSB 2018)."""
+"""Images with masks beside them: MoNuSeg, GlaS, CoNSeP and the like, and one file per nucleus (DSB 2018)."""
 
 from __future__ import annotations
 
@@ -9,130 +9,132 @@ from pathlib import Path
 import numpy as np
 
 from histoxai.core.errors import InputRefused
-from histoxai.core.safe_text import escape_text
-from histoxai.ingest.file_walk import files_below, require_text
-from histoxai.ingest.formats.base import Index, identifier, require_folder, require_only, require_unique
-from histoxai.ingest.images import SUFFIXES, decode, decode_mask, mask_size_of, size_of
-from histoxai.ingest.mask_pairing import Key, Pair, find_pairs, looks_paired
-from histoxai.ingest.targets import Targets
-from histoxai.ingest.tiles import Layout
+from histoxai.ingest.file_listing import list_files, require_utf8_name
+from histoxai.ingest.formats.base import (
+    PatchIndex,
+    identifier,
+    require_folder,
+    require_only_settings,
+    require_unique_ids,
+)
+from histoxai.ingest.images import SUFFIXES, decode_image, decode_mask, image_size, mask_size
+from histoxai.ingest.mask_pairing import Key, Pair, find_pairs, recognise_pairs
+from histoxai.ingest.targets import TargetPlanes
+from histoxai.ingest.tiles import TileLayout
 from histoxai.settings import Ingest
 
 _CODES = {"train": 1, "training": 1, "val": 2, "valid": 2, "validation": 2, "test": 3, "testing": 3}
 _FOLDER = re.compile(rf"(?:.*[_\- .])?({'|'.join(_CODES)})", re.IGNORECASE)  # train, stage1_train
 _NAME = re.compile(rf"({'|'.join(_CODES)})[a-z]?_.*", re.IGNORECASE)  # train_1, testA_1
-_EMPTY = re.compile(rf"(({'|'.join(_CODES)})[a-z]?|images?|img|patch|tile|sample)?", re.IGNORECASE)
+_GENERIC = re.compile(rf"(({'|'.join(_CODES)})[a-z]?|images?|img|patch|tile|sample)?", re.IGNORECASE)
 
 
-class PairsReader:
-    """Reads images and label images side by side, whole or in tiles; folders named train and test become the split.
+class PairsFormat:
+    """Images and label images side by side, whole or in tiles; folders named train and test become the split.
 
     Source: MoNuSeg (Kumar et al. 2017), GlaS (Sirinukunwattana et al. 2017), CoNSeP (Graham et al. 2019), Data Science
-    Bowl 2018. Targets are two planes, tumor and non-tumor, of the mask values that the settings name. Group is
+    Bowl 2018. Targets are two planes, tumor and non-tumor, of the mask values that the settings name. The group is
     the name without its last number where several images, but not all, share it (tiles of one field), else the image.
     """
 
     @staticmethod
     def recognises(root: Path) -> str | None:
-        """Says why `root` looks like images with masks, or None."""
-        return looks_paired(root) if root.is_dir() else None
+        """Return why `root` looks like images with masks, or None."""
+        return recognise_pairs(root) if root.is_dir() else None
 
     def __init__(self, root: Path, settings: Ingest) -> None:
         require_folder(root)
-        require_only(root, settings, "pairs", "size", "class_map", "images", "masks", "tumor", "non_tumor")
+        require_only_settings(root, settings, "pairs", "size", "class_map", "images", "masks", "tumor", "non_tumor")
         if settings.classes:
             raise InputRefused(f"{root}: images with masks have no classes; leave out --classes")
-        self._targets = Targets(root, settings)
+        self._targets = TargetPlanes(root, settings)
         notes: list[str] = []
-        found = find_pairs(root, files_below(root, SUFFIXES, notes), settings)
-        self.index = Index([], settings.mpp, (0, 0), has_targets=True, facts=self._targets.facts)
-        self.index.notes = [*notes, found.how, self._targets.note]
-        self._layout = Layout(self.index, settings)
+        pairing = find_pairs(root, list_files(root, SUFFIXES, notes), settings)
+        self.index = index = PatchIndex([], settings.mpp, (0, 0), has_targets=True, facts=self._targets.facts)
+        index.notes = [*notes, pairing.rule, self._targets.note]
+        self._layout = TileLayout(index, settings)
         self._pairs: list[Pair] = []
-        for path, error in found.alone:
-            self.index.leave_out(escape_text(path.relative_to(root).as_posix()), error, settings)
-        splits = _splits([p.key for p in found.pairs])
-        for pair, group, split in zip(found.pairs, _groups(found.pairs, splits), splits, strict=True):
-            try:
-                self._take(root, pair, group, split)
-            except InputRefused as error:
-                self.index.leave_out(escape_text(pair.image.relative_to(root).as_posix()), error, settings)
-        require_unique(root, self.index)
-        if len(set(self.index.group)) == len(self._pairs):
-            self.index.notes.append("every image counts as a group of its own: no names tell which belong together")
+        for path, error in pairing.unpaired:
+            index.leave_out(path.relative_to(root).as_posix(), error, settings)
+        splits = _splits([p.key for p in pairing.pairs])
+        for pair, group, split in zip(pairing.pairs, _groups(pairing.pairs, splits), splits, strict=True):
+            with index.skipping_bad(pair.image.relative_to(root).as_posix(), settings):
+                self._add_pair(root, pair, group, split)
+        require_unique_ids(root, index)
+        if len(set(index.group)) == len(self._pairs):
+            index.notes.append("every image counts as a group of its own: no names tell which belong together")
 
-    def _take(self, root: Path, pair: Pair, group: str, split: int) -> None:
+    def _add_pair(self, root: Path, pair: Pair, group: str, split: int) -> None:
         index = self.index
         for path in (pair.image, *pair.masks):
-            require_text(path.relative_to(root))
-        size = size_of(pair.image)
+            require_utf8_name(path.relative_to(root))
+        size = image_size(pair.image)
         for mask in pair.masks:
-            if (other := mask_size_of(mask)) != size:
+            if (other := mask_size(mask)) != size:
                 raise InputRefused(
                     f"{mask}: is {other[1]} x {other[0]} px but its image {pair.image.name} is {size[1]} x {size[0]}; "
                     "export both at one size"
                 )
         stem = identifier(*pair.key)
         n = self._layout.add(len(self._pairs), pair.image, size, stem)
-        index.label += [-1] * n
-        index.group += [group] * n
-        index.patch_id += [f"{stem}#{i}" for i in range(n)]
-        index.split += [split] * n
+        index.add_patches([f"{stem}#{i}" for i in range(n)], group, split=split)
         for path in (pair.image, *pair.masks):
-            index.files.append((path.relative_to(root).as_posix(), path.stat().st_size))
+            index.add_file(path.relative_to(root).as_posix(), path)
         for path in pair.masks:
             index.add_contents(path.relative_to(root).as_posix(), path)
         self._pairs.append(pair)
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """images (n, H, W, 3) uint8, targets (n, 2, H, W) uint8 in {0, 1}."""
+        """Return images (n, H, W, 3) uint8 and targets (n, 2, H, W) uint8 in {0, 1}."""
         images, targets = [], []
-        for (pixels, planes), corner in self._layout.each(start, stop, self._decode):
+        for (pixels, planes), corner in self._layout.iterate(start, stop, self._decode):
             images.append(self._layout.crop(pixels, corner))
             targets.append(np.moveaxis(self._layout.crop(planes, corner), -1, 0))
         return np.stack(images), np.stack(targets)
 
     def _decode(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Decode an image (H, W, 3) and its target planes, as (H, W, 2) so that both are cropped alike."""
         pair = self._pairs[number]
-        return decode(pair.image), self._planes(pair)
-
-    def _planes(self, pair: Pair) -> np.ndarray:
-        # (H, W, 2), so that both are cropped alike
+        image = decode_image(pair.image)
         values = decode_mask(pair.masks[0])
         if pair.instances:
             values = (values > 0).astype(np.int64)
             for path in pair.masks[1:]:
                 values[decode_mask(path) > 0] = 1
-        return np.moveaxis(self._targets.planes(values[None], pair.masks[0])[0], 0, -1)
+        planes = self._targets.planes(values[None], pair.masks[0])[0]
+        return image, np.moveaxis(planes, 0, -1)
 
 
 def _splits(keys: list[Key]) -> list[int]:
-    # folders say it; else names, where every one does
-    codes = [next((c for part in key[:-1] if (c := _code(_FOLDER, part))), 0) for key in keys]
+    """Return the split of each image by its folders, else by its name where all names tell one."""
+    codes = [next((c for part in key[:-1] if (c := _split_code(_FOLDER, part))), 0) for key in keys]
     if any(codes):
         return codes
-    named = [_code(_NAME, key[-1]) for key in keys]
-    return named if all(named) else codes
+    by_name = [_split_code(_NAME, key[-1]) for key in keys]
+    return by_name if all(by_name) else codes
 
 
-def _code(pattern: re.Pattern[str], text: str) -> int:
+def _split_code(pattern: re.Pattern[str], text: str) -> int:
     match = pattern.fullmatch(text)
     return _CODES[match[1].lower()] if match else 0
 
 
 def _groups(pairs: list[Pair], splits: list[int]) -> list[str]:
-    """The scan or tile of each image; folders that say the split stay out unless two splits then share a group."""
+    """Return the group of each image, its scan or field of view.
+
+    Folders that name a split are no part of it, unless two splits would then share a group.
+    """
     stems = [(*p.key[:-1], re.sub(r"[_\- ]?\d+$", "", p.key[-1])) for p in pairs]
-    shared = Counter(stems)
-    # train_1 and train_2 share a word that says nothing of where they are from; train_10_1 and train_10_2 a tile
+    counts = Counter(stems)
+    # train_1 and train_2 share a word that says nothing of their origin; train_10_1 and train_10_2 share a field
     full = [
-        s if 1 < shared[s] < len(pairs) and not _EMPTY.fullmatch(s[-1]) else p.key
+        s if 1 < counts[s] < len(pairs) and not _GENERIC.fullmatch(s[-1]) else p.key
         for s, p in zip(stems, pairs, strict=True)
     ]
-    short = [(*(f for f in key[:-1] if not _code(_FOLDER, f)), key[-1]) for key in full]
-    sides = defaultdict(set)
+    short = [(*(f for f in key[:-1] if not _split_code(_FOLDER, f)), key[-1]) for key in full]
+    splits_of = defaultdict(set)
     for key, split in zip(short, splits, strict=True):
-        sides[key].add(split)
-    chosen = short if all(len(s) == 1 for s in sides.values()) else full
-    # <id>/images/<id>.png: once is enough
-    return [identifier(*(k[:-1] if len(k) > 1 and k[-2] == k[-1] else k)) for k in chosen]
+        splits_of[key].add(split)
+    keys = short if all(len(s) == 1 for s in splits_of.values()) else full
+    # of <id>/images/<id>.png the id is taken once
+    return [identifier(*(k[:-1] if len(k) > 1 and k[-2] == k[-1] else k)) for k in keys]

@@ -8,69 +8,69 @@ import numpy as np
 
 from histoxai.core.errors import InputRefused
 from histoxai.core.safe_text import escape_text
-from histoxai.ingest.arrays import ArrayReader, Part, choose, parts_of, relative, split_of
-from histoxai.ingest.file_walk import require_text
-from histoxai.ingest.formats.base import Array, Index, identifier, require_folder
-from histoxai.ingest.ome import OmeTiles, multiscales
-from histoxai.ingest.zarr_nodes import Node, ZarrArray, arrays_below, bytes_below, node
+from histoxai.ingest.array_roles import ArrayGroup, RoleFinder, split_of
+from histoxai.ingest.arrays import ArrayPatches
+from histoxai.ingest.file_listing import path_in_source, require_utf8_name
+from histoxai.ingest.formats.base import PatchIndex, identifier, require_folder
+from histoxai.ingest.npy_files import RowArray
+from histoxai.ingest.ome_zarr import OmeTiles, multiscales
+from histoxai.ingest.zarr_nodes import ZarrArray, ZarrNode, arrays_below, bytes_below, read_node
 from histoxai.settings import Ingest
 
 
-class ZarrReader:
-    """Reads an array (n, H, W, 3), a group with `images`, `labels` and `masks`, and OME-Zarr images in tiles.
+class ZarrFormat:
+    """An array (n, H, W, 3), a group with `images`, `labels` and `masks`, and OME-Zarr images in tiles.
 
-    Source: the Zarr specifications 2 and 3, and OME-NGFF 0.1 to 0.5. A folder of several is read as one. Arrays that
-    would be unpickled are refused, and so are stores of our own, which need no ingest.
+    Source: the Zarr specifications 2 and 3, and OME-NGFF 0.1 to 0.5. A folder of several stores is read as one source.
+    Arrays that would be unpickled are refused, and so are histoxai's own stores, which need no ingest.
     """
 
-    index: Index
+    index: PatchIndex
 
     @staticmethod
     def recognises(root: Path) -> str | None:
-        """Says why `root` looks like Zarr, or None."""
+        """Return why `root` looks like Zarr, or None."""
         if not root.is_dir():
             return None
-        if node(root):
+        if read_node(root):
             return "it has Zarr metadata"
-        inner = _stores(root)
-        return f"'{escape_text(inner[0].path.name)}' has Zarr metadata" if inner else None
+        stores = _stores(root)
+        return f"'{escape_text(stores[0].path.name)}' has Zarr metadata" if stores else None
 
     def __init__(self, root: Path, settings: Ingest) -> None:
         require_folder(root)
-        nodes = _sources(root)
+        nodes = _source_nodes(root)
         _require_foreign(nodes)
-        self._reader: ArrayReader | OmeTiles
-        if any(multiscales(n) for n in nodes):
-            self._reader = OmeTiles(root, settings, [n for n in nodes if multiscales(n)])
-            self.index = self._reader.index
-            return
-        notes: list[str] = []
-        scan = Index([], None, (0, 0))
-        parts: list[Part] = []
-        for source in nodes:
-            stem = relative(root, source.path).removesuffix(".zarr")
-            try:
-                require_text(source.path)
-                chosen = choose(_found(source), settings, source.path)
-                parts += parts_of(chosen, identifier(stem), split_of(stem.replace("/", "_")))
-            except InputRefused as error:
-                scan.leave_out(stem, error, settings)
-        self._reader = ArrayReader(root, settings, "zarr", parts, notes)
-        self.index = self._reader.index
-        self.index.left_out = scan.left_out + self.index.left_out
-        for part in self._reader.parts:
-            for array in (part.images, part.labels, part.masks, part.groups):
-                if isinstance(array, ZarrArray):
-                    self.index.files.append((relative(root, array.path), bytes_below(array.path)))
+        images = [n for n in nodes if multiscales(n)]
+        self._patches: ArrayPatches | OmeTiles = (
+            OmeTiles(root, settings, images) if images else _array_patches(root, settings, nodes)
+        )
+        self.index = self._patches.index
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """images (n, H, W, 3) uint8 and, where the source has masks, targets (n, 2, H, W) uint8."""
-        return self._reader.read(start, stop)
+        """Return images (n, H, W, 3) uint8 and targets (n, 2, H, W) uint8 in {0, 1}, or None without masks."""
+        return self._patches.read(start, stop)
 
 
-def _sources(root: Path) -> list[Node]:
-    # the root itself, the series in it (bioformats2raw: 0, 1, ...), or the stores that a plain folder holds
-    top = node(root)
+def _array_patches(root: Path, settings: Ingest, nodes: list[ZarrNode]) -> ArrayPatches:
+    index = PatchIndex([], settings.mpp, (0, 0))
+    groups: list[ArrayGroup] = []
+    for source in nodes:
+        stem = path_in_source(root, source.path).removesuffix(".zarr")
+        with index.skipping_bad(stem, settings):
+            require_utf8_name(source.path)
+            finder = RoleFinder(_arrays(source), settings, source.path)
+            groups += finder.find(identifier(stem), split_of(stem.replace("/", "_")))
+    patches = ArrayPatches(root, settings, "zarr", groups, index)
+    for group in patches.groups:
+        for array in group.arrays:
+            index.files.append((path_in_source(root, array.path), bytes_below(array.path)))
+    return patches
+
+
+def _source_nodes(root: Path) -> list[ZarrNode]:
+    """Return the root itself, its series of images (bioformats2raw: 0, 1, ...), or those of the stores in a folder."""
+    top = read_node(root)
     if top is None:
         if not (stores := _stores(root)):
             raise InputRefused(f"{root}: holds no Zarr metadata (zarr.json, .zarray or .zgroup); name the store itself")
@@ -78,20 +78,20 @@ def _sources(root: Path) -> list[Node]:
     return [top] if top.is_array else _series(top)
 
 
-def _stores(folder: Path) -> list[Node]:
-    # stores of our own are what came out of a folder, not what is in it
-    found = [n for p in sorted(folder.glob("*.zarr")) if p.is_dir() and (n := node(p))]
-    return [n for n in found if "histoxai" not in n.attributes]
+def _stores(folder: Path) -> list[ZarrNode]:
+    # histoxai's own stores are outputs that were made from a folder, and no sources in it
+    nodes = [n for p in sorted(folder.glob("*.zarr")) if p.is_dir() and (n := read_node(p))]
+    return [n for n in nodes if "histoxai" not in n.attributes]
 
 
-def _series(group: Node) -> list[Node]:
+def _series(group: ZarrNode) -> list[ZarrNode]:
     if multiscales(group) or "histoxai" in group.attributes:
         return [group]
-    inner = [n for p in sorted(group.path.iterdir()) if p.name.isdecimal() and p.is_dir() and (n := node(p))]
-    return [n for n in inner if multiscales(n)] or [group]
+    nodes = [n for p in sorted(group.path.iterdir()) if p.name.isdecimal() and p.is_dir() and (n := read_node(p))]
+    return [n for n in nodes if multiscales(n)] or [group]
 
 
-def _require_foreign(nodes: list[Node]) -> None:
+def _require_foreign(nodes: list[ZarrNode]) -> None:
     for source in nodes:
         if "histoxai" in source.attributes:
             raise InputRefused(
@@ -101,7 +101,7 @@ def _require_foreign(nodes: list[Node]) -> None:
             raise InputRefused(f"{source.path}: is a plate; name one of the images in it")
 
 
-def _found(source: Node) -> dict[str, Array]:
+def _arrays(source: ZarrNode) -> dict[str, RowArray]:
     if source.is_array:
         return {"images": ZarrArray(source)}
     return {name: ZarrArray(n) for name, n in arrays_below(source.path).items()}

@@ -1,0 +1,78 @@
+"""List the files of a source: sorted, every linked file once, with names that can become ids."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from histoxai.core.errors import InputRefused
+from histoxai.core.safe_text import escape_text
+
+
+def require_utf8_name(path: Path) -> None:
+    """Raise InputRefused where a file's name is not UTF-8: names become ids, and ids are text."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise InputRefused(
+            f"{escape_text(path)}: the name is not UTF-8 and cannot become an id; "
+            "rename it (`convmv -f latin1 -t utf8`)"
+        ) from error
+
+
+def path_in_source(root: Path, path: Path) -> str:
+    """Return a path below the source's root, or its name where it is the source itself, safe to print."""
+    return escape_text(path.name if path == root else path.relative_to(root).as_posix())
+
+
+def list_files(root: Path, suffixes: Collection[str], notes: list[str]) -> list[Path]:
+    """List all files below `root` with one of the suffixes (lower case, with the dot), sorted.
+
+    Hidden files and folders are left out. A linked file is listed even where the link is broken, so that opening it
+    fails. A linked folder is followed unless it lies in this tree or contains it, which would list files twice or for
+    ever; `notes` gets a sentence for each that is not followed. Raises InputRefused for a folder that cannot be listed.
+    """
+    files: list[Path] = []
+    top, linked, folders = os.path.realpath(root), set[str](), [str(root)]
+    while folders:
+        for entry in _entries(folders.pop()):
+            if os.path.splitext(entry.name)[1].lower() in suffixes and (entry.is_symlink() or _is_file(entry)):
+                files.append(Path(entry.path))
+            elif _is_folder(entry):
+                if entry.is_symlink():
+                    target = os.path.realpath(entry.path)
+                    if _is_inside(target, top) or _is_inside(top, target) or target in linked:
+                        notes.append(f"{escape_text(entry.path)}: is a link to a folder of this tree; not followed")
+                        continue
+                    linked.add(target)
+                folders.append(entry.path)
+    return sorted(files)
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+    except OSError as error:
+        raise InputRefused(
+            f"{escape_text(folder)}: cannot be listed: {error.strerror}; check its permissions"
+        ) from error
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself
+        return False
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
