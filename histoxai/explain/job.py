@@ -19,7 +19,7 @@ from histoxai.explain.maps_store import checks_path, raw_path
 from histoxai.explain.methods.base import Batch, Explainer, Map
 from histoxai.explain.methods.single_pass import OnePass, Part, one_pass
 from histoxai.explain.network import Network, can_compile, fits_on_gpu, largest_that_fits, reinitialised, worthwhile
-from histoxai.networks.inference import pick_device, softmax_of_predicted, to_tensor
+from histoxai.networks.inference import pick_device, prediction_arrays, to_tensor
 from histoxai.networks.run_folder import Run, open_run
 from histoxai.networks.weights import load_model
 from histoxai.settings import Explain, Work
@@ -154,7 +154,7 @@ class Job:
         """Predictions of rows [start, stop), with the maps of all methods that share their pass kept for later."""
         del have
         for part in self._pass(self.net, start, stop, None if self.target is None else self.target[start:stop]):
-            found = softmax_of_predicted(part.logits)
+            found = prediction_arrays(part.logits)
             made = {f"{PREDICTIONS}/{k}": v for k, v in found.items()}
             yield start + part.start, made | {"targets": part.targets.astype(np.int16)}
 

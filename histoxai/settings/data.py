@@ -21,7 +21,7 @@ class Work(Checked):
 
     shard: str | None = None
     one_indexed: bool = False
-    only: str | None = bounded(None, choices=("count", "missing", "check", "estimate", "parity"))
+    only: str | None = bounded(None, choices=("count", "missing", "check", "estimate", "parity", "find-lr"))
     force: bool = False
     verify: bool = False
     workers: int = bounded(1, ge=1)

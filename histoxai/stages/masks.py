@@ -41,7 +41,7 @@ def masks(
     patches = Patches(source)
     run = open_run(model, "segmenter")
     rows = patches.rows(settings.split)
-    device = pick_device(settings.device)
+    device = pick_device(settings.device, work.rank)
     scale = _scale(patches, run, settings, progress)
     spec = ArraySpec(PROBABILITY, (len(rows), 2, *patches.size), np.float32, settings.shard_size)
     item = Item("masks", (spec,), piece=settings.micro_batch)

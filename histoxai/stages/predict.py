@@ -12,7 +12,7 @@ import torch
 from histoxai.core import provenance
 from histoxai.core.errors import InputRefused
 from histoxai.core.progress import Progress
-from histoxai.networks.inference import padded, pick_device, softmax_of_predicted
+from histoxai.networks.inference import pick_device, predict_patches
 from histoxai.networks.run_folder import Run, open_run
 from histoxai.networks.weights import load_model
 from histoxai.settings import Predict, Work
@@ -74,7 +74,7 @@ def predict(
 
         def compute(start: int, stop: int) -> dict[str, np.ndarray]:
             images = patches.read(rows[start:stop])
-            return classify(network, images, settings.micro_batch, device, settings.embeddings)
+            return predict_patches(network, images, settings.micro_batch, device, settings.embeddings)
 
         return {PREDICTIONS: compute}
 
@@ -88,32 +88,6 @@ def predict(
     )
     summary = do_items(task, progress, work)
     return {"schema": "histoxai.predict/1", "output": str(output), "patches": len(rows), **summary}
-
-
-@torch.no_grad()
-def classify(
-    network: torch.nn.Module, images: np.ndarray, micro_batch: int, device: torch.device, embeddings: bool = False
-) -> dict[str, np.ndarray]:
-    """logits (n, classes), prediction, probability of (n, H, W, 3) uint8 patches; `embedding` (n, D) float32 if asked.
-
-    An embedding is what goes into the network's last linear layer (its `head_layer`).
-    """
-    found: list[torch.Tensor] = []
-    logits: list[torch.Tensor] = []
-    hooks = []
-    if embeddings:
-        head = network.get_submodule(str(network.head_layer))
-        hooks.append(head.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].float().cpu())))
-    try:
-        for k, (x, real) in enumerate(padded(images, micro_batch)):
-            logits.append(network(x.to(device))[:real].float().cpu())
-            if embeddings:
-                found[k] = found[k][:real]
-    finally:
-        for hook in hooks:
-            hook.remove()
-    made = softmax_of_predicted(torch.cat(logits).numpy())
-    return made | {EMBEDDING: torch.cat(found).numpy()} if embeddings else made
 
 
 def _item(run: Run, n: int, settings: Predict) -> Item:

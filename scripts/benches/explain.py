@@ -122,8 +122,8 @@ import json, sys
 from pathlib import Path
 import torch
 from benches.explain import LIBRARIES, library_seconds
-from histoxai.models.checkpoint import load_model
-from histoxai.models.runs import open_run
+from histoxai.networks.weights import load_model
+from histoxai.networks.run_folder import open_run
 model, patches, output = map(Path, sys.argv[1:])
 net = load_model(open_run(model), torch.device("cpu")).to(memory_format=torch.contiguous_format)
 library_seconds("gradcam", net, patches, output)
@@ -200,7 +200,7 @@ def limits(model: nn.Module, precision: str) -> dict[str, float]:
 def compare(work: Path, arch: str, precision: str = "fp32", against: bool = True) -> list[dict[str, Any]]:
     """Rows of each method, and all four together: to the library, and the share of the bare network's limit."""
     torch.set_num_threads(2)
-    pick_device("cpu")
+    pick_device("cpu", 0)
     patches, model = inputs(work, max(OURS[arch].values()), arch, SIZE, arch, CLASSES)
     network = load_model(open_run(model), torch.device("cpu"))
     names = [*OURS[arch], "all four"]
@@ -265,12 +265,12 @@ def bench_bf16(work: Path) -> list[dict[str, Any]]:
 
 _BARE = """
 import sys, torch
-from histoxai.explainers.network import worthwhile
-from histoxai.models.batches import pick_device
-from histoxai.models.checkpoint import load_model
-from histoxai.models.runs import open_run
+from histoxai.explain.network import worthwhile
+from histoxai.networks.inference import pick_device
+from histoxai.networks.weights import load_model
+from histoxai.networks.run_folder import open_run
 from pathlib import Path
-pick_device("cpu")
+pick_device("cpu", 0)
 net = load_model(open_run(Path(sys.argv[1])), torch.device("cpu")).requires_grad_(False)
 rows = worthwhile(net, (256, 256))
 x = torch.rand(rows, 3, 256, 256).contiguous(memory_format=torch.channels_last).requires_grad_()

@@ -23,10 +23,10 @@ OPTIONS = ("ig.steps=32",)
 # 16 patches a pass, forward and back, as IG does; how many passes it takes to tell
 _NETWORK = """
 import sys, time, torch
-from histoxai.models.batches import pick_device
-from histoxai.models.classifiers import ThesisCNN
+from histoxai.networks.inference import pick_device
+from histoxai.networks.thesis_cnn import ThesisCNN
 torch.manual_seed(0)
-pick_device("cpu")
+pick_device("cpu", 0)
 net = ThesisCNN(2, (96, 96)).to(memory_format=torch.channels_last).eval().requires_grad_(False)
 x = torch.rand(16, 3, 96, 96).contiguous(memory_format=torch.channels_last).requires_grad_()
 def step():
@@ -87,7 +87,7 @@ def working_seconds(patches: Path, model: Path, output: Path, shards: int | None
 def bench_workers(work: Path) -> list[dict[str, Any]]:
     """Two workers against the bare network's gain, shards against no shards."""
     torch.set_num_threads(2)
-    pick_device("cpu")
+    pick_device("cpu", 0)
     patches, model = inputs(work, 96, "p")
     bare, ours = [], []
     for _ in range(3):

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from histoxai.core.errors import InputRefused, UsageError
-from histoxai.networks.inference import forward, padded, pick_device, predict, to_tensor
+from histoxai.networks.inference import forward, padded, pick_device, predict_patches, to_tensor
 from histoxai.networks.run_folder import open_run
 from histoxai.networks.thesis_cnn import ThesisCNN
 from histoxai.networks.unet import UNet, bce_dice, soft_iou
@@ -94,7 +94,7 @@ def test_predictions_are_softmax_and_argmax() -> None:
     torch.manual_seed(0)
     images = np.random.default_rng(0).integers(0, 255, (6, 4, 4, 3), np.uint8)
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
-    got = predict(model, images, 4, torch.device("cpu"))
+    got = predict_patches(model, images, 4, torch.device("cpu"))
     logits = model(to_tensor(images)).detach()
     np.testing.assert_allclose(got["logits"], logits.numpy(), atol=1e-6)
     np.testing.assert_allclose(got["probability"], torch.softmax(logits, 1).max(1).values.numpy(), atol=1e-6)
@@ -102,12 +102,12 @@ def test_predictions_are_softmax_and_argmax() -> None:
 
 
 def test_devices() -> None:
-    assert pick_device("cpu").type == "cpu"
+    assert pick_device("cpu", 0).type == "cpu"
     with pytest.raises(UsageError):
-        pick_device("abacus")
+        pick_device("abacus", 0)
     if not torch.cuda.is_available():
         with pytest.raises(InputRefused, match="0 CUDA devices"):
-            pick_device("cuda")
+            pick_device("cuda", 0)
 
 
 @pytest.fixture

@@ -21,18 +21,19 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, ReduceLROnPlat
 from histoxai.core import provenance, signals
 from histoxai.core.errors import HistoxaiError, InputRefused, Interrupted, UsageError
 from histoxai.core.progress import Silent
-from histoxai.networks.inference import Source
 from histoxai.networks.weights import save_tensors
 from histoxai.settings import Training
 from histoxai.statistics.calibration import best_temperature
 from histoxai.store.patches import Patches
+from histoxai.train.batches import train_batches
 from histoxai.train.cross_validation import check_folds
-from histoxai.train.fabric import engine
-from histoxai.train.loop import Fitted, Job, fit, train_batches
+from histoxai.train.dataset import PatchDataset
+from histoxai.train.fabric import start_fabric
+from histoxai.train.loop import TrainingInputs, TrainingResult, fit
 from histoxai.train.losses import balanced_weights, classification_loss
-from histoxai.train.lr_finder import find_rate, steepest
-from histoxai.train.ranks import Placement, environment, placement
-from histoxai.train.schedules import Rates
+from histoxai.train.lr_finder import find_learning_rate, steepest_rate
+from histoxai.train.ranks import Ranks, environment, find_ranks
+from histoxai.train.schedules import LearningRates
 from histoxai.train.state import averaging, synchronise_norms
 from tests.conftest import Mini, done, run, without_seal
 
@@ -67,15 +68,15 @@ def right(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return (outputs.argmax(1) == targets).float().mean()
 
 
-def job(n: int = 41, norm: bool = True, dropout: float = 0.0, mixup: float = 0.0) -> Job:
+def inputs(n: int = 41, norm: bool = True, dropout: float = 0.0, mixup: float = 0.0) -> TrainingInputs:
     torch.manual_seed(0)
     middle: list[nn.Module] = [nn.BatchNorm2d(4)] if norm else []
     net = nn.Sequential(nn.Conv2d(3, 4, 3), *middle, nn.ReLU(), nn.Flatten(), nn.Dropout(dropout), nn.Linear(144, 2))
-    return Job(net, functional.cross_entropy, right, "accuracy", Toy(n, 1), Toy(20, 2), mixup)  # type: ignore[arg-type]
+    return TrainingInputs(net, functional.cross_entropy, right, "accuracy", Toy(n, 1), Toy(20, 2), mixup)  # type: ignore[arg-type]
 
 
-def trained(work: Job, settings: Training, folder: Path, progress: Any = None) -> Fitted:
-    with engine(settings, Placement(), lambda: None) as fabric:
+def trained(work: TrainingInputs, settings: Training, folder: Path, progress: Any = None) -> TrainingResult:
+    with start_fabric(settings, Ranks(), lambda: None) as fabric:
         return fit(work, settings, fabric, folder, {}, progress or Silent())
 
 
@@ -83,13 +84,13 @@ def settings(**more: Any) -> Training:
     return Training(**{"epochs": 5, "batch_size": 8, "lr": 0.01, "patience": 9, "device": "cpu", **more})
 
 
-def same(a: Job, b: Job) -> bool:
+def same(a: TrainingInputs, b: TrainingInputs) -> bool:
     other = b.model.state_dict()
     return all(torch.equal(v, other[k]) for k, v in a.model.state_dict().items())
 
 
 def test_training_learns_and_keeps_the_best_weights(tmp_path: Path) -> None:
-    work = job()
+    work = inputs()
     found = trained(work, settings(epochs=6), tmp_path)
     losses = [row["validation_loss"] for row in found.history]
     assert found.best_epoch == int(np.argmin(losses)) + 1
@@ -106,7 +107,7 @@ def test_training_learns_and_keeps_the_best_weights(tmp_path: Path) -> None:
 
 
 def test_the_loop_is_the_plain_one(tmp_path: Path) -> None:
-    work, plain = job(norm=False), job(norm=False)
+    work, plain = inputs(norm=False), inputs(norm=False)
     trained(work, settings(epochs=2, patience=2), tmp_path)
     optimizer, best = torch.optim.Adam(plain.model.parameters(), lr=0.01), (math.inf, {})
     for epoch in range(2):
@@ -124,7 +125,7 @@ def test_the_loop_is_the_plain_one(tmp_path: Path) -> None:
 
 
 def test_early_stopping(tmp_path: Path) -> None:
-    found = trained(job(), settings(epochs=50, lr=0.5, patience=2), tmp_path)
+    found = trained(inputs(), settings(epochs=50, lr=0.5, patience=2), tmp_path)
     assert len(found.history) == found.best_epoch + 2 < 50
 
 
@@ -136,7 +137,7 @@ EVERYTHING = {"ema": 0.9, "schedule": "plateau", "warmup": 1.0, "clip": 0.5, "ac
 def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path, at: int, more: dict[str, Any]) -> None:
     rough = {"dropout": 0.3, "mixup": 0.4} if more else {}
     chosen = settings(checkpoint_minutes=0, **more)
-    whole, parts = job(**rough), job(**rough)
+    whole, parts = inputs(**rough), inputs(**rough)
     one = trained(whole, chosen, tmp_path / "whole")
 
     class Stops(Silent):
@@ -149,7 +150,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path, at: int, more
 
     with pytest.raises(KeyboardInterrupt):
         trained(parts, chosen, tmp_path / "parts", Stops())
-    fresh = job(**rough)
+    fresh = inputs(**rough)
     other = trained(fresh, chosen, tmp_path / "parts")
     assert same(whole, fresh)
     assert one.history == other.history
@@ -157,7 +158,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path, at: int, more
 
 
 def test_a_signal_ends_the_step_and_writes_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, fresh = job(), job()
+    whole, fresh = inputs(), inputs()
     one = trained(whole, settings(), tmp_path / "whole")
 
     class Signals(Silent):
@@ -167,7 +168,7 @@ def test_a_signal_ends_the_step_and_writes_a_checkpoint(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(signals, "_received", [])
     with pytest.raises(Interrupted, match="SIGTERM"):
-        trained(job(), settings(checkpoint_minutes=1e9), tmp_path / "parts", Signals())
+        trained(inputs(), settings(checkpoint_minutes=1e9), tmp_path / "parts", Signals())
     assert [p.name for p in sorted((tmp_path / "parts/last").glob("at-*.json"))][-1] == "at-000002-00000002.json"
     signals._received.clear()
     other = trained(fresh, settings(), tmp_path / "parts")
@@ -184,11 +185,11 @@ def every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("every_epoch")
 @pytest.mark.parametrize("how", ["cut", "flipped", "no record", "torn record", "no tensors"])
 def test_a_torn_checkpoint_is_not_loaded_and_the_one_before_is(tmp_path: Path, how: str) -> None:
-    whole, fresh = job(), job()
+    whole, fresh = inputs(), inputs()
     trained(whole, settings(), tmp_path / "whole")
 
     with pytest.raises(KeyboardInterrupt):
-        trained(job(), settings(), tmp_path / "parts", StopsIn("epoch 4"))
+        trained(inputs(), settings(), tmp_path / "parts", StopsIn("epoch 4"))
     records = sorted((tmp_path / "parts/last").glob("at-*.json"))
     assert [p.name for p in records] == ["at-000002-00000000.json", "at-000003-00000000.json"]
     tensors = records[1].with_suffix(".safetensors")
@@ -226,9 +227,9 @@ class StopsIn(Silent):
 
 @pytest.mark.usefixtures("every_epoch")
 def test_a_run_whose_checkpoints_are_all_torn_starts_anew(tmp_path: Path) -> None:
-    whole, fresh = job(), job()
+    whole, fresh = inputs(), inputs()
     trained(whole, settings(), tmp_path / "whole")
-    trained(job(), settings(epochs=3), tmp_path / "parts")
+    trained(inputs(), settings(epochs=3), tmp_path / "parts")
     for path in (tmp_path / "parts/last").glob("*.safetensors"):
         path.write_bytes(b"torn")
     listener = Silent()
@@ -238,19 +239,19 @@ def test_a_run_whose_checkpoints_are_all_torn_starts_anew(tmp_path: Path) -> Non
     # and what it writes is kept, although the torn ones came later
     names = sorted(p.name for p in (tmp_path / "parts/last").glob("at-*.json"))
     assert names[-1] == "at-000005-00000000.json"
-    trained(job(), settings(epochs=4), tmp_path / "more")
+    trained(inputs(), settings(epochs=4), tmp_path / "more")
     for path in (tmp_path / "more/last").glob("*.safetensors"):
         path.write_bytes(b"torn")
     with pytest.raises(KeyboardInterrupt):
-        trained(job(), settings(), tmp_path / "more", StopsIn("epoch 3"))
+        trained(inputs(), settings(), tmp_path / "more", StopsIn("epoch 3"))
     assert [p.name for p in sorted((tmp_path / "more/last").glob("at-*.json"))][-1] == "at-000002-00000000.json"
     with pytest.raises(InputRefused, match="holds no checkpoint"):
-        trained(job(), settings(resume="required"), tmp_path / "nothing")
+        trained(inputs(), settings(resume="required"), tmp_path / "nothing")
 
 
 @pytest.mark.parametrize("how", ["shape", "missing", "moments"])
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path, how: str) -> None:
-    trained(job(), settings(epochs=2), tmp_path)
+    trained(inputs(), settings(epochs=2), tmp_path)
     for record in (tmp_path / "last").glob("at-*.json"):
         saved = without_seal(record)
         path = tmp_path / "last" / saved["tensors"]["file"]
@@ -265,12 +266,12 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path, how: str) ->
         saved["tensors"]["checksum"] = provenance.file_checksum(path)
         record.write_text(json.dumps(saved))
     with pytest.raises(InputRefused, match=r"does not fit this network .*--force starts over"):
-        trained(job(), settings(), tmp_path)
+        trained(inputs(), settings(), tmp_path)
 
 
 @pytest.mark.usefixtures("every_epoch")
 def test_two_checkpoints_are_kept_and_the_best_weights(tmp_path: Path) -> None:
-    found = trained(job(), settings(), tmp_path)
+    found = trained(inputs(), settings(), tmp_path)
     names = sorted(p.name for p in (tmp_path / "last").iterdir())
     assert [n for n in names if n.startswith("at")] == [
         f"at-{e:06d}-00000000.{ending}" for e in (4, 5) for ending in ("json", "safetensors")
@@ -286,12 +287,12 @@ def test_large_checkpoints_do_not_follow_every_short_epoch(tmp_path: Path, monke
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     place._saved, place._took = 100.0, 5.0
     now[0] = 140.0
-    assert not place.due(10, boundary=True)
-    assert not place.due(10, boundary=False)
+    assert not place.due(10, epoch_ended=True)
+    assert not place.due(10, epoch_ended=False)
     now[0] = 151.0  # writing took 5 s, a tenth of this
-    assert place.due(10, boundary=True)
-    assert not place.due(10, boundary=False)
-    assert place.due(0.5, boundary=False)
+    assert place.due(10, epoch_ended=True)
+    assert not place.due(10, epoch_ended=False)
+    assert place.due(0.5, epoch_ended=False)
 
 
 def test_a_last_batch_of_one_is_left_out() -> None:
@@ -303,11 +304,11 @@ def test_a_last_batch_of_one_is_left_out() -> None:
 
 
 def test_a_loss_that_is_not_finite_names_its_patches(tmp_path: Path) -> None:
-    work = job()
+    work = inputs()
     work.train.images[7] = float("nan")  # type: ignore[attr-defined]
     with pytest.raises(HistoxaiError, match=r"epoch 1, train batch of patches .*p1/7.*: the loss is nan \(the weights"):
         trained(work, settings(), tmp_path)
-    work = job()
+    work = inputs()
     work.validation.images[3] = float("inf")  # type: ignore[attr-defined]
     with pytest.raises(HistoxaiError, match=r"validation batch of patches p2/0, .*p2/3.*the weights are finite"):
         trained(work, settings(), tmp_path / "other")
@@ -315,7 +316,7 @@ def test_a_loss_that_is_not_finite_names_its_patches(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("k", [2, 3])
 def test_accumulated_passes_make_the_step_of_one_large_batch(tmp_path: Path, k: int) -> None:
-    large, small = job(42, norm=False), job(42, norm=False)
+    large, small = inputs(42, norm=False), inputs(42, norm=False)
     one = trained(large, settings(batch_size=6 * k), tmp_path / "large")
     other = trained(small, settings(batch_size=6, accumulate=k), tmp_path / "small")
     for a, b in zip(one.history, other.history, strict=True):
@@ -323,7 +324,7 @@ def test_accumulated_passes_make_the_step_of_one_large_batch(tmp_path: Path, k: 
 
 
 def test_averaged_weights_are_those_of_the_formula(tmp_path: Path) -> None:
-    work, seen = job(norm=False), []
+    work, seen = inputs(norm=False), []
 
     class Watches(Silent):
         def advance(self, steps: int = 1, note: str = "") -> None:
@@ -361,7 +362,7 @@ def test_frozen_norms_keep_their_statistics_among_processes() -> None:
 
 def test_gradients_are_clipped(tmp_path: Path) -> None:
     # Adam's steps hardly know the scale of a gradient, but its moments do
-    trained(job(norm=False), settings(epochs=1, clip=1e-3), tmp_path)
+    trained(inputs(norm=False), settings(epochs=1, clip=1e-3), tmp_path)
     saved = json.loads(next((tmp_path / "last").glob("at-*.json")).read_text())
     tensors = load_file(tmp_path / "last" / saved["tensors"]["file"])
     moments = [v for k, v in tensors.items() if k.endswith("exp_avg")]
@@ -378,13 +379,13 @@ def test_schedules_are_torchs() -> None:
     sgd = optimizer()
     warm = LinearLR(sgd, start_factor=1 / 8, end_factor=1, total_iters=7)
     for step in range(8):
-        assert Rates(chosen, 4, [])(step) == pytest.approx(sgd.param_groups[0]["lr"])
+        assert LearningRates(chosen, 4, [])(step) == pytest.approx(sgd.param_groups[0]["lr"])
         sgd.step()
         warm.step()
     sgd = optimizer()
     cosine = CosineAnnealingLR(sgd, T_max=32)
     for step in range(8, 40):
-        assert Rates(chosen, 4, [])(step) == pytest.approx(sgd.param_groups[0]["lr"], abs=1e-12)
+        assert LearningRates(chosen, 4, [])(step) == pytest.approx(sgd.param_groups[0]["lr"], abs=1e-12)
         sgd.step()
         cosine.step()
     losses = [1.0, 0.9, 0.95, 0.95, 0.95, 0.95, 0.8, 0.85, 0.85, 0.85, 0.85, 0.7]
@@ -393,11 +394,11 @@ def test_schedules_are_torchs() -> None:
     chosen = Training(epochs=50, lr=0.1, schedule="plateau", patience=5)
     rates = []
     for epoch, loss in enumerate(losses):
-        rates.append(Rates(chosen, 4, losses[:epoch])(epoch * 4))
+        rates.append(LearningRates(chosen, 4, losses[:epoch])(epoch * 4))
         assert rates[-1] == sgd.param_groups[0]["lr"]
         plateau.step(loss)
     assert sorted(set(rates)) == [0.025, 0.05, 0.1]
-    assert Rates(Training(lr=0.1), 4, losses)(99) == 0.1
+    assert LearningRates(Training(lr=0.1), 4, losses)(99) == 0.1
 
 
 def test_smoothed_and_weighted_losses() -> None:
@@ -420,7 +421,7 @@ def test_smoothed_and_weighted_losses() -> None:
 
 def test_balanced_sampling_takes_as_many_of_each_class(mini: Mini) -> None:
     patches = Patches(mini.patches)  # 24, 30 and 36 of three classes
-    source = Source(patches, np.arange(len(patches)), masks=False, balanced=True)
+    source = PatchDataset(patches, np.arange(len(patches)), masks=False, balanced=True)
     order = source.order(0, 0)
     drawn = patches.label[order]
     assert np.bincount(drawn).tolist() == [30, 30, 30]
@@ -434,7 +435,7 @@ def test_balanced_sampling_takes_as_many_of_each_class(mini: Mini) -> None:
 
 
 def test_mixup_is_of_pairs_within_the_batch(tmp_path: Path) -> None:
-    work, plain = job(norm=False, mixup=0.5), job(norm=False)
+    work, plain = inputs(norm=False, mixup=0.5), inputs(norm=False)
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     forward = work.model.forward
 
@@ -460,8 +461,8 @@ def test_mixup_is_of_pairs_within_the_batch(tmp_path: Path) -> None:
 
 
 def test_a_learning_rate_is_found() -> None:
-    with engine(settings(), Placement(), lambda: None) as fabric:
-        found = find_rate(job(), settings(), fabric, Silent())
+    with start_fabric(settings(), Ranks(), lambda: None) as fabric:
+        found = find_learning_rate(inputs(), settings(), fabric, Silent())
     rates = [c["lr"] for c in found["curve"]]
     assert rates[0] == pytest.approx(1e-7)
     assert rates == sorted(rates)
@@ -469,8 +470,8 @@ def test_a_learning_rate_is_found() -> None:
     # a loss that falls as a logistic function of log lr falls fastest at its middle
     grid = np.logspace(-7, 0, 100)
     curve = [{"lr": r, "smoothed": 2 - 1 / (1 + math.exp(-3 * (math.log10(r) + 3)))} for r in grid]
-    assert steepest(curve) == pytest.approx(1e-3, rel=0.1)
-    assert steepest([{"lr": r, "smoothed": float(k)} for k, r in enumerate(grid)]) is None
+    assert steepest_rate(curve) == pytest.approx(1e-3, rel=0.1)
+    assert steepest_rate([{"lr": r, "smoothed": float(k)} for k, r in enumerate(grid)]) is None
 
 
 def test_temperature_is_the_most_likely_one() -> None:
@@ -504,32 +505,32 @@ SRUN = {
 }
 
 
-def test_placement() -> None:
-    assert placement(None, None, {}) == Placement()
-    assert placement(4, None, {}) == Placement(per_node=4, launch=True)
-    found = placement(None, None, SRUN)
+def test_ranks() -> None:
+    assert find_ranks(None, None, {}) == Ranks()
+    assert find_ranks(4, None, {}) == Ranks(per_node=4, launch=True)
+    found = find_ranks(None, None, SRUN)
     assert (found.rank, found.local_rank, found.per_node, found.nodes, found.world) == (3, 1, 2, 2, 4)
     assert (found.address, found.port, found.launch) == ("gpu07", 15_000 + 77 + 202, False)
-    assert placement(2, 2, SRUN) == found
+    assert find_ranks(2, 2, SRUN) == found
     with pytest.raises(UsageError, match="--devices 4: the processes that were started are 2"):
-        placement(4, None, SRUN)
+        find_ranks(4, None, SRUN)
     with pytest.raises(UsageError, match="every node needs as many"):
-        placement(None, None, SRUN | {"SLURM_STEP_TASKS_PER_NODE": "3,1"})
+        find_ranks(None, None, SRUN | {"SLURM_STEP_TASKS_PER_NODE": "3,1"})
     with pytest.raises(UsageError, match="every node needs as many"):
-        placement(None, None, SRUN | {"SLURM_STEP_NUM_TASKS": "3"})
+        find_ranks(None, None, SRUN | {"SLURM_STEP_NUM_TASKS": "3"})
     with pytest.raises(UsageError, match="srun --nodes=2"):
-        placement(1, 2, {})
+        find_ranks(1, 2, {})
     # a batch script that asked for tasks and started none of them
-    assert placement(None, None, {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "1", "SLURM_PROCID": "0"}) == Placement()
+    assert find_ranks(None, None, {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "1", "SLURM_PROCID": "0"}) == Ranks()
     torchrun = {"TORCHELASTIC_RUN_ID": "x", "RANK": "5", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "6"}
-    found = placement(None, None, torchrun | {"MASTER_ADDR": "a", "MASTER_PORT": "1234"})
-    assert found == Placement(5, 1, 2, 3, address="a", port=1234)
-    own = placement(None, None, SRUN | {"SLURM_GPUS_PER_TASK": "1", "SLURM_STEP_TASKS_PER_NODE": "2(x2)"})
-    bound = own.seeing(1)
+    found = find_ranks(None, None, torchrun | {"MASTER_ADDR": "a", "MASTER_PORT": "1234"})
+    assert found == Ranks(5, 1, 2, 3, address="a", port=1234)
+    own = find_ranks(None, None, SRUN | {"SLURM_GPUS_PER_TASK": "1", "SLURM_STEP_TASKS_PER_NODE": "2(x2)"})
+    bound = own.for_visible_gpus(1)
     assert (bound.rank, bound.local_rank, bound.node, bound.per_node, bound.nodes) == (3, 0, 3, 1, 4)
-    assert own.seeing(2) == own
-    assert found.seeing(1) == found  # one GPU for two tasks
-    assert Placement(per_node=2, launch=True).seeing(1).per_node == 2
+    assert own.for_visible_gpus(2) == own
+    assert found.for_visible_gpus(1) == found  # one GPU for two tasks
+    assert Ranks(per_node=2, launch=True).for_visible_gpus(1).per_node == 2
     with environment(A_B_C=1):
         import os
 
@@ -547,19 +548,19 @@ def _threads() -> Iterator[None]:
 
 def _member(folder: Path, norm: bool) -> None:
     chosen = settings(devices=2, batch_size=10)
-    place = placement(2, None)
-    with engine(chosen, place, partial(_member, folder, norm)) as fabric:
+    ranks = find_ranks(2, None)
+    with start_fabric(chosen, ranks, partial(_member, folder, norm)) as fabric:
         torch.set_num_threads(1)
-        work = job(43, norm=norm)
+        work = inputs(43, norm=norm)
         found = fit(work, chosen, fabric, folder, {}, Silent())
-        (folder / f"rank{place.rank}.json").write_text(json.dumps(found.history))
+        (folder / f"rank{ranks.rank}.json").write_text(json.dumps(found.history))
 
 
 def test_two_processes_have_the_loss_curve_of_one(tmp_path: Path) -> None:
     _member(tmp_path, False)
     ours, theirs = (json.loads((tmp_path / f"rank{r}.json").read_text()) for r in (0, 1))
     assert ours == theirs
-    alone = trained(job(43, norm=False), settings(batch_size=10), tmp_path / "alone")
+    alone = trained(inputs(43, norm=False), settings(batch_size=10), tmp_path / "alone")
     assert len(ours) == len(alone.history) == 5
     for a, b in zip(ours, alone.history, strict=True):
         assert a == pytest.approx(b, rel=1e-5, abs=1e-5)
@@ -567,9 +568,9 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path: Path) -> None:
 
 def _fails(folder: Path) -> None:
     chosen = settings(devices=2)
-    place = placement(2, None)
-    with engine(chosen, place, partial(_fails, folder)) as fabric:
-        if place.rank == 1:
+    ranks = find_ranks(2, None)
+    with start_fabric(chosen, ranks, partial(_fails, folder)) as fabric:
+        if ranks.rank == 1:
             raise HistoxaiError("no more of this")
         fabric.barrier()
 
@@ -579,9 +580,9 @@ def _dies(folder: Path) -> None:
     import signal
 
     chosen = settings(devices=2)
-    place = placement(2, None)
-    with engine(chosen, place, partial(_dies, folder)) as fabric:
-        if place.rank == 1:
+    ranks = find_ranks(2, None)
+    with start_fabric(chosen, ranks, partial(_dies, folder)) as fabric:
+        if ranks.rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         fabric.barrier()
 
@@ -702,6 +703,6 @@ def test_a_run_for_each_fold(mini: Mini, tmp_path: Path) -> None:
     assert run("train-cls", stores[0], mini.balanced, "-o", tmp_path / "y", *words).code == 3
     done("augment", mini.patches, "-o", tmp_path / "g.zarr", "--folds", 4, "--fold", 1)
     with pytest.raises(InputRefused, match="is a fold of another store"):
-        check_folds([stores[0], tmp_path / "g.zarr"], tmp_path, Placement())
+        check_folds([stores[0], tmp_path / "g.zarr"], tmp_path, Ranks())
     with pytest.raises(UsageError, match="under srun"):
-        check_folds(stores, tmp_path, Placement(per_node=2))
+        check_folds(stores, tmp_path, Ranks(per_node=2))

@@ -5,7 +5,6 @@ Stages are imported inside the bodies, so that `--help` and `--version` load non
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +15,6 @@ from histoxai.cli import options, terminal
 from histoxai.cli.commands.shared import show, with_training_options
 from histoxai.cli.tables import train as tables
 from histoxai.core import registry
-from histoxai.core.errors import UsageError
-from histoxai.core.progress import Silent
 
 FindLr = Annotated[bool, typer.Option("--find-lr", help="Suggest a learning rate from a short run; write nothing.")]
 
@@ -75,27 +72,9 @@ def train_cls(
     )
     terminal.use_threads(threads, asked.devices or 1)
     with terminal.progress(quiet) as progress:
-        from histoxai.stages.train_cls import train_cls as stage
-        from histoxai.train.cross_validation import check_folds, pooled
-        from histoxai.train.ranks import placement
+        from histoxai.stages.train_cls import train_cls_folds as stage
 
-        if len(patches) == 1:
-            summary = stage(patches[0], output, asked, progress, force=force, dry_run=dry_run, find_lr=find_lr)
-        else:
-            folds = check_folds(patches, output, placement(asked.devices, asked.nodes))
-            if asked.resume == "required" and not any(place.exists() for _, place in folds):
-                raise UsageError(f"--resume required: {output} holds no run to go on with")
-            each = replace(asked, resume="auto")
-            if not (dry_run or find_lr):  # what is refused is refused before hours of training
-                for store, place in folds:
-                    stage(store, place, each, Silent(), force=force, dry_run=True)
-            runs = []
-            for store, place in folds[:1] if find_lr else folds:
-                progress.say(f"{store} -> {place}")
-                runs.append(stage(store, place, each, progress, force=force, dry_run=dry_run, find_lr=find_lr))
-            # else a dry run, a search for the learning rate, or a process that is not the first
-            finished = all("accuracy" in run for run in runs)
-            summary = pooled(output, [store for store, _ in folds], runs) if finished else runs[0]
+        summary = stage(patches, output, asked, progress, _work(force, dry_run, find_lr))
     show(summary, json, tables.accuracy)
 
 
@@ -127,5 +106,9 @@ def train_seg(
     with terminal.progress(quiet) as progress:
         from histoxai.stages.train_seg import train_seg as stage
 
-        summary = stage(patches, output, asked, progress, force=force, dry_run=dry_run, find_lr=find_lr)
+        summary = stage(patches, output, asked, progress, _work(force, dry_run, find_lr))
     show(summary, json, tables.segmentation)
+
+
+def _work(force: bool, dry_run: bool, find_lr: bool) -> settings.Work:
+    return settings.Work(force=force, only="check" if dry_run else "find-lr" if find_lr else None)

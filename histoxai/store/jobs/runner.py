@@ -17,7 +17,7 @@ from histoxai.core import resources, signals
 from histoxai.core.errors import UsageError
 from histoxai.core.progress import Progress
 from histoxai.settings import Work
-from histoxai.store.jobs.workers import Again, share_out
+from histoxai.store.jobs.workers import RerunStage, run_in_workers
 from histoxai.store.partial_shards import PART, Kept, forget
 from histoxai.store.records import DONE
 from histoxai.store.shards import Item, Store
@@ -53,7 +53,7 @@ class Task:
     make: Callable[[], Store]
     look: Callable[[], Store] | None
     prepare: Callable[[], Mapping[str, Compute | Stream]]
-    again: Again
+    again: RerunStage
     facts: Mapping[str, object]
 
 
@@ -140,7 +140,7 @@ def do_items(task: Task, progress: Progress, work: Work) -> dict[str, Any]:
     todo = [(k, gaps) for k in wanted if (gaps := _gaps(store, items, k, work))]
     progress.start("patches x methods" if len(items) > 1 else items[0].name, sum(_size(k, gaps) for k, gaps in todo))
     if work.workers > 1 and len(todo) > 1:
-        done = share_out(task.again, [k for k, _ in todo], work, progress)
+        done = run_in_workers(task.again, [k for k, _ in todo], work, progress)
         summary = _names((k for k, _ in todo), work) | {"done": {item.name: done.get(item.name, 0) for item in items}}
     else:
         summary = _fill(store, task, todo, progress)
