@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from histoxai.core.s3_paths import require_local
 from histoxai.networks.inference import pick_device, predict_patches
 from histoxai.networks.pretrained import freeze_encoder, load_weights
 from histoxai.networks.run_folder import open_run, training_summary
-from histoxai.networks.weights import build, finish
+from histoxai.networks.weights import build
 from histoxai.report.figures.figures import confusion, png
 from histoxai.score.summary.scores import cancer_of
 from histoxai.settings import Statistics, TrainCls, Work
@@ -30,10 +29,10 @@ from histoxai.statistics.classification import accuracy_table, classifier_scores
 from histoxai.store.patches import Patches
 from histoxai.store.storage.files import write_atomically
 from histoxai.train.cross_validation import train_folds
-from histoxai.train.loop import TrainingInputs, TrainingResult
+from histoxai.train.loop import TrainingInputs
 from histoxai.train.losses import balanced_weights, classification_loss
-from histoxai.train.outputs import NetworkRecipe, result_facts, training_facts, write_history, write_predictions
-from histoxai.train.ranks import Ranks, find_ranks
+from histoxai.train.outputs import Evaluation, NetworkRecipe, training_facts, write_predictions
+from histoxai.train.ranks import find_ranks
 from histoxai.train.task import TrainingTask, evaluation_split, split_datasets, train
 
 _MICRO_BATCH = 16
@@ -67,7 +66,7 @@ def train_cls(source: Path, output: Path, settings: TrainCls, progress: Progress
         facts=facts,
         inputs=_inputs(model, patches, settings),
         rerun=partial(train_cls, source, output, settings, Silent(), Work(force=work.force)),
-        finish=_Evaluation(output, facts, model, patches, settings, ranks).write,
+        evaluate=partial(_evaluate, output, model, patches, settings),
     )
     early = train(task, progress)
     if early is not None:
@@ -144,54 +143,37 @@ def _accuracy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return (logits.argmax(dim=1) == labels).float().mean()
 
 
-@dataclass(frozen=True)
-class _Evaluation:
-    """A trained classifier, to be calibrated, evaluated and written; facts: `run.json` so far."""
+def _evaluate(
+    output: Path, model: torch.nn.Module, patches: Patches, settings: TrainCls, device: torch.device
+) -> Evaluation:
+    """Calibrate the classifier if asked to, evaluate it, and write its predictions and confusion matrix."""
+    calibration = {"calibration": _calibrate(model, patches, device)} if settings.temperature else {}
+    split = evaluation_split(patches)
+    rows = patches.rows(split)
+    predictions = _predict(model, patches, rows, device)
+    write_predictions(output, patches, rows, split, predictions)
+    label, classes, logits = patches.label[rows], patches.classes, predictions["logits"]
+    table = accuracy_table(label, predictions["prediction"], classes)
+    write_atomically(output / "confusion.png", png(confusion(np.array(table["confusion"]), classes)))
+    scores = classifier_scores(logits, label, patches.group[rows], classes, cancer_of(None, classes), Statistics())
+    return Evaluation(split, {**table, "scores": scores}, calibration)
 
-    output: Path
-    facts: dict[str, Any]
-    model: torch.nn.Module
-    patches: Patches
-    settings: TrainCls
-    ranks: Ranks
 
-    def write(self, result: TrainingResult, device: torch.device) -> None:
-        """Write predictions, history, confusion matrix, weights and `run.json`."""
-        calibration = self._calibrate(device) if self.settings.temperature else None
-        split = evaluation_split(self.patches)
-        rows = self.patches.rows(split)
-        predictions = self._predict(rows, device)
-        write_history(self.output, result.history)
-        write_predictions(self.output, self.patches, rows, split, predictions)
-        facts = {**self.facts, **result_facts(result, split, self._metrics(rows, predictions), self.ranks)}
-        if calibration is not None:
-            facts["calibration"] = calibration
-        finish(self.output, facts, self.model)
+def _predict(model: torch.nn.Module, patches: Patches, rows: np.ndarray, device: torch.device) -> dict[str, np.ndarray]:
+    batches = (patches.read(rows[k : k + _READ]) for k in range(0, len(rows), _READ))
+    parts = [predict_patches(model, images, _MICRO_BATCH, device) for images in batches]
+    return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
 
-    def _metrics(self, rows: np.ndarray, predictions: dict[str, np.ndarray]) -> dict[str, Any]:
-        patches, classes = self.patches, self.patches.classes
-        label = patches.label[rows]
-        table = accuracy_table(label, predictions["prediction"], classes)
-        write_atomically(self.output / "confusion.png", png(confusion(np.array(table["confusion"]), classes)))
-        cancer, logits = cancer_of(None, classes), predictions["logits"]
-        scores = classifier_scores(logits, label, patches.group[rows], classes, cancer, Statistics())
-        return {**table, "scores": scores}
 
-    def _predict(self, rows: np.ndarray, device: torch.device) -> dict[str, np.ndarray]:
-        starts = range(0, len(rows), _READ)
-        batches = (self.patches.read(rows[k : k + _READ]) for k in starts)
-        parts = [predict_patches(self.model, images, _MICRO_BATCH, device) for images in batches]
-        return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
+def _calibrate(model: torch.nn.Module, patches: Patches, device: torch.device) -> dict[str, float]:
+    """Divide the head's weights by the temperature that makes validation labels most likely.
 
-    def _calibrate(self, device: torch.device) -> dict[str, float]:
-        """Divide the head's weights by the temperature that makes validation labels most likely.
-
-        Every later command then has calibrated probabilities, and no predicted class changes.
-        """
-        rows = self.patches.rows("validation")
-        calibration = best_temperature(self._predict(rows, device)["logits"], self.patches.label[rows])
-        head = self.model.get_submodule(str(self.model.head_layer))
-        with torch.no_grad():
-            for weight in head.parameters():
-                weight /= calibration["temperature"]
-        return calibration
+    Every later command then has calibrated probabilities, and no predicted class changes.
+    """
+    rows = patches.rows("validation")
+    calibration = best_temperature(_predict(model, patches, rows, device)["logits"], patches.label[rows])
+    head = model.get_submodule(str(model.head_layer))
+    with torch.no_grad():
+        for weight in head.parameters():
+            weight /= calibration["temperature"]
+    return calibration

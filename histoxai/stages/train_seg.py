@@ -17,13 +17,13 @@ from histoxai.core.s3_paths import require_local
 from histoxai.networks.inference import forward, pick_device
 from histoxai.networks.run_folder import open_run, training_summary
 from histoxai.networks.unet import soft_iou
-from histoxai.networks.weights import build, finish
+from histoxai.networks.weights import build
 from histoxai.settings import TrainSeg, Work
 from histoxai.store.patches import TARGETS, Patches
 from histoxai.store.schema import MASKS
-from histoxai.train.loop import TrainingInputs, TrainingResult
+from histoxai.train.loop import TrainingInputs
 from histoxai.train.losses import segmentation_loss
-from histoxai.train.outputs import NetworkRecipe, result_facts, training_facts, write_history
+from histoxai.train.outputs import Evaluation, NetworkRecipe, training_facts
 from histoxai.train.ranks import find_ranks
 from histoxai.train.task import TrainingTask, evaluation_split, split_datasets, train
 
@@ -49,13 +49,6 @@ def train_seg(source: Path, output: Path, settings: TrainSeg, progress: Progress
     facts = training_facts(recipe, settings, device.type, patches, output)
     torch.manual_seed(keyed_seed(settings.seed, "init"))
     model = build(facts)
-
-    def write(result: TrainingResult, device: torch.device) -> None:
-        write_history(output, result.history)
-        split = evaluation_split(patches)
-        metrics = {"masks": _overlap(model, patches, patches.rows(split), device)}
-        finish(output, {**facts, **result_facts(result, split, metrics, ranks)}, model)
-
     task = TrainingTask(
         command="train-seg",
         output=output,
@@ -65,7 +58,7 @@ def train_seg(source: Path, output: Path, settings: TrainSeg, progress: Progress
         facts=facts,
         inputs=_inputs(model, patches, settings),
         rerun=partial(train_seg, source, output, settings, Silent(), Work(force=work.force)),
-        finish=write,
+        evaluate=partial(_evaluate, model, patches),
     )
     early = train(task, Silent() if ranks.rank else progress)
     return training_summary(open_run(output, "segmenter"), "train-seg", output) if early is None else early
@@ -75,6 +68,11 @@ def _inputs(model: torch.nn.Module, patches: Patches, settings: TrainSeg) -> Tra
     train, validation = split_datasets(patches, settings, masks=True)
     loss = segmentation_loss(settings.loss or "bce-dice", settings.dice, settings.gamma)
     return TrainingInputs(model, loss, soft_iou, "soft_iou", train, validation)
+
+
+def _evaluate(model: torch.nn.Module, patches: Patches, device: torch.device) -> Evaluation:
+    split = evaluation_split(patches)
+    return Evaluation(split, {"masks": _overlap(model, patches, patches.rows(split), device)})
 
 
 def _overlap(

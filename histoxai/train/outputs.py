@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,19 +57,29 @@ def training_facts(
     }
 
 
-def result_facts(result: TrainingResult, split: str, metrics: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
-    """Return what `run.json` gets after training; split: the one that `metrics` were computed on."""
+@dataclass(frozen=True)
+class Evaluation:
+    """The metrics of a trained network on one split, and further facts for `run.json`."""
+
+    split: str
+    metrics: dict[str, Any]
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+def result_facts(result: TrainingResult, evaluation: Evaluation, ranks: Ranks) -> dict[str, Any]:
+    """Return what `run.json` gets after training."""
     pace = result.patches_per_second
     return {
         "best_epoch": result.best_epoch,
         "epochs": len(result.history),
-        "split": split,
-        "metrics": metrics,
+        "split": evaluation.split,
+        "metrics": evaluation.metrics,
         "training": {
             "seconds": round(result.seconds, 1),
             "processes": ranks.world,
             "patches_per_second": None if pace is None else round(pace, 1),
         },
+        **evaluation.more,
     }
 
 

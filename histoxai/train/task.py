@@ -15,6 +15,7 @@ from torch import nn
 from histoxai.core.errors import HistoxaiError, InputRefused, UsageError, for_users, is_out_of_memory
 from histoxai.core.progress import Progress
 from histoxai.networks.run_folder import discard_run, run_state
+from histoxai.networks.weights import finish
 from histoxai.settings import Training, Work
 from histoxai.split.split import TEST
 from histoxai.store.patches import Patches
@@ -26,6 +27,7 @@ from histoxai.train.fabric import check_device, start_fabric
 from histoxai.train.launcher import RerunStage
 from histoxai.train.loop import TrainingInputs, TrainingResult, fit
 from histoxai.train.lr_finder import find_learning_rate
+from histoxai.train.outputs import Evaluation, result_facts, write_history
 from histoxai.train.ranks import Ranks
 
 
@@ -34,7 +36,8 @@ class TrainingTask:
     """One call of a training stage.
 
     command: `train-cls` or `train-seg`. output: the run folder. facts: `run.json` so far. rerun: what the ranks that
-    this process launches run. finish: writes the outputs of a finished run, in rank 0.
+    this process launches run. evaluate: evaluates the trained network on a device, in rank 0, and writes what belongs
+    to one command alone.
     """
 
     command: str
@@ -45,7 +48,7 @@ class TrainingTask:
     facts: dict[str, Any]
     inputs: TrainingInputs
     rerun: RerunStage
-    finish: Callable[[TrainingResult, torch.device], None]
+    evaluate: Callable[[torch.device], Evaluation]
 
 
 def train(task: TrainingTask, progress: Progress) -> dict[str, Any] | None:
@@ -92,8 +95,14 @@ def _train(task: TrainingTask, fabric: Fabric, progress: Progress) -> None:
     if state != "finished":
         result = fit(task.inputs, task.settings, fabric, task.output, task.facts["identity"], progress)
         if task.ranks.rank == 0:
-            task.inputs.model.eval()
-            task.finish(result, fabric.device)
+            _write(task, result, fabric.device)
+
+
+def _write(task: TrainingTask, result: TrainingResult, device: torch.device) -> None:
+    model = task.inputs.model.eval()
+    evaluation = task.evaluate(device)
+    write_history(task.output, result.history)
+    finish(task.output, {**task.facts, **result_facts(result, evaluation, task.ranks)}, model)
 
 
 def _folder_state(task: TrainingTask) -> str:
