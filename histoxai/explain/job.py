@@ -22,7 +22,7 @@ from histoxai.explain.bases.single_pass import Part, SinglePass, run_single_pass
 from histoxai.explain.inputs import ExplainInputs, Nuclei
 from histoxai.explain.maps_store import checks_path, raw_path
 from histoxai.explain.network import Network, reinitialised
-from histoxai.networks.inference import softmax_of_predicted, to_tensor
+from histoxai.networks.inference import prediction_arrays, to_tensor
 from histoxai.networks.run_folder import Run
 from histoxai.networks.weights import load_model
 from histoxai.settings import Explain, Work
@@ -170,7 +170,7 @@ class Job:
         """Yield predictions of positions [start, stop); maps of methods that share their pass are kept for later."""
         del have
         for part in self._pass(self.net, start, stop, None if self.target is None else self.target[start:stop]):
-            arrays = {f"{PREDICTIONS}/{k}": v for k, v in softmax_of_predicted(part.logits).items()}
+            arrays = {f"{PREDICTIONS}/{k}": v for k, v in prediction_arrays(part.logits).items()}
             yield start + part.start, arrays | {"targets": part.targets.astype(np.int16)}
 
     def maps(self, name: str, store: Store, start: int, stop: int, have: np.ndarray) -> Rows:

@@ -1,7 +1,7 @@
-"""Normalisation as the first layer of a network, so that everybody outside of it goes on seeing 0..1.
+"""Normalise patches in the first layer of a network, so that its input stays in 0..1.
 
-Explainers attribute to the input of the whole network: were patches normalised before it, maps would speak of
-standard deviations, and a black baseline would be no black patch.
+Explainers attribute to the input of the whole network. If patches were normalised before it, maps would be in units of
+standard deviations, and a black baseline would not be a black patch.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from torch import nn
 
 # Mean and standard deviation of R, G, B in 0..1, as torchvision and timm normalise for their weights.
 STATISTICS = {"imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
-# What a network says of itself to those who look into it (networks/backbones.py), and whether it names a layer.
-_SAID = {"gradcam_layer": True, "head_layer": True, "gradcam_grid": False, "gradcam_last": False}
+# Attributes by which a network describes itself (networks/backbones.py), and whether each is the name of a layer.
+_DESCRIPTION = {"gradcam_layer": True, "head_layer": True, "gradcam_grid": False, "gradcam_last": False}
 
 
 class Normalise(nn.Module):
-    """(x - mean) / standard deviation of each channel; constants of the recipe, not weights.
+    """Compute (x - mean) / standard deviation of each channel, with constants of the recipe, not weights.
 
-    `indivisible`: methods with a rule for each layer take it as one, like a batch normalisation.
+    `indivisible`: methods with a rule for each layer treat it as one layer, like a batch normalisation.
     """
 
     indivisible = True
@@ -30,26 +30,26 @@ class Normalise(nn.Module):
         self.register_buffer("deviation", deviation, persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, 3, H, W) -> the same, in the dtype that it came in."""
+        """Normalise (n, 3, H, W) in its own dtype."""
         return (x - self.mean.to(x.dtype)) / self.deviation.to(x.dtype)
 
 
 class Normalised(nn.Module):
-    """A network behind a `Normalise`; its layers have the names that they had, behind `net.`."""
+    """A network after a `Normalise`; the names of its layers get the prefix `net.`."""
 
     def __init__(self, net: nn.Module, kind: str) -> None:
         super().__init__()
         self.normalise, self.net = Normalise(kind), net
-        for name, is_layer in _SAID.items():
+        for name, is_layer in _DESCRIPTION.items():
             if hasattr(net, name):
                 value = getattr(net, name)
                 setattr(self, name, f"net.{value}" if is_layer else value)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, 3, H, W) float32 in 0..1 -> what the network makes of its normalised form."""
+        """Return the network's output for (n, 3, H, W) float32 in 0..1."""
         return self.net(self.normalise(x))
 
 
 def without_normalisation(model: nn.Module) -> nn.Module:
-    """The network whose layers have their authors' names."""
+    """Return the network inside a `Normalised`, whose layers have their authors' names."""
     return model.net if isinstance(model, Normalised) else model

@@ -1,6 +1,6 @@
-"""Run folders as records: what `run.json` says, whether it is finished, whether it is the one that is meant.
+"""Run folders as records: what `run.json` says, whether it is finished, and whether it fits given settings.
 
-Without torch, so that looking at a run folder takes no time; `checkpoint` has the weights.
+Nothing here imports torch, so that looking at a run folder takes no time; networks/weights.py reads the weights.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from histoxai.store.storage.files import read_json
 
 SCHEMA = "run/1"
 WEIGHTS = "weights.safetensors"
-_KINDS = {
+RUN = "run.json"
+_TYPES = {  # of what every `run.json` has
     "kind": str,
     "arch": str,
     "recipe": dict,
@@ -31,28 +32,29 @@ _KINDS = {
     "metrics": dict,
     "run": dict,
 }
-RUN = "run.json"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run folder: its facts, and the digest of recipe and weights."""
+    """A finished run folder; facts: the content of its `run.json`."""
 
     path: Path
     facts: dict[str, Any]
 
     @property
     def digest(self) -> str:
+        """The fingerprint of recipe and weights."""
         keys = ("kind", "arch", "recipe", "classes", "size", "normalisation", "weights")
         return provenance.fingerprint({k: self.facts[k] for k in keys})
 
     @property
     def mpp(self) -> float | None:
+        """Micrometres per pixel of the patches that the network was trained on; None: unknown."""
         return self.facts["mpp"]
 
     @property
     def remedy(self) -> str:
-        """What to do about a folder that is damaged."""
+        """How to replace a damaged folder: the command that trains it again."""
         return f"train again: `{with_force(with_output(str(self.facts['run'].get('command')), self.path))}`"
 
 
@@ -62,9 +64,9 @@ def run_parent(name: str, kind: str) -> ParentKind[Run]:
 
 
 def open_run(path: Path, kind: str | None = None) -> Run:
-    """Open a finished run folder of a kind ("classifier" or "segmenter"; None: of any).
+    """Open a finished run folder; kind: "classifier", "segmenter", or None for either.
 
-    Raises InputRefused where it is not one, or is not finished.
+    Raises InputRefused where the folder is none of that kind, is damaged, or is not finished.
     """
     command = "train-seg" if kind == "segmenter" else "train-cls"
     if not path.is_dir():
@@ -73,7 +75,7 @@ def open_run(path: Path, kind: str | None = None) -> Run:
     if isinstance(facts, dict) and facts.get("schema") == SCHEMA:
         if not has_valid_checksum(facts):
             raise InputRefused(f"{path / RUN}: is not what was written (its checksum differs); train again")
-        if wrong := [k for k, t in _KINDS.items() if not isinstance(facts.get(k), t)]:
+        if wrong := [k for k, t in _TYPES.items() if not isinstance(facts.get(k), t)]:
             raise InputRefused(f"{path / RUN}: is damaged ({', '.join(wrong)}); train again")
     else:
         state = "training has not finished; run it again to go on" if (path / "last").exists() else "not a run folder"
@@ -83,10 +85,10 @@ def open_run(path: Path, kind: str | None = None) -> Run:
     return Run(path, facts)
 
 
-def match(path: Path, identity: dict[str, Any], command: str) -> str:
-    """What an output folder is: "new", "unfinished" (go on) or "finished", for the settings in `identity`.
+def run_state(path: Path, identity: dict[str, Any], command: str) -> str:
+    """Return the state of an output folder for a run of this `identity`: "new", "unfinished" or "finished".
 
-    Raises SettingsDiffer where it was made with others, InputRefused where it is something else.
+    Raises SettingsDiffer where it holds a run of another identity, InputRefused where it is no run folder.
     """
     if not path.exists() or not any(path.iterdir()):
         return "new"
@@ -107,12 +109,25 @@ def match(path: Path, identity: dict[str, Any], command: str) -> str:
 def discard_run(path: Path) -> None:
     """Remove a run folder, to start over.
 
-    Raises InputRefused for a folder with anything else in it.
+    Raises InputRefused for a folder that holds no run.
     """
     if not path.exists() or not any(path.iterdir()):
         return
     facts = read_json(path / RUN)
-    ours = isinstance(facts, dict) and facts.get("schema") == SCHEMA
-    if not ours and read_json(path / "last" / "identity.json") is None:
+    finished = isinstance(facts, dict) and facts.get("schema") == SCHEMA
+    if not finished and read_json(path / "last" / "identity.json") is None:
         raise InputRefused(f"{path}: is no run folder; it will not be replaced")
     shutil.rmtree(path.resolve())
+
+
+def training_summary(run: Run, command: str, output: Path, more: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the summary of a training command from its finished run; more: names of further facts to include."""
+    names = ("arch", "best_epoch", "epochs", "split", "mpp", "size", *more)
+    return {
+        "schema": f"histoxai.{command}/1",
+        "output": str(output),
+        "digest": run.digest,
+        **{name: run.facts[name] for name in names},
+        **run.facts["metrics"],
+        "training": run.facts["training"],
+    }

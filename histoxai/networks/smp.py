@@ -1,4 +1,4 @@
-"""Architectures of segmentation-models-pytorch with two outputs as logits, as the study's U-Net gives them."""
+"""Build segmenters of segmentation-models-pytorch: two planes of logits, like the study's U-Net."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from torch.nn import functional
 
 from histoxai.core.errors import InputRefused, UsageError
 
-STRIDE = 32  # of every encoder that is let in
+STRIDE = 32  # of every encoder that is allowed
 _DEFAULT = "resnet18"
 
 
 class Padded(nn.Module):
-    """A network whose input's sides must be multiples of its stride, for any size: mirrored at the edge, cut again."""
+    """Let a network take patches of any size: mirror them at the edge to multiples of 32 px, and crop the output."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, 3, H, W) float32 in 0..1 -> logits (n, 2, H, W).
+        """Return logits (n, 2, H, W) for (n, 3, H, W) float32 in 0..1.
 
         Raises InputRefused where a side is too short to be mirrored.
         """
@@ -37,10 +37,12 @@ class Padded(nn.Module):
 
 
 def smp_model(name: str) -> nn.Module:
-    """`Architecture/encoder` of segmentation-models-pytorch, such as Unet/resnet18; weights drawn, never downloaded.
+    """Build `Architecture/encoder` of segmentation-models-pytorch, such as Unet/resnet18, with random weights.
 
-    Source: Iakubovskii 2019, github.com/qubvel-org/segmentation_models.pytorch. Raises UsageError for an unknown
-    architecture or encoder, or two that do not go together, InputRefused where the library is missing.
+    Source: Iakubovskii 2019, github.com/qubvel-org/segmentation_models.pytorch. Nothing is downloaded.
+
+    Raises UsageError for an unknown architecture or encoder or two that do not go together, InputRefused where the
+    library is missing.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:

@@ -1,7 +1,4 @@
-"""The study's classifier: (n, 3, H, W) float32 in 0..1 -> logits (n, classes).
-
-`gradcam_layer` names the module whose activations GradCAM weighs, `head_layer` the one that gives the logits.
-"""
+"""The study's classifier."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from torch import nn
 
 from histoxai.core.errors import InputRefused
 
-SMALLEST = 64  # px; below it the study's third pooling leaves less than 3 x 3
+SMALLEST = 64  # px; for smaller patches the third pooling leaves less than 3 x 3
 
 
 class ThesisCNN(nn.Module):
@@ -20,9 +17,10 @@ class ThesisCNN(nn.Module):
 
     conv 3->16 3x3, BatchNorm, ReLU, max-pool 3/2; conv 16->32 5x5, ReLU, max-pool 3/2; conv 32->64 5x5,
     ReLU, max-pool 3/2; linear 2048, ReLU, BatchNorm, then 1024, 512, 256, 128, 64 with ReLU, then classes.
-    The first linear layer follows from the patch size: 98 M weights at 256 px.
+    The patch size decides the width of the first linear layer: 98 M weights at 256 px.
 
-    Source: Valatkaite 2024. Raises InputRefused for patches under 64 px.
+    Takes (n, 3, H, W) float32 in 0..1 and gives logits (n, classes). Source: Valatkaite 2024. Raises InputRefused for
+    patches under 64 px.
     """
 
     gradcam_layer = "conv3"
@@ -46,7 +44,7 @@ class ThesisCNN(nn.Module):
         self.head = nn.Linear(64, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, 3, H, W) -> (n, classes)."""
+        """Return logits (n, classes) for (n, 3, H, W) float32 in 0..1."""
         x = self.pool(self.relu(self.norm1(self.conv1(x))))
         x = self.pool(self.relu(self.conv2(x)))
         x = self.pool(self.relu(self.conv3(x)))

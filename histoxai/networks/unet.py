@@ -1,4 +1,4 @@
-"""The study's U-Net: (n, 3, H, W) float32 in 0..1 -> logits (n, 2, H, W), tumor and non-tumor nuclei."""
+"""The study's U-Net for tumor and non-tumor nuclei, its losses and its metric."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 class UNet(nn.Module):
-    """Three contract and three expand blocks; skips are taken after the pooling and concatenated.
+    """The study's U-Net: three contract and three expand blocks; skips are taken after the pooling and concatenated.
 
     Contract: conv, BN, ReLU, conv, BN, ReLU, max-pool 3x3 stride 2 padding 1 (channels w, 2w, 4w; the
     first block 7x7). Expand: conv, BN, ReLU, conv, BN, ReLU, transposed conv 3x3 stride 2 (channels 2w, w,
@@ -27,7 +27,7 @@ class UNet(nn.Module):
         self.expand1 = _expand(2 * width, 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, 3, H, W) -> logits (n, 2, H, W); a sigmoid makes probabilities of them."""
+        """Return logits (n, 2, H, W), tumor and non-tumor nuclei, for (n, 3, H, W) float32 in 0..1."""
         height, width = x.shape[-2:]
         x = functional.pad(x, (0, -width % 8, 0, -height % 8), mode="reflect")
         half = self.contract1(x)
@@ -59,24 +59,24 @@ def _expand(channels_in: int, channels_out: int) -> nn.Sequential:
 
 
 def dice_loss(logits: torch.Tensor, targets: torch.Tensor, form: str = "plain") -> torch.Tensor:
-    """Dice loss over both planes flattened together, smoothing 1.
+    """Return the Dice loss over both planes flattened together, smoothing 1.
 
     logits, targets (n, 2, H, W), targets in {0, 1}. form "plain": 1 - (2 sum pt + 1) / (sum p + sum t + 1),
     the study's code; "squared": p and t squared in the denominator, its text (Milletari et al. 2016).
     """
     p, t = torch.sigmoid(logits).flatten(), targets.flatten()
-    below = (p.square().sum() + t.square().sum()) if form == "squared" else (p.sum() + t.sum())
-    return 1 - (2 * (p * t).sum() + 1) / (below + 1)
+    denominator = (p.square().sum() + t.square().sum()) if form == "squared" else (p.sum() + t.sum())
+    return 1 - (2 * (p * t).sum() + 1) / (denominator + 1)
 
 
 def bce_dice(logits: torch.Tensor, targets: torch.Tensor, form: str = "plain") -> torch.Tensor:
-    """Binary cross-entropy plus `dice_loss`, the study's loss."""
+    """Return binary cross-entropy plus `dice_loss`, the study's loss."""
     dice = dice_loss(logits, targets, form)
     return functional.binary_cross_entropy_with_logits(logits, targets) + dice
 
 
 def soft_iou(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """(sum pt + 1) / (sum p + sum t - sum pt + 1) over both planes flattened together."""
+    """Return (sum pt + 1) / (sum p + sum t - sum pt + 1) over both planes flattened together, p probabilities."""
     p, t = torch.sigmoid(logits).flatten(), targets.flatten()
     both = (p * t).sum()
     return (both + 1) / (p.sum() + t.sum() - both + 1)

@@ -1,7 +1,6 @@
-"""Networks in run folders: weights as safetensors, and the recipe in `run.json` that rebuilds them.
+"""Save networks to run folders and rebuild them: weights as safetensors, and a recipe in `run.json`.
 
-Nothing is ever unpickled, and only registered architectures can be built: a run folder from elsewhere
-cannot make us run code.
+Nothing is ever unpickled, and only registered architectures can be built: a run folder from a stranger cannot run code.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from histoxai.store.storage.files import write_atomically, write_json
 
 
 def load_model(run: Run, device: torch.device) -> nn.Module:
-    """Rebuild a run's network in evaluation mode, channels last.
+    """Rebuild the network of a run in evaluation mode, channels last.
 
     Raises InputRefused where the weights are missing, changed, or do not fit the recipe.
     """
@@ -45,23 +44,23 @@ def load_model(run: Run, device: torch.device) -> nn.Module:
 
 
 def _require_shapes(facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
-    """Raise ValueError where a recipe asks for other tensors than there are, before memory is taken for them.
+    """Raise ValueError where the recipe needs other tensors than the file has, before any memory is allocated.
 
-    On torch's device `meta`, which has shapes and no numbers. Networks of other libraries are as large as their names
-    say and no larger.
+    The network is built on torch's device `meta`, which allocates nothing. Networks of other libraries (`timm:`,
+    `smp:`) are skipped: their size follows from their name.
     """
     if ":" in facts["arch"]:
         return
     with torch.device("meta"):
-        wanted = {name: tuple(value.shape) for name, value in build(facts).state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in tensors.items()}
-    if wanted != found:
-        name = next(n for n in sorted(wanted.keys() | found.keys()) if wanted.get(n) != found.get(n))
-        raise ValueError(f"{name} is {found.get(name, 'missing')}, and {wanted.get(name, 'unknown')} by the recipe")
+        expected = {name: tuple(value.shape) for name, value in build(facts).state_dict().items()}
+    stored = {name: tuple(value.shape) for name, value in tensors.items()}
+    if expected != stored:
+        name = next(n for n in sorted(expected.keys() | stored.keys()) if expected.get(n) != stored.get(n))
+        raise ValueError(f"{name} is {stored.get(name, 'missing')}, and {expected.get(name, 'unknown')} by the recipe")
 
 
 def build(facts: dict[str, Any]) -> nn.Module:
-    """A network from a recipe: kind, registered name and plain arguments; `normalise` is its first layer."""
+    """Build a network with random weights from the recipe in `run.json`; `normalise` in it adds a first layer."""
     recipe = dict(facts["recipe"])
     normalise = recipe.pop("normalise", None)
     if "size" in recipe:
@@ -71,7 +70,7 @@ def build(facts: dict[str, Any]) -> nn.Module:
 
 
 def finish(path: Path, facts: dict[str, Any], model: nn.Module) -> Run:
-    """Write weights and `run.json`, in this order: a folder with a `run.json` is complete."""
+    """Write weights, then `run.json`: a folder with a `run.json` is complete."""
     save_tensors(path / WEIGHTS, model.state_dict())
     size = (path / WEIGHTS).stat().st_size
     weights = {"file": WEIGHTS, "bytes": size, "checksum": provenance.file_checksum(path / WEIGHTS)}
@@ -81,6 +80,6 @@ def finish(path: Path, facts: dict[str, Any], model: nn.Module) -> Run:
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Tensors as a safetensors file, atomically; plain memory layout, so that equal weights are equal bytes."""
+    """Write a safetensors file atomically, in plain memory layout, so that equal weights give equal bytes."""
     plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     write_atomically(path, safetensors.torch.save(plain))

@@ -12,7 +12,7 @@ import torch
 from histoxai.core import provenance
 from histoxai.core.errors import InputRefused
 from histoxai.core.progress import Progress
-from histoxai.networks.inference import padded, softmax_of_predicted
+from histoxai.networks.inference import predict_patches
 from histoxai.networks.run_folder import Run, open_run
 from histoxai.networks.weights import load_model
 from histoxai.settings import Predict, Work
@@ -93,35 +93,9 @@ class _Predict(ShardedStage):
 
         def compute(start: int, stop: int) -> dict[str, np.ndarray]:
             images = self.patches.read(self.rows[start:stop])
-            return classify(network, images, self.settings.micro_batch, self.device, self.settings.embeddings)
+            return predict_patches(network, images, self.settings.micro_batch, self.device, self.settings.embeddings)
 
         return {PREDICTIONS: compute}
-
-
-@torch.no_grad()
-def classify(
-    network: torch.nn.Module, images: np.ndarray, micro_batch: int, device: torch.device, embeddings: bool = False
-) -> dict[str, np.ndarray]:
-    """Return logits, prediction and probability of patches (n, H, W, 3) uint8, and their embeddings on request.
-
-    `embedding` (n, D) float32 is the input of the network's last linear layer (its `head_layer`).
-    """
-    embedded: list[torch.Tensor] = []
-    logits: list[torch.Tensor] = []
-    hooks = []
-    if embeddings:
-        head = network.get_submodule(str(network.head_layer))
-        hooks.append(head.register_forward_pre_hook(lambda _, inputs: embedded.append(inputs[0].float().cpu())))
-    try:
-        for k, (x, real) in enumerate(padded(images, micro_batch)):
-            logits.append(network(x.to(device))[:real].float().cpu())
-            if embeddings:
-                embedded[k] = embedded[k][:real]
-    finally:
-        for hook in hooks:
-            hook.remove()
-    predictions = softmax_of_predicted(torch.cat(logits).numpy())
-    return predictions | {EMBEDDING: torch.cat(embedded).numpy()} if embeddings else predictions
 
 
 def _check(patches: Patches, run: Run, progress: Progress) -> None:

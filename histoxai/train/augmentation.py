@@ -1,7 +1,7 @@
-"""What training does to its patches: flips, turns, colour, stain, blur and covers, anew in every epoch.
+"""Augment training patches anew in every epoch: flips, rotations, colour, stain, blur and erasing.
 
-Each patch has a key of its own, (seed, epoch, patch_id), and everything random about it is drawn from a generator that
-the key starts: not the batch, the worker nor the device changes what a patch becomes, and a resumed run repeats it.
+Everything random about a patch is drawn from a generator seeded by (seed, epoch, patch_id). Neither batch, worker nor
+device changes the result, and a resumed run repeats it.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from torchvision.transforms import v2
 from histoxai.core.provenance import keyed_seed
 from histoxai.settings import Augmentation
 
-# No tissue and no glass has it: a cover in white would pass for a lumen.
-_COVER = 0.5
-# scikit-image counts stain in logarithms to the base of this, its darkest value.
+# Neither tissue nor glass has this grey; a white rectangle would look like a lumen.
+_ERASED = 0.5
+# scikit-image measures stain in logarithms to the base of this, its darkest value.
 _DARKEST = 1e-6
-# Per unit of optical density (base 10), what scikit-image calls a stain's amount.
+# scikit-image's amount of a stain per unit of optical density (base 10).
 _PER_DENSITY = math.log(10) / -math.log(_DARKEST)
 
 
 class QuarterTurn(v2.Transform):
-    """Turns by 0, 90, 180 or 270 degrees, each as likely; exact, pixels only move.
+    """Rotate by 0, 90, 180 or 270 degrees with equal probability, without interpolation.
 
-    Patches that are not square keep their size: they are turned by 0 or 180 degrees.
+    Patches that are not square are rotated by 0 or 180 degrees, which keeps their size.
     """
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
@@ -42,9 +42,9 @@ class QuarterTurn(v2.Transform):
 
 
 class HedJitter(v2.Transform):
-    """Stain jitter: amounts of hematoxylin, eosin and residue become a * amount + b.
+    """Jitter stains: the amounts of hematoxylin, eosin and residue become a * amount + b.
 
-    a is drawn from [1 - sigma, 1 + sigma], b from [-sigma, sigma] of optical density, for each stain by itself.
+    a is drawn from [1 - sigma, 1 + sigma], b from [-sigma, sigma] of optical density, for each stain separately.
     Source: Tellez et al. 2018, IEEE Trans Med Imaging 37:2126; stains as in Ruifrok and Johnston 2001, Anal Quant Cytol
     Histol 23:291.
     """
@@ -63,21 +63,21 @@ class HedJitter(v2.Transform):
 
 
 def to_stains(images: torch.Tensor) -> torch.Tensor:
-    """(..., 3, H, W) float RGB in 0..1 -> amounts of hematoxylin, eosin and residue, in scikit-image's unit.
+    """Convert (..., 3, H, W) float RGB in 0..1 to amounts of hematoxylin, eosin and residue, in scikit-image's unit.
 
-    As `skimage.color.rgb2hed`, except that amounts below 0 stay, without which colours would not come back.
+    As `skimage.color.rgb2hed`, but amounts below 0 stay, since `from_stains` could not restore the colours otherwise.
     """
     density = images.clamp(min=_DARKEST).log() / math.log(_DARKEST)
     return _mix(density, _vectors("hed_from_rgb"))
 
 
 def from_stains(stains: torch.Tensor) -> torch.Tensor:
-    """The inverse of `to_stains`, as `skimage.color.hed2rgb`: (..., 3, H, W) in 0..1."""
+    """Convert stain amounts back to RGB (..., 3, H, W) in 0..1, as `skimage.color.hed2rgb`."""
     return (_mix(stains, _vectors("rgb_from_hed")) * math.log(_DARKEST)).exp().clamp(0, 1)
 
 
 def _mix(planes: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-    # sums of three planes, written out: a matrix product would go through TF32 on GPUs where that is on
+    # sums of three planes, written out: GPUs compute a matrix product in TF32 where that is enabled
     m = matrix.to(planes)
     red, green, blue = planes.unbind(-3)
     return torch.stack([red * m[0, k] + green * m[1, k] + blue * m[2, k] for k in range(3)], -3)
@@ -91,72 +91,71 @@ def _vectors(name: str) -> torch.Tensor:
 
 
 class Augmenter:
-    """Augments batches on whatever device they are on.
+    """Augment batches on the device that they are on.
 
-    Masks move as their images do; what changes colours, blurs or covers leaves them alone. Leaves torch's own random
-    state as it was.
+    Masks move with their images; colour, blur and erasing leave masks alone. torch's random state does not change.
     """
 
-    def __init__(self, chosen: Augmentation, seed: int) -> None:
+    def __init__(self, settings: Augmentation, seed: int) -> None:
         self.seed = seed
-        self._moves = v2.Compose([v2.Identity(), *_moves(chosen)])
-        self._looks = v2.Compose([v2.Identity(), *_looks(chosen)])
+        self._geometric = v2.Compose([v2.Identity(), *_geometric(settings)])
+        self._photometric = v2.Compose([v2.Identity(), *_photometric(settings)])
 
     def __call__(
         self, images: torch.Tensor, targets: torch.Tensor, epoch: int, ids: Sequence[str]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """images (n, 3, H, W) float32 in 0..1; targets labels (n,) or masks (n, 2, H, W); epoch from 0; ids (n,).
+        """Augment images (n, 3, H, W) float32 in 0..1, with labels (n,) or masks (n, 2, H, W); epoch from 0; ids (n,).
 
-        Gives the same shapes, ranges and types, images channels last in memory.
+        Returns the same shapes, ranges and dtypes, images channels last in memory.
         """
-        made = []
+        pairs = []
         with torch.random.fork_rng(devices=[]):
             for image, target, patch_id in zip(images, targets, ids, strict=True):
-                # torch.manual_seed would start the GPUs' generators as well, which nothing here sets back
+                # torch.manual_seed would seed the GPUs' generators as well, which nothing here restores
                 torch.default_generator.manual_seed(keyed_seed(self.seed, "augment", epoch, patch_id, bits=63))
-                made.append(self._one(image, target))
-        stacked = torch.stack([image for image, _ in made]).contiguous(memory_format=torch.channels_last)
-        return stacked, torch.stack([target for _, target in made])
+                pairs.append(self._augment(image, target))
+        stacked = torch.stack([image for image, _ in pairs]).contiguous(memory_format=torch.channels_last)
+        return stacked, torch.stack([target for _, target in pairs])
 
-    def _one(self, image: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _augment(self, image: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         masks = target.ndim == 3
         pair = (tv_tensors.Image(image), tv_tensors.Mask(target) if masks else target)
-        moved, target = self._moves(*pair)
-        looks = self._looks(moved).as_subclass(torch.Tensor).clamp(0, 1)
-        return looks, target.as_subclass(torch.Tensor)
+        moved, target = self._geometric(*pair)
+        changed = self._photometric(moved).as_subclass(torch.Tensor).clamp(0, 1)
+        return changed, target.as_subclass(torch.Tensor)
 
 
-def _moves(chosen: Augmentation) -> list[v2.Transform]:
-    flips = [v2.RandomHorizontalFlip(0.5), v2.RandomVerticalFlip(0.5)] if chosen.flips else []
-    return flips + ([QuarterTurn()] if chosen.rotations else [])
+def _geometric(settings: Augmentation) -> list[v2.Transform]:
+    flips = [v2.RandomHorizontalFlip(0.5), v2.RandomVerticalFlip(0.5)] if settings.flips else []
+    return flips + ([QuarterTurn()] if settings.rotations else [])
 
 
-def _looks(chosen: Augmentation) -> list[v2.Transform]:
-    made: list[v2.Transform] = []
-    if chosen.hed:
-        made.append(HedJitter(chosen.hed))
-    if (c := chosen.colour) > 0:
-        made.append(v2.ColorJitter(brightness=c, contrast=c, saturation=c, hue=c / 4))
-    if chosen.blur:
-        least = min(0.1, chosen.blur)
-        made.append(v2.RandomApply([_Blur(least, chosen.blur)], 0.5))
-    if chosen.erase:
-        made.append(v2.RandomErasing(0.5, (min(0.02, chosen.erase), chosen.erase), (0.5, 2.0), _COVER))
-    return made
+def _photometric(settings: Augmentation) -> list[v2.Transform]:
+    transforms: list[v2.Transform] = []
+    if settings.hed:
+        transforms.append(HedJitter(settings.hed))
+    if (c := settings.colour) > 0:
+        transforms.append(v2.ColorJitter(brightness=c, contrast=c, saturation=c, hue=c / 4))
+    if settings.blur:
+        least = min(0.1, settings.blur)
+        transforms.append(v2.RandomApply([_Blur(least, settings.blur)], 0.5))
+    if settings.erase:
+        transforms.append(v2.RandomErasing(0.5, (min(0.02, settings.erase), settings.erase), (0.5, 2.0), _ERASED))
+    return transforms
 
 
 class _Blur(v2.GaussianBlur):
-    """A Gaussian blur whose kernel is four standard deviations wide, or as much of that as a small patch has."""
+    """A Gaussian blur whose kernel is four standard deviations wide, less where a patch is smaller than that."""
 
     def __init__(self, least: float, most: float) -> None:
         super().__init__(2 * math.ceil(2 * most) + 1, (least, most))
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        # the border is mirrored, and there is no more to mirror than the patch
+        # the border is mirrored, which a kernel wider than twice the patch does not allow
         kernel = [min(k, 2 * side - 1) for k, side in zip(self.kernel_size, inpt.shape[:-3:-1], strict=True)]
         return v2.functional.gaussian_blur(inpt, kernel, **params)
 
 
-def augmenter(chosen: Augmentation | None, seed: int) -> Augmenter | None:
-    """The augmenter for a setting; None where nothing is to be done."""
-    return None if chosen is None else Augmenter(chosen, seed)
+def augmenter(settings: Augmentation | None, seed: int) -> Augmenter | None:
+    """Return the augmenter for these settings; None for None."""
+    return None if settings is None else Augmenter(settings, seed)

@@ -1,8 +1,8 @@
-"""`last/`: checkpoints of a run that goes on: weights, moments, averages, and how far it has come.
+"""Write and read the checkpoints of an unfinished run, in its folder `last/`.
 
-A checkpoint is a file of tensors and, written after it, a JSON file with its checksum. Two are kept, so that one torn
-by a crash costs the way back to the one before it. The best weights so far are a file of their own, which is written
-when they change and not every time.
+A checkpoint is a file of tensors and a JSON record with the checksum of that file, written after it. The newest two are
+kept, so that one torn by a crash costs no more than the steps since the one before. The best weights so far are a file
+of their own, written only when they have changed.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ from histoxai.store.records import has_valid_checksum, with_checksum
 from histoxai.store.storage.files import remove_abandoned, write_json
 
 Tensors = dict[str, torch.Tensor]
-KEPT = 2
-# Writing takes at most this share of the time: a large network with short epochs is not written after every one.
+MOST = 2  # checkpoints that are kept
+# Largest share of the time that writing may take: a large network with short epochs is not written after each.
 SHARE = 0.1
+_TORN = (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
 
 @dataclass
-class State:
-    """How far a run has come: whole epochs, batches of the running one, and their sums; the history so far.
+class LoopState:
+    """How far a training loop has come: whole epochs, batches of the current one, and the history so far.
 
-    sums: of loss, of the other measure, and of patches, over all processes. seconds: of training, over
-    all starts. scaler: of fp16's losses.
+    sums: loss and metric, each summed over patches, and the number of patches, of the current epoch over all ranks.
+    best: lowest validation loss. seconds: of training, over all starts. scaler: state of fp16's loss scaling.
     """
 
     epoch: int = 0
@@ -48,7 +49,7 @@ class State:
 
 
 class Checkpoints:
-    """The checkpoints of one run folder."""
+    """The checkpoints of one run folder; `best` holds the best weights so far, as a state dict."""
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
         self.folder = folder
@@ -57,75 +58,72 @@ class Checkpoints:
         self._best: dict[str, Any] | None = None
         self.best: Tensors = {}
         self._best_changed = False
-        self._whole: tuple[str, State, Tensors] | None = None  # what `newest` has read
+        self._read: tuple[str, LoopState, Tensors] | None = None  # the checkpoint that `newest` has read
 
     def begin(self) -> None:
-        """Say in the folder whose it is; sweep what killed runs left."""
+        """Record the run's identity in the folder, and remove temporary files of runs that were killed."""
         remove_abandoned([self.folder])
         write_json(self.folder / "identity.json", self._identity)
 
     def newest(self, progress: Progress) -> str | None:
-        """The name of the newest checkpoint that is whole; None without one.
+        """Return the name of the newest intact checkpoint; None without one.
 
-        Those that are torn are said to be so, and set aside. Raises OSError where the system cannot read.
+        Torn checkpoints are reported and renamed. Raises OSError where the system cannot read.
         """
-        found = None
-        for place in sorted(self.folder.glob("at-*.json"), reverse=True):
+        for record in sorted(self.folder.glob("at-*.json"), reverse=True):
             try:
-                self._whole = (place.stem, *self.load(place.stem))
-                found = place.stem
-                break
-            except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-                why = (str(error).splitlines() or [type(error).__name__])[0]
-                progress.warn(f"{place}: this checkpoint is torn and not loaded ({why}); going back to the one before")
-                # out of the way of later ones, and not lost
-                place.rename(place.with_name(f"torn-{place.name}"))
-        if found is None and self.folder.exists():
-            for left in [*self.folder.glob("at-*.safetensors"), *self.folder.glob("best-*.safetensors")]:
-                progress.warn(f"{left}: no checkpoint in its folder is whole; training starts anew")
-                break
-        return found
+                self._read = (record.stem, *self.load(record.stem))
+                return record.stem
+            except _TORN as error:
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                progress.warn(
+                    f"{record}: this checkpoint is torn and not loaded ({reason}); going back to the one before"
+                )
+                # renamed, not removed: later checkpoints may take its name, and a person may want to look at it
+                record.rename(record.with_name(f"torn-{record.name}"))
+        if left := [*self.folder.glob("at-*.safetensors"), *self.folder.glob("best-*.safetensors")]:
+            progress.warn(f"{left[0]}: no checkpoint in its folder is whole; training starts anew")
+        return None
 
-    def load(self, name: str) -> tuple[State, Tensors]:
-        """State and tensors of a checkpoint, and its best weights in `best`.
+    def load(self, name: str) -> tuple[LoopState, Tensors]:
+        """Return loop state and tensors of a checkpoint, and set `best` to its best weights.
 
-        Raises ValueError and its like where it is torn, OSError where it cannot be read.
+        Raises one of `_TORN` where the checkpoint is torn, OSError where it cannot be read.
         """
-        if self._whole is not None and self._whole[0] == name:
-            _, state, tensors = self._whole
-            self._whole = None
+        if self._read is not None and self._read[0] == name:
+            _, state, tensors = self._read
+            self._read = None
             return state, tensors
         saved = json.loads((self.folder / f"{name}.json").read_bytes())
         if not has_valid_checksum(saved):
             raise ValueError("fails its checksum")
-        state = State(**saved["state"])
+        state = LoopState(**saved["state"])
         if len({frozenset(epoch) for epoch in state.history}) > 1:
-            raise ValueError("its epochs have other columns than each other")
-        tensors = _read(self.folder, saved["tensors"])
-        self._best, self.best = saved["best"], _read(self.folder, saved["best"]) if saved["best"] else {}
+            raise ValueError("the epochs of its history have different columns")
+        tensors = _read_tensors(self.folder, saved["tensors"])
+        self._best, self.best = saved["best"], _read_tensors(self.folder, saved["best"]) if saved["best"] else {}
         return state, tensors
 
-    def due(self, minutes: float, boundary: bool) -> bool:
-        """Whether to write now; boundary: an epoch has just ended."""
+    def due(self, minutes: float, epoch_ended: bool) -> bool:
+        """Whether to write a checkpoint now: after `minutes` at the latest, or where an epoch has just ended."""
         since = time.monotonic() - self._saved
-        return since >= 60 * minutes or (boundary and self._took <= SHARE * since)
+        return since >= 60 * minutes or (epoch_ended and self._took <= SHARE * since)
 
     def keep_best(self, weights: Tensors) -> None:
-        """Hold on to weights that are the best so far; they are written with the next checkpoint."""
+        """Copy the best weights so far; they are written with the next checkpoint."""
         self.best = {k: v.detach().clone() for k, v in weights.items()}
         self._best_changed = True
 
-    def save(self, state: State, tensors: Tensors) -> None:
-        """Write a checkpoint, then remove those before the last `KEPT`."""
+    def save(self, state: LoopState, tensors: Tensors) -> None:
+        """Write a checkpoint, then remove all but the newest."""
         started = time.monotonic()
         name = f"at-{state.epoch:06d}-{state.batch:08d}"
         if self._best_changed:
-            self._best = _write(self.folder, f"best-{state.best_epoch:06d}.safetensors", self.best)
+            self._best = _write_tensors(self.folder, f"best-{state.best_epoch:06d}.safetensors", self.best)
             self._best_changed = False
-        written = _write(self.folder, f"{name}.safetensors", tensors)
-        best = None if state.best == float("inf") else state.best
-        facts = {**asdict(state), "best": best}
-        if best is None:
+        written = _write_tensors(self.folder, f"{name}.safetensors", tensors)
+        facts = asdict(state)
+        if state.best == float("inf"):
             del facts["best"]  # infinity is no JSON
         write_json(
             self.folder / f"{name}.json", with_checksum({"state": facts, "tensors": written, "best": self._best})
@@ -136,37 +134,37 @@ class Checkpoints:
 
     def _remove_old(self) -> None:
         records = sorted(self.folder.glob("at-*.json"))
-        for old in [*records[:-KEPT], *self.folder.glob("torn-*.json")]:
+        for old in [*records[:-MOST], *self.folder.glob("torn-*.json")]:
             old.unlink()
-        named = set()
-        for place in records[-KEPT:]:
+        needed = set()
+        for record in records[-MOST:]:
             try:
-                saved = json.loads(place.read_bytes())
-                named |= {entry["file"] for entry in (saved["tensors"], saved["best"]) if entry}
+                saved = json.loads(record.read_bytes())
+                needed |= {entry["file"] for entry in (saved["tensors"], saved["best"]) if entry}
             except (OSError, ValueError, TypeError, KeyError):
-                continue  # torn by others; its tensors are of no use either
+                continue  # a torn record's tensors are of no use
         for path in self.folder.glob("*.safetensors"):
-            if path.name not in named:
+            if path.name not in needed:
                 path.unlink(missing_ok=True)
 
 
-def check_fit(best: Tensors, own: Tensors) -> None:
-    """Raise ValueError where best weights are not of this network."""
-    if best and {k: v.shape for k, v in best.items()} != {k: v.shape for k, v in own.items()}:
+def check_weights_fit(weights: Tensors, own: Tensors) -> None:
+    """Raise ValueError unless `weights` is empty or has the names and shapes of the network's `own`."""
+    if weights and {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in own.items()}:
         raise ValueError("its best weights have other names or shapes")
 
 
-def forget(folder: Path) -> None:
-    """Remove `last/` once the run is finished."""
-    shutil.rmtree(folder / "last", ignore_errors=True)
+def remove_checkpoints(run_folder: Path) -> None:
+    """Remove `last/` of a finished run."""
+    shutil.rmtree(run_folder / "last", ignore_errors=True)
 
 
-def _write(folder: Path, name: str, tensors: Tensors) -> dict[str, Any]:
+def _write_tensors(folder: Path, name: str, tensors: Tensors) -> dict[str, Any]:
     save_tensors(folder / name, tensors)
     return {"file": name, "checksum": provenance.file_checksum(folder / name)}
 
 
-def _read(folder: Path, entry: dict[str, Any]) -> Tensors:
+def _read_tensors(folder: Path, entry: dict[str, Any]) -> Tensors:
     path = folder / entry["file"]
     if provenance.file_checksum(path) != entry["checksum"]:
         raise ValueError(f"{path.name} fails its checksum")

@@ -1,4 +1,4 @@
-"""Lightning Fabric as training uses it: a CPU, a GPU, several, or nodes under srun or torchrun."""
+"""Set up Lightning Fabric for one CPU or GPU, several of a node, or nodes under srun or torchrun."""
 
 from __future__ import annotations
 
@@ -19,73 +19,66 @@ from histoxai.core.progress import Progress
 from histoxai.explain.network import can_compile
 from histoxai.networks.inference import pick_device
 from histoxai.settings import Training
-from histoxai.train.launcher import Again, Elsewhere, crew
-from histoxai.train.ranks import Placement, environment
+from histoxai.train.launcher import OtherRankFailed, RerunStage, launch_ranks
+from histoxai.train.ranks import Ranks, environment
 
 _PRECISIONS = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 # How torch's collective operations say that the process at the other end is gone.
-_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
+_CONNECTION_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
 
 
 @contextmanager
-def engine(settings: Training, place: Placement, again: Again) -> Iterator[Fabric]:
-    """Fabric for the processes of `place`, started; `again` is what further ones of ours run.
+def start_fabric(settings: Training, ranks: Ranks, rerun: RerunStage) -> Iterator[Fabric]:
+    """Launch the processes of a training run and yield Fabric, ready in each of them.
 
-    Raises UsageError or InputRefused for devices and precisions that are not there.
+    rerun: what the processes that this one launches run. Raises UsageError or InputRefused for a device or precision
+    that is not available.
     """
-    device = check_device(settings, place)
+    device = check_device(settings, ranks)
     if device.type == "cuda":
-        place = place.seeing(torch.cuda.device_count())
+        ranks = ranks.for_visible_gpus(torch.cuda.device_count())
     if settings.deterministic:
         # cuBLAS reads it when it starts
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    with crew(place, again), _deterministic(settings.deterministic), _addressed(place):
-        for name in ("lightning.fabric", "lightning_fabric", "lightning_utilities"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        # On a login node, where srun is there and nobody wants it.
-        warnings.filterwarnings("ignore", message="The `srun` command is available")
-        several = place.world > 1
-        gpu = device.type == "cuda"
-        fabric = Fabric(
-            accelerator=device.type,
-            devices=place.per_node if several or not gpu else [device.index or 0],
-            num_nodes=place.nodes,
-            strategy=DDPStrategy(process_group_backend="nccl" if gpu else "gloo") if several else "auto",
-            precision=_PRECISIONS[settings.precision],
-            plugins=[LightningEnvironment()],
-        )
+    _silence_fabric()
+    with launch_ranks(ranks, rerun), _deterministic(settings.deterministic), environment(**_fabric_variables(ranks)):
+        fabric = _fabric(settings, ranks, device)
         try:
             fabric.launch()
             yield fabric
         except RuntimeError as error:
-            if several and not is_out_of_memory(error) and any(word in str(error) for word in _LOST):
-                why = (str(error).splitlines() or [""])[0][:120]
-                raise Elsewhere(f"another process of this training has ended; see what it said ({why})") from error
+            if lost := _lost_connection(error, ranks):
+                raise lost from error
             raise
         finally:
-            if several and torch.distributed.is_initialized():
+            if ranks.world > 1 and torch.distributed.is_initialized():
                 torch.distributed.destroy_process_group()
 
 
-def check_device(settings: Training, place: Placement) -> torch.device:
-    """The device that training is going to be on; raises UsageError or InputRefused for one that cannot be."""
-    device = pick_device(settings.device, precision=settings.precision)
+def check_device(settings: Training, ranks: Ranks) -> torch.device:
+    """Return the device of this process.
+
+    Raises UsageError or InputRefused for a device or precision that is not available.
+    """
+    device = pick_device(settings.device, ranks.local_rank, settings.precision)
     if device.type == "cpu" and settings.precision == "fp16":
         raise UsageError("--precision fp16: only GPUs train in it; use fp32 or bf16 on a CPU")
-    if device.type == "cuda" and place.per_node > 1:
+    if device.type == "cuda" and ranks.per_node > 1:
         if ":" in settings.device:
-            raise UsageError(f"--device {settings.device}: is one GPU, and {place.per_node} are asked for; say cuda")
-        there = torch.cuda.device_count()
-        if place.seeing(there).per_node > there:
+            raise UsageError(
+                f"--device {settings.device}: names one GPU, and {ranks.per_node} are asked for; use --device cuda"
+            )
+        gpus = torch.cuda.device_count()
+        if ranks.for_visible_gpus(gpus).per_node > gpus:
             raise InputRefused(
-                f"{place.per_node} processes on this node, and {there} GPUs; ask for as many GPUs (--gpus-per-node), "
+                f"{ranks.per_node} processes on this node, and {gpus} GPUs; ask for as many GPUs (--gpus-per-node), "
                 "or for fewer --devices"
             )
     return device
 
 
-def compiled(model: nn.Module, device: torch.device, progress: Progress) -> nn.Module:
-    """The network through torch.compile, or as it is, with a warning, where there is no compiler."""
+def compile_model(model: nn.Module, device: torch.device, progress: Progress) -> nn.Module:
+    """Return the network through torch.compile, or itself, with a warning, where there is no compiler."""
     if not can_compile(device):
         progress.warn("--compile: torch.compile does not work here (it needs a C++ compiler); going on without it")
         return model
@@ -94,9 +87,36 @@ def compiled(model: nn.Module, device: torch.device, progress: Progress) -> nn.M
     return torch.compile(model)
 
 
+def _silence_fabric() -> None:
+    for name in ("lightning.fabric", "lightning_fabric", "lightning_utilities"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # On a login node, which has srun and does not need it.
+    warnings.filterwarnings("ignore", message="The `srun` command is available")
+
+
+def _fabric(settings: Training, ranks: Ranks, device: torch.device) -> Fabric:
+    several, gpu = ranks.world > 1, device.type == "cuda"
+    return Fabric(
+        accelerator=device.type,
+        devices=ranks.per_node if several or not gpu else [device.index or 0],
+        num_nodes=ranks.nodes,
+        strategy=DDPStrategy(process_group_backend="nccl" if gpu else "gloo") if several else "auto",
+        precision=_PRECISIONS[settings.precision],
+        plugins=[LightningEnvironment()],
+    )
+
+
+def _lost_connection(error: RuntimeError, ranks: Ranks) -> OtherRankFailed | None:
+    lost = any(message in str(error) for message in _CONNECTION_LOST)
+    if ranks.world == 1 or not lost or is_out_of_memory(error):
+        return None
+    reason = (str(error).splitlines() or [""])[0][:120]
+    return OtherRankFailed(f"another process of this training has ended; see its message ({reason})")
+
+
 @contextmanager
-def _deterministic(wanted: bool) -> Iterator[None]:
-    if not wanted:
+def _deterministic(enabled: bool) -> Iterator[None]:
+    if not enabled:
         yield
         return
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
@@ -115,13 +135,13 @@ def _deterministic(wanted: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before[1]
 
 
-@contextmanager
-def _addressed(place: Placement) -> Iterator[None]:
-    # Fabric's own plugin for Slurm refuses `srun -n 2`; in these words it takes any placement
-    words: dict[str, object] = {"LOCAL_RANK": place.local_rank, "NODE_RANK": place.node, "WORLD_SIZE": place.world}
-    if place.world == 1:
-        words["LOCAL_RANK"] = None
-    elif not place.launch:
-        words |= {"MASTER_ADDR": place.address, "MASTER_PORT": place.port}
-    with environment(**words):
-        yield
+def _fabric_variables(ranks: Ranks) -> dict[str, object]:
+    # Fabric's own plugin for Slurm refuses `srun -n 2`; LightningEnvironment reads any layout from these variables
+    variables: dict[str, object] = {
+        "LOCAL_RANK": ranks.local_rank if ranks.world > 1 else None,
+        "NODE_RANK": ranks.node,
+        "WORLD_SIZE": ranks.world,
+    }
+    if ranks.world > 1 and not ranks.launch:
+        variables |= {"MASTER_ADDR": ranks.address, "MASTER_PORT": ranks.port}
+    return variables

@@ -1,12 +1,12 @@
-"""The other processes of a training with several devices on one node: each runs the stage again as its rank.
+"""Launch the other ranks of a training run on one node.
 
-Under srun and torchrun they are there already, and none of this is used.
+Fabric's own launcher kills the main process when a rank fails, and torchrun answers SIGTERM with exit code 1 and a
+traceback; this one exits with 75 after a checkpoint, and reports one error. Under srun and torchrun it does nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import socket
@@ -14,139 +14,117 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from histoxai.core import signals
-from histoxai.core.errors import HistoxaiError, Interrupted, as_histoxai_error
-from histoxai.train.ranks import CREW, Placement, environment
+from histoxai.core.child_process import Child, end_children, start_child
+from histoxai.core.errors import HistoxaiError, Interrupted
+from histoxai.train.ranks import LAUNCHED, Ranks, environment
 
-# The stage with its inputs bound. Has to survive pickling.
-Again = Callable[[], Any]
-_LOOK = 0.5  # seconds between looks at the others
-_ENDING = 5.0  # that they get to end by themselves
+# The training stage with its inputs bound, which every further rank runs. Has to survive pickling.
+RerunStage = Callable[[], Any]
+_POLL = 0.5  # seconds between checks of the other ranks
+_GRACE = 5.0  # seconds for the other ranks to end by themselves
 
 
-class Elsewhere(HistoxaiError):
-    """Another process has met the error, and says which."""
+class OtherRankFailed(HistoxaiError):
+    """Another rank has failed and reports the error itself."""
 
 
 @contextmanager
-def crew(place: Placement, again: Again) -> Iterator[None]:
-    """Start ranks 1 and up of `place`, be rank 0 inside, and see that none is left at the end.
+def launch_ranks(ranks: Ranks, rerun: RerunStage) -> Iterator[None]:
+    """Run ranks 1 and up as child processes while the body runs as rank 0; none is left at the end.
 
-    Raises what one of them raised, and HistoxaiError where one was killed.
+    Raises the error of a rank that failed, and HistoxaiError where a rank was killed.
     """
-    if not place.launch:
+    if not ranks.launch:
         yield
         return
-    # spawn: a fork of a process that has used OpenMP or CUDA cannot use them again
-    context = multiprocessing.get_context("spawn")
-    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
-    address = {
-        CREW: 1,
-        "MASTER_ADDR": place.address,
+    children: list[Child] = []
+    try:
+        with environment(**_rendezvous(ranks)):
+            for rank in range(1, ranks.per_node):
+                with environment(RANK=rank, LOCAL_RANK=rank):
+                    children.append(start_child(_run_rank, rerun, orphaned=signal.SIGKILL))
+            with _watched(children):
+                yield
+        for child in children:
+            child.process.join(_GRACE)
+    except (OtherRankFailed, RuntimeError) as error:
+        # a collective operation raises RuntimeError when the process at its other end has died
+        if failure := _failure(children):
+            raise failure from error
+        raise
+    finally:
+        end_children(children)
+
+
+def _rendezvous(ranks: Ranks) -> dict[str, object]:
+    return {
+        LAUNCHED: 1,
+        "MASTER_ADDR": ranks.address,
         "MASTER_PORT": _free_port(),
-        "WORLD_SIZE": place.world,
-        "LOCAL_WORLD_SIZE": place.per_node,
+        "WORLD_SIZE": ranks.world,
+        "LOCAL_WORLD_SIZE": ranks.per_node,
         "NODE_RANK": 0,
     }
-    members: list[tuple[Connection, SpawnProcess]] = []
-    with environment(**address):
-        try:
-            for rank in range(1, place.per_node):
-                ours, theirs = context.Pipe()
-                process = context.Process(target=_member, args=(again, theirs))
-                # Until it has its handlers, signals wait: Ctrl-C reaches the whole group at once.
-                signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOPPING)
-                try:
-                    with environment(RANK=rank, LOCAL_RANK=rank):
-                        process.start()
-                finally:
-                    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STOPPING)
-                theirs.close()
-                members.append((ours, process))
-            with _watched(members):
-                yield
-            for _, process in members:
-                process.join(_ENDING)
-        except (Elsewhere, RuntimeError) as error:
-            # a collective operation fails here when the process at its other end does
-            raise _what_happened(members) or error from error
-        finally:
-            for _, process in members:
-                if process.is_alive():
-                    process.kill()
-                process.join()
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
 
 
-def _member(again: Again, pipe: Connection) -> None:
-    try:
-        signals.install_handlers()
-        signals.die_with_parent(signal.SIGKILL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STOPPING)
-        again()
-    except KeyboardInterrupt:
-        signals.exit_now(Interrupted.exit_code)
-    except Exception as error:
-        ours = as_histoxai_error(error)
-        if ours is None:
-            raise
-        pipe.send(ours)
-        signals.exit_now(ours.exit_code)
-    signals.ignore()
-    signals.exit_now(0)
+def _run_rank(rerun: RerunStage, pipe: Connection) -> None:
+    del pipe  # carries errors alone
+    rerun()
 
 
 @contextmanager
-def _watched(members: list[tuple[Connection, SpawnProcess]]) -> Iterator[None]:
-    # Collective operations on GPUs wait for a process that is gone until somebody ends them.
-    over = threading.Event()
-    watch = threading.Thread(target=partial(_watch, members, over), name="crew watch", daemon=True)
+def _watched(children: list[Child]) -> Iterator[None]:
+    # Collective operations on GPUs wait for a dead process until somebody ends them.
+    finished = threading.Event()
+    watch = threading.Thread(target=_watch, args=(children, finished), name="rank watch", daemon=True)
     watch.start()
     try:
         yield
     finally:
-        over.set()
+        finished.set()
         watch.join()
 
 
-def _watch(members: list[tuple[Connection, SpawnProcess]], over: threading.Event) -> None:
-    while not over.wait(_LOOK):
-        lost = [p.exitcode for _, p in members if p.exitcode not in (None, 0, Interrupted.exit_code)]
-        if lost and not over.wait(2 * _ENDING):
-            error = _what_happened(members)
-            for _, process in members:
-                process.kill()
+def _watch(children: list[Child], finished: threading.Event) -> None:
+    while not finished.wait(_POLL):
+        failed = any(c.process.exitcode not in (None, 0, Interrupted.exit_code) for c in children)
+        if failed and not finished.wait(2 * _GRACE):
+            error = _failure(children)
+            for child in children:
+                child.process.kill()
             error = error or HistoxaiError("another process of this training failed; see above")
             os.write(2, f"histoxai: {error}\n".encode())
             os._exit(error.exit_code)
 
 
-def _what_happened(members: list[tuple[Connection, SpawnProcess]]) -> HistoxaiError | None:
-    """What a member raised, or that it was killed; None where all go on or ended well."""
-    deadline = time.monotonic() + _ENDING
+def _failure(children: list[Child]) -> HistoxaiError | None:
+    """Wait for the error of a rank or for its death by a signal; None where all go on or ended well."""
+    deadline = time.monotonic() + _GRACE
     while time.monotonic() < deadline:
-        for rank, (pipe, process) in enumerate(members, 1):
-            with contextlib.suppress(EOFError, ConnectionError):
-                if pipe.poll():
-                    found = pipe.recv()
-                    if not isinstance(found, Elsewhere):
-                        return found
-            if process.exitcode is not None and process.exitcode < 0:
-                return HistoxaiError(
-                    f"process {rank} of {len(members) + 1} was killed by signal {-process.exitcode} (out of memory?); "
-                    f"{signals.RESUME_HINT}"
-                )
-        if all(p.exitcode is not None for _, p in members):
+        for rank, child in enumerate(children, 1):
+            if error := _reported(child, f"process {rank} of {len(children) + 1}"):
+                return error
+        if all(child.process.exitcode is not None for child in children):
             break
-        time.sleep(_LOOK / 10)
+        time.sleep(_POLL / 10)
     return None
+
+
+def _reported(child: Child, name: str) -> HistoxaiError | None:
+    with contextlib.suppress(EOFError, ConnectionError):
+        if child.pipe.poll():
+            error = child.pipe.recv()
+            if not isinstance(error, OtherRankFailed):
+                return error
+    code = child.process.exitcode
+    failure = child.failure(name) if code is not None and code < 0 else None
+    return failure if isinstance(failure, HistoxaiError) else None

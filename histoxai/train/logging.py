@@ -1,4 +1,4 @@
-"""What a training tells after every epoch: a row of the live table, history.csv, TensorBoard's events."""
+"""Report every epoch: a row of the live table, history.csv, TensorBoard events."""
 
 from __future__ import annotations
 
@@ -12,48 +12,49 @@ from histoxai.core.progress import Progress
 from histoxai.store.storage.files import write_atomically
 
 
-class Journal:
-    """The journal of one run folder; a resumed run writes what was there again, and goes on."""
+class EpochLog:
+    """The log of one run folder; a resumed run writes the earlier epochs again and continues."""
 
     def __init__(self, folder: Path, progress: Progress) -> None:
         self._folder, self._progress = folder, progress
-        self._events: Any = None
+        self._tensorboard: Any = None
 
     def begin(self, history: list[dict[str, float]]) -> None:
-        """Start with the epochs that are behind."""
+        """Start the log with the epochs of an earlier start."""
         try:
             from lightning_fabric.loggers import TensorBoardLogger
 
             shutil.rmtree(self._folder / "tensorboard", ignore_errors=True)  # of a run that was stopped
-            self._events = TensorBoardLogger(self._folder, name=None, version="tensorboard")
+            self._tensorboard = TensorBoardLogger(self._folder, name=None, version="tensorboard")
         except ModuleNotFoundError:
             pass
         for row in history:
             self._log(row)
         if history:
-            self._progress.row(cells(history[-1], None, False))
+            self._progress.row(table_row(history[-1], None, False))
 
-    def add(self, row: dict[str, float], history: list[dict[str, float]], best: int, pace: float | None) -> None:
-        """An epoch is over: `row`, the last of `history`; pace: patches per second of training."""
+    def add(self, history: list[dict[str, float]], best_epoch: int, pace: float | None) -> None:
+        """Log the last epoch of `history`; pace: patches per second of training."""
+        row = history[-1]
         write_atomically(self._folder / "history.csv", as_csv(history), durable=False)
         self._log(row | ({} if pace is None else {"patches_per_second": pace}))
-        self._progress.row(cells(row, pace, best == row["epoch"]))
+        self._progress.row(table_row(row, pace, best_epoch == row["epoch"]))
 
     def end(self, history: list[dict[str, float]]) -> None:
-        """Write what has to outlive a power cut, and close the events."""
+        """Write history.csv so that it survives a power cut, and close the TensorBoard events."""
         write_atomically(self._folder / "history.csv", as_csv(history))
-        if self._events is not None:
-            self._events.finalize("success")
-            self._events = None
+        if self._tensorboard is not None:
+            self._tensorboard.finalize("success")
+            self._tensorboard = None
 
     def _log(self, row: dict[str, float]) -> None:
-        if self._events is not None:
-            self._events.log_metrics({k: v for k, v in row.items() if k != "epoch"}, step=int(row["epoch"]))
-            self._events.experiment.flush()
+        if self._tensorboard is not None:
+            self._tensorboard.log_metrics({k: v for k, v in row.items() if k != "epoch"}, step=int(row["epoch"]))
+            self._tensorboard.experiment.flush()
 
 
 def as_csv(history: list[dict[str, float]]) -> bytes:
-    """One line an epoch."""
+    """Return the history as CSV: a header and one line an epoch."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(history[0]), lineterminator="\n")
     writer.writeheader()
@@ -61,12 +62,12 @@ def as_csv(history: list[dict[str, float]]) -> bytes:
     return text.getvalue().encode()
 
 
-def cells(row: dict[str, float], pace: float | None, best: bool) -> dict[str, str]:
-    """An epoch as a row of the live table."""
-    found = {"epoch": str(int(row["epoch"])), "learning rate": f"{row['lr']:.2e}"}
-    for name, value in row.items():
+def table_row(epoch: dict[str, float], pace: float | None, best: bool) -> dict[str, str]:
+    """Format an epoch as a row of the live table: column -> text."""
+    cells = {"epoch": str(int(epoch["epoch"])), "learning rate": f"{epoch['lr']:.2e}"}
+    for name, value in epoch.items():
         if name not in ("epoch", "lr"):
-            found[name.replace("_", " ")] = f"{value:.4f}"
-    found["patches/s"] = "" if pace is None else f"{pace:,.1f}"
-    found[""] = "best so far" if best else ""
-    return found
+            cells[name.replace("_", " ")] = f"{value:.4f}"
+    cells["patches/s"] = "" if pace is None else f"{pace:,.1f}"
+    cells[""] = "best so far" if best else ""
+    return cells

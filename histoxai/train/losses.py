@@ -1,7 +1,7 @@
-"""Losses of classifiers: cross-entropy; of segmenters: a loss of pixels, a loss of overlap, or their sum.
+"""Losses: cross-entropy for classifiers; a pixel loss, an overlap loss or their sum for segmenters.
 
-Of classifiers logits (n, C), labels (n,); of segmenters logits, targets (n, 2, H, W), targets in {0, 1}. Each gives a
-scalar, the mean over patches but for Dice, which takes a batch's pixels together.
+Classifiers: logits (n, C), labels (n,). Segmenters: logits and targets (n, 2, H, W), targets in {0, 1}. Each loss is a
+scalar and the mean over patches, except Dice, which pools the pixels of a batch.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import torch
 from torch.nn import functional
 
 from histoxai.networks.unet import bce_dice, dice_loss
-from histoxai.train.loop import Outcome
+from histoxai.train.batches import BatchMetric
 
 GAMMA = 2.0
 
 
-def classification_loss(weights: torch.Tensor | None = None, smoothing: float = 0.0) -> Outcome:
-    """Cross-entropy; weights (C,): of each patch's loss by its class; smoothing: of
-    labels (Szegedy et al. 2016, arXiv 1512.00567).
+def classification_loss(weights: torch.Tensor | None = None, smoothing: float = 0.0) -> BatchMetric:
+    """Return the cross-entropy with label smoothing (Szegedy et al. 2016, arXiv 1512.00567).
 
-    The mean is over patches, not over their weights as torch has it, so that a batch's loss is that of its parts.
+    weights (C,): factor of each patch's loss by its class. The mean is over patches, not over their weights as in
+    torch, so that accumulated passes give the loss of one large batch.
     """
     if weights is None:
         return partial(functional.cross_entropy, label_smoothing=smoothing)
@@ -30,37 +30,40 @@ def classification_loss(weights: torch.Tensor | None = None, smoothing: float = 
 
 
 def _weighted(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, smoothing: float) -> torch.Tensor:
-    each = functional.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
-    return (each * weights.to(logits.device)[labels]).mean()
+    losses = functional.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+    return (losses * weights.to(logits.device)[labels]).mean()
 
 
 def balanced_weights(label: np.ndarray, classes: int) -> torch.Tensor:
-    """n / (classes x patches of the class), as scikit-learn's compute_class_weight; 0 for a class without patches."""
+    """Return (C,) float32: n / (classes x patches of the class), 0 for a class without patches.
+
+    As scikit-learn's compute_class_weight("balanced").
+    """
     counts = np.bincount(label, minlength=classes)
-    there = counts > 0
-    found = np.zeros(classes, np.float32)
-    found[there] = len(label) / (there.sum() * counts[there])
-    return torch.from_numpy(found)
+    present = counts > 0
+    weights = np.zeros(classes, np.float32)
+    weights[present] = len(label) / (present.sum() * counts[present])
+    return torch.from_numpy(weights)
 
 
 def focal(logits: torch.Tensor, targets: torch.Tensor, gamma: float = GAMMA) -> torch.Tensor:
-    """The mean over pixels of (1 - p)^gamma times the cross-entropy, p the probability of what is true.
+    """Return the mean over pixels of (1 - p)^gamma times the cross-entropy, p the probability of the true class.
 
-    Source: Lin et al. 2017, arXiv 1708.02002, without its balance of classes.
+    Source: Lin et al. 2017, arXiv 1708.02002, without its class weights.
     """
     entropy = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return ((1 - torch.exp(-entropy)) ** gamma * entropy).mean()
 
 
 def focal_dice(logits: torch.Tensor, targets: torch.Tensor, form: str = "plain", gamma: float = GAMMA) -> torch.Tensor:
-    """Focal plus Dice loss."""
+    """Return focal plus Dice loss."""
     return focal(logits, targets, gamma) + dice_loss(logits, targets, form)
 
 
-def segmentation_loss(name: str, form: str, gamma: float | None = None) -> Outcome:
-    """The loss of a name; form: of Dice, plain or squared; gamma: of focal, None for its authors' 2."""
+def segmentation_loss(name: str, form: str, gamma: float | None = None) -> BatchMetric:
+    """Return the loss of a name; form: of Dice, plain or squared; gamma: of focal, None for its authors' 2."""
     gamma = GAMMA if gamma is None else gamma
-    losses: dict[str, Outcome] = {
+    losses: dict[str, BatchMetric] = {
         "bce-dice": partial(bce_dice, form=form),
         "focal-dice": partial(focal_dice, form=form, gamma=gamma),
         "dice": partial(dice_loss, form=form),

@@ -1,4 +1,4 @@
-"""A network with its optimizer, the average of its weights, and what of them a checkpoint has to hold."""
+"""The state that training changes and checkpoints hold: a network, its optimizer and the average of its weights."""
 
 from __future__ import annotations
 
@@ -12,28 +12,24 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from histoxai.core.progress import Progress
 from histoxai.settings import Training
-from histoxai.train.fabric import compiled
+from histoxai.train.fabric import compile_model
 
 Tensors = dict[str, torch.Tensor]
 
 
-class Learner:
-    """`model` as Fabric trains it; calling it gives logits in float32 whatever the precision."""
+class TrainState:
+    """A network with its optimizer and, with `--ema`, the moving average of its weights.
+
+    Calling it with images (n, 3, H, W) gives logits in float32 whatever the precision.
+    """
 
     def __init__(self, model: nn.Module, settings: Training, fabric: Fabric, progress: Progress) -> None:
         self._fabric, self._clip = fabric, settings.clip
         self._plain = model.to(memory_format=torch.channels_last)
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             synchronise_norms(self._plain)
-        decay, weights = settings.weight_decay, self._plain.parameters()
-        # a fused step undoes the scaling of fp16 by itself, after which nothing can be clipped
-        fused = settings.precision != "fp16" or settings.clip is None
-        optimizer: torch.optim.Optimizer = (
-            torch.optim.AdamW(weights, lr=settings.lr, weight_decay=decay, fused=fused)
-            if decay
-            else torch.optim.Adam(weights, lr=settings.lr, fused=fused)
-        )
-        net = compiled(self._plain, fabric.device, progress) if settings.compile else self._plain
+        optimizer = _optimizer(self._plain, settings)
+        net = compile_model(self._plain, fabric.device, progress) if settings.compile else self._plain
         self._model, self._optimizer = fabric.setup(net, optimizer)
         self._average: AveragedModel | None = None
         if settings.ema is not None:
@@ -42,8 +38,8 @@ class Learner:
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         return self._model(images).float()
 
-    def judged(self, images: torch.Tensor) -> torch.Tensor:
-        """Outputs of the weights that are judged and kept: the averaged ones where there are such."""
+    def evaluate(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the outputs of the evaluation weights (the average if enabled)."""
         if self._average is None:
             return self(images)
         with self._fabric.autocast():
@@ -56,80 +52,92 @@ class Learner:
         self._model.eval()
         if self._average is not None:
             self._average.eval()
-            if self._fabric.world_size > 1:  # each process has seen other batches
+            if self._fabric.world_size > 1:  # each rank has averaged the statistics of other batches
                 for buffer in self._average.module.buffers():
                     torch.distributed.broadcast(buffer, 0)
 
-    def passing(self, last: bool) -> AbstractContextManager[Any]:
-        """Around a pass forward and backward; processes add up their gradients in the last one before a step alone."""
-        return self._fabric.no_backward_sync(self._model, enabled=not last)
+    def gradient_sync(self, enabled: bool) -> AbstractContextManager[Any]:
+        """Surround a forward and backward pass; ranks add up their gradients in it only if `enabled`."""
+        return self._fabric.no_backward_sync(self._model, enabled=not enabled)
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Add a loss's gradient."""
+        """Add the gradient of a loss to the gradient so far."""
         self._fabric.backward(loss)
 
     def step(self, lr: float) -> None:
-        """One step of the optimizer with the gradient so far, which is then forgotten."""
+        """Make one optimizer step with the gradient so far, then reset the gradient."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         if self._clip is not None:
-            # a gradient that is not finite shows in the next loss, which names its batch
+            # a gradient that is not finite shows in the next loss, whose error names the batch
             self._fabric.clip_gradients(self._model, self._optimizer, max_norm=self._clip, error_if_nonfinite=False)
         self._optimizer.step()
         self._optimizer.zero_grad()
         if self._average is not None:
             self._average.update_parameters(self._plain)
 
-    def weights(self) -> Tensors:
-        """The judged weights, as a state dict."""
+    def evaluation_weights(self) -> Tensors:
+        """Return the state dict of the evaluation weights (the average if enabled)."""
         return (self._plain if self._average is None else self._average.module).state_dict()
 
     def scaler(self) -> dict[str, Any]:
-        """The state of fp16's loss scaling; empty in other precisions."""
+        """Return the state of fp16's loss scaling; empty in other precisions."""
         return dict(self._fabric.strategy.precision.state_dict())
 
     def tensors(self) -> Tensors:
-        """All of it for a checkpoint."""
-        found = {f"model.{k}": v for k, v in self._plain.state_dict().items()}
+        """Return weights, optimizer moments and averages as a checkpoint holds them."""
+        tensors = {f"model.{k}": v for k, v in self._plain.state_dict().items()}
         for number, entries in self._optimizer.state_dict()["state"].items():
-            found |= {f"adam.{number}.{k}": v for k, v in entries.items()}
+            tensors |= {f"adam.{number}.{k}": v for k, v in entries.items()}
         if self._average is not None:
-            found |= {f"ema.{k}": v for k, v in self._average.state_dict().items()}
-        return found
+            tensors |= {f"ema.{k}": v for k, v in self._average.state_dict().items()}
+        return tensors
 
     def load(self, tensors: Tensors, scaler: dict[str, Any]) -> None:
-        """The inverse of `tensors` and `scaler`."""
-        self._plain.load_state_dict(_part(tensors, "model."))
+        """Restore what `tensors` and `scaler` returned."""
+        self._plain.load_state_dict(_with_prefix(tensors, "model."))
         if self._average is not None:
-            self._average.load_state_dict(_part(tensors, "ema."))
+            self._average.load_state_dict(_with_prefix(tensors, "ema."))
         self._fabric.strategy.precision.load_state_dict(scaler)
-        inner = self._optimizer.state_dict()
-        inner["state"] = {}
+        optimizer_state = self._optimizer.state_dict()
+        optimizer_state["state"] = {}
         weights = list(self._plain.parameters())
-        for key, value in _part(tensors, "adam.").items():
+        for key, value in _with_prefix(tensors, "adam.").items():
             number, name = key.split(".")
             weight = weights[int(number)]
             # The fused step walks through memory: moments must lie there as their weights do.
             moment = torch.empty_like(weight).copy_(value) if value.shape == weight.shape else value
-            inner["state"].setdefault(int(number), {})[name] = moment.detach()
-        self._optimizer.load_state_dict(inner)
+            optimizer_state["state"].setdefault(int(number), {})[name] = moment.detach()
+        self._optimizer.load_state_dict(optimizer_state)
+
+
+def _optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
+    # a fused step undoes the scaling of fp16 by itself, after which nothing can be clipped
+    fused = settings.precision != "fp16" or settings.clip is None
+    weights, decay = model.parameters(), settings.weight_decay
+    if decay:
+        return torch.optim.AdamW(weights, lr=settings.lr, weight_decay=decay, fused=fused)
+    return torch.optim.Adam(weights, lr=settings.lr, fused=fused)
 
 
 def averaging(decay: float) -> Any:
-    """torch's exponential average, of numbers alone: what counts or points is copied, not averaged and cut off."""
+    """Return torch's exponential moving average for floats; counters and indices are copied, since averages truncate.
+
+    For `AveragedModel(multi_avg_fn=...)`.
+    """
     average = get_ema_multi_avg_fn(decay)
 
-    def update(kept: Any, new: Any, steps: Any) -> None:
-        if torch.is_floating_point(kept[0]):  # tensors come in groups of one type
-            average(kept, new, steps)
+    def update(averaged: Any, current: Any, steps: Any) -> None:
+        if torch.is_floating_point(averaged[0]):  # tensors come in groups of one dtype
+            average(averaged, current, steps)
         else:
-            torch._foreach_copy_(kept, new)
+            torch._foreach_copy_(averaged, current)
 
     return update
 
 
 def synchronise_norms(model: nn.Module) -> None:
-    """Let BatchNorm take its statistics from all GPUs' patches, in place; frozen layers stay as they are."""
+    """Let BatchNorm take its statistics from the patches of all GPUs, in place; frozen layers are left alone."""
     for part in model.modules():
         for name, child in part.named_children():
             norm = isinstance(child, nn.modules.batchnorm._BatchNorm)
@@ -137,5 +145,5 @@ def synchronise_norms(model: nn.Module) -> None:
                 setattr(part, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
 
 
-def _part(tensors: Tensors, prefix: str) -> Tensors:
+def _with_prefix(tensors: Tensors, prefix: str) -> Tensors:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""What both training stages do around the loop: processes, resuming, the trial pass, and who writes."""
+"""The part that both training stages share: ranks, resuming, checks before training, and who writes the outputs."""
 
 from __future__ import annotations
 
@@ -9,144 +9,157 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric import Fabric
 from torch import nn
 
 from histoxai.core.errors import HistoxaiError, InputRefused, UsageError, as_histoxai_error, is_out_of_memory
 from histoxai.core.progress import Progress
-from histoxai.networks.inference import Source
-from histoxai.networks.run_folder import discard_run, match
-from histoxai.settings import Training
+from histoxai.networks.run_folder import discard_run, run_state
+from histoxai.networks.weights import finish
+from histoxai.settings import Training, Work
 from histoxai.split.split import TEST
 from histoxai.store.patches import Patches
 from histoxai.train.augmentation import augmenter
-from histoxai.train.checkpoints import forget
-from histoxai.train.fabric import check_device, engine
-from histoxai.train.launcher import Again
-from histoxai.train.loop import Fitted, Job, fit, normalises_over_batch
-from histoxai.train.lr_finder import find_rate
-from histoxai.train.ranks import Placement
+from histoxai.train.batches import normalises_over_batch
+from histoxai.train.checkpoints import remove_checkpoints
+from histoxai.train.dataset import PatchDataset
+from histoxai.train.fabric import check_device, start_fabric
+from histoxai.train.launcher import RerunStage
+from histoxai.train.loop import TrainingInputs, TrainingResult, fit
+from histoxai.train.lr_finder import find_learning_rate
+from histoxai.train.outputs import Evaluation, result_facts, write_history
+from histoxai.train.ranks import Ranks
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a training command was asked for: settings, where to write, and what else than training there is to do."""
+class TrainingTask:
+    """One call of a training stage.
+
+    command: `train-cls` or `train-seg`. output: the run folder. facts: `run.json` so far. rerun: what the ranks that
+    this process launches run. evaluate: evaluates the trained network on a device, in rank 0, and writes what belongs
+    to one command alone.
+    """
 
     command: str
     output: Path
     settings: Training
-    force: bool = False
-    dry_run: bool = False
-    find_lr: bool = False
+    work: Work
+    ranks: Ranks
+    facts: dict[str, Any]
+    inputs: TrainingInputs
+    rerun: RerunStage
+    evaluate: Callable[[torch.device], Evaluation]
 
 
-def train(
-    wanted: Wanted,
-    place: Placement,
-    facts: dict[str, Any],
-    job: Job,
-    again: Again,
-    conclude: Callable[[Fitted, torch.device], None],
-    progress: Progress,
-) -> dict[str, Any] | None:
-    """Train into the run folder, unless that is done.
+def train(task: TrainingTask, progress: Progress) -> dict[str, Any] | None:
+    """Train into the run folder unless that is finished; None: the caller summarises the run.
 
-    facts: `run.json` so far. job: what to train; again: what further processes of ours run; conclude: writes the
-    finished run, in the first process alone. Returns what there is to say instead of the run's summary: after a dry
-    run, a search for the learning rate, or in a process that is not the first. Raises UsageError, InputRefused.
+    Returns a summary after a dry run or a search for the learning rate, and an empty one in all ranks but the first.
+    Raises UsageError or InputRefused before training where it could not succeed.
     """
-    settings, schema = wanted.settings, f"histoxai.{wanted.command}/1"
-    check_device(settings, place)
-    check_batch(job, settings, place, facts["arch"])
-    if wanted.force and settings.resume == "required":
-        raise UsageError("--force and --resume required: one at a time")
-    if wanted.dry_run:
-        state = "new" if wanted.force else _state(wanted, facts)
-        return {} if place.rank else {"schema": schema, "dry_run": True, "state": state}
-    if wanted.find_lr:
-        if place.world > 1:
-            raise UsageError("--find-lr: is for one process; leave --devices out")
-        with engine(settings, place, again) as fabric:
-            return {"schema": "histoxai.find-lr/1", **find_rate(job, settings, fabric, progress)}
-    with engine(settings, place, again) as fabric:
-        state = fabric.broadcast(_begun(wanted, facts) if place.rank == 0 else "")
-        if isinstance(state, HistoxaiError):
-            if place.rank:
-                return {}
-            raise state
-        if state != "finished":
-            fitted = fit(job, settings, fabric, wanted.output, facts["identity"], progress)
-            if place.rank == 0:
-                job.model.eval()
-                conclude(fitted, fabric.device)
-    if place.rank:
+    _check(task)
+    if task.work.only == "check":
+        return _dry_run(task)
+    if task.work.only == "find-lr":
+        with start_fabric(task.settings, task.ranks, task.rerun) as fabric:
+            rate = find_learning_rate(task.inputs, task.settings, fabric, progress)
+        return {"schema": "histoxai.find-lr/1", **rate}
+    with start_fabric(task.settings, task.ranks, task.rerun) as fabric:
+        _train(task, fabric, progress)
+    if task.ranks.rank:
         return {}
-    forget(wanted.output)
+    remove_checkpoints(task.output)
     return None
 
 
-def _state(wanted: Wanted, facts: dict[str, Any]) -> str:
-    state = match(wanted.output, facts["identity"], wanted.command)
-    if wanted.settings.resume == "required" and state == "new":
-        raise InputRefused(f"--resume required: {wanted.output} holds no run to go on with")
+def _check(task: TrainingTask) -> None:
+    check_device(task.settings, task.ranks)
+    check_batch(task.inputs, task.settings, task.ranks, task.facts["arch"])
+    if task.work.force and task.settings.resume == "required":
+        raise UsageError("--force and --resume required: one at a time")
+    if task.work.only == "find-lr" and task.ranks.world > 1:
+        raise UsageError("--find-lr: is for one process; leave --devices out")
+
+
+def _dry_run(task: TrainingTask) -> dict[str, Any]:
+    state = "new" if task.work.force else _folder_state(task)
+    return {} if task.ranks.rank else {"schema": f"histoxai.{task.command}/1", "dry_run": True, "state": state}
+
+
+def _train(task: TrainingTask, fabric: Fabric, progress: Progress) -> None:
+    state = fabric.broadcast(_prepare_folder(task) if task.ranks.rank == 0 else "")
+    if isinstance(state, HistoxaiError):
+        if task.ranks.rank == 0:
+            raise state
+        return  # rank 0 reports it
+    if state != "finished":
+        result = fit(task.inputs, task.settings, fabric, task.output, task.facts["identity"], progress)
+        if task.ranks.rank == 0:
+            _write(task, result, fabric.device)
+
+
+def _write(task: TrainingTask, result: TrainingResult, device: torch.device) -> None:
+    model = task.inputs.model.eval()
+    evaluation = task.evaluate(device)
+    write_history(task.output, result.history)
+    finish(task.output, {**task.facts, **result_facts(result, evaluation, task.ranks)}, model)
+
+
+def _folder_state(task: TrainingTask) -> str:
+    state = run_state(task.output, task.facts["identity"], task.command)
+    if task.settings.resume == "required" and state == "new":
+        raise InputRefused(f"--resume required: {task.output} holds no run to go on with")
     return state
 
 
-def _begun(wanted: Wanted, facts: dict[str, Any]) -> str | HistoxaiError:
-    # what the first process finds; an error is for it to raise, and for the others to end quietly
+def _prepare_folder(task: TrainingTask) -> str | HistoxaiError:
+    """Discard the run folder if --force was given; return its state, or the error for rank 0 to raise."""
     try:
-        if wanted.force:
-            discard_run(wanted.output)
-        return _state(wanted, facts)
+        if task.work.force:
+            discard_run(task.output)
+        return _folder_state(task)
     except (HistoxaiError, OSError) as error:
         return as_histoxai_error(error) or HistoxaiError(str(error))
 
 
-def sources(patches: Patches, settings: Training, masks: bool, balanced: bool = False) -> tuple[Source, Source]:
-    """What a training reads: patches of the train split, augmented, and of validation.
+def split_datasets(
+    patches: Patches, settings: Training, masks: bool, balanced: bool = False
+) -> tuple[PatchDataset, PatchDataset]:
+    """Return the patches of the train split, with augmentation, and those of the validation split.
 
     With `overfit_batches` both are the same few. Raises InputRefused where there are no such splits.
     """
     rows = {split: patches.rows(split) for split in ("train", "validation")}
-    train = Source(patches, rows["train"], masks, augmenter(settings.augment, settings.seed), balanced)
+    train = PatchDataset(patches, rows["train"], masks, augmenter(settings.augment, settings.seed), balanced)
     if settings.overfit_batches is not None:
         train = train.first(settings.seed, settings.overfit_batches * settings.batch_size)
         rows["validation"] = train.rows
-    return train, Source(patches, rows["validation"], masks)
+    return train, PatchDataset(patches, rows["validation"], masks)
 
 
-def measured_split(patches: Patches) -> str:
-    """The split that a trained network is measured on: test, or validation where there is none."""
+def evaluation_split(patches: Patches) -> str:
+    """Return the split on which a trained network is evaluated: test, or validation where there is none."""
     return "test" if (patches.split == TEST).any() else "validation"
 
 
-def training_record(fitted: Fitted, place: Placement) -> dict[str, Any]:
-    """For `run.json`: how long it took, and with how many processes."""
-    pace = fitted.patches_per_second
-    return {
-        "seconds": round(fitted.seconds, 1),
-        "processes": place.world,
-        "patches_per_second": None if pace is None else round(pace, 1),
-    }
+def check_batch(inputs: TrainingInputs, settings: Training, ranks: Ranks, arch: str) -> None:
+    """Check that every rank can make its smallest forward pass.
 
-
-def check_batch(job: Job, settings: Training, place: Placement, arch: str) -> None:
-    """See that the smallest pass of a process can be made.
-
-    Raises UsageError where there are more processes than patches of a batch, InputRefused where the network cannot be
+    Raises UsageError where there are more ranks than patches of a batch, InputRefused where the network cannot be
     trained on so few.
     """
-    if settings.batch_size < place.world:
+    if settings.batch_size < ranks.world:
         raise UsageError(
-            f"--batch-size {settings.batch_size}: is shared by {place.world} processes, and each needs a patch"
+            f"--batch-size {settings.batch_size}: is shared by {ranks.world} processes, and each needs a patch"
         )
-    least = min(settings.batch_size, len(job.train)) // place.world
-    # Layers that normalise over the batch may find one value alone; decoders have demands on the size as well.
-    if (least == 1 and normalises_over_batch(job.model)) or arch.startswith("smp:"):
-        try_pass(job.model, least, job.train.size, arch)
+    least = min(settings.batch_size, len(inputs.train)) // ranks.world
+    # Layers that normalise over the batch may get a single value; decoders restrict the patch size as well.
+    if (least == 1 and normalises_over_batch(inputs.model)) or arch.startswith("smp:"):
+        try_pass(inputs.model, least, inputs.train.size, arch)
 
 
 def try_pass(model: nn.Module, n: int, size: tuple[int, int], arch: str) -> None:
-    """One pass as training makes it, of a copy and without data, before hours of it.
+    """Make one training pass of a copy of the network on n blank patches of (height, width) px.
 
     Raises InputRefused where the network cannot make it.
     """

@@ -17,13 +17,13 @@ from torch.utils.data import DataLoader, Dataset
 from benches.common import row, tissue
 from histoxai.core import provenance, resources
 from histoxai.core.progress import Silent
-from histoxai.networks import inference
-from histoxai.networks.inference import Source, to_tensor
+from histoxai.networks.inference import to_tensor
 from histoxai.store.create import create_or_match
 from histoxai.store.jobs.runner import fill_item
 from histoxai.store.patches import Patches, image_item
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item, Store
+from histoxai.train import dataset
 
 PATCHES, MAPS, BATCH = 2048, 192, 32
 
@@ -106,8 +106,8 @@ def loaders(patches: Patches, path: Path) -> dict[str, Any]:
     """Measure a shuffled epoch: batches of 32 through two forked workers, ready for the network."""
     order = np.random.default_rng(1).permutation(PATCHES)
     cut = [order[k : k + BATCH] for k in range(0, PATCHES, BATCH)]
-    inference.KEEP_BYTES = 0  # as for a set that does not fit into memory
-    source = Source(patches, np.arange(PATCHES), masks=False)
+    dataset.KEEP_BYTES = 0  # as for a set that does not fit into memory
+    source = dataset.PatchDataset(patches, np.arange(PATCHES), masks=False)
 
     def ours() -> None:
         for images, _ in source.read_by_workers(cut):

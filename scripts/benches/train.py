@@ -37,11 +37,11 @@ def bench_train(work: Path) -> list[dict[str, Any]]:
 
 
 def _source(store: Path) -> Any:
-    from histoxai.networks.inference import Source
     from histoxai.store.patches import Patches
+    from histoxai.train.dataset import PatchDataset
 
     patches = Patches(store)
-    return Source(patches, np.arange(len(patches)), masks=False)
+    return PatchDataset(patches, np.arange(len(patches)), masks=False)
 
 
 def _network() -> torch.nn.Module:
@@ -60,10 +60,10 @@ def _settings(precision: str) -> Any:
 def _plain(store: Path, precision: str) -> float:
     """Measure a plain loop that has every batch on the device already: seconds of an epoch's steps."""
     from histoxai.networks.inference import pick_device
-    from histoxai.train.loop import train_batches
+    from histoxai.train.batches import train_batches
 
     settings, source = _settings(precision), _source(store)
-    device = pick_device("auto")
+    device = pick_device("auto", 0)
     cut = train_batches(source, settings, 0)
     batches = [(x.to(device), y.to(device)) for x, y in source.batches(cut, device)]
     net = _network().to(device, memory_format=torch.channels_last).train()
@@ -89,17 +89,17 @@ def _ours(store: Path, folder: Path, precision: str, keep: int) -> float:
     from torch.nn import functional
 
     from histoxai.core.progress import Silent
-    from histoxai.networks import inference
-    from histoxai.train.fabric import engine
-    from histoxai.train.loop import Job, fit
-    from histoxai.train.ranks import Placement
+    from histoxai.train import dataset
+    from histoxai.train.fabric import start_fabric
+    from histoxai.train.loop import TrainingInputs, fit
+    from histoxai.train.ranks import Ranks
 
-    with mock.patch.object(inference, "KEEP_BYTES", keep):
+    with mock.patch.object(dataset, "KEEP_BYTES", keep):
         source = _source(store)
         few = source.first(0, BATCH)
     settings = _settings(precision)
-    job = Job(_network(), functional.cross_entropy, _right, "accuracy", source, few)
-    with engine(settings, Placement(), lambda: None) as fabric:
+    job = TrainingInputs(_network(), functional.cross_entropy, _right, "accuracy", source, few)
+    with start_fabric(settings, Ranks(), lambda: None) as fabric:
         if keep:
             next(source.batches([np.arange(2)], fabric.device))  # what is read once is no part of an epoch
         found = fit(job, settings, fabric, folder, {}, Silent())

@@ -27,7 +27,7 @@ import sys, time, torch
 from histoxai.networks.inference import pick_device
 from histoxai.networks.thesis_cnn import ThesisCNN
 torch.manual_seed(0)
-pick_device("cpu")
+pick_device("cpu", 0)
 net = ThesisCNN(2, (96, 96)).to(memory_format=torch.channels_last).eval().requires_grad_(False)
 x = torch.rand(16, 3, 96, 96).contiguous(memory_format=torch.channels_last).requires_grad_()
 def step():
@@ -88,7 +88,7 @@ def working_seconds(patches: Path, model: Path, output: Path, shards: int | None
 def bench_workers(work: Path) -> list[dict[str, Any]]:
     """Compare the gain of two workers with the bare network's gain, and shards with no shards."""
     torch.set_num_threads(2)
-    pick_device("cpu")
+    pick_device("cpu", 0)
     patches, model = inputs(work, 96, "p")
     bare, ours = [], []
     for _ in range(3):

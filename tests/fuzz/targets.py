@@ -171,7 +171,9 @@ def _runs(place: Path, mini: Mini) -> None:
 
 def _stopped(place: Path, mini: Mini) -> None:
     (place / "source").symlink_to(mini.balanced)
-    with mock.patch("histoxai.train.task.forget"):  # leaves what a stop after the last epoch would have left
+    with mock.patch(
+        "histoxai.train.task.remove_checkpoints"
+    ):  # leaves what a stop after the last epoch would have left
         done(*TRAINING(place, place / "out"), "--checkpoint-minutes", 0)
     for left in (place / "out").iterdir():
         if left.name != "last":

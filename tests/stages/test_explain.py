@@ -85,7 +85,7 @@ def test_checks_are_those_of_the_maps(mini: Mini, every: Path) -> None:
     assert columns == ["constant", "zero", "negative_share", "completeness_error", "steps"]
     checks = store.read("checks/ig")
     maps = store.read("attributions/ig").astype(np.float64)
-    net = load_model(open_run(mini.cls), pick_device("cpu"))
+    net = load_model(open_run(mini.cls), pick_device("cpu", 0))
     images = to_tensor(patches.read(store.read("row")))
     with torch.no_grad():
         rise = (net(images) - net(torch.zeros_like(images))).double().numpy()
@@ -158,7 +158,7 @@ def test_random_weights_explain_the_same_targets_with_another_network(mini: Mini
     chosen = [*methods, "--random-weights", "null,ig_null"]
     done(*explain(mini, tmp_path / "m", *chosen))
     store = Store(tmp_path / "m")
-    net = load_model(open_run(mini.cls), pick_device("cpu"))
+    net = load_model(open_run(mini.cls), pick_device("cpu", 0))
     untrained = Network(network.reinitialised(net, keyed_seed(0, "random weights")))
     patches = Patches(mini.balanced)
     images = to_tensor(patches.read(store.read("row")))
@@ -408,7 +408,7 @@ def test_workers_take_one_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not torch.backends.cuda.matmul.allow_tf32
     pick_device("cuda", 0, "tf32")
     assert torch.backends.cuda.matmul.allow_tf32
-    pick_device("cpu")
+    pick_device("cpu", 0)
     assert not torch.backends.cuda.matmul.allow_tf32
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +9,6 @@ from histoxai import settings
 from histoxai.cli import options, terminal
 from histoxai.cli.progress_display import display
 from histoxai.cli.tables import train as tables
-from histoxai.core.errors import UsageError
-from histoxai.core.progress import Silent
 
 
 @options.verb(
@@ -32,29 +29,9 @@ def train_cls(
     json: options.Json = False,
 ) -> None:
     """Train a classifier; keep the weights with the lowest validation loss."""
-    terminal.with_threads(work, settings.devices or 1)
-    how = {"force": work.force, "find_lr": work.only == "find-lr"}
-    dry_run = work.only == "check"
+    work = terminal.with_threads(work, settings.devices or 1)
     with display(quiet) as progress:
-        from histoxai.stages.train_cls import train_cls as stage
-        from histoxai.train.cross_validation import check_folds, pooled
-        from histoxai.train.ranks import placement
+        from histoxai.stages.train_cls import train_cls_folds as stage
 
-        if len(patches) == 1:
-            summary = stage(patches[0], output, settings, progress, dry_run=dry_run, **how)
-        else:
-            folds = check_folds(patches, output, placement(settings.devices, settings.nodes))
-            if settings.resume == "required" and not any(place.exists() for _, place in folds):
-                raise UsageError(f"--resume required: {output} holds no run to go on with")
-            each = replace(settings, resume="auto")
-            if not (dry_run or how["find_lr"]):  # what is refused is refused before hours of training
-                for store, place in folds:
-                    stage(store, place, each, Silent(), force=work.force, dry_run=True)
-            runs = []
-            for store, place in folds[:1] if how["find_lr"] else folds:
-                progress.say(f"{store} -> {place}")
-                runs.append(stage(store, place, each, progress, dry_run=dry_run, **how))
-            # else a dry run, a search for the learning rate, or a process that is not the first
-            finished = all("accuracy" in run for run in runs)
-            summary = pooled(output, [store for store, _ in folds], runs) if finished else runs[0]
+        summary = stage(patches, output, settings, progress, work)
     terminal.show_training(summary, json, tables.accuracy)

@@ -29,10 +29,9 @@ def train_seg(
     json: options.Json = False,
 ) -> None:
     """Train the network that marks tumor and non-tumor nuclei."""
-    terminal.with_threads(work, settings.devices or 1)
+    work = terminal.with_threads(work, settings.devices or 1)
     with display(quiet) as progress:
         from histoxai.stages.train_seg import train_seg as stage
 
-        how = {"force": work.force, "dry_run": work.only == "check", "find_lr": work.only == "find-lr"}
-        summary = stage(patches, output, settings, progress, **how)
+        summary = stage(patches, output, settings, progress, work)
     terminal.show_training(summary, json, tables.segmentation)

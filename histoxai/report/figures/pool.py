@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import struct
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from types import TracebackType
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from histoxai.core import signals
+from histoxai.core.child_process import spawn_context
 from histoxai.core.errors import HistoxaiError
 from histoxai.core.progress import Progress
 from histoxai.report.figures.figures import for_print, marked, png
@@ -53,10 +52,7 @@ class Gallery:
         self._keep, self._mark = keep, mark
         self._pictures: dict[str, Picture] = {}
         self._waiting: dict[Future[dict[str, bytes]], Picture] = {}
-        # Its tracker would warn of semaphores that a stopped run did not give back; they are gone by themselves.
-        os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
-        # spawn: a fork of a process that has used OpenMP cannot use it again
-        self._pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin) if workers > 1 else None
+        self._pool = ProcessPoolExecutor(workers, spawn_context(), initializer=_begin) if workers > 1 else None
 
     def __enter__(self) -> Gallery:
         return self

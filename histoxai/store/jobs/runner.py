@@ -17,7 +17,7 @@ from histoxai.core import resources, signals
 from histoxai.core.errors import UsageError
 from histoxai.core.progress import Progress
 from histoxai.settings import Work
-from histoxai.store.jobs.workers import Again, share_out
+from histoxai.store.jobs.workers import RerunStage, run_in_workers
 from histoxai.store.partial_shards import PART, PartialShard, remove_partial
 from histoxai.store.records import DONE
 from histoxai.store.shards import Item, Store
@@ -58,7 +58,7 @@ class Task:
     create: Callable[[], Store]
     look: Callable[[], Store] | None
     produce: Callable[[Store], Producers]
-    rerun: Again
+    rerun: RerunStage
     facts: Mapping[str, object]
 
 
@@ -143,7 +143,7 @@ def run_shards(task: Task, progress: Progress, work: Work) -> dict[str, Any]:
     name = "patches x methods" if len(task.items) > 1 else task.items[0].name
     progress.start(name, sum(_rows(k, items) for k, items in todo))
     if work.workers > 1 and len(todo) > 1:
-        done = share_out(task.rerun, [k for k, _ in todo], work, progress)
+        done = run_in_workers(task.rerun, [k for k, _ in todo], work, progress)
         summary = _summary((k for k, _ in todo), work)
         summary["done"] = {item.name: done.get(item.name, 0) for item in task.items}
     else:

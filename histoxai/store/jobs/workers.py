@@ -1,28 +1,26 @@
-"""Several worker processes for one command: each runs the stage again and is handed shards one by one."""
+"""Share the shards of one command among worker processes: each repeats the stage and asks for one shard at a time."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from histoxai.core import signals
-from histoxai.core.errors import HistoxaiError, Interrupted, as_histoxai_error
+from histoxai.core.child_process import Child, end_children, start_child
+from histoxai.core.errors import HistoxaiError, Interrupted
 from histoxai.core.progress import Progress, Silent
 from histoxai.settings import Work
 
-# The stage with its inputs bound: again(progress=..., work=...) -> its summary. Has to survive pickling.
-Again = Callable[..., dict[str, Any]]
-_WAIT = signals.GRACE + 1
+# The stage with its inputs bound, which has to survive pickling: rerun(progress=..., work=...) returns its summary.
+RerunStage = Callable[..., dict[str, Any]]
+_GRACE = signals.GRACE + 1  # seconds for a worker to stop at its next safe point
 
 
-class Feed:
-    """In a worker: the shard numbers that the parent hands out, until it has no more."""
+class ShardQueue:
+    """In a worker: iterate over the shard numbers that the parent hands out."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
@@ -36,8 +34,8 @@ class Feed:
             yield shard
 
 
-class _Relay(Silent):
-    """In a worker: passes progress on. The parent has said and warned already what a stage has to say."""
+class _RelayedProgress(Silent):
+    """In a worker: send progress to the parent, which has shown the stage's information and warnings itself."""
 
     def __init__(self, pipe: Connection) -> None:
         super().__init__()
@@ -50,93 +48,57 @@ class _Relay(Silent):
         self._pipe.send(("news", message))
 
 
-def share_out(again: Again, shards: Sequence[int], work: Work, progress: Progress) -> dict[str, int]:
-    """Let `work.workers` processes do these shards; returns how many were done, by item name.
+def run_in_workers(rerun: RerunStage, shards: Sequence[int], work: Work, progress: Progress) -> dict[str, int]:
+    """Compute shards in `work.workers` processes; return how many were computed, by item name.
 
-    Raises what a worker raised; the others stop at their next piece, and what is finished is kept.
+    Raises the error of the first worker that fails; the others stop at their next safe point, and finished shards stay.
     """
-    # spawn: a fork of a process that has used OpenMP or CUDA cannot use them again
-    context = multiprocessing.get_context("spawn")
-    # Its tracker would warn of semaphores that stopped workers did not give back; they are gone by themselves.
-    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
-    todo = list(reversed(shards))
-    done: dict[str, int] = {}
-    crew: dict[Connection, SpawnProcess] = {}
+    queue = list(reversed(shards))
+    done: Counter[str] = Counter()
+    workers: dict[Connection, Child] = {}
     try:
         for rank in range(min(work.workers, len(shards))):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(again, replace(work, rank=rank), theirs), daemon=True)
-            # Until a worker has its handlers, signals wait: Ctrl-C reaches the whole group at once.
-            signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOPPING)
-            try:
-                process.start()
-            finally:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STOPPING)
-            theirs.close()
-            crew[ours] = process
-        while crew:
-            for pipe in wait(list(crew)):
+            child = start_child(_work, rerun, replace(work, rank=rank), daemon=True)
+            workers[child.pipe] = child
+        while workers:
+            for pipe in wait(list(workers)):
                 assert isinstance(pipe, Connection)
-                try:
-                    kind, value = pipe.recv()
-                except (EOFError, ConnectionError):
-                    raise _lost(crew[pipe]) from None
-                if kind == "next":
-                    pipe.send(todo.pop() if todo else None)
-                elif kind == "advance":
-                    progress.advance(*value)
-                elif kind == "news":
-                    progress.news(value)
-                elif kind == "error":
-                    raise value
-                else:
-                    for name, count in value.items():
-                        done[name] = done.get(name, 0) + count
-                    crew.pop(pipe).join()
-        return done
+                finished = _answer(workers[pipe], queue, progress)
+                if finished is not None:
+                    done.update(finished)
+                    workers.pop(pipe).process.join()
+        return dict(done)
     finally:
-        _dismiss(list(crew.values()))
+        end_children(workers.values(), _GRACE)
 
 
-def _work(again: Again, work: Work, pipe: Connection) -> None:
+def _answer(worker: Child, queue: list[int], progress: Progress) -> dict[str, int] | None:
+    """Handle one message of a worker; return its number of shards by item name once it has finished."""
     try:
-        signals.install_handlers()
-        signals.die_with_parent()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STOPPING)
-        # the parent has started over already where that was asked for
-        mine = replace(work, workers=1, shard=None, force=False, feed=Feed(pipe))
-        pipe.send(("done", again(progress=_Relay(pipe), work=mine)["done"]))
-    except (KeyboardInterrupt, EOFError, ConnectionError):  # stopped, or the parent is gone
-        os._exit(Interrupted.exit_code)
-    except Exception as error:
-        ours = as_histoxai_error(error)
-        if ours is None:
-            raise
-        signals.ignore()
-        pipe.send(("error", ours))
-    # Nothing more may run here: what a library does at exit would meet the parent's SIGTERM.
-    signals.ignore()
-    signals.exit_now(0)
+        message = worker.pipe.recv()
+    except (EOFError, ConnectionError):
+        worker.process.join(_GRACE)
+        remedy = ", with fewer --workers if memory ran out"
+        early = HistoxaiError(f"a worker process ended before its work was done; {signals.RESUME_HINT}")
+        raise worker.failure("a worker process", remedy) or early from None
+    if isinstance(message, HistoxaiError):
+        raise message
+    kind, value = message
+    if kind == "done":
+        return value
+    if kind == "next":
+        worker.pipe.send(queue.pop() if queue else None)
+    elif kind == "advance":
+        progress.advance(*value)
+    else:
+        progress.news(value)
+    return None
 
 
-def _lost(process: SpawnProcess) -> HistoxaiError | Interrupted:
-    process.join(_WAIT)
-    code = process.exitcode
-    if code == Interrupted.exit_code:
-        return Interrupted("a worker process was stopped")
-    if code is not None and code < 0:
-        return HistoxaiError(
-            f"a worker process was killed by signal {-code} (out of memory?); {signals.RESUME_HINT}, with fewer "
-            "--workers if memory ran out"
-        )
-    return HistoxaiError(f"a worker process failed; see above, and {signals.RESUME_HINT}")
-
-
-def _dismiss(crew: list[SpawnProcess]) -> None:
-    for process in crew:
-        process.terminate()
-    for process in crew:
-        process.join(_WAIT)
-        if process.is_alive():
-            process.kill()
-            process.join()
+def _work(rerun: RerunStage, work: Work, pipe: Connection) -> None:
+    # The parent has discarded the old output already if --force was given.
+    own = replace(work, workers=1, shard=None, force=False, feed=ShardQueue(pipe))
+    try:
+        pipe.send(("done", rerun(progress=_RelayedProgress(pipe), work=own)["done"]))
+    except (EOFError, ConnectionError):
+        raise Interrupted("the parent process is gone") from None
