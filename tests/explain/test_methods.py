@@ -29,7 +29,7 @@ from histoxai.explain.methods.random import Random
 from histoxai.explain.network import Network, find_layer, largest_that_fits, reinitialised
 from histoxai.explain.parity import compare
 from histoxai.networks.backbones import resnet18
-from histoxai.networks.inference import predict, to_tensor
+from histoxai.networks.inference import predict_patches, to_tensor
 from histoxai.networks.thesis_cnn import ThesisCNN
 from tests.conftest import patch
 
@@ -569,7 +569,7 @@ def test_methods_share_one_pass_without_a_bit_of_difference(net: Network) -> Non
         assert shared.tobytes() == explain_all(method, net, b)[""].tobytes()
     logits = np.concatenate([p.logits for p in parts])
     images = np.round(b.images.permute(0, 2, 3, 1).numpy() * 255).astype(np.uint8)
-    assert logits.tobytes() == predict(net.exact, images, MICRO, net.device)["logits"].tobytes()
+    assert logits.tobytes() == predict_patches(net.exact, images, MICRO, net.device)["logits"].tobytes()
     alone = np.concatenate([p.logits for p in run_single_pass(net, {}, b.images, None)])
     assert logits.tobytes() == alone.tobytes()
     predicted = np.concatenate([p.targets for p in run_single_pass(net, {}, b.images, None)])

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from histoxai.core.errors import InputRefused, UsageError
-from histoxai.networks.inference import forward, padded, pick_device, predict, to_tensor
+from histoxai.networks.inference import forward, padded, pick_device, predict_patches, to_tensor
 
 
 def test_micro_batches_are_padded_and_cut() -> None:
@@ -24,7 +24,7 @@ def test_predictions_are_softmax_and_argmax() -> None:
     torch.manual_seed(0)
     images = np.random.default_rng(0).integers(0, 255, (6, 4, 4, 3), np.uint8)
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
-    got = predict(model, images, 4, torch.device("cpu"))
+    got = predict_patches(model, images, 4, torch.device("cpu"))
     logits = model(to_tensor(images)).detach()
     np.testing.assert_allclose(got["logits"], logits.numpy(), atol=1e-6)
     np.testing.assert_allclose(got["probability"], torch.softmax(logits, 1).max(1).values.numpy(), atol=1e-6)

@@ -15,18 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from histoxai import settings
-from histoxai.core.errors import InputRefused
-from histoxai.core.progress import Silent
-from histoxai.explain.inputs import ExplainInputs
-from histoxai.explain.job import Job
-from histoxai.settings import Work
-from histoxai.stages import explain as explain_stage
-from histoxai.stages import masks as masks_stage
-from histoxai.stages import predict as predict_stage
-from histoxai.stages import score as score_stage
 from histoxai.store.shards import Store
 from histoxai.store.storage.files import abandoned
 from tests.conftest import CLASSES, FAST, Mini, array_files, done, run
@@ -487,31 +476,3 @@ def test_info_needs_no_torch(mini: Mini) -> None:
 def test_nothing_abandoned_in_the_pipeline(mini: Mini) -> None:
     folders = [p for p in [mini.root, *mini.root.rglob("*")] if p.is_dir()]
     assert not [p for folder in folders for p in abandoned(folder)]
-
-
-@pytest.mark.parametrize("rank", [0, 1, 2])
-def test_every_stage_gives_each_worker_the_next_gpu(
-    mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
-) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    devices: list[torch.device] = []
-
-    def job_of(inputs: object, output: Path, settings: object, device: torch.device, *_: object) -> None:
-        devices.append(device)
-        raise InputRefused("far enough")
-
-    monkeypatch.setattr(Job, "of", job_of)
-    work, output = Work(rank=rank), tmp_path / "o"
-    with pytest.raises(InputRefused, match="far enough"):
-        explain_stage.explain(
-            ExplainInputs(mini.balanced, mini.cls), output, settings.Explain(device="cuda"), Silent(), work
-        )
-    cuda = {"progress": Silent(), "work": work, "output": output}
-    masks = masks_stage._Masks(mini.balanced, mini.seg, settings=settings.Masks(device="cuda"), **cuda)
-    predict = predict_stage._Predict(mini.balanced, mini.cls, settings=settings.Predict(device="cuda"), **cuda)
-    tests = score_stage.FaithfulnessInputs(settings.Faithfulness(device="cuda"), mini.cls)
-    inputs = score_stage.ScoreInputs(mini.maps, mini.masks, faithfulness=tests)
-    score = score_stage._Scores(inputs, settings=settings.Score(), **cuda)
-    assert score.probing is not None
-    devices += [masks.device, predict.device, score.probing.device]
-    assert [str(device) for device in devices] == [f"cuda:{rank % 2}"] * 4

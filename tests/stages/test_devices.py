@@ -55,17 +55,18 @@ def _predict(mini: Mini, output: Path, device: str, work: Work) -> None:
 
 
 def _explain(mini: Mini, output: Path, device: str, work: Work) -> None:
+    from histoxai.explain.inputs import ExplainInputs
     from histoxai.stages.explain import explain
 
     chosen = settings.Explain(methods=("saliency",), device=device, micro_batch=4)
-    explain(mini.balanced, mini.cls, output, chosen, Silent(), work)
+    explain(ExplainInputs(mini.balanced, mini.cls), output, chosen, Silent(), work)
 
 
 def _score(mini: Mini, output: Path, device: str, work: Work) -> None:
-    from histoxai.stages.score import Probe, score
+    from histoxai.stages.score import FaithfulnessInputs, ScoreInputs, fill_scores
 
-    probe = Probe(settings.Faithfulness(device=device), mini.cls)
-    score(mini.maps, mini.masks, output, settings.Score(), Silent(), work, probe=probe)
+    tests = FaithfulnessInputs(settings.Faithfulness(device=device), mini.cls)
+    fill_scores(ScoreInputs(mini.maps, mini.masks, faithfulness=tests), output, settings.Score(), Silent(), work)
 
 
 STAGES: dict[str, Callable[[Mini, Path, str, Work], None]] = {

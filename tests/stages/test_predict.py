@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from histoxai.networks.inference import predict
+from histoxai.networks.inference import predict_patches
 from histoxai.networks.run_folder import open_run
 from histoxai.networks.weights import load_model
 from histoxai.store.patches import Patches
@@ -37,7 +37,7 @@ def test_predictions_are_the_networks_and_those_of_training(mini: Mini, tmp_path
     assert found["label"].tolist() == patches.label.tolist()
     assert list(store.group.attrs["classes"]) == patches.classes
     model = load_model(open_run(mini.cls), torch.device("cpu"))
-    wanted = predict(model, patches.read(np.arange(n)), 16, torch.device("cpu"))
+    wanted = predict_patches(model, patches.read(np.arange(n)), 16, torch.device("cpu"))
     for name, values in wanted.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-6)
     # the head of the embeddings gives the logits

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from histoxai.networks.inference import Source
 from histoxai.store.shards import Store
+from histoxai.train.dataset import PatchDataset
 from tests.conftest import SEG, Mini, done, run
 
 
@@ -29,9 +29,9 @@ def test_predictions_of_training_and_of_explain_agree(mini: Mini) -> None:
 def test_a_set_too_large_to_keep_is_read_ahead(
     mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
-    monkeypatch.setattr("histoxai.networks.inference.KEEP_BYTES", 0)
+    monkeypatch.setattr("histoxai.train.dataset.KEEP_BYTES", 0)
     if by == "workers":  # as on a GPU
-        monkeypatch.setattr(Source, "read_by_thread", Source.read_by_workers)
+        monkeypatch.setattr(PatchDataset, "read_by_thread", PatchDataset.read_by_workers)
     done("train-cls", mini.balanced, "-o", tmp_path / "cls", "--epochs", 3, "--batch-size", 8)
     assert (tmp_path / "cls/weights.safetensors").read_bytes() == (mini.cls / "weights.safetensors").read_bytes()
     done("train-seg", mini.nuclei, "-o", tmp_path / "seg", *SEG)

@@ -128,9 +128,9 @@ def test_large_checkpoints_do_not_follow_every_short_epoch(tmp_path: Path, monke
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     place._saved, place._took = 100.0, 5.0
     now[0] = 140.0
-    assert not place.due(10, boundary=True)
-    assert not place.due(10, boundary=False)
+    assert not place.due(10, epoch_ended=True)
+    assert not place.due(10, epoch_ended=False)
     now[0] = 151.0  # writing took 5 s, a tenth of this
-    assert place.due(10, boundary=True)
-    assert not place.due(10, boundary=False)
-    assert place.due(0.5, boundary=False)
+    assert place.due(10, epoch_ended=True)
+    assert not place.due(10, epoch_ended=False)
+    assert place.due(0.5, epoch_ended=False)

@@ -10,7 +10,7 @@ import pytest
 from histoxai.core.errors import InputRefused, UsageError
 from histoxai.store.patches import Patches
 from histoxai.train.cross_validation import check_folds
-from histoxai.train.ranks import Placement
+from histoxai.train.ranks import Ranks
 from tests.conftest import Mini, done, run
 
 
@@ -25,14 +25,14 @@ def test_a_run_for_each_fold(mini: Mini, tmp_path: Path) -> None:
     assert found["scores"]["patches"] == len(Patches(mini.patches)) == 90
     each = [json.loads((tmp_path / f"runs/fold{k}/run.json").read_text())["metrics"] for k in range(3)]
     assert found["accuracy_of_folds"]["each"] == [m["accuracy"] for m in each]
-    pooled = sum(m["accuracy"] * m["patches"] for m in each) / 90
-    assert found["scores"]["accuracy"]["mean"] == pytest.approx(pooled)
+    pool_folds = sum(m["accuracy"] * m["patches"] for m in each) / 90
+    assert found["scores"]["accuracy"]["mean"] == pytest.approx(pool_folds)
     assert json.loads((tmp_path / "runs/folds.json").read_text())["scores"] == found["scores"]
     outcome = run("train-cls", stores[0], stores[0], "-o", tmp_path / "y", *words)
     assert (outcome.code, "is fold 0, as" in outcome.err.replace("\n", " ")) == (3, True)
     assert run("train-cls", stores[0], mini.balanced, "-o", tmp_path / "y", *words).code == 3
     done("augment", mini.patches, "-o", tmp_path / "g.zarr", "--folds", 4, "--fold", 1)
     with pytest.raises(InputRefused, match="is a fold of another store"):
-        check_folds([stores[0], tmp_path / "g.zarr"], tmp_path, Placement())
+        check_folds([stores[0], tmp_path / "g.zarr"], tmp_path, Ranks())
     with pytest.raises(UsageError, match="under srun"):
-        check_folds(stores, tmp_path, Placement(per_node=2))
+        check_folds(stores, tmp_path, Ranks(per_node=2))

@@ -11,16 +11,16 @@ import torch
 
 from histoxai.core.errors import HistoxaiError
 from histoxai.core.progress import Silent
-from histoxai.train.fabric import engine
+from histoxai.train.fabric import start_fabric
 from histoxai.train.loop import fit
-from histoxai.train.ranks import placement
+from histoxai.train.ranks import find_ranks
 from tests.train.test_loop import job, settings, trained
 
 
 def _member(folder: Path, norm: bool) -> None:
     chosen = settings(devices=2, batch_size=10)
-    place = placement(2, None)
-    with engine(chosen, place, partial(_member, folder, norm)) as fabric:
+    place = find_ranks(2, None)
+    with start_fabric(chosen, place, partial(_member, folder, norm)) as fabric:
         torch.set_num_threads(1)
         work = job(43, norm=norm)
         found = fit(work, chosen, fabric, folder, {}, Silent())
@@ -39,8 +39,8 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path: Path) -> None:
 
 def _fails(folder: Path) -> None:
     chosen = settings(devices=2)
-    place = placement(2, None)
-    with engine(chosen, place, partial(_fails, folder)) as fabric:
+    place = find_ranks(2, None)
+    with start_fabric(chosen, place, partial(_fails, folder)) as fabric:
         if place.rank == 1:
             raise HistoxaiError("no more of this")
         fabric.barrier()
@@ -51,8 +51,8 @@ def _dies(folder: Path) -> None:
     import signal
 
     chosen = settings(devices=2)
-    place = placement(2, None)
-    with engine(chosen, place, partial(_dies, folder)) as fabric:
+    place = find_ranks(2, None)
+    with start_fabric(chosen, place, partial(_dies, folder)) as fabric:
         if place.rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         fabric.barrier()

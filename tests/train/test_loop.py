@@ -18,12 +18,12 @@ from torch.nn import functional
 from histoxai.core import signals
 from histoxai.core.errors import HistoxaiError, Interrupted
 from histoxai.core.progress import Silent
-from histoxai.networks.inference import Source
 from histoxai.settings import Training
 from histoxai.store.patches import Patches
-from histoxai.train.fabric import engine
-from histoxai.train.loop import Fitted, Job, fit, train_batches
-from histoxai.train.ranks import Placement
+from histoxai.train.dataset import PatchDataset
+from histoxai.train.fabric import start_fabric
+from histoxai.train.loop import TrainingInputs, TrainingResult, fit, train_batches
+from histoxai.train.ranks import Ranks
 from tests.conftest import Mini
 
 
@@ -57,15 +57,15 @@ def right(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return (outputs.argmax(1) == targets).float().mean()
 
 
-def job(n: int = 41, norm: bool = True, dropout: float = 0.0, mixup: float = 0.0) -> Job:
+def job(n: int = 41, norm: bool = True, dropout: float = 0.0, mixup: float = 0.0) -> TrainingInputs:
     torch.manual_seed(0)
     middle: list[nn.Module] = [nn.BatchNorm2d(4)] if norm else []
     net = nn.Sequential(nn.Conv2d(3, 4, 3), *middle, nn.ReLU(), nn.Flatten(), nn.Dropout(dropout), nn.Linear(144, 2))
-    return Job(net, functional.cross_entropy, right, "accuracy", Toy(n, 1), Toy(20, 2), mixup)  # type: ignore[arg-type]
+    return TrainingInputs(net, functional.cross_entropy, right, "accuracy", Toy(n, 1), Toy(20, 2), mixup)  # type: ignore[arg-type]
 
 
-def trained(work: Job, settings: Training, folder: Path, progress: Any = None) -> Fitted:
-    with engine(settings, Placement(), lambda: None) as fabric:
+def trained(work: TrainingInputs, settings: Training, folder: Path, progress: Any = None) -> TrainingResult:
+    with start_fabric(settings, Ranks(), lambda: None) as fabric:
         return fit(work, settings, fabric, folder, {}, progress or Silent())
 
 
@@ -73,7 +73,7 @@ def settings(**more: Any) -> Training:
     return Training(**{"epochs": 5, "batch_size": 8, "lr": 0.01, "patience": 9, "device": "cpu", **more})
 
 
-def same(a: Job, b: Job) -> bool:
+def same(a: TrainingInputs, b: TrainingInputs) -> bool:
     other = b.model.state_dict()
     return all(torch.equal(v, other[k]) for k, v in a.model.state_dict().items())
 
@@ -204,7 +204,7 @@ def test_gradients_are_clipped(tmp_path: Path) -> None:
 
 def test_balanced_sampling_takes_as_many_of_each_class(mini: Mini) -> None:
     patches = Patches(mini.patches)  # 24, 30 and 36 of three classes
-    source = Source(patches, np.arange(len(patches)), masks=False, balanced=True)
+    source = PatchDataset(patches, np.arange(len(patches)), masks=False, balanced=True)
     order = source.order(0, 0)
     drawn = patches.label[order]
     assert np.bincount(drawn).tolist() == [30, 30, 30]

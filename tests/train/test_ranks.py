@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from histoxai.core.errors import UsageError
-from histoxai.train.ranks import Placement, environment, placement
+from histoxai.train.ranks import Ranks, environment, find_ranks
 
 SRUN = {
     "SLURM_STEP_ID": "2",
@@ -20,31 +20,31 @@ SRUN = {
 
 
 def test_placement() -> None:
-    assert placement(None, None, {}) == Placement()
-    assert placement(4, None, {}) == Placement(per_node=4, launch=True)
-    found = placement(None, None, SRUN)
+    assert find_ranks(None, None, {}) == Ranks()
+    assert find_ranks(4, None, {}) == Ranks(per_node=4, launch=True)
+    found = find_ranks(None, None, SRUN)
     assert (found.rank, found.local_rank, found.per_node, found.nodes, found.world) == (3, 1, 2, 2, 4)
     assert (found.address, found.port, found.launch) == ("gpu07", 15_000 + 77 + 202, False)
-    assert placement(2, 2, SRUN) == found
+    assert find_ranks(2, 2, SRUN) == found
     with pytest.raises(UsageError, match="--devices 4: the processes that were started are 2"):
-        placement(4, None, SRUN)
+        find_ranks(4, None, SRUN)
     with pytest.raises(UsageError, match="every node needs as many"):
-        placement(None, None, SRUN | {"SLURM_STEP_TASKS_PER_NODE": "3,1"})
+        find_ranks(None, None, SRUN | {"SLURM_STEP_TASKS_PER_NODE": "3,1"})
     with pytest.raises(UsageError, match="every node needs as many"):
-        placement(None, None, SRUN | {"SLURM_STEP_NUM_TASKS": "3"})
+        find_ranks(None, None, SRUN | {"SLURM_STEP_NUM_TASKS": "3"})
     with pytest.raises(UsageError, match="srun --nodes=2"):
-        placement(1, 2, {})
+        find_ranks(1, 2, {})
     # a batch script that asked for tasks and started none of them
-    assert placement(None, None, {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "1", "SLURM_PROCID": "0"}) == Placement()
+    assert find_ranks(None, None, {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "1", "SLURM_PROCID": "0"}) == Ranks()
     torchrun = {"TORCHELASTIC_RUN_ID": "x", "RANK": "5", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "6"}
-    found = placement(None, None, torchrun | {"MASTER_ADDR": "a", "MASTER_PORT": "1234"})
-    assert found == Placement(5, 1, 2, 3, address="a", port=1234)
-    own = placement(None, None, SRUN | {"SLURM_GPUS_PER_TASK": "1", "SLURM_STEP_TASKS_PER_NODE": "2(x2)"})
-    bound = own.seeing(1)
+    found = find_ranks(None, None, torchrun | {"MASTER_ADDR": "a", "MASTER_PORT": "1234"})
+    assert found == Ranks(5, 1, 2, 3, address="a", port=1234)
+    own = find_ranks(None, None, SRUN | {"SLURM_GPUS_PER_TASK": "1", "SLURM_STEP_TASKS_PER_NODE": "2(x2)"})
+    bound = own.for_visible_gpus(1)
     assert (bound.rank, bound.local_rank, bound.node, bound.per_node, bound.nodes) == (3, 0, 3, 1, 4)
-    assert own.seeing(2) == own
-    assert found.seeing(1) == found  # one GPU for two tasks
-    assert Placement(per_node=2, launch=True).seeing(1).per_node == 2
+    assert own.for_visible_gpus(2) == own
+    assert found.for_visible_gpus(1) == found  # one GPU for two tasks
+    assert Ranks(per_node=2, launch=True).for_visible_gpus(1).per_node == 2
     with environment(A_B_C=1):
         import os
 
