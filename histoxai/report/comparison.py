@@ -20,10 +20,10 @@ from histoxai.report.figures.pool import Gallery
 from histoxai.report.lineage import Lineage
 from histoxai.score import scores_store
 from histoxai.score.summary.scores import Scores, primary_of
-from histoxai.score.summary.strata import or_none
 from histoxai.score.summary.summary import enough, means_of
 from histoxai.settings import Comparison, Statistics
 from histoxai.statistics.bootstrap import FEWEST, counted
+from histoxai.statistics.numbers import or_none
 from histoxai.statistics.tests import holm, paired
 
 _PARTS = ("patches", "classifier", "segmenter", "masks", "maps", "scores")

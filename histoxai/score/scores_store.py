@@ -11,23 +11,14 @@ import numpy as np
 from histoxai.core.progress import Progress
 from histoxai.core.registry import resolve
 from histoxai.score.export import write_table
-from histoxai.score.measures.measures import ALL
-from histoxai.score.profiles import thesis
-from histoxai.score.profiles.profiles import METRICS
+from histoxai.score.profiles.base import ProfileScores, StoredScores
 from histoxai.score.summary import faithfulness
 from histoxai.score.summary import summary as sums
-from histoxai.score.summary.scores import Method, Scores, agreed
+from histoxai.score.summary.scores import Method, Scores, apply_convention, measures_of
 from histoxai.settings import PROBES, SANITY, Statistics
 from histoxai.store.shards import Store, open_store
 
 SCHEMA = "histoxai.score/1"
-
-
-def metrics_of(profile: str, measures: str) -> list[str]:
-    """The measures that a scores store has in a profile."""
-    if profile == "thesis":
-        return list(METRICS)
-    return list(ALL) if measures == "all" else [m for m in METRICS if m != "spearman"]
 
 
 def export(path: Path, profile: str, statistics: Statistics, table: Path, summary: dict[str, Any] | None) -> None:
@@ -36,6 +27,11 @@ def export(path: Path, profile: str, statistics: Statistics, table: Path, summar
         write_table(table, iter(summary["rows"]))
     else:
         write_table(table, sums.patches(read(path, profile, statistics.empty)))
+
+
+def profiles_of(header: dict[str, Any]) -> list[str]:
+    """Return the profiles that a scores store has, by its header."""
+    return [*header["axes"]["profile"], *header["axes"].get("profiles", {})]
 
 
 class _Column:
@@ -53,47 +49,39 @@ class _Column:
 
 
 def read(path: Path, profile: str, empty: str = "exclude", rows: np.ndarray | None = None) -> Scores:
-    """All that summaries need of a scores store; rows: of which patches, None for all.
+    """Read all that summaries need of a scores store; rows: of which patches, None for all.
 
-    Raises UsageError for an unknown profile.
+    Raises UsageError for an unknown profile, InputRefused where the store was scored without it.
     """
-    resolve("profile", profile)
+    kind = resolve("profile", profile)
     store = open_store(path, "scores", "score")
-    axes, methods = store.header["axes"], store.header["methods"]
+    header = store.header
 
     def column(name: str) -> np.ndarray:
         return store.read(name) if rows is None else store.take(name, rows)
 
-    whole = store.header["settings"]["measures"] == "all"
-    values = column("values")[:, :, :, axes["profile"].index(profile)]
-    values = np.concatenate([values, column("measures")], axis=-1)
-    metrics = metrics_of(profile, store.header["settings"]["measures"])
-    columns = [axes["chance"].index(m) for m in metrics]
-    values, counts, flags = values[..., columns], column("counts"), column("flags")
-    if profile == "thesis":
-        rescaled = np.array([m["method"] in thesis.RESCALED for m in methods.values()])
-        chance = thesis.chance(counts, column("stretched"), column("lines"), rescaled)
-    else:
-        chance = column("chance")[..., columns]
-    kept = {k: column(k).astype(np.int64) for k in ("label", "case", "prediction")}
+    scores: ProfileScores = kind.read(profile, StoredScores(path, header, column))
+    known, flags = measures_of(profile), column("flags")
+    measures = [known.get(name) for name in scores.names]
+    has_curves = header["settings"]["measures"] == "all"
     return Scores(
         profile=profile,
-        values=agreed(values, flags, metrics, empty),
-        chance=chance,
+        values=apply_convention(scores.values, flags, measures, empty),
+        chance=scores.chance,
         flags=flags,
-        counts=counts,
+        counts=column("counts"),
         union=column("union"),
-        curves=_Column(store, "curves", rows) if whole else None,
-        mask_curves=_Column(store, "mask_curves", rows) if whole else None,
+        curves=_Column(store, "curves", rows) if has_curves else None,
+        mask_curves=_Column(store, "mask_curves", rows) if has_curves else None,
         logits=column("logits"),
         group=column("group"),
         patch_id=column("patch_id"),
         classes=[str(c) for c in store.group.attrs["classes"]],
-        methods={name: Method(facts["method"], facts["null"]) for name, facts in methods.items()},
-        masks=axes["mask"],
-        metrics=metrics,
-        partial=store.header.get("partial"),
-        **kept,
+        methods={name: Method(facts["method"], facts["null"]) for name, facts in header["methods"].items()},
+        masks=header["axes"]["mask"],
+        metrics=scores.names,
+        partial=header.get("partial"),
+        **{k: column(k).astype(np.int64) for k in ("label", "case", "prediction")},
     )
 
 

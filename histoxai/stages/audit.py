@@ -10,12 +10,12 @@ import numpy as np
 
 from histoxai.core.errors import HistoxaiError, InputRefused, ParentChanged
 from histoxai.networks.run_folder import open_run
-from histoxai.score.summary.strata import or_none
 from histoxai.settings import Augment, Statistics
 from histoxai.split.leaks import across, identity_of, leaks_of, share_of
 from histoxai.split.relations import Identity, Places, Relation, families, leaks, members, relations
 from histoxai.split.split import TEST, TRAIN, Plan, plan_by_patch
 from histoxai.statistics import bootstrap
+from histoxai.statistics.numbers import or_none
 from histoxai.store.patches import Patches
 from histoxai.store.schema import SPLITS
 from histoxai.store.shards import open_store

@@ -13,28 +13,24 @@ import numpy as np
 from histoxai.core import provenance, resources
 from histoxai.core.errors import UsageError
 from histoxai.core.progress import Progress
-from histoxai.core.registry import names, resolve
+from histoxai.core.registry import resolve
 from histoxai.explain.maps_store import StoredMethod, used_items
 from histoxai.score.coverage import coverage
 from histoxai.score.export import check_table
-from histoxai.score.measures.counts import COUNTS, confusion_counts
-from histoxai.score.measures.localisation import levels, threshold_histogram
-from histoxai.score.measures.measures import ALL, DEGENERATE, MEASURES, Target, counts_only, measure
-from histoxai.score.profiles.profiles import METRICS, Mask, Profile, stretch
-from histoxai.score.scores_store import metrics_of
+from histoxai.score.measures.base import DEGENERATE
+from histoxai.score.patch_scores import PatchScorer, score_axes, score_item
 from histoxai.score.summary.scores import cancer_of, primary_of
 from histoxai.score.summary.strata import cases
 from histoxai.settings import Faithfulness, Score, Statistics, Work
 from histoxai.store.create import create_or_match, match
 from histoxai.store.jobs.runner import Stream, Task, do_items
-from histoxai.store.schema import MASKS, ArraySpec, schema
-from histoxai.store.shards import Item, Store, open_store
+from histoxai.store.schema import schema
+from histoxai.store.shards import Store, open_store
 
 if TYPE_CHECKING:
     from histoxai.score.faithfulness_runs import Probing
 
 SCHEMA = "histoxai.score/1"
-PIECE = 16  # patches whose maps are in memory at once
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,8 @@ def score(
         progress.warn(f"partial: {len(rows)} of {found.partial['of']} patches have all maps and masks")
     classes = maps.group.attrs["classes"]
     height = masks.array("probability").shape[-2]
-    item = _item(len(rows), len(methods), len(classes), height, settings.shard_size)
+    axes = score_axes(methods)
+    item = score_item(axes, len(rows), len(classes), height, settings.shard_size)
     header = provenance.header(
         schema("scores"),
         settings,
@@ -90,15 +87,7 @@ def score(
             "maps": provenance.parent(maps_path, output, maps.digest(used_items(methods))),
             "masks": provenance.parent(masks_path, output, masks.digest()),
         },
-        axes={
-            "method": [m.name for m in methods],
-            "mask": list(MASKS),
-            "profile": names("profile"),
-            "metric": list(METRICS),
-            "measure": list(MEASURES),
-            "chance": list(ALL),
-            "count": list(COUNTS),
-        },
+        axes=axes,
         methods={
             m.name: {"method": m.method, "options": provenance.plain(m.explainer.options), "null": m.null}
             for m in methods
@@ -107,7 +96,7 @@ def score(
         target=maps.header["settings"]["target"],
         partial=found.partial,
     )
-    profiles = [resolve("profile", n)(settings.map_threshold, settings.mask_threshold) for n in names("profile")]
+    scorer = PatchScorer(methods, settings)
     probing = probe.open(maps, methods, rows, progress, work) if probe else None
     items = [item, *(probing.items(settings.shard_size) if probing else [])]
     facts: dict[str, Any] = {"threads": work.threads}
@@ -122,7 +111,7 @@ def score(
 
         def one(i: int) -> None:
             mine = [{part: array[i : i + 1] for part, array in arrays.items()} for arrays in raw]
-            _score_patch(methods, mine, probability[i], profiles, settings, {k: a[i] for k, a in made.items()})
+            scorer.fill(mine, probability[i], {k: a[i] for k, a in made.items()})
 
         with ThreadPoolExecutor(max(1, work.threads)) as pool:
             list(pool.map(one, range(stop - start)))
@@ -149,82 +138,11 @@ def score(
     return {"schema": "histoxai.scored/1", "output": str(output), "patches": len(rows), **made}
 
 
-def _score_patch(
-    methods: list[StoredMethod],
-    raw: list[dict[str, np.ndarray]],
-    probability: np.ndarray,
-    profiles: list[Profile],
-    settings: Score,
-    made: dict[str, np.ndarray],
-) -> None:
-    # fill one patch's rows of every array; the count arrays are of the first profile, corrected
-    whole = settings.measures == "all"
-    masks = [Mask.of(p.astype(np.float64), settings.mask_threshold, whole) for p in probability]
-    targets = [Target.of(mask, settings.tolerance) for mask in masks]
-    grey = [levels(mask.probability) for mask in masks] if whole else []
-    size = masks[0].probability.shape
-    truth, soft_truth = (
-        np.stack(m) for m in zip(*((m.binary.ravel(), m.stretched.ravel()) for m in masks), strict=True)
-    )
-    truth = np.concatenate([truth, truth.any(axis=0, keepdims=True)])  # both masks together come last
-    made["lines"][:] = np.count_nonzero([mask.binary for mask in masks], axis=-1)
-    for j, method in enumerate(methods):
-        planes = _planes(method, raw[j], size, profiles)
-        plane = planes[0]
-        found = plane > profiles[0].map_threshold
-        cells = confusion_counts(found.ravel(), truth)
-        counts = made["counts"][j] = cells[:-1]
-        made["union"][j] = cells[-1]
-        soft = (stretch(planes[-1]) >= settings.map_threshold).ravel()
-        stretched = made["stretched"][j] = confusion_counts(soft, soft_truth)
-        for k, profile in enumerate(profiles):
-            made["values"][j, :, k] = profile.score(planes[k], masks, method.method, counts, stretched)
-        if not whole:
-            made["chance"][j, :, : len(METRICS)], made["flags"][j] = counts_only(plane, targets, counts)
-            continue
-        steps = levels(plane)
-        made["curves"][j] = [threshold_histogram(steps, mask.binary) for mask in masks]
-        made["mask_curves"][j] = [threshold_histogram(one, found) for one in grey]
-        relevance = method.relevance(raw[j], 0, size, settings.sign)
-        made["measures"][j], made["chance"][j], made["flags"][j] = measure(
-            relevance, plane, counts, targets, settings.top_k
-        )
-
-
-def _planes(
-    method: StoredMethod, raw: dict[str, np.ndarray], size: tuple[int, ...], profiles: list[Profile]
-) -> list[np.ndarray]:
-    # profiles differ where a channel is constant, which shows as NaN in the study's rendering
-    height, width = size
-    strict = method.plane(raw, 0, (height, width), float("nan"))
-    if np.isfinite(strict).all():
-        return [strict] * len(profiles)
-    return [strict if np.isnan(p.constant) else method.plane(raw, 0, (height, width), p.constant) for p in profiles]
-
-
 def _index(maps: Store, rows: np.ndarray, settings: Score) -> dict[str, np.ndarray]:
     kept = {k: maps.take(k, rows) for k in ("patch_id", "row", "label", "group")}
     kept |= {k: maps.take(f"predictions/{k}", rows) for k in ("prediction", "probability")}
     case = cases(kept["label"], kept["prediction"], kept["probability"], settings.sure)
     return kept | {"case": case.astype(np.uint8)}
-
-
-def _item(n: int, methods: int, classes: int, height: int, shard: int) -> Item:
-    pairs, nothing = (methods, len(MASKS)), float("nan")
-    shapes: dict[str, tuple[tuple[int, ...], Any, Any]] = {
-        "values": ((*pairs, len(names("profile")), len(METRICS)), np.float64, nothing),
-        "measures": ((*pairs, len(MEASURES)), np.float64, nothing),
-        "chance": ((*pairs, len(ALL)), np.float64, nothing),
-        "flags": (pairs, np.uint8, 0),
-        "counts": ((*pairs, len(COUNTS)), np.int64, 0),
-        "stretched": ((*pairs, len(COUNTS)), np.int64, 0),
-        "union": ((methods, len(COUNTS)), np.int64, 0),
-        "curves": ((*pairs, 2, 102), np.int32, 0),
-        "mask_curves": ((*pairs, 2, 102), np.int32, 0),
-        "lines": ((len(MASKS), height), np.uint16, 0),
-        "logits": ((classes,), np.float32, nothing),
-    }
-    return Item("scores", tuple(ArraySpec(k, (n, *s), t, shard, f) for k, (s, t, f) in shapes.items()), piece=PIECE)
 
 
 # ---- what is printed of a store
@@ -244,7 +162,7 @@ def check(
     That is an unknown profile, primary measure or class, or a table that cannot be written.
     """
     resolve("profile", profile)
-    primary_of(statistics.primary, metrics_of(profile, settings.measures), profile)
+    primary_of(statistics.primary, resolve("profile", profile).available(settings.measures != "all"), profile)
     cancer_of(statistics.cancer, [str(c) for c in open_store(maps, "maps", "explain").group.attrs["classes"]])
     for path in exports:
         check_table(path)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histoxai.score.summary.strata import or_none
 from histoxai.settings import Statistics
 from histoxai.statistics.bootstrap import FEWEST, Estimate, difference, means
+from histoxai.statistics.numbers import or_none
 from histoxai.statistics.tests import holm
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histoxai.score.summary.strata import or_none
 from histoxai.settings import Statistics
 from histoxai.statistics.bootstrap import means
+from histoxai.statistics.numbers import or_none
 
 if TYPE_CHECKING:
     from histoxai.score.summary.scores import Scores

@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from histoxai.score.measures.measures import DEGENERATE
-from histoxai.score.measures.thresholds import map_thresholds, mask_thresholds
+from histoxai.score.measures.base import DEGENERATE
 from histoxai.score.summary.conclusions import conclude
 from histoxai.score.summary.scores import Scores, cancer_of, primary_of
-from histoxai.score.summary.strata import or_none, strata
+from histoxai.score.summary.strata import strata
+from histoxai.score.summary.thresholds import map_thresholds, mask_thresholds
 from histoxai.settings import Statistics
 from histoxai.statistics.bootstrap import Estimate, by_group, means, of_ratio
 from histoxai.statistics.classification import classifier_scores
+from histoxai.statistics.numbers import or_nan, or_none
 from histoxai.statistics.tests import friedman, holm, paired
 
 SIZES = ("small", "medium", "large")
@@ -117,7 +118,7 @@ def patches(s: Scores) -> Iterator[dict[str, Any]]:
 def _rows(s: Scores, statistics: Statistics, about: dict[str, str], mine: np.ndarray) -> list[dict[str, Any]]:
     shape = s.values.shape[1:]
     found, expected = _beside_chance(s, mine, statistics)
-    low, high = _clipped(found, s.metrics, 2 * int(np.prod(shape[:-1])))
+    low, high = _clipped(found, s, 2 * int(np.prod(shape[:-1])))
     patches_here = int(mine.sum())
     flagged = {name: ((s.flags[mine] & bit) > 0).sum(axis=0) for name, bit in DEGENERATE.items()}
     rows = []
@@ -159,14 +160,15 @@ def _correct(rows: list[dict[str, Any]], primary: str) -> None:
     everywhere = [r for r in rows if r["class"] == "all" and r["case"] == "all"]
     for first in (True, False):
         family = [r["above_chance"] for r in everywhere if (r["metric"] == primary) == first]
-        for row, value in zip(family, holm(np.array([_nan(r["p"]) for r in family])), strict=True):
+        for row, value in zip(family, holm(np.array([or_nan(r["p"]) for r in family])), strict=True):
             row["p_holm"] = or_none(value)
 
 
-def _clipped(found: Estimate, metrics: list[str], times: int) -> tuple[np.ndarray, np.ndarray]:
+def _clipped(found: Estimate, s: Scores, times: int) -> tuple[np.ndarray, np.ndarray]:
     # an interval of a measure ends where the measure does
-    least = [-1.0 if m.startswith(("phi", "spearman")) else 0.0 for m in metrics] * times
-    return np.clip(found.low, least, 1.0), np.clip(found.high, least, 1.0)
+    bounds = [(-np.inf, np.inf) if m is None else (m.lowest, m.highest) for m in s.measures.values()]
+    lowest, highest = (np.tile(ends, times) for ends in zip(*bounds, strict=True))
+    return np.clip(found.low, lowest, highest), np.clip(found.high, lowest, highest)
 
 
 def _beside_chance(s: Scores, mine: np.ndarray, statistics: Statistics) -> tuple[Estimate, np.ndarray]:
@@ -217,7 +219,7 @@ def _by_size(s: Scores, statistics: Statistics) -> list[dict[str, Any]]:
         for k, size in enumerate(SIZES):
             mine = third == k
             found = _means(s.values[mine][:, :, j], s.group[mine], statistics)
-            low, high = _clipped(found, s.metrics, len(s.methods))
+            low, high = _clipped(found, s, len(s.methods))
             both = np.isfinite(s.values[mine][:, :, j]) & np.isfinite(s.chance[mine][:, :, j])
             with np.errstate(invalid="ignore"):
                 expected = np.where(both, s.chance[mine][:, :, j], 0).sum(axis=0) / both.sum(axis=0)
@@ -282,7 +284,7 @@ def _pair(
 
 def _corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for key in ("p", "wilcoxon"):
-        adjusted = holm(np.array([_nan(r[key]) for r in rows]))
+        adjusted = holm(np.array([or_nan(r[key]) for r in rows]))
         for row, value in zip(rows, adjusted, strict=True):
             row[f"{key}_holm"] = or_none(value)
     return rows
@@ -316,7 +318,3 @@ def _friedman(s: Scores, primary: np.ndarray, statistics: Statistics) -> list[di
             }
         )
     return rows
-
-
-def _nan(value: float | None) -> float:
-    return float("nan") if value is None else value
