@@ -20,7 +20,7 @@ from histoxai.report.figures.pool import Gallery
 from histoxai.report.lineage import Lineage
 from histoxai.report.page import payload
 from histoxai.score import scores_store
-from histoxai.score.summary import summary as sums
+from histoxai.score.summary.means import means_of
 from histoxai.score.summary.scores import Scores
 from histoxai.settings import Report, Statistics
 
@@ -210,7 +210,7 @@ def _other_profiles(lineage: Lineage, statistics: Statistics, progress: Progress
         if profile != "corrected":
             scores = scores_store.read(lineage.scores.path, profile, statistics.empty, lineage.rows)
             primary = statistics.primary if statistics.primary in scores.metrics else None
-            found[profile] = sums.means_of(scores, replace(statistics, primary=primary), progress.advance)
+            found[profile] = means_of(scores, replace(statistics, primary=primary), progress.advance)
     return found
 
 

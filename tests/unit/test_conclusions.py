@@ -13,7 +13,7 @@ from histoxai.core.errors import UsageError
 from histoxai.score.measures.base import DEGENERATE
 from histoxai.score.summary.conclusions import conclude
 from histoxai.score.summary.scores import Method, Scores, apply_convention, measures_of
-from histoxai.score.summary.summary import summarise
+from histoxai.score.summary.summarise import summarise
 from histoxai.score.threshold_curves import counts_above
 from histoxai.settings import Statistics
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -11,8 +12,12 @@ import numpy as np
 from histoxai.core import registry
 from histoxai.core.errors import UsageError
 from histoxai.score.measures.base import DEGENERATE, Measure
+from histoxai.settings import Statistics
 
 NO_TUMOR = ("a", "n", "bg", "t", "artifact", "artefact", "normal", "benign", "background", "tissue", "stroma")
+
+
+_MOST_REPETITIONS = 20_000
 
 
 class Pieces(Protocol):
@@ -100,6 +105,24 @@ def primary_of(primary: str | None, metrics: list[str], profile: str) -> str:
     if (chosen := primary or default) not in metrics:
         raise UsageError(f"--primary {chosen}: the {profile} profile has {', '.join(metrics)}")
     return chosen
+
+
+def with_primary(s: Scores, statistics: Statistics) -> Statistics:
+    """Name the primary measure, and raise repetitions until the least p can stand Holm's correction.
+
+    Repetitions other than the default are left as they are. Raises UsageError for a measure that is not there.
+    """
+    statistics = replace(statistics, primary=primary_of(statistics.primary, s.metrics, s.profile))
+    methods = len(s.methods)
+    return enough_repetitions(statistics, len(s.masks) * max(methods, methods * (methods - 1) // 2))
+
+
+def enough_repetitions(statistics: Statistics, tests: int) -> Statistics:
+    """Raise repetitions to what a family of so many tests needs, unless their number was chosen."""
+    if statistics.repetitions != Statistics.repetitions:
+        return statistics
+    needed = math.ceil(4 * tests / (1 - statistics.level))
+    return replace(statistics, repetitions=min(_MOST_REPETITIONS, max(statistics.repetitions, needed)))
 
 
 def cancer_of(named: tuple[str, ...] | None, classes: list[str]) -> list[int]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from histoxai.score.measures.base import DEGENERATE
 from histoxai.score.measures.counts import FORMULAS, chance_of_counts
+from histoxai.score.results import MapThresholdRow, MaskThresholdRow
 from histoxai.score.summary.scores import Pieces, Scores, apply_convention
 from histoxai.score.threshold_curves import THRESHOLDS, counts_above
 from histoxai.statistics.numbers import or_none
@@ -17,7 +18,7 @@ MASK_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 _PIECE = 512  # patches
 
 
-def map_thresholds(s: Scores, empty: str) -> list[dict[str, Any]]:
+def map_thresholds(s: Scores, empty: str) -> list[MapThresholdRow]:
     """The six measures of maps that are cut at every threshold: means over patches, 101 of each."""
     means = {pair: {name: _Mean() for name in FORMULAS} for pair in _pairs(s)}
     for mine, block in _pieces(s.curves if means else None):
@@ -35,7 +36,7 @@ def map_thresholds(s: Scores, empty: str) -> list[dict[str, Any]]:
     ]
 
 
-def mask_thresholds(s: Scores, empty: str) -> list[dict[str, Any]]:
+def mask_thresholds(s: Scores, empty: str) -> list[MaskThresholdRow]:
     """The six measures where masks are cut at MASK_THRESHOLDS and maps where they always are."""
     places = [int(np.argmin(np.abs(THRESHOLDS - t))) for t in MASK_THRESHOLDS]
     means = {pair: {name: (_Mean(), _Mean()) for name in FORMULAS} for pair in _pairs(s)}
