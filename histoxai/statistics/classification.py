@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NotRequired, TypedDict
+from typing import TypedDict
 
 import numpy as np
 
@@ -51,21 +51,26 @@ class ReliabilityBin(TypedDict):
     accuracy: float | None
 
 
-class ClassifierScores(TypedDict):
+class _Patches(TypedDict):
+    """Number of labelled patches."""
+
+    patches: int
+
+
+class ClassifierScores(_Patches, total=False):
     """How good a classifier is on some patches; all but `patches` are absent where there is no labelled patch.
 
     `kappa_quadratic` is over the `kappa_patches` patches that are graded and predicted as a grade.
     """
 
-    patches: int
-    accuracy: NotRequired[Share]
-    per_class: NotRequired[dict[str, Share]]
-    balanced_accuracy: NotRequired[float]
-    macro_auroc: NotRequired[float | None]
-    kappa_quadratic: NotRequired[float | None]
-    kappa_patches: NotRequired[int]
-    calibration_error: NotRequired[float]
-    reliability: NotRequired[list[ReliabilityBin]]
+    accuracy: Share
+    per_class: dict[str, Share]
+    balanced_accuracy: float
+    macro_auroc: float | None
+    kappa_quadratic: float | None
+    kappa_patches: int
+    calibration_error: float
+    reliability: list[ReliabilityBin]
 
 
 def confusion(label: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:

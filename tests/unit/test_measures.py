@@ -12,6 +12,7 @@ from scipy.stats import rankdata, spearmanr
 from skimage.filters import threshold_otsu
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from histoxai.core import registry
 from histoxai.score.measures.base import DEGENERATE, PatchMasks, RenderedMap
 from histoxai.score.measures.counts import FORMULAS, chance_of_counts, chance_of_iou, otsu
 from histoxai.score.measures.mass import mass_accuracy, pointing_game, within
@@ -21,6 +22,7 @@ from histoxai.settings import Score
 from histoxai.statistics.confusion import confusion_counts
 from histoxai.statistics.hypergeometric import expected_average_precision
 from histoxai.statistics.ranks import Ranking, ascending, centred_ranks, rank_correlation
+from tests.conftest import ROOT
 
 EXACT = {"rtol": 0, "atol": 1e-9}
 ALL = tuple(m.name for m in CorrectedProfile.measures())
@@ -356,3 +358,31 @@ def test_quantus_where_it_is_right_and_where_it_is_not() -> None:
     with pytest.raises(ValueError, match="contains NaN"):
         theirs(quantus.AUC(**quiet), lost)
     assert np.isnan(measure(lost[0], lost[0].astype(float), truth[0].astype(float))[0]).all()
+
+
+# ---- the objects and what is written of them
+
+
+def test_the_table_of_the_docs_is_made_of_the_objects() -> None:
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for measure in CorrectedProfile.measures():
+        bounds = f"{measure.lowest:g} to {measure.highest:g}"
+        groups.setdefault((measure.subject, measure.description, bounds), []).append(f"`{measure.name}`")
+    rows = [f"| {' '.join(names)} | {' | '.join(words)} |" for words, names in groups.items()]
+    text = (ROOT / "docs" / "score.md").read_text()
+    assert "\n".join(["| measure | of | what | bounds |", "|---|---|---|---|", *rows]) in text, "\n".join(rows)
+
+
+def test_every_measure_has_a_source_that_can_be_cited_and_its_bounds() -> None:
+    bibliography = (ROOT / "histoxai/report/export/references.bib").read_text()
+    for profile in registry.names("profile"):
+        for measure in registry.resolve("profile", profile).measures():
+            assert f"{{{measure.source}," in bibliography or " " in measure.source
+            assert measure.lowest < measure.highest == 1
+            assert measure.label
+            assert measure.description
+
+
+def test_registered_names_are_those_of_the_objects() -> None:
+    for name in registry.names("measure"):
+        assert registry.resolve("measure", name).name == name
