@@ -106,7 +106,7 @@ def summary_of(
     runs = _FaithfulnessRuns.open(path, rows, progress)
     return {
         "schema": SCHEMA,
-        **made,  # type: ignore[typeddict-item]
+        **made,
         "faithfulness": runs.faithfulness(scores, statistics),
         "sanity": runs.sanity(scores, statistics),
     }
@@ -149,7 +149,7 @@ class _FaithfulnessRuns:
             return None
         layers = self.states[SANITY]["what"]["layers"]
         rows = faithfulness.sanity(scores, self._column(f"{SANITY}/similarity"), layers, statistics)
-        return {**self._about(SANITY), "rows": rows}  # type: ignore[typeddict-item]
+        return {**self._about(SANITY), "rows": rows}
 
     def _about(self, name: str) -> ItemState:
         state = self.states[name]

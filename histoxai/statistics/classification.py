@@ -112,14 +112,13 @@ def classifier_scores(
 ) -> ClassifierScores:
     """Return how good the classifier is on the explained patches, since its maps can be no better.
 
-    logits (n, C); label (n,), -1 for none; group (n,) of any labels; grades: classes with an order, for kappa. A
-    measure is None where it has nothing to measure: AUROC with one class, kappa with no patch that is graded and
-    predicted as a grade.
+    logits (n, C); label (n,), -1 for none; group (n,) of any labels; grades: classes with an order, for kappa. AUROC is
+    None with one class, kappa where no patch is graded and predicted as a grade.
     """
     known = label >= 0
-    logits, label, group = logits[known].astype(np.float64), label[known], group[known]
-    if not len(label):
+    if not known.any():
         return {"patches": 0}
+    logits, label, group = logits[known].astype(np.float64), label[known], group[known]
     probability, prediction = _softmax(logits), logits.argmax(axis=1)
     right = (prediction == label).astype(np.float64)
     columns = np.stack([right, *(np.where(label == c, right, np.nan) for c in range(len(classes)))], axis=1)

@@ -180,7 +180,7 @@ def _size_rows(s: Scores, statistics: Statistics, j: int, members: np.ndarray, s
             "high": or_none(high[flat]),
             "groups": int(found.groups[flat]),
             "withheld": found.withheld(flat),
-            "chance": or_none(chance[i, q]),
+            "chance": or_none(float(chance[i, q])),
         }
         for flat, (i, q) in enumerate(np.ndindex(values.shape[1:]))
     ]

@@ -30,7 +30,7 @@ def map_thresholds(s: Scores, empty: str) -> list[MapThresholdRow]:
             "method": list(s.methods)[i],
             "mask": s.masks[j],
             "threshold": THRESHOLDS.tolist(),
-            **{name: [or_none(m) for m in mean.value()] for name, mean in found.items()},
+            **{name: [or_none(m) for m in mean.value()] for name, mean in found.items()},  # type: ignore[typeddict-item]
         }
         for (i, j), found in means.items()
     ]
