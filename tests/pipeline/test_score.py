@@ -438,7 +438,7 @@ def test_a_further_profile_and_a_further_measure_need_no_other_change(
     outcome = run(*score(mini, mini.scores, "--profile", "inverted"))
     assert outcome.code == 3
     done("report", tmp_path / "s", "-o", tmp_path / "r", "--maps", mini.maps, "--masks", mini.masks, "--examples", 2)
-    assert "mean probability" in (tmp_path / "r/report.html").read_text()
+    assert "mean probability" in (tmp_path / "r/index.html").read_text()
 
 
 def below(plane: np.ndarray) -> np.ndarray:
