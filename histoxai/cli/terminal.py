@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -150,7 +150,7 @@ class _Out(Console):
         raise BrokenPipeError  # for `Boundary`; Rich would exit with 1
 
 
-def show(summary: dict[str, Any], json: bool, table: Any) -> None:
+def show(summary: Mapping[str, Any], json: bool, table: Any) -> None:
     """Show a stage's summary: one JSON object, or the table that `table` makes of it."""
     if json:
         emit(summary)
@@ -160,7 +160,7 @@ def show(summary: dict[str, Any], json: bool, table: Any) -> None:
         out().print(table(escape_nested(with_s3_urls(summary))))
 
 
-def show_all(summary: dict[str, Any], json: bool, tables: Callable[[dict[str, Any]], Iterable[RenderableType]]) -> None:
+def show_all(summary: Mapping[str, Any], json: bool, tables: Callable[[Any], Iterable[RenderableType]]) -> None:
     """Show a stage's summary: one JSON object, or the tables that `tables` makes of it."""
     if json:
         emit(summary)
@@ -169,14 +169,14 @@ def show_all(summary: dict[str, Any], json: bool, tables: Callable[[dict[str, An
             out().print(table)
 
 
-def show_training(summary: dict[str, Any], json: bool, table: Any) -> None:
+def show_training(summary: Mapping[str, Any], json: bool, table: Any) -> None:
     """Show a training's summary, the rate that was found, or all folds together; nothing in another rank."""
     if summary:
         special = {"histoxai.find-lr/1": training.rates, "histoxai.train-cls-folds/1": training.folds}
         show(summary, json, special.get(summary["schema"], table))
 
 
-def show_work(summary: dict[str, Any], only: str | None, json: bool) -> None:
+def show_work(summary: Mapping[str, Any], only: str | None, json: bool) -> None:
     """Show a sharded stage's summary: JSON, the numbers of shards, or how many were done."""
     if json:
         emit(summary)

@@ -20,9 +20,7 @@ from histoxai.report.figures.pool import Gallery
 from histoxai.report.lineage import Lineage
 from histoxai.report.page import payload
 from histoxai.score import scores_store
-from histoxai.score.measures.measures import FREE
-from histoxai.score.profiles.profiles import METRICS
-from histoxai.score.summary import summary as sums
+from histoxai.score.summary.means import means_of
 from histoxai.score.summary.scores import Scores
 from histoxai.settings import Report, Statistics
 
@@ -208,11 +206,11 @@ def methods_facts(lineage: Lineage, statistics: Mapping[str, Any]) -> dict[str, 
 
 def _other_profiles(lineage: Lineage, statistics: Statistics, progress: Progress) -> dict[str, list[dict[str, Any]]]:
     found = {}
-    for profile in lineage.scores.header["axes"]["profile"]:
+    for profile in scores_store.profiles_of(lineage.scores.header):
         if profile != "corrected":
             scores = scores_store.read(lineage.scores.path, profile, statistics.empty, lineage.rows)
             primary = statistics.primary if statistics.primary in scores.metrics else None
-            found[profile] = sums.means_of(scores, replace(statistics, primary=primary), progress.advance)
+            found[profile] = means_of(scores, replace(statistics, primary=primary), progress.advance)
     return found
 
 
@@ -233,7 +231,7 @@ def _marks(s: Scores, wanted: list[int]) -> np.ndarray:
 
 
 def _shown(s: Scores) -> list[str]:
-    return [m for m in (*METRICS, *FREE) if m in s.metrics]
+    return [name for name, m in s.measures.items() if m is None or not m.variant_of]
 
 
 def _points(s: Scores, marked: np.ndarray, classes: list[str], probability: np.ndarray) -> dict[str, Any]:

@@ -19,11 +19,11 @@ from histoxai.report.figures.evidence import numbers
 from histoxai.report.figures.pool import Gallery
 from histoxai.report.lineage import Lineage
 from histoxai.score import scores_store
-from histoxai.score.summary.scores import Scores, primary_of
-from histoxai.score.summary.strata import or_none
-from histoxai.score.summary.summary import enough, means_of
+from histoxai.score.summary.means import means_of
+from histoxai.score.summary.scores import Scores, enough_repetitions, primary_of
 from histoxai.settings import Comparison, Statistics
 from histoxai.statistics.bootstrap import FEWEST, counted
+from histoxai.statistics.numbers import or_none
 from histoxai.statistics.tests import holm, paired
 from histoxai.store.parents import join_rows
 
@@ -55,7 +55,7 @@ def compare(
     }
     common = [m for m in next(iter(read.values())).metrics if all(m in s.metrics for s in read.values())]
     statistics = replace(statistics, primary=primary_of(settings.primary, common, "corrected"))
-    statistics = enough(statistics, sum(len(s.methods) * len(s.masks) for s in list(read.values())[1:]))
+    statistics = enough_repetitions(statistics, sum(len(s.methods) * len(s.masks) for s in list(read.values())[1:]))
     first, *others = read
     rows = {name: _means(s, statistics, progress) for name, s in read.items()}
     pairs = [_pair(read[first], read[other], other, statistics) for other in others]

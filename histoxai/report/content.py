@@ -6,41 +6,14 @@ from typing import Any
 
 import numpy as np
 
-METRIC_WORDS = {
-    "iou": "IoU",
-    "f1": "F1",
-    "spearman": "Spearman",
-    "pixel_accuracy": "pixel accuracy",
-    "auroc": "AUROC",
-}
+from histoxai.score.profiles.thesis import ThesisProfile
+from histoxai.score.summary.scores import label_of
+
 # Why the corrected profile and the study's code differ: heading, measures, words.
-WHY = (
-    (
-        "IoU",
-        ("iou",),
-        "The study's code passes the already binary map through a sigmoid (0 becomes 0.5, 1 becomes 0.731) and adds 1 "
-        "above and below. An almost empty map then scores p / (1 + p), where p is the mask's share of the patch, "
-        "whatever the method: the number describes the mask. Corrected: TP / (TP + FP + FN).",
-    ),
-    (
-        "Precision, recall, F1",
-        ("precision", "recall", "f1"),
-        "The code hands two-dimensional planes to scikit-learn, which averages over image lines and counts an empty "
-        "line as 0. Corrected: one count over all pixels of the patch.",
-    ),
-    (
-        "Spearman",
-        ("spearman",),
-        "The code takes the two binary planes, where it equals phi. Corrected: the map's and the mask's intensities.",
-    ),
-    (
-        "Constant maps",
-        ("phi", "pixel_accuracy"),
-        "The code rescales LIME's and GradCAM's binary planes once more; a constant one becomes NaN, which scores 0 in "
-        "pixel accuracy, precision, recall and F1. A constant colour channel empties an IG or NT map. Corrected: a "
-        "constant channel counts as zero, and what has no value is called undefined.",
-    ),
-)
+WHY = [
+    (heading, tuple(m.name for m in ThesisProfile.measures() if m.heading == heading), words)
+    for heading, words in dict.fromkeys((m.heading, m.difference) for m in ThesisProfile.measures())
+]
 _SPLITS = {1: "train", 2: "validation", 3: "test"}
 
 
@@ -134,7 +107,7 @@ def _rows(mean: np.ndarray, undefined: np.ndarray, axes: dict[str, list[str]]) -
                             "best": bool(best),
                         }
                     )
-            rows.append({"metric": METRIC_WORDS.get(metric, metric), "method": method, "first": i == 0, "cells": cells})
+            rows.append({"metric": label_of(metric), "method": method, "first": i == 0, "cells": cells})
     return rows
 
 

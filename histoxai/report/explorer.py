@@ -12,7 +12,8 @@ from histoxai.core.progress import Progress
 from histoxai.core.provenance import keyed_seed
 from histoxai.report.lineage import Lineage
 from histoxai.report.page.payload import jpeg, packed
-from histoxai.score.measures.localisation import centred_ranks, levels, spearman
+from histoxai.score.threshold_curves import levels
+from histoxai.statistics.ranks import centred_ranks, rank_correlation
 
 SIDE = 128  # pixels of signed evidence, at most: it is there to be looked at, and noise does not compress
 AGREEING = 200  # patches whose maps are compared with each other
@@ -132,7 +133,7 @@ def agreement(lineage: Lineage, patch_id: np.ndarray, progress: Progress) -> tup
         ranks = [centred_ranks(lineage.relevance(name, [row])[0]) for name in methods]
         for i, first in enumerate(ranks):
             for j, second in enumerate(ranks[: i + 1]):
-                value = spearman(first, second)
+                value = rank_correlation(first, second)
                 if np.isfinite(value):
                     sums[[i, j], [j, i]] += value  # once where i is j
                     counts[[i, j], [j, i]] += 1

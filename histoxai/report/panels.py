@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from histoxai.report.content import METRIC_WORDS
 from histoxai.report.figures import figures
 from histoxai.report.figures.pool import Gallery
 from histoxai.report.lineage import Lineage
+from histoxai.score.summary.scores import label_of
 
 
 def violins(
@@ -25,7 +25,7 @@ def violins(
     first = axes["profile"].index("corrected")
     for k, metric in enumerate(axes["metric"]):
         data = values[:, :, :, first, k]
-        words = METRIC_WORDS.get(metric, metric)
+        words = label_of(metric)
         arguments = (data, label, case, names, axes["method"], axes["mask"], words)
         made.append({"name": words, "png": gallery.add(f"violins-{metric}", figures.violins, *arguments)})
     return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +12,28 @@ import numpy as np
 from histoxai.core.progress import Progress
 from histoxai.core.registry import resolve
 from histoxai.score.export import write_table
-from histoxai.score.measures.measures import ALL
-from histoxai.score.profiles import thesis
-from histoxai.score.profiles.profiles import METRICS
+from histoxai.score.profiles.base import ProfileScores, StoredScores
+from histoxai.score.results import FaithfulnessSummary, ItemState, SanitySummary, ScoreSummary
 from histoxai.score.summary import faithfulness
-from histoxai.score.summary import summary as sums
-from histoxai.score.summary.scores import Method, Scores, agreed
+from histoxai.score.summary import summarise as summarise_module
+from histoxai.score.summary.scores import Method, Scores, apply_convention, measures_of, with_primary
 from histoxai.settings import PROBES, SANITY, Statistics
 from histoxai.store.shards import Store, open_store
 
 SCHEMA = "histoxai.score/1"
 
 
-def metrics_of(profile: str, measures: str) -> list[str]:
-    """The measures that a scores store has in a profile."""
-    if profile == "thesis":
-        return list(METRICS)
-    return list(ALL) if measures == "all" else [m for m in METRICS if m != "spearman"]
-
-
-def export(path: Path, profile: str, statistics: Statistics, table: Path, summary: dict[str, Any] | None) -> None:
+def export(path: Path, profile: str, statistics: Statistics, table: Path, summary: ScoreSummary | None) -> None:
     """Write one table beside a scores store: the means, where its name begins so, or one row per patch."""
     if summary is not None and table.name.startswith("means"):
-        write_table(table, iter(summary["rows"]))
+        write_table(table, (dict(row) for row in summary["rows"]))
     else:
-        write_table(table, sums.patches(read(path, profile, statistics.empty)))
+        write_table(table, (dict(row) for row in summarise_module.patch_rows(read(path, profile, statistics.empty))))
+
+
+def profiles_of(header: dict[str, Any]) -> list[str]:
+    """Return the profiles that a scores store has, by its header."""
+    return [*header["axes"]["profile"], *header["axes"].get("profiles", {})]
 
 
 class _Column:
@@ -53,54 +51,46 @@ class _Column:
 
 
 def read(path: Path, profile: str, empty: str = "exclude", rows: np.ndarray | None = None) -> Scores:
-    """All that summaries need of a scores store; rows: of which patches, None for all.
+    """Read all that summaries need of a scores store; rows: of which patches, None for all.
 
-    Raises UsageError for an unknown profile.
+    Raises UsageError for an unknown profile, InputRefused where the store was scored without it.
     """
-    resolve("profile", profile)
+    kind = resolve("profile", profile)
     store = open_store(path, "scores", "score")
-    axes, methods = store.header["axes"], store.header["methods"]
+    header = store.header
 
     def column(name: str) -> np.ndarray:
         return store.read(name) if rows is None else store.take(name, rows)
 
-    whole = store.header["settings"]["measures"] == "all"
-    values = column("values")[:, :, :, axes["profile"].index(profile)]
-    values = np.concatenate([values, column("measures")], axis=-1)
-    metrics = metrics_of(profile, store.header["settings"]["measures"])
-    columns = [axes["chance"].index(m) for m in metrics]
-    values, counts, flags = values[..., columns], column("counts"), column("flags")
-    if profile == "thesis":
-        rescaled = np.array([m["method"] in thesis.RESCALED for m in methods.values()])
-        chance = thesis.chance(counts, column("stretched"), column("lines"), rescaled)
-    else:
-        chance = column("chance")[..., columns]
-    kept = {k: column(k).astype(np.int64) for k in ("label", "case", "prediction")}
+    scores: ProfileScores = kind.read(profile, StoredScores(path, header, column))
+    known, flags = measures_of(profile), column("flags")
+    measures = [known.get(name) for name in scores.names]
+    has_curves = header["settings"]["measures"] == "all"
     return Scores(
         profile=profile,
-        values=agreed(values, flags, metrics, empty),
-        chance=chance,
+        values=apply_convention(scores.values, flags, measures, empty),
+        chance=scores.chance,
         flags=flags,
-        counts=counts,
+        counts=column("counts"),
         union=column("union"),
-        curves=_Column(store, "curves", rows) if whole else None,
-        mask_curves=_Column(store, "mask_curves", rows) if whole else None,
+        curves=_Column(store, "curves", rows) if has_curves else None,
+        mask_curves=_Column(store, "mask_curves", rows) if has_curves else None,
         logits=column("logits"),
         group=column("group"),
         patch_id=column("patch_id"),
         classes=[str(c) for c in store.group.attrs["classes"]],
-        methods={name: Method(facts["method"], facts["null"]) for name, facts in methods.items()},
-        masks=axes["mask"],
-        metrics=metrics,
-        partial=store.header.get("partial"),
-        **kept,
+        methods={name: Method(facts["method"], facts["null"]) for name, facts in header["methods"].items()},
+        masks=header["axes"]["mask"],
+        metrics=scores.names,
+        partial=header.get("partial"),
+        **{k: column(k).astype(np.int64) for k in ("label", "case", "prediction")},
     )
 
 
 def summary(
     path: Path, profile: str, statistics: Statistics, progress: Progress, rows: np.ndarray | None = None
-) -> dict[str, Any]:
-    """What `score --json` prints: means with intervals and chance, comparisons, and the study's conclusions tested.
+) -> ScoreSummary:
+    """Return what `score --json` prints: means with intervals and chance, comparisons, and the conclusions tested.
 
     rows: of which patches, None for all. Raises UsageError for an unknown profile, primary measure or class.
     """
@@ -109,45 +99,68 @@ def summary(
 
 def summary_of(
     path: Path, scores: Scores, statistics: Statistics, progress: Progress, rows: np.ndarray | None = None
-) -> dict[str, Any]:
-    """`summary` of what `read` gave for these rows."""
-    statistics = sums.settled(scores, statistics)
-    made = sums.summarise(scores, statistics, progress.advance)
-    return {"schema": SCHEMA, **made, **_probed(path, scores, statistics, progress, rows)}
+) -> ScoreSummary:
+    """Return `summary` of what `read` gave for these rows."""
+    statistics = with_primary(scores, statistics)
+    made = summarise_module.summarise(scores, statistics, progress.advance)
+    runs = _FaithfulnessRuns.open(path, rows, progress)
+    return {
+        "schema": SCHEMA,
+        **made,
+        "faithfulness": runs.faithfulness(scores, statistics),
+        "sanity": runs.sanity(scores, statistics),
+    }
 
 
-def _probed(
-    path: Path, scores: Scores, statistics: Statistics, progress: Progress, rows: np.ndarray | None
-) -> dict[str, Any]:
-    # what the tests on the model gave, as far as they are done
-    store = open_store(path, "scores", "score")
-    states = {name: state for name, state in store.completeness().items() if name in (*PROBES, SANITY)}
-    finished = {name: state["shards"] - len(state["missing"]) for name, state in states.items()}
-    for name, state in states.items():
-        if state["missing"]:
-            progress.warn(f"{path}: '{name}' has {finished[name]} of {state['shards']} shards; run its command again")
-    found: dict[str, Any] = {"faithfulness": None, "sanity": None}
+@dataclass(frozen=True)
+class _FaithfulnessRuns:
+    """Items of a scores store that tested maps on the model, as far as they are done; rows: of which patches."""
 
-    def about(name: str) -> dict[str, Any]:
-        return {"settings": states[name]["what"], "shards": finished[name], "of": states[name]["shards"]}
+    store: Store
+    rows: np.ndarray | None
+    states: dict[str, Any]
 
-    def column(name: str) -> np.ndarray:
-        return store.read(name) if rows is None else store.take(name, rows)
+    @classmethod
+    def open(cls, path: Path, rows: np.ndarray | None, progress: Progress) -> _FaithfulnessRuns:
+        """Open a store, and warn of items that have gaps."""
+        store = open_store(path, "scores", "score")
+        states = {name: state for name, state in store.completeness().items() if name in (*PROBES, SANITY)}
+        runs = cls(store, rows, states)
+        for name, state in states.items():
+            if state["missing"]:
+                done = runs._about(name)["shards"]
+                progress.warn(f"{path}: '{name}' has {done} of {state['shards']} shards; run its command again")
+        return runs
 
-    if probes := [p for p in PROBES if p in states]:
-        values = np.stack([column(f"faithfulness/{p}") for p in probes], axis=-1)
-        curves = {p: column(f"curves_of/{p}") for p in probes if f"curves_of/{p}" in store.arrays("curves_of")}
-        made = faithfulness.faithfulness(scores, values, probes, statistics)
+    def faithfulness(self, scores: Scores, statistics: Statistics) -> FaithfulnessSummary | None:
+        """Return means and curves of the faithfulness measures; None where there are none."""
+        if not (probes := [p for p in PROBES if p in self.states]):
+            return None
+        values = np.stack([self._column(f"faithfulness/{p}") for p in probes], axis=-1)
+        with_curves = self.store.arrays("curves_of")
+        curves = {p: self._column(f"curves_of/{p}") for p in probes if f"curves_of/{p}" in with_curves}
+        rows = faithfulness.faithfulness(scores, values, probes, statistics)
         drawn = faithfulness.mean_curves(scores, curves)
-        found["faithfulness"] = {"probes": {p: about(p) for p in probes}, "rows": made, "curves": drawn}
-    if SANITY in states:
-        layers = states[SANITY]["what"]["layers"]
-        made = faithfulness.sanity(scores, column(f"{SANITY}/similarity"), layers, statistics)
-        found["sanity"] = {**about(SANITY), "rows": made}
-    return found
+        return {"probes": {p: self._about(p) for p in probes}, "rows": rows, "curves": drawn}
+
+    def sanity(self, scores: Scores, statistics: Statistics) -> SanitySummary | None:
+        """Return what is left of maps under randomised weights; None where that was not tested."""
+        if SANITY not in self.states:
+            return None
+        layers = self.states[SANITY]["what"]["layers"]
+        rows = faithfulness.sanity(scores, self._column(f"{SANITY}/similarity"), layers, statistics)
+        return {**self._about(SANITY), "rows": rows}
+
+    def _about(self, name: str) -> ItemState:
+        state = self.states[name]
+        done = state["shards"] - len(state["missing"])
+        return {"settings": state["what"], "shards": done, "of": state["shards"]}
+
+    def _column(self, name: str) -> np.ndarray:
+        return self.store.read(name) if self.rows is None else self.store.take(name, self.rows)
 
 
 def patch_rows(path: Path, profile: str, empty: str = "exclude") -> Iterator[dict[str, Any]]:
-    """What `score --jsonl` prints: one row per patch, method, mask and metric, with the keys of `summary`."""
-    for row in sums.patches(read(path, profile, empty)):
+    """Yield what `score --jsonl` prints: one row per patch, method, mask and metric, with the keys of `summary`."""
+    for row in summarise_module.patch_rows(read(path, profile, empty)):
         yield {"schema": SCHEMA, **row}

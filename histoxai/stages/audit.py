@@ -10,7 +10,6 @@ import numpy as np
 
 from histoxai.core.errors import HistoxaiError, InputRefused, ParentChanged
 from histoxai.networks.run_folder import open_run
-from histoxai.score.summary.strata import or_none
 from histoxai.settings import Audit, Augment, Statistics
 from histoxai.split.leaks import (
     find_leaks,
@@ -30,6 +29,7 @@ from histoxai.split.relations import (
 )
 from histoxai.split.split import TEST, TRAIN, SplitPlan, plan_by_patch
 from histoxai.statistics import bootstrap
+from histoxai.statistics.numbers import or_none
 from histoxai.store.patches import Patches
 from histoxai.store.schema import SPLITS
 from histoxai.store.shards import open_store

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -14,29 +14,25 @@ import numpy as np
 from histoxai.core import provenance, resources
 from histoxai.core.errors import UsageError
 from histoxai.core.progress import Progress
-from histoxai.core.registry import names, resolve
-from histoxai.explain.maps_store import StoredMethod, used_items
+from histoxai.core.registry import resolve
+from histoxai.explain.maps_store import used_items
 from histoxai.score import scores_store
 from histoxai.score.coverage import coverage
 from histoxai.score.export import check_table
-from histoxai.score.measures.counts import COUNTS, confusion_counts
-from histoxai.score.measures.localisation import levels, threshold_histogram
-from histoxai.score.measures.measures import ALL, DEGENERATE, MEASURES, Target, counts_only, measure
-from histoxai.score.profiles.profiles import METRICS, Mask, Profile, stretch
-from histoxai.score.scores_store import metrics_of
+from histoxai.score.measures.base import DEGENERATE
+from histoxai.score.patch_scores import PatchScorer, score_axes, score_item
 from histoxai.score.summary.scores import cancer_of, primary_of
 from histoxai.score.summary.strata import cases
 from histoxai.settings import Faithfulness, Score, Statistics, Work
 from histoxai.stages.base import ShardedStage
 from histoxai.store.jobs.runner import Producers, Stream
-from histoxai.store.schema import MASKS, ArraySpec, schema
+from histoxai.store.schema import schema
 from histoxai.store.shards import Item, Store, open_store
 
 if TYPE_CHECKING:
     from histoxai.score.faithfulness_runs import Probing
 
 SCHEMA = "histoxai.score/1"
-ROWS_PER_STEP = 16  # patches whose maps are in memory at once
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,8 @@ class Summary:
         """
         statistics = self.statistics
         resolve("profile", self.profile)
-        primary_of(statistics.primary, metrics_of(self.profile, settings.measures), self.profile)
+        available = resolve("profile", self.profile).available(settings.measures != "all")
+        primary_of(statistics.primary, available, self.profile)
         cancer_of(statistics.cancer, [str(c) for c in open_store(maps, "maps", "explain").group.attrs["classes"]])
         for path in self.exports:
             check_table(path)
@@ -94,7 +91,7 @@ def score(
     summary: Summary,
     progress: Progress,
     work: Work,
-) -> dict[str, Any]:
+) -> Mapping[str, Any]:
     """Score maps, then sum the scores up and export tables.
 
     Returns what `fill_scores` returns where only some shards were asked for or no means, else the summary that
@@ -139,6 +136,7 @@ class _Scores(ShardedStage):
         self._warn_of_gaps()
         self.classes = self.maps.group.attrs["classes"]
         self.attributes = {"classes": self.classes}
+        self.axes = score_axes(self.methods)
         self.scores = self._scores_item()
         self.probing = self._open_probing() if inputs.faithfulness else None
         resources.keep_freed_memory()
@@ -174,7 +172,7 @@ class _Scores(ShardedStage):
                 "maps": provenance.parent(self.inputs.maps, self.output, maps),
                 "masks": provenance.parent(self.inputs.masks, self.output, masks),
             },
-            axes={"method": [m.name for m in self.methods], **_axes()},
+            axes=self.axes,
             methods={
                 m.name: {"method": m.method, "options": provenance.plain(m.explainer.options), "null": m.null}
                 for m in self.methods
@@ -189,7 +187,7 @@ class _Scores(ShardedStage):
 
     def _scores_item(self) -> Item:
         height = self.masks.array("probability").shape[-2]
-        return _item(len(self.rows), len(self.methods), len(self.classes), height, self.settings.shard_size)
+        return score_item(self.axes, len(self.rows), len(self.classes), height, self.settings.shard_size)
 
     def items(self) -> list[Item]:
         return [self.scores, *(self.probing.items(self.settings.shard_size) if self.probing else [])]
@@ -199,8 +197,8 @@ class _Scores(ShardedStage):
         return {"scores": self._compute, **{name: Stream(rows) for name, rows in tests.items()}}
 
     def _compute(self, start: int, stop: int) -> dict[str, np.ndarray]:
-        settings, rows = self.settings, self.rows[start:stop]
-        profiles = [resolve("profile", n)(settings.map_threshold, settings.mask_threshold) for n in names("profile")]
+        rows = self.rows[start:stop]
+        scorer = PatchScorer(self.methods, self.settings)
         raw = [m.take(self.maps, rows) for m in self.methods]
         probability = self.masks.take("probability", self.coverage.masks[start:stop])
         out = {s.path: np.full((stop - start, *s.shape[1:]), s.fill, s.dtype) for s in self.scores.specs}
@@ -208,77 +206,11 @@ class _Scores(ShardedStage):
 
         def score_patch(i: int) -> None:
             of_patch = [{part: array[i : i + 1] for part, array in arrays.items()} for arrays in raw]
-            views = {path: array[i] for path, array in out.items()}
-            _score_patch(self.methods, of_patch, probability[i], profiles, settings, views)
+            scorer.fill(of_patch, probability[i], {path: array[i] for path, array in out.items()})
 
         with ThreadPoolExecutor(max(1, self.work.threads)) as pool:
             list(pool.map(score_patch, range(stop - start)))
         return out
-
-
-def _axes() -> dict[str, list[str]]:
-    # Names along the axes of the scores, but for the methods.
-    return {
-        "mask": list(MASKS),
-        "profile": names("profile"),
-        "metric": list(METRICS),
-        "measure": list(MEASURES),
-        "chance": list(ALL),
-        "count": list(COUNTS),
-    }
-
-
-def _score_patch(
-    methods: list[StoredMethod],
-    raw: list[dict[str, np.ndarray]],
-    probability: np.ndarray,
-    profiles: list[Profile],
-    settings: Score,
-    made: dict[str, np.ndarray],
-) -> None:
-    # fill one patch's rows of every array; the count arrays are of the first profile, corrected
-    whole = settings.measures == "all"
-    masks = [Mask.of(p.astype(np.float64), settings.mask_threshold, whole) for p in probability]
-    targets = [Target.of(mask, settings.tolerance) for mask in masks]
-    grey = [levels(mask.probability) for mask in masks] if whole else []
-    size = masks[0].probability.shape
-    truth, soft_truth = (
-        np.stack(m) for m in zip(*((m.binary.ravel(), m.stretched.ravel()) for m in masks), strict=True)
-    )
-    truth = np.concatenate([truth, truth.any(axis=0, keepdims=True)])  # both masks together come last
-    made["lines"][:] = np.count_nonzero([mask.binary for mask in masks], axis=-1)
-    for j, method in enumerate(methods):
-        planes = _planes(method, raw[j], size, profiles)
-        plane = planes[0]
-        found = plane > profiles[0].map_threshold
-        cells = confusion_counts(found.ravel(), truth)
-        counts = made["counts"][j] = cells[:-1]
-        made["union"][j] = cells[-1]
-        soft = (stretch(planes[-1]) >= settings.map_threshold).ravel()
-        stretched = made["stretched"][j] = confusion_counts(soft, soft_truth)
-        for k, profile in enumerate(profiles):
-            made["values"][j, :, k] = profile.score(planes[k], masks, method.method, counts, stretched)
-        if not whole:
-            made["chance"][j, :, : len(METRICS)], made["flags"][j] = counts_only(plane, targets, counts)
-            continue
-        steps = levels(plane)
-        made["curves"][j] = [threshold_histogram(steps, mask.binary) for mask in masks]
-        made["mask_curves"][j] = [threshold_histogram(one, found) for one in grey]
-        relevance = method.relevance(raw[j], 0, size, settings.sign)
-        made["measures"][j], made["chance"][j], made["flags"][j] = measure(
-            relevance, plane, counts, targets, settings.top_k
-        )
-
-
-def _planes(
-    method: StoredMethod, raw: dict[str, np.ndarray], size: tuple[int, ...], profiles: list[Profile]
-) -> list[np.ndarray]:
-    # profiles differ where a channel is constant, which shows as NaN in the study's rendering
-    height, width = size
-    strict = method.plane(raw, 0, (height, width), float("nan"))
-    if np.isfinite(strict).all():
-        return [strict] * len(profiles)
-    return [strict if np.isnan(p.constant) else method.plane(raw, 0, (height, width), p.constant) for p in profiles]
 
 
 def _index(maps: Store, rows: np.ndarray, settings: Score) -> dict[str, np.ndarray]:
@@ -286,25 +218,3 @@ def _index(maps: Store, rows: np.ndarray, settings: Score) -> dict[str, np.ndarr
     columns |= {k: maps.take(f"predictions/{k}", rows) for k in ("prediction", "probability")}
     case = cases(columns["label"], columns["prediction"], columns["probability"], settings.sure)
     return columns | {"case": case.astype(np.uint8)}
-
-
-def _item(n: int, methods: int, classes: int, height: int, shard: int) -> Item:
-    pairs, nothing = (methods, len(MASKS)), float("nan")
-    shapes: dict[str, tuple[tuple[int, ...], Any, Any]] = {
-        "values": ((*pairs, len(names("profile")), len(METRICS)), np.float64, nothing),
-        "measures": ((*pairs, len(MEASURES)), np.float64, nothing),
-        "chance": ((*pairs, len(ALL)), np.float64, nothing),
-        "flags": (pairs, np.uint8, 0),
-        "counts": ((*pairs, len(COUNTS)), np.int64, 0),
-        "stretched": ((*pairs, len(COUNTS)), np.int64, 0),
-        "union": ((methods, len(COUNTS)), np.int64, 0),
-        "curves": ((*pairs, 2, 102), np.int32, 0),
-        "mask_curves": ((*pairs, 2, 102), np.int32, 0),
-        "lines": ((len(MASKS), height), np.uint16, 0),
-        "logits": ((classes,), np.float32, nothing),
-    }
-    return Item(
-        "scores",
-        tuple(ArraySpec(k, (n, *s), t, shard, f) for k, (s, t, f) in shapes.items()),
-        rows_per_step=ROWS_PER_STEP,
-    )

@@ -119,20 +119,24 @@ def difference(
         error = np.sqrt(factor * (influence**2).sum())
         parts_t = []
         for draws in _draws(total, repetitions, seed, total):
-            dn = draws @ counts  # (b, 2)
-            shift = (draws @ s) / dn
-            # (b, G): each group's influence within the draw
-            each = (s[:, 0] - shift[:, :1] * counts[:, 0]) / dn[:, :1] - (s[:, 1] - shift[:, 1:] * counts[:, 1]) / dn[
-                :, 1:
-            ]
-            spread = np.sqrt(factor * (draws * each**2).sum(axis=1))
-            spread[spread <= ROUNDING * np.abs(each).max(axis=1) * total] = 0.0
-            parts_t.append((shift[:, 0] - shift[:, 1]) / spread)
+            parts_t.append(_studentised_difference(draws, s, counts, factor))
         t = np.concatenate(parts_t)[:, None]
         found = np.array([mean[0] - mean[1]])
         # an interval needs groups on either side
         fewest = np.array([(counts > 0).sum(axis=0).min()])
         return _finish(t, found, np.array([error]), np.array([n.sum()]), fewest, level)
+
+
+def _studentised_difference(draws: np.ndarray, s: np.ndarray, counts: np.ndarray, factor: float) -> np.ndarray:
+    # difference of both means in each draw (b,), in units of its own standard error; s: centred sums (G, 2)
+    n = draws @ counts  # (b, 2)
+    shift = (draws @ s) / n
+    # (b, G): each group's influence within the draw
+    first, second = ((s[:, k] - shift[:, k : k + 1] * counts[:, k]) / n[:, k : k + 1] for k in (0, 1))
+    influence = first - second
+    spread = np.sqrt(factor * (draws * influence**2).sum(axis=1))
+    spread[spread <= ROUNDING * np.abs(influence).max(axis=1) * len(s)] = 0.0
+    return (shift[:, 0] - shift[:, 1]) / spread
 
 
 def _finish(

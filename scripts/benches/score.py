@@ -28,6 +28,7 @@ from histoxai.score.measures import counts as c
 from histoxai.score.profiles.thesis import line_means, soft_iou
 from histoxai.settings import Explain, Score, Statistics, Work
 from histoxai.stages import explain, score
+from histoxai.statistics.confusion import confusion_counts
 from histoxai.store.create import create_or_match
 from histoxai.store.jobs.runner import fill_item
 from histoxai.store.schema import ArraySpec
@@ -92,8 +93,8 @@ def study_six(found: np.ndarray, truth: np.ndarray) -> None:
 
 
 def our_six(found: np.ndarray, masks: np.ndarray) -> None:
-    """Compute our six measures of one binary plane (H, W) against its masks (K, H, W)."""
-    lines = c.confusion_counts(found, masks)
+    """The same of one binary plane (H, W) against its masks (K, H, W)."""
+    lines = confusion_counts(found, masks)
     line_means(lines)
     four = lines.sum(axis=1)
     c.phi(four), c.pixel_accuracy(four)

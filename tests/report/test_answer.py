@@ -22,7 +22,7 @@ from histoxai.report.export.tables import Table, latex
 from histoxai.report.figures import evidence
 from histoxai.report.figures.figures import for_print
 from histoxai.report.figures.pool import Gallery
-from histoxai.score.summary.summary import summarise
+from histoxai.score.summary.summarise import summarise
 from histoxai.settings import Statistics
 from tests.score.test_conclusions import planted
 

@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 
 from histoxai.core.errors import UsageError
-from histoxai.score.measures.measures import ALL, DEGENERATE
-from histoxai.score.measures.thresholds import counts_above
+from histoxai.score.measures.base import DEGENERATE
 from histoxai.score.summary.conclusions import conclude
-from histoxai.score.summary.scores import Method, Scores, agreed
-from histoxai.score.summary.summary import summarise
+from histoxai.score.summary.scores import Method, Scores, apply_convention, measures_of
+from histoxai.score.summary.summarise import summarise
+from histoxai.score.threshold_curves import counts_above
 from histoxai.settings import Statistics
 
 CLASSES = ["N", "R1", "R2", "R3"]
 NAMES = ("ig", "nt", "lime", "gradcam", "random")
 QUICK = Statistics(repetitions=2000)
+ALL = tuple(measures_of("corrected"))
 AUROC = ALL.index("auroc")
 
 
@@ -187,12 +188,13 @@ def test_rows_have_chance_and_lift_and_are_strict_json() -> None:
 def test_conventions_for_nothing_over_nothing() -> None:
     values = np.array([[[[np.nan, np.nan, np.nan, 0.3]]]])
     names = ["iou", "spearman", "precision_otsu", "recall"]
+    names = [measures_of("corrected")[name] for name in names]
     flags = np.array([[[DEGENERATE["empty_mask"]]]])
-    assert np.isnan(agreed(values, flags, names, "exclude")[0, 0, 0, :3]).all()
-    np.testing.assert_array_equal(agreed(values, flags, names, "zero").ravel(), [0, np.nan, 0, 0.3])
-    np.testing.assert_array_equal(agreed(values, flags, names, "one").ravel(), [1, np.nan, 1, 0.3])
+    assert np.isnan(apply_convention(values, flags, names, "exclude")[0, 0, 0, :3]).all()
+    np.testing.assert_array_equal(apply_convention(values, flags, names, "zero").ravel(), [0, np.nan, 0, 0.3])
+    np.testing.assert_array_equal(apply_convention(values, flags, names, "one").ravel(), [1, np.nan, 1, 0.3])
     lost = np.array([[[DEGENERATE["not_finite_map"]]]])
-    assert np.isnan(agreed(values, lost, names, "one")[0, 0, 0, :3]).all()
+    assert np.isnan(apply_convention(values, lost, names, "one")[0, 0, 0, :3]).all()
 
 
 def test_counts_at_any_threshold_of_a_curve() -> None:

@@ -12,22 +12,32 @@ from scipy.stats import rankdata, spearmanr
 from skimage.filters import threshold_otsu
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from histoxai.score.measures import chance
-from histoxai.score.measures import counts as c
-from histoxai.score.measures.localisation import (
-    THRESHOLDS,
-    centred_ranks,
-    levels,
-    mass_accuracy,
-    pointing_game,
-    spearman,
-    within,
-)
-from histoxai.score.measures.measures import ALL, COUNTED, DEGENERATE, FREE, MEASURES, Target, measure, otsu
-from histoxai.score.measures.ranking import Ranking, ascending
-from histoxai.score.profiles.profiles import METRICS, Mask
+from histoxai.core import registry
+from histoxai.score.measures.base import DEGENERATE, PatchMasks, RenderedMap
+from histoxai.score.measures.counts import FORMULAS, chance_of_counts, chance_of_iou, otsu
+from histoxai.score.measures.mass import mass_accuracy, pointing_game, within
+from histoxai.score.patch_scores import STUDY, CorrectedProfile
+from histoxai.score.threshold_curves import THRESHOLDS, levels
+from histoxai.settings import Score
+from histoxai.statistics.confusion import confusion_counts
+from histoxai.statistics.hypergeometric import expected_average_precision
+from histoxai.statistics.ranks import Ranking, ascending, centred_ranks, rank_correlation
+from tests.conftest import ROOT
 
 EXACT = {"rtol": 0, "atol": 1e-9}
+ALL = tuple(m.name for m in CorrectedProfile.measures())
+MEASURES = tuple(name for name in ALL if name not in STUDY)
+FREE = tuple(m.name for m in CorrectedProfile.measures() if m.name in MEASURES and not m.variant_of)
+
+
+def measure(
+    relevance: np.ndarray, plane: np.ndarray, mask: np.ndarray, **settings: float
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Values (ALL) and chances (ALL) of one map and the probability of one mask, and its flags."""
+    chosen = Score(**settings)  # type: ignore[arg-type]
+    rendered = RenderedMap("ig", plane, relevance, PatchMasks.of(mask[None], chosen.mask_threshold), chosen)
+    values, chances = CorrectedProfile().score(rendered)
+    return values[0], chances[0], int(rendered.flags[0])
 
 
 def planes() -> dict[str, np.ndarray]:
@@ -110,7 +120,9 @@ def test_ranks_and_spearman_equal_scipy(name: str) -> None:
     assert ranks is not None
     scaled = rankdata(plane) - (plane.size + 1) / 2
     assert_allclose(ranks, scaled / np.linalg.norm(scaled), **EXACT)
-    assert spearman(ranks, centred_ranks(other)) == pytest.approx(spearmanr(plane.ravel(), other.ravel())[0], abs=1e-9)
+    assert rank_correlation(ranks, centred_ranks(other)) == pytest.approx(
+        spearmanr(plane.ravel(), other.ravel())[0], abs=1e-9
+    )
 
 
 def test_levels_count_the_thresholds_below() -> None:
@@ -165,10 +177,10 @@ def every_map(n: int, k: int) -> list[np.ndarray]:
 @pytest.mark.parametrize(("n", "k", "p"), [(8, 3, 4), (7, 1, 6), (9, 9, 3), (6, 2, 6), (8, 5, 5), (6, 0, 2), (6, 2, 0)])
 def test_chance_of_counts_is_the_mean_over_every_map_of_that_area(n: int, k: int, p: int) -> None:
     truth = np.arange(n) < p
-    four = [c.confusion_counts(found, truth) for found in every_map(n, k)]
-    expected = {name: np.mean([one(f) for f in four]) for name, one in COUNTED.items()}
-    got = chance.of_counts(four[0])
-    for name in COUNTED:
+    four = [confusion_counts(found, truth) for found in every_map(n, k)]
+    expected = {name: np.mean([one(f) for f in four]) for name, one in FORMULAS.items()}
+    got = chance_of_counts(four[0])
+    for name in FORMULAS:
         assert_allclose(got[name], expected[name], err_msg=name, **EXACT)
 
 
@@ -179,23 +191,23 @@ def test_chance_of_iou_on_whole_patches(k: int, p: int, n: int) -> None:
     from scipy.stats import hypergeom
 
     t = np.arange(max(0, k + p - n), min(k, p) + 1)
-    assert chance.iou(k, p, n) == pytest.approx(float(hypergeom(n, p, k).pmf(t) @ (t / (k + p - t))), rel=1e-9)
+    assert chance_of_iou(k, p, n) == pytest.approx(float(hypergeom(n, p, k).pmf(t) @ (t / (k + p - t))), rel=1e-9)
 
 
 @pytest.mark.parametrize(("n", "p"), [(6, 2), (7, 1), (5, 5), (8, 4)])
 def test_chance_of_average_precision_is_the_mean_over_every_order(n: int, p: int) -> None:
     scores = [average_precision_score(found, np.arange(n)[::-1]) for found in every_map(n, p)]
-    assert chance.average_precision(p, np.arange(1, n + 1)) == pytest.approx(np.mean(scores), abs=1e-9)
+    assert expected_average_precision(p, np.arange(1, n + 1)) == pytest.approx(np.mean(scores), abs=1e-9)
     tied = [average_precision_score(found, np.minimum(np.arange(n), 2)) for found in every_map(n, p)]
-    assert chance.average_precision(p, np.array([n - 2, n - 1, n])) == pytest.approx(np.mean(tied), abs=1e-9)
+    assert expected_average_precision(p, np.array([n - 2, n - 1, n])) == pytest.approx(np.mean(tied), abs=1e-9)
     first = sum(1 / k for k in range(1, n + 1)) / n
     closed = (p - 1) / (n - 1) * (1 - first) + first
-    assert chance.average_precision(p, np.arange(1, n + 1)) == pytest.approx(closed, abs=1e-9)
+    assert expected_average_precision(p, np.arange(1, n + 1)) == pytest.approx(closed, abs=1e-9)
 
 
 def test_chance_of_iou_by_its_curvature_is_close() -> None:
     counts = np.array([[2000, 18000, 6000, 39536], [5, 95, 200, 65236], [0, 0, 3, 97], [4, 0, 0, 12]])
-    exact, nearly = (chance.of_counts(counts, exact)["iou"] for exact in (True, False))
+    exact, nearly = (chance_of_counts(counts, exact)["iou"] for exact in (True, False))
     assert_allclose(nearly[:3], exact[:3], atol=1e-5, rtol=0)
 
 
@@ -217,17 +229,14 @@ def test_chance_is_what_random_maps_give() -> None:
     """Every measure with a chance, over 400 random maps of one mask: within four standard errors."""
     rng = np.random.default_rng(3)
     probability = np.where(np.hypot(*(np.mgrid[:24, :24] - 11.5)) < 7, 0.9, 0.1) + rng.random((24, 24)) * 0.01
-    mask = Mask.of(probability, 0.5)
-    target, rows, expected = Target.of(mask, 2.0), [], []
+    rows, expected = [], []
     for _ in range(400):
         relevance = rng.random((24, 24)).astype(np.float32)
-        plane = relevance.astype(np.float64)
-        four = c.confusion_counts((plane > 0.7).ravel(), mask.binary.ravel())
-        values, chances, _ = measure(relevance, plane, four[None], [target], 0.05)
-        fixed = [c.iou(four), c.precision(four), c.recall(four), c.f1(four)]
-        rank = spearman(centred_ranks(plane), mask.ranks)
-        rows.append([*fixed, rank, c.phi(four), c.pixel_accuracy(four), *values[0]])
-        expected.append(chances[0])
+        values, chances, _ = measure(
+            relevance, relevance.astype(np.float64), probability, map_threshold=0.7, tolerance=2.0, top_k=0.05
+        )
+        rows.append(values)
+        expected.append(chances)
     made, wanted = np.array(rows, float), np.array(expected)
     error = (made - wanted).std(axis=0) / 20
     off = np.abs(made.mean(axis=0) - wanted.mean(axis=0)) / np.maximum(error, 1e-12)
@@ -240,13 +249,9 @@ def test_chance_is_what_random_maps_give() -> None:
 def test_a_perfect_map_is_perfect_and_its_opposite_is_not() -> None:
     truth = np.zeros((32, 32), bool)
     truth[8:16, 8:24] = True
-    mask = Mask.of(truth.astype(float), 0.5)
     for plane, best in ((truth, 1.0), (~truth, 0.0)):
-        four = c.confusion_counts(plane.ravel(), truth.ravel())
-        values, chances, flags = measure(
-            plane.astype(np.float32), plane.astype(float), four[None], [Target.of(mask, 0)], 0.1
-        )
-        got = dict(zip(MEASURES, values[0], strict=True))
+        values, chances, flags = measure(plane.astype(np.float32), plane.astype(float), truth.astype(float), top_k=0.1)
+        got = dict(zip(ALL, values, strict=True))
         for name in (
             "auroc",
             "mass_accuracy",
@@ -260,7 +265,7 @@ def test_a_perfect_map_is_perfect_and_its_opposite_is_not() -> None:
         assert got["phi_area"] == pytest.approx(1 if best else -(128 / 896), abs=1e-9)
         assert (got["average_precision"] == pytest.approx(1)) == bool(best)
         assert np.isfinite(chances).all()
-        assert flags[0] == 0
+        assert flags == 0
 
 
 def test_degenerate_maps_and_masks_are_flagged_and_defined_as_documented() -> None:
@@ -270,31 +275,29 @@ def test_degenerate_maps_and_masks_are_flagged_and_defined_as_documented() -> No
         "full": (np.ones(plane.shape, bool), DEGENERATE["full_mask"]),
     }
     for name, (truth, flag) in cases.items():
-        mask = Mask.of(truth.astype(float), 0.5)
-        four = c.confusion_counts((plane > 0.3).ravel(), truth.ravel())
-        values, _, flags = measure(plane, plane.astype(float), four[None], [Target.of(mask, 0)], 0.02)
-        got = dict(zip(MEASURES, values[0], strict=True))
-        assert flags[0] == flag
+        values, _, flags = measure(plane, plane.astype(float), truth.astype(float))
+        got = dict(zip(ALL, values, strict=True))
+        assert flags == flag
         assert np.isnan(got["auroc"])
         assert all(np.isnan(got[m]) == (name == "empty") for m in FREE if m != "auroc")
-    half = Target.of(Mask.of(np.tri(40, 30), 0.5), 0)
+    half = np.tri(40, 30)
     for bad in (np.full((40, 30), np.nan, np.float32), np.full((40, 30), np.inf, np.float32)):
-        values, chances, flags = measure(bad, bad.astype(float), np.array([[0, 0, 1, 1]]), [half], 0.02)
+        values, chances, flags = measure(bad, bad.astype(float), half)
         assert np.isnan(values).all()
         assert np.isnan(chances).all()
-        assert flags[0] == DEGENERATE["not_finite_map"]
+        assert flags == DEGENERATE["not_finite_map"]
     flat = np.full((40, 30), 0.5, np.float32)
-    values, chances, flags = measure(flat, flat.astype(float) * 0, np.array([[0, 0, 645, 555]]), [half], 0.02)
-    got, by_chance = (dict(zip(names, row, strict=True)) for names, row in ((MEASURES, values[0]), (ALL, chances[0])))
-    assert flags[0] == DEGENERATE["constant_map"]
+    values, chances, flags = measure(flat, flat.astype(float) * 0, half)
+    got, by_chance = (dict(zip(ALL, row, strict=True)) for row in (values, chances))
+    assert flags == DEGENERATE["constant_map"]
     same = ("auroc", "average_precision", "mass_accuracy", "rank_accuracy", "top_k", "pointing_game")
-    for name in (*same, *(f"{m}_area" for m in COUNTED)):
+    for name in (*same, *(f"{m}_area" for m in FORMULAS)):
         assert got[name] == pytest.approx(by_chance[name], abs=1e-12), name
     assert np.isnan(got["precision_otsu"])
 
 
 def test_names_are_told_apart() -> None:
-    assert len(set(ALL)) == len(ALL) == len(METRICS) + len(MEASURES)
+    assert len(set(ALL)) == len(ALL) == len(STUDY) + len(MEASURES)
 
 
 # ---- Quantus
@@ -354,5 +357,32 @@ def test_quantus_where_it_is_right_and_where_it_is_not() -> None:
     assert np.isfinite(theirs(quantus.RelevanceRankAccuracy(**quiet), lost)[0])
     with pytest.raises(ValueError, match="contains NaN"):
         theirs(quantus.AUC(**quiet), lost)
-    half = Target.of(Mask.of(truth[0].astype(float), 0.5), 0)
-    assert np.isnan(measure(lost[0], lost[0].astype(float), np.array([[0, 0, 1, 1]]), [half], 0.02)[0]).all()
+    assert np.isnan(measure(lost[0], lost[0].astype(float), truth[0].astype(float))[0]).all()
+
+
+# ---- the objects and what is written of them
+
+
+def test_the_table_of_the_docs_is_made_of_the_objects() -> None:
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for measure in CorrectedProfile.measures():
+        bounds = f"{measure.lowest:g} to {measure.highest:g}"
+        groups.setdefault((measure.subject, measure.description, bounds), []).append(f"`{measure.name}`")
+    rows = [f"| {' '.join(names)} | {' | '.join(words)} |" for words, names in groups.items()]
+    text = (ROOT / "docs" / "score.md").read_text()
+    assert "\n".join(["| measure | of | what | bounds |", "|---|---|---|---|", *rows]) in text, "\n".join(rows)
+
+
+def test_every_measure_has_a_source_that_can_be_cited_and_its_bounds() -> None:
+    bibliography = (ROOT / "histoxai/report/export/references.bib").read_text()
+    for profile in registry.names("profile"):
+        for measure in registry.resolve("profile", profile).measures():
+            assert f"{{{measure.source}," in bibliography or " " in measure.source
+            assert measure.lowest < measure.highest == 1
+            assert measure.label
+            assert measure.description
+
+
+def test_registered_names_are_those_of_the_objects() -> None:
+    for name in registry.names("measure"):
+        assert registry.resolve("measure", name).name == name

@@ -11,12 +11,15 @@ from scipy.stats import spearmanr
 from sklearn import metrics as sk
 
 from histoxai.score.measures import counts as c
-from histoxai.score.measures.localisation import THRESHOLDS, levels, threshold_histogram
+from histoxai.score.measures.base import PatchMasks, RenderedMap
+from histoxai.score.patch_scores import STUDY as METRICS
 from histoxai.score.profiles.corrected import CorrectedProfile
-from histoxai.score.profiles.profiles import METRICS, Mask, Profile, stretch
-from histoxai.score.profiles.thesis import ThesisProfile, chance
+from histoxai.score.profiles.thesis import ThesisProfile, chance, lines_of, stretched_counts
 from histoxai.score.summary.strata import cases
+from histoxai.score.threshold_curves import THRESHOLDS, levels, threshold_histogram
+from histoxai.settings import Score
 from histoxai.statistics.classification import accuracy_table
+from histoxai.statistics.confusion import confusion_counts
 
 EXACT = {"rtol": 0, "atol": 1e-9}
 
@@ -38,24 +41,17 @@ PAIRS = pairs()
 IDS = [name for name, _, _ in PAIRS]
 
 
-def scored(profile: Profile, plane: np.ndarray, mask: np.ndarray, method: str) -> dict[str, float]:
-    masks = [Mask.of(mask, 0.5)]
-    counts, stretched = both_counts(plane, masks[0])
-    return dict(zip(METRICS, profile.score(plane, masks, method, counts, stretched)[0], strict=True))
-
-
-def both_counts(plane: np.ndarray, mask: Mask) -> tuple[np.ndarray, np.ndarray]:
-    cut = ((plane > 0.3, mask.binary), (stretch(plane) >= 0.3, mask.stretched))
-    counts, stretched = (c.confusion_counts(found.ravel(), truth.ravel())[None] for found, truth in cut)
-    return counts, stretched
+def view(plane: np.ndarray, mask: np.ndarray, method: str) -> RenderedMap:
+    return RenderedMap(method, plane, None, PatchMasks.of(mask[None], 0.5), Score())
 
 
 def corrected(plane: np.ndarray, mask: np.ndarray) -> dict[str, float]:
-    return scored(CorrectedProfile(0.3, 0.5), plane, mask, "ig")
+    names = [m.name for m in CorrectedProfile.measures()]
+    return dict(zip(names, CorrectedProfile().score(view(plane, mask, "ig"))[0][0].tolist(), strict=True))
 
 
 def thesis(plane: np.ndarray, mask: np.ndarray, method: str) -> dict[str, float]:
-    return scored(ThesisProfile(0.3, 0.5), plane, mask, method)
+    return dict(zip(METRICS, ThesisProfile().score(view(plane, mask, method))[0][0].tolist(), strict=True))
 
 
 @pytest.mark.parametrize(("name", "plane", "mask"), PAIRS, ids=IDS)
@@ -119,19 +115,19 @@ def test_thesis_equals_the_studys_computation(name: str, plane: np.ndarray, mask
 def test_chance_of_the_thesis_is_the_mean_over_every_map_of_that_area(n: int, k: int, p: int, method: str) -> None:
     truth = np.zeros(n)
     truth[np.random.default_rng(p).permutation(n)[:p]] = 1
-    mask = Mask.of(truth.reshape(3, 4), 0.5)
     values, first = [], None
     for ones in combinations(range(n), k):
         plane = np.zeros(n)
         plane[list(ones)] = 1
-        counts, stretched = both_counts(plane.reshape(3, 4), mask)
-        first = first or (counts, stretched)
-        values.append(ThesisProfile(0.3, 0.5).score(plane.reshape(3, 4), [mask], method, counts, stretched)[0])
+        rendered = view(plane.reshape(3, 4), truth.reshape(3, 4), method)
+        first = first or rendered
+        values.append(ThesisProfile().score(rendered)[0][0])
     assert first is not None
-    counts, stretched = first
-    lines = mask.binary.sum(axis=1)[None, None]
-    got = chance(counts[None, None], stretched[None, None], lines, np.array([method == "gradcam"]))[0, 0, 0]
+    stretched = stretched_counts(first)[None, None]
+    lines, rescaled = lines_of(first.masks)[None], np.array([method == "gradcam"])
+    got = chance(first.counts[None, None, :1], stretched, lines, rescaled)[0, 0, 0]
     np.testing.assert_allclose(got, np.mean(values, axis=0), **EXACT)
+    np.testing.assert_array_equal(ThesisProfile().score(first)[1][0], got)
 
 
 def test_thesis_reads_a_map_that_is_all_nan_as_empty() -> None:
@@ -176,7 +172,7 @@ def test_perfect_map_is_perfect_in_corrected_and_not_in_thesis() -> None:
 
 def test_counts_of_many_planes_at_once_and_large_phi() -> None:
     found, truth = np.array([[1, 1, 0, 0], [0, 0, 0, 0]]), np.array([[1, 0, 1, 0], [1, 0, 0, 0]])
-    assert c.confusion_counts(found, truth).tolist() == [[1, 1, 1, 1], [0, 0, 1, 3]]
+    assert confusion_counts(found, truth).tolist() == [[1, 1, 1, 1], [0, 0, 1, 3]]
     assert c.phi(np.array([10**9, 10**9, 10**9, 10**9])) == pytest.approx(0)
     assert c.phi(np.array([10**9, 0, 0, 10**9])) == pytest.approx(1)
 

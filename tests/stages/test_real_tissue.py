@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histoxai.score.measures.counts import confusion_counts
-from histoxai.score.profiles.profiles import METRICS, Mask
+from histoxai.score.measures.base import PatchMasks, RenderedMap
 from histoxai.score.profiles.thesis import ThesisProfile
+from histoxai.settings import Score
 from histoxai.store.patches import Patches
 from tests.conftest import done
 
@@ -88,9 +88,9 @@ def test_the_published_iou_is_the_share_of_the_mask(real_data: Path) -> None:
         mask = (np.arange(256 * 256).reshape(256, 256) < p * 256 * 256).astype(float)
         plane = np.zeros((256, 256))
         plane[0, :3] = 1
-        masks = [Mask.of(mask, 0.5)]
-        counts = confusion_counts((plane > 0.3).ravel(), masks[0].binary.ravel())[None]
-        ours.append(ThesisProfile(0.3, 0.5).score(plane, masks, "nt", counts, counts)[0, METRICS.index("iou")])
+        rendered = RenderedMap("nt", plane, None, PatchMasks.of(mask[None], 0.5), Score())
+        iou = next(m for m in ThesisProfile.measures() if m.name == "iou")
+        ours.append(iou.value(rendered.pairs[0]))
     np.testing.assert_allclose(ours, share / (1 + share), atol=1e-4)
     # the mean of p / (1 + p) over patches lies below that of the mean p: by no more than 0.003
     assert (np.array(ours) > published).all()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,17 @@ import pytest
 from pyarrow import parquet
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from histoxai.core import registry
+from histoxai.core.progress import Silent
 from histoxai.explain.maps_store import stored_methods
 from histoxai.explain.methods.center import Center
 from histoxai.explain.methods.edges import Edges
-from histoxai.score import export
-from histoxai.score.measures.measures import ALL, DEGENERATE, FREE, MEASURES
-from histoxai.score.profiles.profiles import METRICS
-from histoxai.score.summary.scores import AGREED
+from histoxai.score import export, scores_store
+from histoxai.score.measures.base import DEGENERATE, Measure, Pair
+from histoxai.score.patch_scores import STUDY as METRICS
+from histoxai.score.profiles.base import Profile
+from histoxai.score.summary.scores import measures_of
+from histoxai.settings import Statistics
 from histoxai.store.patches import Patches
 from histoxai.store.sealing import seal_attributes
 from histoxai.store.shards import Store
@@ -27,6 +33,9 @@ from tests.conftest import CLASSES, ROOT, Mini, array_files, done, run, write_di
 
 SCHEMA = json.loads((ROOT / "docs" / "score.schema.json").read_text())
 FEW = ["--repetitions", 200]
+KNOWN = measures_of("corrected")
+ALL, MEASURES = tuple(KNOWN), tuple(name for name in KNOWN if name not in METRICS)
+FREE = tuple(name for name in MEASURES if not KNOWN[name].variant_of)
 
 
 def score(mini: Mini, output: Path, *more: object) -> list[object]:
@@ -178,7 +187,7 @@ def test_conventions_for_an_empty_mask(mini: Mini, summary: dict[str, Any]) -> N
         other = json.loads(done(*score(mini, mini.scores, "--json", "--empty", empty)))
         moved = 0
         for before, after in zip(summary["rows"], other["rows"], strict=True):
-            if not before["undefined"] or before["metric"].removesuffix("_area").removesuffix("_otsu") not in AGREED:
+            if not before["undefined"] or not KNOWN[before["metric"]].convention:
                 continue
             moved += 1
             total = before["n"] + before["undefined"]
@@ -351,3 +360,86 @@ def test_signs_differ_where_a_map_has_both(mini: Mini, tmp_path: Path) -> None:
         }
     assert means["positive"]["ig"] != means["absolute"]["ig"]
     assert means["positive"]["nt"] == means["absolute"]["nt"]  # squares
+
+
+# ---- a measure and a profile from outside
+
+
+@dataclass(frozen=True, kw_only=True)
+class Depth(Measure):
+    """Mean of the mask's probability over the pixels of the map above its threshold."""
+
+    def value(self, pair: Pair) -> float:
+        return float(pair.mask.probability[pair.map.found].mean()) if pair.map.found.any() else float("nan")
+
+    def chance(self, pair: Pair) -> float:
+        return float(pair.mask.probability.mean())
+
+
+DEPTH = Depth(
+    name="depth",
+    label="mean probability",
+    subject="the plane",
+    description="mean probability of the mask under the map",
+    source="A measure of this test.",
+)
+
+
+class Inverted(Profile):
+    """Maps turned upside down, with two of the registered measures and one of its own."""
+
+    @classmethod
+    def measures(cls) -> list[Measure]:
+        return [*(measures_of("corrected")[name] for name in ("recall", "auroc")), replace(DEPTH, name="own_depth")]
+
+    def render(self, plane: Callable[[float], np.ndarray]) -> np.ndarray:
+        return 1 - plane(0.0)
+
+
+def means_over_all(path: Path, profile: str) -> dict[tuple[str, str, str], tuple[float, float]]:
+    """Mean and chance by method, mask and measure, as `score --json` has them."""
+    summary = scores_store.summary(path, profile, Statistics(repetitions=100), Silent())
+    rows = [r for r in summary["rows"] if r["class"] == r["case"] == "all"]
+    return {(r["method"], r["mask"], r["metric"]): (r["mean"], r["chance"]) for r in rows}
+
+
+def test_a_further_profile_and_a_further_measure_need_no_other_change(
+    mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(registry.ENTRIES, "measure", registry.ENTRIES["measure"] | {"depth": f"{__name__}:DEPTH"})
+    monkeypatch.setitem(registry.ENTRIES, "profile", registry.ENTRIES["profile"] | {"inverted": f"{__name__}:Inverted"})
+    text = done(*score(mini, tmp_path / "s", "--profile", "inverted"))
+    assert "inverted profile: means" in text
+    maps, masks = Store(mini.maps), Store(mini.masks)
+    probability = masks.take("probability", np.searchsorted(masks.read("patch_id"), maps.read("patch_id")))
+    assert masks.read("patch_id").tolist() == sorted(masks.read("patch_id").tolist())
+    got = {profile: means_over_all(tmp_path / "s", profile) for profile in ("corrected", "thesis", "inverted")}
+    assert {metric for _, _, metric in got["corrected"]} == {*ALL, "depth"}
+    assert {metric for _, _, metric in got["inverted"]} == {"recall", "auroc", "own_depth"}
+    for method in stored_methods(maps):
+        raw = method.take(maps, np.arange(len(probability)))
+        planes = [method.plane(raw, n, probability.shape[2:]) for n in range(len(probability))]
+        for k, mask in enumerate(("tumor", "non_tumor")):
+            chosen = [(plane, p[k].astype(np.float64)) for plane, p in zip(planes, probability, strict=True)]
+            for profile, metric, cut in (("corrected", "depth", lambda x: x > 0.3), ("inverted", "own_depth", below)):
+                pairs = [(cut(plane), p) for plane, p in chosen if cut(plane).any()]
+                expected = [np.mean([p[found].mean() for found, p in pairs]), np.mean([p.mean() for _, p in pairs])]
+                assert got[profile][method.name, mask, metric] == pytest.approx(expected)
+            shares = [
+                ((below(plane) & (p > 0.5)).sum() / (p > 0.5).sum(), below(plane).mean())
+                for plane, p in chosen
+                if (p > 0.5).any()
+            ]
+            expected = np.mean(shares, axis=0) if shares else [None, None]
+            assert got["inverted"][method.name, mask, "recall"] == pytest.approx(expected)
+    before = {profile: means_over_all(mini.scores, profile) for profile in ("corrected", "thesis")}
+    for profile, means in before.items():
+        assert means == {key: value for key, value in got[profile].items() if key[2] != "depth"}
+    outcome = run(*score(mini, mini.scores, "--profile", "inverted"))
+    assert outcome.code == 3
+    done("report", tmp_path / "s", "-o", tmp_path / "r", "--maps", mini.maps, "--masks", mini.masks, "--examples", 2)
+    assert "mean probability" in (tmp_path / "r/index.html").read_text()
+
+
+def below(plane: np.ndarray) -> np.ndarray:
+    return 1 - plane > 0.3

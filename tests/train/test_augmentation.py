@@ -156,8 +156,12 @@ def test_words_of_the_flag() -> None:
     assert parse_augmentation("none") is None
     assert augmenter(None, 0) is None
     assert parse_augmentation("flips,rotations") == Augmentation(flips=True, rotations=True)
-    assert parse_augmentation("light, hed=0.2 ,erase") == Augmentation(flips=True, rotations=True, colour=0.1, hed=0.2, erase=0.1)
-    assert parse_augmentation("strong") == Augmentation(flips=True, rotations=True, colour=0.2, blur=1.5, hed=0.1, erase=0.1)
+    assert parse_augmentation("light, hed=0.2 ,erase") == Augmentation(
+        flips=True, rotations=True, colour=0.1, hed=0.2, erase=0.1
+    )
+    assert parse_augmentation("strong") == Augmentation(
+        flips=True, rotations=True, colour=0.2, blur=1.5, hed=0.1, erase=0.1
+    )
     assert parse_augmentation("strong,none,blur=2") == Augmentation(blur=2.0)
     assert parse_augmentation("hed=0") is None
     for text, words in (

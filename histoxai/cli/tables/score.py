@@ -11,10 +11,6 @@ from histoxai.cli.tables.base import Table, number, partial
 MASK_WORDS = {"tumor": "tumor mask", "non_tumor": "non-tumor mask"}
 
 
-# Measures in the table of classes; the others are in --json.
-SHOWN = ("iou", "precision", "recall", "f1", "spearman", "phi", "pixel_accuracy", "auroc", "average_precision")
-
-
 def scored(summary: dict[str, Any]) -> list[Any]:
     """Show means per class, the primary measure beside chance, and the study's conclusions."""
     pages: list[Any] = [scores(summary, mask) for mask in dict.fromkeys(r["mask"] for r in summary["rows"])]
@@ -130,7 +126,10 @@ def _p(value: float | None) -> str:
 
 def scores(summary: dict[str, Any], mask: str) -> Table:
     """Show means per class for one mask, as the study's table 6."""
-    rows = [r for r in summary["rows"] if r["mask"] == mask and r["case"] == "all" and r["metric"] in SHOWN]
+    from histoxai.score.summary.scores import measures_of  # it imports numpy
+
+    shown = {name for name, measure in measures_of(summary["profile"]).items() if measure.headline}
+    rows = [r for r in summary["rows"] if r["mask"] == mask and r["case"] == "all" and r["metric"] in shown]
     classes = list(dict.fromkeys(r["class"] for r in rows))
     by = {(r["metric"], r["method"], r["class"]): r for r in rows}
     words = f"{MASK_WORDS[mask]}, {summary['profile']} profile: means (undefined patches in brackets)"

@@ -15,7 +15,7 @@ from histoxai.report.figures.figures import OVERLAYS
 from histoxai.report.lineage import Lineage
 from histoxai.report.slides import Slide, masks_on, planes_on, put
 from histoxai.score.summary.scores import Scores
-from histoxai.score.summary.strata import or_none
+from histoxai.statistics.numbers import or_none
 
 ROOM = 1_000_000_000  # pixels of an overlay file, all channels together
 TEXT = 200_000_000  # bytes of a GeoJSON after which no more regions are added; viewers open no larger ones

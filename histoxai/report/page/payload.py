@@ -13,9 +13,10 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from histoxai.report.content import METRIC_WORDS, WHY
+from histoxai.report.content import WHY
 from histoxai.report.figures.figures import OVERLAYS
 from histoxai.report.page.render import p_value
+from histoxai.score.summary.scores import label_of
 
 # what a mean is of
 KEYS = ("method", "mask", "class", "case", "metric", "profile")
@@ -115,7 +116,7 @@ def looks(colours: str) -> dict[str, Any]:
 
 def measure_words(metrics: Sequence[str]) -> dict[str, str]:
     """Measures as people read them."""
-    return {m: METRIC_WORDS.get(m, m.replace("_", " ")) for m in metrics}
+    return {m: label_of(m) for m in metrics}
 
 
 def reasons() -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from histoxai.score.measures.ranking import ascending
+from histoxai.statistics.ranks import ascending
 
 CURVES = ("deletion", "insertion")
 # Glass without tissue in a bright-field scan: nearly white.

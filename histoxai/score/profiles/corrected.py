@@ -1,31 +1,37 @@
-"""The `corrected` profile: the six measures as the study's text defines them."""
+"""The `corrected` profile: every registered measure, the study's as its text defines them."""
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
-from histoxai.score.measures import counts as c
-from histoxai.score.measures.localisation import centred_ranks, spearman
-from histoxai.score.profiles.profiles import METRICS, Mask, Profile
+from histoxai.core import registry
+from histoxai.score.measures.base import Measure
+from histoxai.score.profiles.base import Profile, ProfileScores, StoredScores
 
 
 class CorrectedProfile(Profile):
-    """IoU, precision, recall, F1, phi and pixel accuracy from pooled pixel counts; Spearman on intensities.
+    """Measure maps as the study's text says, and by every other registered measure.
 
-    A map pixel is one above `map_threshold`, a mask pixel above `mask_threshold`. 0/0 is undefined (NaN).
-    A map that is not finite has no measure at all. Source: Valatkaite 2024, text.
+    A map pixel is one above `map_threshold`, a mask pixel above `mask_threshold`. 0/0 is undefined (NaN). A map that is
+    not finite has no measure at all. Source: Valatkaite 2024, text.
     """
 
-    constant = 0.0
+    @classmethod
+    def measures(cls) -> tuple[Measure, ...]:
+        return _registered(tuple(registry.names("measure")))
 
-    def score(
-        self, plane: np.ndarray, masks: list[Mask], method: str, counts: np.ndarray, stretched: np.ndarray
-    ) -> np.ndarray:
-        """float64 (masks, metrics)."""
-        del method, stretched  # all methods alike
-        if not np.isfinite(plane).all():
-            return np.full((len(masks), len(METRICS)), np.nan)
-        ranks = centred_ranks(plane) if any(mask.ranks is not None for mask in masks) else None
-        rank = np.array([spearman(ranks, mask.ranks) for mask in masks])
-        columns = [c.iou(counts), c.precision(counts), c.recall(counts), c.f1(counts), rank, c.phi(counts)]
-        return np.stack([*columns, c.pixel_accuracy(counts)], axis=1)
+    @classmethod
+    def read(cls, name: str, stored: StoredScores) -> ProfileScores:
+        axes = stored.header["axes"]
+        study = stored.column("values")[:, :, :, axes["profile"].index(name)]
+        values = np.concatenate([study, stored.column("measures")], axis=-1)
+        columns = cls.columns(axes["chance"], stored)
+        at = [*columns.values()]
+        return ProfileScores(list(columns), values[..., at], stored.column("chance")[..., at])
+
+
+@cache
+def _registered(names: tuple[str, ...]) -> tuple[Measure, ...]:
+    return tuple(registry.resolve("measure", name) for name in names)

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from histoxai.score.summary.strata import or_none
+from histoxai.score.results import ConclusionRow
+from histoxai.score.summary.scores import Scores
 from histoxai.settings import Statistics
 from histoxai.statistics.bootstrap import FEWEST, Estimate, difference, means
+from histoxai.statistics.numbers import or_none
 from histoxai.statistics.tests import holm
-
-if TYPE_CHECKING:
-    from histoxai.score.summary.scores import Scores
 
 
 @dataclass
@@ -73,7 +72,7 @@ class _Data:
         return _mean_of_methods(self.primary[:, self.scores.real(), self.mask("tumor")])
 
 
-def conclude(s: Scores, primary: np.ndarray, cancer: list[int], settings: Statistics) -> list[dict[str, Any]]:
+def conclude(s: Scores, primary: np.ndarray, cancer: list[int], settings: Statistics) -> list[ConclusionRow]:
     """Test all seven; primary (n, M, K): values of the measure they rest on, higher is better."""
     data = _Data(s, primary, cancer, settings)
     made = []
@@ -92,7 +91,7 @@ def _words(settings: Statistics) -> dict[str, Any]:
     return {"primary": str(settings.primary).replace("_", " "), "margin": settings.margin}
 
 
-def _row(c: Conclusion, p: float, opposite: float, alpha: float) -> dict[str, Any]:
+def _row(c: Conclusion, p: float, opposite: float, alpha: float) -> ConclusionRow:
     if c.untested:
         answer, words = "not testable", f"Not testable: {c.untested}."
     elif p <= alpha:
@@ -101,8 +100,15 @@ def _row(c: Conclusion, p: float, opposite: float, alpha: float) -> dict[str, An
         answer, words = "contradicted", f"Contradicted: {c.found} (p = {opposite:.2g} for the opposite)."
     else:
         answer, words = "not supported", f"Not supported: {c.found} (p = {p:.2g})."
-    number = {"p": or_none(c.p), "p_holm": or_none(p)}
-    return {"name": c.name, "claim": c.claim, "answer": answer, "words": words, **number, "parts": c.parts}
+    return {
+        "name": c.name,
+        "claim": c.claim,
+        "answer": answer,
+        "words": words,
+        "p": or_none(c.p),
+        "p_holm": or_none(p),
+        "parts": c.parts,
+    }
 
 
 def _mean_of_methods(values: np.ndarray) -> np.ndarray:

@@ -1,28 +1,23 @@
-"""What summaries look at: the values of a scores store in one profile, and which of them count for what."""
+"""The values of a scores store in one profile, as summaries read them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 
+from histoxai.core import registry
 from histoxai.core.errors import UsageError
-from histoxai.score.measures.measures import DEGENERATE
+from histoxai.score.measures.base import DEGENERATE, Measure
+from histoxai.settings import Statistics
 
-# 0/0 of these may be given a value; a correlation or an area under a curve cannot.
-AGREED = (
-    "iou",
-    "precision",
-    "recall",
-    "f1",
-    "mass_accuracy",
-    "rank_accuracy",
-    "top_k",
-    "pointing_game",
-    "energy_pointing",
-)
 NO_TUMOR = ("a", "n", "bg", "t", "artifact", "artefact", "normal", "benign", "background", "tissue", "stroma")
+
+
+_MOST_REPETITIONS = 20_000
 
 
 class Pieces(Protocol):
@@ -43,7 +38,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Scores:
-    """A scores store in one profile, n patches, M methods, K masks, Q metrics.
+    """A scores store in one profile: n patches, M methods, K masks, Q metrics.
 
     values, chance (n, M, K, Q) float64, NaN undefined; flags (n, M, K); counts (n, M, K, 4); union (n, M, 4): counts
     against both masks together; curves, mask_curves (n, M, K, 2, 102), read piece by piece, None where there are none;
@@ -71,27 +66,67 @@ class Scores:
     partial: dict[str, Any] | None
 
     def of(self, metric: str) -> np.ndarray:
-        """Values (n, M, K) of one metric."""
+        """Return values (n, M, K) of one metric."""
         return self.values[..., self.metrics.index(metric)]
 
     def real(self) -> list[int]:
-        """Places of the methods that are no null models."""
+        """Return positions of the methods that are no null models."""
         return [i for i, m in enumerate(self.methods.values()) if not m.null]
+
+    @cached_property
+    def measures(self) -> dict[str, Measure | None]:
+        """The measure behind each metric; None where its plugin is no longer installed."""
+        known = measures_of(self.profile)
+        return {name: known.get(name) for name in self.metrics}
+
+
+def measures_of(profile: str) -> dict[str, Measure]:
+    """Return the measures of a registered profile by name.
+
+    Raises UsageError for an unknown profile.
+    """
+    return {m.name: m for m in registry.resolve("profile", profile).measures()}
+
+
+def label_of(metric: str) -> str:
+    """Return a measure's name as pages and figures print it, whatever profile has it."""
+    for profile in registry.names("profile"):
+        if measure := measures_of(profile).get(metric):
+            return measure.label
+    return metric.replace("_", " ")
 
 
 def primary_of(primary: str | None, metrics: list[str], profile: str) -> str:
-    """The measure that methods are compared by: the one that is asked for, else auroc, else iou.
+    """Return the measure that methods are compared by: the one asked for, else auroc, else iou, else the first.
 
     Raises UsageError where this profile does not have it.
     """
-    chosen = primary or ("auroc" if "auroc" in metrics else "iou")
-    if chosen not in metrics:
+    default = next((m for m in ("auroc", "iou") if m in metrics), metrics[0])
+    if (chosen := primary or default) not in metrics:
         raise UsageError(f"--primary {chosen}: the {profile} profile has {', '.join(metrics)}")
     return chosen
 
 
+def with_primary(s: Scores, statistics: Statistics) -> Statistics:
+    """Name the primary measure, and raise repetitions until the least p can stand Holm's correction.
+
+    Repetitions other than the default are left as they are. Raises UsageError for a measure that is not there.
+    """
+    statistics = replace(statistics, primary=primary_of(statistics.primary, s.metrics, s.profile))
+    methods = len(s.methods)
+    return enough_repetitions(statistics, len(s.masks) * max(methods, methods * (methods - 1) // 2))
+
+
+def enough_repetitions(statistics: Statistics, tests: int) -> Statistics:
+    """Raise repetitions to what a family of so many tests needs, unless their number was chosen."""
+    if statistics.repetitions != Statistics.repetitions:
+        return statistics
+    needed = math.ceil(4 * tests / (1 - statistics.level))
+    return replace(statistics, repetitions=min(_MOST_REPETITIONS, max(statistics.repetitions, needed)))
+
+
 def cancer_of(named: tuple[str, ...] | None, classes: list[str]) -> list[int]:
-    """Numbers of the classes with tumor: those that are named, else all whose names do not say otherwise.
+    """Return numbers of the classes with tumor: those named, else all whose names do not say otherwise.
 
     Raises UsageError for a class that is not there.
     """
@@ -102,13 +137,15 @@ def cancer_of(named: tuple[str, ...] | None, classes: list[str]) -> list[int]:
     return [classes.index(c) for c in named]
 
 
-def agreed(values: np.ndarray, flags: np.ndarray, metrics: list[str], empty: str) -> np.ndarray:
-    """Values with 0/0 as a convention has it: left out (NaN), 0 (scikit-learn's default) or 1 (Dice challenges').
+def apply_convention(values: np.ndarray, flags: np.ndarray, measures: list[Measure | None], empty: str) -> np.ndarray:
+    """Give 0/0 the value of a convention: left out (NaN), 0 (scikit-learn's default) or 1 (Dice challenges').
 
-    Maps that are not finite stay undefined, and so do correlations and areas under curves.
+    values (..., Q) of Q measures; flags (...). Maps that are not finite stay undefined, and so do measures without a
+    convention, such as correlations and areas under curves.
     """
     if empty == "exclude":
         return values
-    those = np.array([m.removesuffix("_area").removesuffix("_otsu") in AGREED for m in metrics])
+    has_convention = np.array([m is not None and m.convention for m in measures])
     finite_map = (flags & DEGENERATE["not_finite_map"]) == 0
-    return np.where(np.isnan(values) & those & finite_map[..., None], {"zero": 0.0, "one": 1.0}[empty], values)
+    filled = np.isnan(values) & has_convention & finite_map[..., None]
+    return np.where(filled, {"zero": 0.0, "one": 1.0}[empty], values)

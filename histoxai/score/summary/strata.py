@@ -26,8 +26,3 @@ def strata(label: np.ndarray, case: np.ndarray, classes: list[str]) -> Iterator[
         yield name, "all", chosen
         for number in CASES:
             yield name, number, chosen & (case == int(number))
-
-
-def or_none(value: float) -> float | None:
-    """A float, or None where it is not finite: strict JSON has no NaN."""
-    return float(value) if np.isfinite(value) else None

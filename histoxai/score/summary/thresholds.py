@@ -7,43 +7,44 @@ from typing import Any
 
 import numpy as np
 
-from histoxai.score.measures import chance
-from histoxai.score.measures.localisation import THRESHOLDS
-from histoxai.score.measures.measures import COUNTED, DEGENERATE
-from histoxai.score.summary.scores import Pieces, Scores, agreed
-from histoxai.score.summary.strata import or_none
+from histoxai.score.measures.base import DEGENERATE
+from histoxai.score.measures.counts import FORMULAS, chance_of_counts
+from histoxai.score.results import MapThresholdRow, MaskThresholdRow
+from histoxai.score.summary.scores import Pieces, Scores, apply_convention
+from histoxai.score.threshold_curves import THRESHOLDS, counts_above
+from histoxai.statistics.numbers import or_none
 
 MASK_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 _PIECE = 512  # patches
 
 
-def map_thresholds(s: Scores, empty: str) -> list[dict[str, Any]]:
+def map_thresholds(s: Scores, empty: str) -> list[MapThresholdRow]:
     """The six measures of maps that are cut at every threshold: means over patches, 101 of each."""
-    means = {pair: {name: _Mean() for name in COUNTED} for pair in _pairs(s)}
+    means = {pair: {name: _Mean() for name in FORMULAS} for pair in _pairs(s)}
     for mine, block in _pieces(s.curves if means else None):
         for (i, j), found in means.items():
-            for name, values in _measured(s.flags[mine, i, j], counts_above(block[:, i, j]), empty).items():
+            for name, values in _measured(s, s.flags[mine, i, j], counts_above(block[:, i, j]), empty).items():
                 found[name].add(values)
     return [
         {
             "method": list(s.methods)[i],
             "mask": s.masks[j],
             "threshold": THRESHOLDS.tolist(),
-            **{name: [or_none(m) for m in mean.value()] for name, mean in found.items()},
+            **{name: [or_none(m) for m in mean.value()] for name, mean in found.items()},  # type: ignore[typeddict-item]
         }
         for (i, j), found in means.items()
     ]
 
 
-def mask_thresholds(s: Scores, empty: str) -> list[dict[str, Any]]:
+def mask_thresholds(s: Scores, empty: str) -> list[MaskThresholdRow]:
     """The six measures where masks are cut at MASK_THRESHOLDS and maps where they always are."""
     places = [int(np.argmin(np.abs(THRESHOLDS - t))) for t in MASK_THRESHOLDS]
-    means = {pair: {name: (_Mean(), _Mean()) for name in COUNTED} for pair in _pairs(s)}
+    means = {pair: {name: (_Mean(), _Mean()) for name in FORMULAS} for pair in _pairs(s)}
     for mine, block in _pieces(s.mask_curves if means else None):
         for (i, j), found in means.items():
             counts = counts_above(block[:, i, j])[:, places][..., [0, 2, 1, 3]]  # there the map is the truth
-            expected = chance.of_counts(counts, exact=False)
-            for name, values in _measured(s.flags[mine, i, j], counts, empty).items():
+            expected = chance_of_counts(counts, exact=False)
+            for name, values in _measured(s, s.flags[mine, i, j], counts, empty).items():
                 found[name][0].add(values)
                 found[name][1].add(np.where(np.isfinite(values), expected[name], np.nan))
     return [
@@ -60,13 +61,6 @@ def mask_thresholds(s: Scores, empty: str) -> list[dict[str, Any]]:
         for name, (mean, by_chance) in found.items()
         for k, threshold in enumerate(MASK_THRESHOLDS)
     ]
-
-
-def counts_above(curves: np.ndarray) -> np.ndarray:
-    """TP, FP, FN, TN (..., 101, 4) at each of the thresholds 0, 0.01, ..., 1 from histograms (..., 2, 102)."""
-    above = curves[..., ::-1].cumsum(axis=-1, dtype=np.int64)[..., ::-1]
-    tp, fp = above[..., 0, 1:], above[..., 1, 1:]
-    return np.stack([tp, fp, above[..., 0, :1] - tp, above[..., 1, :1] - fp], axis=-1)
 
 
 class _Mean:
@@ -99,9 +93,9 @@ def _pieces(histograms: Pieces | None) -> Iterator[tuple[slice, np.ndarray]]:
         yield mine, histograms[mine]
 
 
-def _measured(flags: np.ndarray, counts: np.ndarray, empty: str) -> dict[str, np.ndarray]:
-    # each of the six (n, thresholds) of one method and mask; nothing of a map that is not finite
+def _measured(s: Scores, flags: np.ndarray, counts: np.ndarray, empty: str) -> dict[str, np.ndarray]:
+    # each of the six (n, thresholds) of one method and mask; NaN for a map that is not finite
     flags = flags[:, None]
     lost = (flags & DEGENERATE["not_finite_map"]) > 0
-    found = {name: np.where(lost, np.nan, measure(counts)) for name, measure in COUNTED.items()}
-    return {name: agreed(values[..., None], flags, [name], empty)[..., 0] for name, values in found.items()}
+    values = {name: np.where(lost, np.nan, formula(counts)) for name, formula in FORMULAS.items()}
+    return {n: apply_convention(v[..., None], flags, [s.measures[n]], empty)[..., 0] for n, v in values.items()}

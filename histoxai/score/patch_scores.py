@@ -1,0 +1,143 @@
+"""Score the maps of one patch: the arrays of a scores store, and what fills a row of each.
+
+The built-in profiles share arrays: `values` holds the study's measures in both, `measures` and `chance` are of the
+corrected profile. Each further profile has `profiles/<name>/values` and `profiles/<name>/chance`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from histoxai.core import registry
+from histoxai.explain.maps_store import StoredMethod
+from histoxai.score.measures.base import NAN, PatchMasks, RenderedMap
+from histoxai.score.profiles.base import Profile, array_path
+from histoxai.score.profiles.corrected import CorrectedProfile
+from histoxai.score.profiles.thesis import ThesisProfile, lines_of, stretched_counts, values_of
+from histoxai.score.threshold_curves import levels, threshold_histogram
+from histoxai.settings import Score
+from histoxai.statistics.confusion import COUNTS
+from histoxai.store.schema import MASKS, ArraySpec
+from histoxai.store.shards import Item
+
+PATCHES_PER_STEP = 16  # patches whose maps are in memory at once
+BUILT_IN = ("corrected", "thesis")  # they share arrays
+STUDY = tuple(m.name for m in ThesisProfile.measures())  # measures of the axis `metric`
+
+Arrays = dict[str, np.ndarray]
+
+
+def further_profiles() -> dict[str, type[Profile]]:
+    """Return the registered profiles beyond the built-in ones."""
+    return {n: registry.resolve("profile", n) for n in registry.names("profile") if n not in BUILT_IN}
+
+
+def score_axes(methods: list[StoredMethod]) -> dict[str, Any]:
+    """Return the names along the axes of a scores store's arrays, for its header."""
+    measures = [m.name for m in CorrectedProfile.measures()]
+    axes: dict[str, Any] = {
+        "method": [m.name for m in methods],
+        "mask": list(MASKS),
+        "profile": list(BUILT_IN),
+        "metric": list(STUDY),
+        "measure": [m for m in measures if m not in STUDY],
+        "chance": measures,
+        "count": list(COUNTS),
+    }
+    further = {name: [m.name for m in kind.measures()] for name, kind in further_profiles().items()}
+    return axes | ({"profiles": further} if further else {})
+
+
+def score_item(axes: dict[str, Any], patches: int, classes: int, height: int, shard: int) -> Item:
+    """Return the work item of a scores store: all arrays of `patches` rows, in shards of so many.
+
+    axes: of `score_axes`. height: lines of a mask.
+    """
+    pairs = (len(axes["method"]), len(axes["mask"]))
+    counts = len(axes["count"])
+    shapes: dict[str, tuple[tuple[int, ...], Any, Any]] = {
+        "values": ((*pairs, len(axes["profile"]), len(axes["metric"])), np.float64, NAN),
+        "measures": ((*pairs, len(axes["measure"])), np.float64, NAN),
+        "chance": ((*pairs, len(axes["chance"])), np.float64, NAN),
+        "flags": (pairs, np.uint8, 0),
+        "counts": ((*pairs, counts), np.int64, 0),
+        "stretched": ((*pairs, counts), np.int64, 0),
+        "union": ((pairs[0], counts), np.int64, 0),
+        "curves": ((*pairs, 2, 102), np.int32, 0),
+        "mask_curves": ((*pairs, 2, 102), np.int32, 0),
+        "lines": ((pairs[1], height), np.uint16, 0),
+        "logits": ((classes,), np.float32, NAN),
+    }
+    for name, measures in axes.get("profiles", {}).items():
+        for kind in ("values", "chance"):
+            shapes[array_path(name, kind)] = ((*pairs, len(measures)), np.float64, NAN)
+    return Item(
+        "scores",
+        tuple(ArraySpec(k, (patches, *s), t, shard, f) for k, (s, t, f) in shapes.items()),
+        rows_per_step=PATCHES_PER_STEP,
+    )
+
+
+@dataclass(frozen=True)
+class PatchScorer:
+    """Score all maps of a patch in all registered profiles."""
+
+    methods: list[StoredMethod]
+    settings: Score
+
+    def fill(self, raw: list[Arrays], probabilities: np.ndarray, out: Arrays) -> None:
+        """Fill one patch's row of every array.
+
+        raw: the arrays of each method's map, each with one row. probabilities (masks, H, W): its masks. out: rows of
+        the arrays of `score_item`, without the patch axis.
+        """
+        masks = PatchMasks.of(probabilities, self.settings.mask_threshold)
+        out["lines"][:] = lines_of(masks)
+        grey = [levels(mask.probability) for mask in masks] if self._all else []
+        for j, method in enumerate(self.methods):
+            views = self._views(method, raw[j], masks)
+            self._fill_built_in(views, {k: a[j] for k, a in out.items() if k not in ("lines", "logits")}, grey)
+            for name, kind in further_profiles().items():
+                values, chance = kind().score(views[name])
+                out[array_path(name, "values")][j], out[array_path(name, "chance")][j] = values, chance
+
+    @property
+    def _all(self) -> bool:
+        return self.settings.measures == "all"
+
+    def _views(self, method: StoredMethod, raw: Arrays, masks: PatchMasks) -> dict[str, RenderedMap]:
+        # the map as each profile renders it; equal renderings are one object, so that they share what is computed
+        height, width = masks[0].binary.shape
+        strict = method.plane(raw, 0, (height, width), NAN)
+        is_finite = bool(np.isfinite(strict).all())  # then no channel is constant, and all constants are alike
+
+        def plane(constant: float) -> np.ndarray:
+            return strict if is_finite or np.isnan(constant) else method.plane(raw, 0, (height, width), constant)
+
+        relevance = method.relevance(raw, 0, (height, width), self.settings.sign) if self._all else None
+        views: dict[str, RenderedMap] = {}
+        for name in registry.names("profile"):
+            rendered = registry.resolve("profile", name)().render(plane)
+            same = next((v for n, v in views.items() if n != "thesis" and v.plane is rendered), None)
+            views[name] = same or RenderedMap(method.method, rendered, relevance, masks, self.settings)
+            if name == "thesis":  # a scores store has one array of counts
+                views[name].counts = views["corrected"].counts
+        return views
+
+    def _fill_built_in(self, views: dict[str, RenderedMap], out: Arrays, grey: list[np.ndarray]) -> None:
+        # grey: levels of each mask's probability, where all is measured
+        view, masks = views["corrected"], views["corrected"].masks
+        out["counts"][:], out["union"][:] = view.counts[:-1], view.counts[-1]
+        out["stretched"][:] = views["thesis"].once(stretched_counts)
+        values, out["chance"][:] = CorrectedProfile().score(view)
+        at = [k for k, m in enumerate(CorrectedProfile.measures()) if m.name in STUDY]
+        others = [k for k, m in enumerate(CorrectedProfile.measures()) if m.name not in STUDY]
+        out["values"][:, 0], out["values"][:, 1] = values[:, at], views["thesis"].once(values_of)
+        out["measures"][:], out["flags"][:] = values[:, others], view.flags
+        if self._all:
+            map_levels = levels(view.plane)
+            out["curves"][:] = [threshold_histogram(map_levels, mask.binary) for mask in masks]
+            out["mask_curves"][:] = [threshold_histogram(one, view.found) for one in grey]
