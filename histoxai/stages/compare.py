@@ -9,13 +9,16 @@ from typing import Any
 from histoxai.core import provenance
 from histoxai.core.errors import ParentChanged, UsageError
 from histoxai.core.progress import Progress
-from histoxai.report import build, comparison, comparison_text
-from histoxai.report.export.files import files
-from histoxai.report.export.qupath import stems
-from histoxai.report.figures.pool import Gallery
+from histoxai.report.comparison.build import build_comparison
+from histoxai.report.comparison.runs import names_of
+from histoxai.report.content import methods_facts
+from histoxai.report.export.comparison_tables import comparison_tables
+from histoxai.report.export.files import export_files
+from histoxai.report.export.qupath import file_stems
+from histoxai.report.figures.pool import FigurePool
 from histoxai.report.lineage import Lineage, resolve_lineage
-from histoxai.report.output import Publication
-from histoxai.report.page import render
+from histoxai.report.output import ReportOutput
+from histoxai.report.page.render import render
 from histoxai.settings import Comparison
 
 SCHEMA = "comparison/1"
@@ -40,9 +43,9 @@ def compare(
     if len({p.resolve() for p in paths}) < len(paths):
         raise UsageError("report: a scores store is named twice; there is nothing to compare")
     provenance.keep_apart(output, *paths)
-    names = comparison.names_of(paths)
+    names = names_of(paths)
     lineages = {name: _lineage(path, allow_partial) for name, path in zip(names, paths, strict=True)}
-    place = Publication(output, export, [Path(r["path"]) for line in lineages.values() for r in line.ancestors()])
+    place = ReportOutput(output, export, [Path(r["path"]) for line in lineages.values() for r in line.ancestors()])
     parents = {
         f"scores{k}": provenance.parent(line.scores.path, place.data, line.scores.digest())
         for k, line in enumerate(lineages.values())
@@ -50,19 +53,19 @@ def compare(
     partial = {name: line.partial for name, line in lineages.items() if line.partial}
     header = provenance.header(SCHEMA, settings, None, parents, partial=partial or None)
     summary = {"schema": "histoxai.comparison/1", "page": str(place.page), "data": str(place.data)}
-    there = not force and place.there(header)
+    there = not force and place.is_written(header)
     if dry_run or (there and export is None):
         return summary
-    with Gallery(workers, export is not None, "; ".join(f"{n}: partial" for n in partial)) as gallery:
-        content, arrays = comparison.compare(lineages, settings, gallery, progress)
+    with FigurePool(workers, export is not None, "; ".join(f"{n}: partial" for n in partial)) as gallery:
+        content, arrays = build_comparison(lineages, settings, gallery, progress)
     if not there:
-        place.write(render.render("compare.html", content), header, arrays, progress)
+        place.write(render("compare.html", content), header, arrays, progress)
     if export is not None:
         facts = {
-            stem: build.methods_facts(line, content["statistics"])
-            for stem, line in zip(stems(names), lineages.values(), strict=True)
+            stem: methods_facts(line, content["statistics"])
+            for stem, line in zip(file_stems(names), lineages.values(), strict=True)
         }
-        place.write_export(files(comparison_text.tables(content), gallery, facts), len(gallery), progress)
+        place.write_export(export_files(comparison_tables(content), gallery, facts), len(gallery), progress)
         summary["export"] = str(export)
     return summary
 

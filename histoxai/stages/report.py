@@ -9,16 +9,17 @@ from typing import Any
 
 from histoxai.core import provenance
 from histoxai.core.progress import Progress
-from histoxai.report import build
-from histoxai.report.content import partial_words
+from histoxai.report.build import build_page
+from histoxai.report.content import methods_facts, partial_label
 from histoxai.report.export import qupath
-from histoxai.report.export.files import files, tables
-from histoxai.report.export.slides import overlay_files
-from histoxai.report.figures.pool import Gallery
+from histoxai.report.export.files import export_files
+from histoxai.report.export.report_tables import report_tables
+from histoxai.report.export.slides import OverlaySource, overlay_files
+from histoxai.report.figures.pool import FigurePool
 from histoxai.report.lineage import resolve_lineage
-from histoxai.report.output import Publication
-from histoxai.report.page import render
-from histoxai.report.slides import places_of, slides_of
+from histoxai.report.output import ReportOutput
+from histoxai.report.page.render import render
+from histoxai.report.slides import find_slides, patch_positions
 from histoxai.score.scores_store import read
 from histoxai.settings import Report
 
@@ -48,28 +49,29 @@ def report(
     """
     provenance.keep_apart(output, scores_path, *[p for p in moved.values() if p is not None])
     lineage = resolve_lineage(scores_path, moved, allow_partial)
-    place = Publication(output, export, [Path(row["path"]) for row in lineage.ancestors()])
+    place = ReportOutput(output, export, [Path(row["path"]) for row in lineage.ancestors()])
     parents = {"scores": provenance.parent(scores_path, place.data, lineage.scores.digest())}
     header = provenance.header(SCHEMA, settings, None, parents, partial=lineage.partial)
     summary = {"schema": "histoxai.report/1", "page": str(place.page), "data": str(place.data)}
-    there = not force and place.there(header)
+    there = not force and place.is_written(header)
     if dry_run or (there and export is None):
         return summary
-    places = places_of(lineage) if export is not None and slides else None
+    places = patch_positions(lineage) if export is not None and slides else None
     if places is not None:
-        qupath.require()
-    with Gallery(workers, export is not None, partial_words(lineage.partial)) as gallery:
-        made = build.report(lineage, settings, gallery, progress)
+        qupath.require_libraries()
+    with FigurePool(workers, export is not None, partial_label(lineage.partial)) as gallery:
+        made = build_page(lineage, settings, gallery, progress)
     if not there:
-        text = render.render("report.html", made.content, made.data)
+        text = render("report.html", made.content, made.data)
         place.write(text, {**header, "axes": made.axes}, made.arrays, progress)
     if export is not None:
-        facts = {"": build.methods_facts(lineage, made.content["statistics"])}
-        written = files(tables(made.content), gallery, facts)
+        facts = {"": methods_facts(lineage, made.content["statistics"])}
+        written = export_files(report_tables(made.content), gallery, facts)
         if places is not None:
             scores, primary = read(scores_path, "corrected", rows=lineage.rows), made.data["primary"]
-            tissue = slides_of(lineage, places)
-            written = chain(written, overlay_files(tissue, lineage, scores, primary, settings.colours, progress))
+            tissue = find_slides(lineage, places)
+            source = OverlaySource(lineage, scores, primary, settings.colours)
+            written = chain(written, overlay_files(tissue, source, progress))
         place.write_export(written, len(gallery), progress)
         summary["export"] = str(export)
     return summary

@@ -19,7 +19,8 @@ from histoxai.networks.inference import pick_device, predict
 from histoxai.networks.pretrained import freeze_encoder, load_weights
 from histoxai.networks.run_folder import Run, open_run
 from histoxai.networks.weights import build, finish
-from histoxai.report.figures.figures import confusion, png
+from histoxai.report.figures.style import to_png
+from histoxai.report.figures.training import confusion_matrix
 from histoxai.score.summary.scores import cancer_of
 from histoxai.settings import Statistics, TrainCls
 from histoxai.split.leaks import leaks_in_words
@@ -144,7 +145,7 @@ def _conclude(
     write_predictions(output, patches, rows, split, predictions)
     label = patches.label[rows]
     table = accuracy_table(label, predictions["prediction"], patches.classes)
-    write_atomically(output / "confusion.png", png(confusion(np.array(table["confusion"]), patches.classes)))
+    write_atomically(output / "confusion.png", to_png(confusion_matrix(np.array(table["confusion"]), patches.classes)))
     grades = cancer_of(None, patches.classes)
     scores = classifier_scores(predictions["logits"], label, patches.group[rows], patches.classes, grades, Statistics())
     found: dict[str, Any] = {
