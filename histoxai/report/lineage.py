@@ -243,7 +243,9 @@ class _Parents:
         recorded = child.header["parents"][name]
         path = self.moved.get(name) or find_parent(child.path, recorded["path"])
         if not path.exists():
-            raise ParentChanged(f"{path}: not there, and {child.path} was made from it; name its place with --{name}")
+            raise ParentChanged(
+                f"{path}: does not exist, and {child.path} was made from it; name its new path with --{name}"
+            )
         return _relative_to_working_folder(path), recorded["digest"]
 
 
