@@ -1,9 +1,9 @@
 # Sourced by the other scripts: makes .venv with histoxai in it, once; `setup ""` or `setup "[dev]"`.
-# A stamp of pyproject.toml and constraints.txt tells whether it is still right.
+# A checksum of pyproject.toml and constraints.txt tells whether the installation is still current.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python="$root/.venv/bin/python"
-# pip compiles all of torch, most of which is never imported; Python keeps what is, from the first start on.
+# pip would compile all of torch, most of which is never imported. Python compiles what it imports, once.
 unset PYTHONDONTWRITEBYTECODE
 
 setup() {
@@ -11,7 +11,7 @@ setup() {
   stamp="$(cat "$root/pyproject.toml" "$root/constraints.txt" | sha256sum | cut -d' ' -f1)"
   _is_set_up && return 0
   mkdir -p "$root/.venv"
-  { # of two that are started together, the second waits and finds everything there
+  { # when two scripts start together, the second waits and finds everything installed
     ! command -v flock > /dev/null || flock 9
     _is_set_up || _install
   } 9> "$root/.venv/.installing"
@@ -36,7 +36,8 @@ _install() {
     echo "installation failed; see the lines above" >&2
     exit 1
   }
-  # Quantus, which tests and benchmarks compare with, asks for an opencv that would replace the headless one.
+  # Tests and benchmarks compare with Quantus. It is installed without its dependencies, because its opencv would replace
+  # the headless one.
   [ "$extras" != "[dev]" ] || "$python" -m pip install --quiet --no-compile --no-deps --disable-pip-version-check \
     -c "$root/constraints.txt" quantus >&2 || echo "Quantus could not be installed; what compares with it is skipped" >&2
   echo "$stamp" > "$root/.venv/.histoxai$extras"

@@ -1,4 +1,7 @@
-"""Benchmarks: rows of name, ours_s, other_s, ratio, goal. Ratios count; absolute times belong to a machine."""
+"""Run a benchmark and print its rows: name, our seconds, the other's seconds, their ratio, and the goal.
+
+Ratios count, because absolute times belong to one machine.
+"""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,14 @@ def write_pannuke(root: Path, n: int = 4, spelling: str = "short", dtype: str = 
             place.mkdir(parents=True, exist_ok=True)
             np.save(place / f"{name}.npy", data)
     return root
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """Restore the number of torch's threads after each test, because bytes that tests compare depend on it."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

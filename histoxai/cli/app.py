@@ -10,7 +10,20 @@ import typer
 
 from histoxai import __version__
 from histoxai.cli import terminal
-from histoxai.cli.commands import maps, prepare, results, train
+from histoxai.cli.command import Command
+from histoxai.cli.commands import (
+    audit,
+    augment,
+    explain,
+    info,
+    ingest,
+    masks,
+    predict,
+    report,
+    score,
+    train_cls,
+    train_seg,
+)
 
 app = typer.Typer(
     cls=terminal.Boundary,
@@ -40,17 +53,20 @@ def _root(
     """Runs before every command."""
 
 
-app.command()(prepare.ingest)
-app.command()(prepare.augment)
-app.command()(prepare.audit)
-app.command("train-cls")(train.train_cls)
-app.command("train-seg")(train.train_seg)
-app.command()(maps.masks)
-app.command()(maps.predict)
-app.command()(maps.explain)
-app.command()(results.score)
-app.command()(results.report)
-app.command()(results.info)
+for _command in (
+    ingest.ingest,
+    augment.augment,
+    audit.audit,
+    train_cls.train_cls,
+    train_seg.train_seg,
+    masks.masks,
+    predict.predict,
+    explain.explain,
+    score.score,
+    report.report,
+    info.info,
+):
+    app.command(_command.__name__.replace("_", "-"), cls=Command)(_command)
 
 
 def main() -> None:

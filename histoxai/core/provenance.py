@@ -1,4 +1,4 @@
-"""The run record: what a store or run folder says about where it came from.
+"""Record where a store or run folder came from: settings, versions, parents, and the run.
 
 Also the keys derived from it: canonical JSON, fingerprints, and the seeds that tie randomness to
 (seed, purpose, patch) instead of to the order of work.
@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import getpass
 import json
-import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -28,16 +27,7 @@ from histoxai.core.s3_paths import seen_from, shown
 # Raised whenever a change makes any stored number differ from what earlier versions wrote.
 NUMERICS_VERSION = 1
 
-# Flags that say how, not what: no part of a command on record.
-_PASSING = (
-    *("--force", "--dry-run", "--missing", "--count-shards", "--estimate", "--find-lr"),
-    *("--json", "--jsonl", "--one-indexed", "--verify", "--quiet", "-q"),
-)
-_WITH_VALUE = ("--shard", "--workers", "--contact-sheet", "--preview", "--with", "--resume", "--export")
-_SWITCHES = (
-    *("--rescale", "--allow-partial", "--compile", "--embeddings"),
-    *("--allow-leakage", "--temperature", "--deterministic", "--skip-bad"),
-)
+_command: list[str] = []
 _PACKAGES = (
     "numpy",
     "zarr",
@@ -53,7 +43,7 @@ _PACKAGES = (
 
 
 def plain(value: Any) -> Any:
-    """A settings value as JSON holds it: dataclasses as dicts, tuples as lists, paths as text."""
+    """Return a settings value as JSON holds it: dataclasses as dicts, tuples as lists, paths as text."""
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, Mapping):
@@ -64,23 +54,23 @@ def plain(value: Any) -> Any:
 
 
 def canonical(value: Any) -> bytes:
-    """Canonical JSON: sorted keys, no spaces, UTF-8, no NaN."""
+    """Return canonical JSON: sorted keys, no spaces, UTF-8, no NaN."""
     text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode()
 
 
 def checksum(data: bytes) -> str:
-    """The 128-bit blake2b of some bytes, in hex."""
+    """Return the 128-bit blake2b of some bytes, in hex."""
     return blake2b(data, digest_size=16).hexdigest()
 
 
 def fingerprint(value: Any) -> str:
-    """The checksum of a value's canonical JSON."""
+    """Return the checksum of a value's canonical JSON."""
     return checksum(canonical(value))
 
 
 def file_checksum(path: Path) -> str:
-    """`checksum` of a file's content, read in pieces."""
+    """Return the `checksum` of a file's content, read in pieces."""
     state = blake2b(digest_size=16)
     with open(path, "rb") as file:
         while piece := file.read(1 << 22):
@@ -89,7 +79,7 @@ def file_checksum(path: Path) -> str:
 
 
 def keyed_seed(seed: int, *parts: object, bits: int = 32) -> int:
-    """An integer in [0, 2**bits) that depends on nothing but `seed` and `parts`.
+    """Return an integer in [0, 2**bits) that depends on nothing but `seed` and `parts`.
 
     Shards, workers and resumed runs draw the same numbers for the same patch because every generator
     is seeded with keyed_seed(seed, purpose, patch_id).
@@ -100,7 +90,7 @@ def keyed_seed(seed: int, *parts: object, bits: int = 32) -> int:
 
 @cache
 def versions() -> Mapping[str, str]:
-    """Versions of histoxai, Python and the packages that numbers depend on, as installed."""
+    """Return the installed versions of histoxai, Python and the packages that numbers depend on."""
     found = {"histoxai": __version__, "python": platform.python_version()}
     for name in _PACKAGES:  # each takes a millisecond: once per process, not once per record
         try:
@@ -111,7 +101,7 @@ def versions() -> Mapping[str, str]:
 
 
 def run_facts() -> dict[str, str]:
-    """Who ran what, when and where; never part of a comparison, never an environment variable."""
+    """Return time, host, user and command of this run, which no comparison takes into account."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container without a passwd entry
@@ -120,54 +110,27 @@ def run_facts() -> dict[str, str]:
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
         "user": user,
-        "command": shown(_whole_command([*sys.argv[1:], *_from_environment(sys.argv[1:])])),
+        "command": shown(recorded_command()),
     }
 
 
-def _from_environment(arguments: list[str]) -> list[str]:
-    # Settings of ours that came as variables, as flags: a command on record gives the same elsewhere.
-    verb = next((a for a in arguments if not a.startswith("-")), "")
-    seeded, placed = (
-        ("augment", "train-cls", "train-seg", "explain"),
-        ("train-cls", "train-seg", "masks", "predict", "explain"),
-    )
-    found = {}
-    for name, verbs in (("SEED", seeded), ("DEVICE", placed)):
-        if verb in verbs and os.environ.get(f"HISTOXAI_{name}"):
-            found[f"--{name.lower()}"] = os.environ[f"HISTOXAI_{name}"]
-    prefix = f"HISTOXAI_{verb.upper().replace('-', '_')}_"
-    for name, value in sorted(os.environ.items()):
-        if verb and name.startswith(prefix) and value:
-            found["--" + name.removeprefix(prefix).lower().replace("_", "-")] = value
-    given = {a.partition("=")[0] for a in arguments}
-    words: list[str] = []
-    for flag, value in found.items():
-        if flag in given or flag in _PASSING or (flag == "--option" and "-O" in given):
-            continue
-        if flag in _SWITCHES:
-            words += [flag] if value.lower() in ("1", "true", "yes", "on", "t", "y") else []
-        else:
-            words += [w for part in (value.split() if flag == "--option" else [value]) for w in (flag, part)]
-    return words
+def record_command(words: Sequence[str]) -> None:
+    """Set the command, without the program's name, that stores made by this process put on record.
+
+    The command line makes it from what it parsed, so that it holds settings from variables too.
+    """
+    _command[:] = words
 
 
-def _whole_command(arguments: list[str]) -> str:
-    # A command on record is there to be run again, for all of the output: it must neither start over, nor only
-    # look, nor do one task's share.
-    kept = ["histoxai"]
-    rest = iter(arguments)
-    for word in rest:
-        if word in _WITH_VALUE:
-            next(rest, None)
-        elif word not in _PASSING and word.partition("=")[0] not in _WITH_VALUE:
-            kept.append(word)
-    return shlex.join(kept)
+def recorded_command() -> str:
+    """Return the command on record as one line for a shell; that of the process where none was set."""
+    return shlex.join(["histoxai", *(_command or sys.argv[1:])])
 
 
 def header(
     schema: str, settings: Any, seed: int | None, parents: Mapping[str, Mapping[str, str]], **extra: Any
 ) -> dict[str, Any]:
-    """`attrs["histoxai"]` of a new store: schema, settings, seed, versions, parents, run."""
+    """Return `attrs["histoxai"]` of a new store: schema, settings, seed, versions, parents, run."""
     return {
         "schema": schema,
         "settings": plain(settings),
@@ -180,7 +143,7 @@ def header(
 
 
 def parent(path: Path, child: Path, digest: str) -> dict[str, str]:
-    """How `child` names a parent: the path as seen from the child's folder, and the digest."""
+    """Return how `child` names a parent: its path relative to the child's folder, and its digest."""
     return {"path": seen_from(child.resolve().parent, path), "digest": digest}
 
 
@@ -196,7 +159,7 @@ def keep_apart(output: Path, *inputs: Path) -> None:
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one level of dotted names."""
+    """Flatten nested settings to one level of dotted names."""
     if not isinstance(value, Mapping):
         return {prefix: value}
     flat: dict[str, Any] = {}
@@ -206,7 +169,7 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def first_difference(old: Any, new: Any) -> tuple[str, Any, Any] | None:
-    """The first setting (by name) in which two nested settings differ, with both values."""
+    """Return the first setting, by name, in which two nested settings differ, with both values."""
     a, b = flatten(plain(old)), flatten(plain(new))
     for key in sorted(a.keys() | b.keys()):
         if a.get(key) != b.get(key):

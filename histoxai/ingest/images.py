@@ -1,4 +1,4 @@
-"""Image files to arrays: the one place that decides what becomes of odd ones (docs/sources.md has the table)."""
+"""Image files to arrays: the one place that decides what becomes of odd ones (docs/ingest.md has the table)."""
 
 from __future__ import annotations
 

@@ -1,50 +1,100 @@
-"""How settings are bounded and checked.
+"""Declare settings once: default, bounds, unit and help text of every option stand in one dataclass field.
 
-Bounds stand in each field's metadata and are checked when a dataclass is made: `ge`, `gt`, `le`, `lt`
-for numbers, `choices` for words. A value out of bounds raises UsageError, as infinities and integers of more than 31
-bits do.
+The command line, the environment variable, `--help`, the recorded command, the store's header and the tables of options
+in the docs are all made from these declarations. Values are checked when a settings object is made: a value out of
+bounds raises UsageError, as do infinities and integers of more than 31 bits.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import field, fields
+from collections.abc import Callable
+from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from histoxai.core.errors import UsageError
 
-_LARGEST = 2**31 - 1
-MOST_ROWS_OF_A_SHARD = 1_000_000  # its index takes 16 bytes for each
-MOST_ROWS_OF_A_PASS = 65_536
-_TESTS = {
-    "ge": (lambda v, b: v >= b, "at least"),
-    "gt": (lambda v, b: v > b, "more than"),
-    "le": (lambda v, b: v <= b, "at most"),
-    "lt": (lambda v, b: v < b, "less than"),
+_LARGEST_INTEGER = 2**31 - 1
+MAX_SHARD_ROWS = 1_000_000  # the index of a shard takes 16 bytes for each
+MAX_MICRO_BATCH = 65_536
+_BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
+    "ge": (lambda value, bound: value >= bound, "at least"),
+    "gt": (lambda value, bound: value > bound, "more than"),
+    "le": (lambda value, bound: value <= bound, "at most"),
+    "lt": (lambda value, bound: value < bound, "less than"),
 }
+
+# Panels of `--help`, in the order in which they are shown; a verb's own panels come where METHOD stands.
+INPUT = "Input and output"
+METHOD = "Method"
+DEVICE = "Device and memory"
+ARRAY = "Array jobs"
+BEHAVIOUR = "Behaviour"
+
+
+@dataclass(frozen=True)
+class Option:
+    """How a setting appears on the command line.
+
+    help: one sentence without its choices and default, which are added where it is shown. panel: its group in
+    `--help`. unit: the word that stands for its value, such as PX. name: the flag; None for `--` and the field's name.
+    short: a one-letter flag. parse, text: from the text on the command line to the value, and back. default_text: says
+    how a default of None is chosen. repeated: the flag may be given several times. changes_numbers: False for options
+    that are no part of a recorded command, since they say how work is done and not what is computed.
+    """
+
+    help: str
+    panel: str = METHOD
+    unit: str | None = None
+    name: str | None = None
+    short: str | None = None
+    parse: Callable[[str], Any] | None = None
+    text: Callable[[Any], str | None] = str
+    default_text: str | None = None
+    repeated: bool = False
+    changes_numbers: bool = True
 
 
 def bounded(default: Any, **bounds: Any) -> Any:
-    """A dataclass field with a default and bounds (`ge`, `gt`, `le`, `lt`, `choices`)."""
+    """Declare a dataclass field with a default and bounds (`ge`, `gt`, `le`, `lt`, `choices`)."""
     return field(default=default, metadata=bounds)
 
 
+def option(default: Any, declared: Option, **bounds: Any) -> Any:
+    """Declare a dataclass field that is an option of the command line, with bounds as in `bounded`."""
+    return field(default=default, metadata={**bounds, "option": declared})
+
+
+def declared(entry: Field[Any]) -> Option | None:
+    """Return how a field appears on the command line; None for one that does not."""
+    return entry.metadata.get("option")
+
+
+def flag_of(entry: Field[Any]) -> str:
+    """Return the flag of a field, such as `--shard-size`."""
+    known = declared(entry)
+    return known.name if known and known.name else "--" + entry.name.replace("_", "-")
+
+
 def check_bounds(settings: Any) -> None:
-    """Raise UsageError for the first field that lies out of its bounds, or is a number that no machine counts with."""
+    """Check every field of a settings object; raise UsageError for the first that is out of its bounds."""
     for entry in fields(settings):
-        value, name = getattr(settings, entry.name), entry.name.replace("_", "-")
-        if value is None:
-            continue
-        choices = entry.metadata.get("choices")
-        if choices is not None and value not in choices:
-            raise UsageError(f"--{name}: '{value}' is not one of {', '.join(map(str, choices))}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UsageError(f"--{name}: {value} must be finite")
-        if isinstance(value, int) and abs(value) > _LARGEST and name != "seed":
-            raise UsageError(f"--{name}: {value} must be at most {_LARGEST}")
-        for key, (test, words) in _TESTS.items():
-            if key in entry.metadata and not test(value, entry.metadata[key]):
-                raise UsageError(f"--{name}: {value} must be {words} {entry.metadata[key]}")
+        value = getattr(settings, entry.name)
+        if value is not None:
+            _check(flag_of(entry), value, entry)
+
+
+def _check(flag: str, value: Any, entry: Field[Any]) -> None:
+    choices = entry.metadata.get("choices")
+    if choices is not None and value not in choices:
+        raise UsageError(f"{flag}: '{value}' is not one of {', '.join(map(str, choices))}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{flag}: {value} must be finite")
+    if isinstance(value, int) and abs(value) > _LARGEST_INTEGER and entry.name != "seed":
+        raise UsageError(f"{flag}: {value} must be at most {_LARGEST_INTEGER}")
+    for key, (holds, words) in _BOUNDS.items():
+        if key in entry.metadata and not holds(value, entry.metadata[key]):
+            raise UsageError(f"{flag}: {value} must be {words} {entry.metadata[key]}")
 
 
 class Checked:
@@ -52,3 +102,75 @@ class Checked:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+
+
+def names(flag: str) -> Callable[[str], tuple[str, ...]]:
+    """Return a parser of names with commas between them; it raises UsageError for none, and for one given twice."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        found = tuple(word.strip() for word in text.split(",") if word.strip())
+        if not found:
+            raise UsageError(f"{flag}: names at least one, comma between them")
+        if len(set(found)) < len(found):
+            raise UsageError(f"{flag} {text}: names one twice")
+        return found
+
+    return parse
+
+
+def optional_names(flag: str) -> Callable[[str], tuple[str, ...]]:
+    """Return a parser like that of `names` to which an empty text is no names."""
+    return lambda text: names(flag)(text) if text else ()
+
+
+def join(values: tuple[Any, ...] | None) -> str | None:
+    """Write several values as one text, commas between them; None for None."""
+    return None if values is None else ",".join(map(str, values))
+
+
+# ---- options that several verbs have
+
+
+def seed() -> Any:
+    """Declare `--seed`."""
+    return option(0, Option("Seed of everything random.", BEHAVIOUR, "N"), ge=0)
+
+
+def device() -> Any:
+    """Declare `--device`."""
+    return option("auto", Option("auto, cpu, cuda or cuda:INDEX.", DEVICE, "NAME"))
+
+
+def micro_batch() -> Any:
+    """Declare `--micro-batch` of a network that only looks at patches."""
+    return option(16, Option("Patches in one pass of the network.", DEVICE, "N"), ge=1, le=MAX_MICRO_BATCH)
+
+
+def shard_size(default: int) -> Any:
+    """Declare `--shard-size`."""
+    declared = Option("Patches of a shard, the unit of work.", ARRAY, "N")
+    return option(default, declared, ge=1, le=MAX_SHARD_ROWS)
+
+
+def split(default: str) -> Any:
+    """Declare `--split`."""
+    return option(default, Option("Patches of which split", INPUT), choices=("train", "validation", "test", "all"))
+
+
+def primary(panel: str) -> Any:
+    """Declare `--primary`."""
+    default_text = "auroc; iou for the thesis profile"
+    return option(None, Option("Measure by which methods are compared.", panel, "NAME", default_text=default_text))
+
+
+def cancer(panel: str) -> Any:
+    """Declare `--cancer`."""
+    declared = Option(
+        "Classes with tumor, commas between.",
+        panel,
+        "NAMES",
+        parse=names("--cancer"),
+        text=join,
+        default_text="all but A, N, ...",
+    )
+    return option(None, declared)

@@ -80,7 +80,7 @@ def recognise(source: Path, wanted: str) -> tuple[str, str]:
             return name, reason
     raise InputRefused(
         f"{source}: not recognised; expected DiagSet (blobs/S/20x), PanNuke (fold1/images.npy), HDF5, Zarr, .npy, "
-        "images/ beside masks/, slides, or <class>/<image> folders; docs/sources.md shows each, --format names one"
+        "images/ beside masks/, slides, or <class>/<image> folders; docs/ingest.md shows each, --format names one"
     )
 
 

@@ -1,7 +1,7 @@
 """Shard files in memory, byte for byte as zarr-python writes them.
 
 zarr-python spends 8 to 20 ms on a file around the compression (an event loop, a task and a thread for every chunk),
-as much as GradCAM takes for a patch; `tests/unit/test_store.py` compares the bytes. Chunks are compressed in threads
+as much as GradCAM takes for a patch; `tests/store/test_shards.py` compares the bytes. Chunks are compressed in threads
 other than the main one, as zarr does: from there blosc uses one thread, whose blocks always come in the same order.
 """
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: tissue to work on, and a command's memory."""
+"""Input data, timing and memory measurement that the benchmarks share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SAMPLES = Path(__file__).resolve().parents[2] / "sample_data" / "diagset" / "blo
 
 
 def tissue(n: int, size: int) -> np.ndarray:
-    """(n, size, size, 3) uint8: sample patches side by side, each shifted differently."""
+    """Return n images (n, size, size, 3) uint8: mosaics of randomly drawn sample patches."""
     files = sorted(SAMPLES.rglob("*.npy"))
     tiles = np.concatenate([np.load(f) for f in files])
     grid = -(-size // tiles.shape[1])
@@ -32,7 +32,7 @@ def tissue(n: int, size: int) -> np.ndarray:
 
 
 def write_tree(root: Path, images: np.ndarray, blob: int = 256) -> None:
-    """Images as a DiagSet tree of one scan."""
+    """Write images as a DiagSet tree of one scan."""
     folder = root / "blobs" / "S" / "20x" / "scan" / "N"
     folder.mkdir(parents=True)
     for i in range(0, len(images), blob):
@@ -42,7 +42,7 @@ def write_tree(root: Path, images: np.ndarray, blob: int = 256) -> None:
 def inputs(
     work: Path, n: int, name: str, size: int = 96, arch: str = "thesis-cnn", classes: int = 2
 ) -> tuple[Path, Path]:
-    """A patch store of n test patches and a run folder with a network as it was initialised."""
+    """Make a patch store of n test patches and a run folder with an untrained network; return both paths."""
     from histoxai.core import provenance, registry
     from histoxai.core.progress import Silent
     from histoxai.networks.weights import finish
@@ -81,7 +81,7 @@ def inputs(
 
 @contextmanager
 def work_loops_timed() -> Iterator[list[float]]:
-    """The seconds that each `explain` inside spends in its work loop; loading and checking are left out."""
+    """Collect the seconds that each `explain` inside spends in its work loop, without loading and checking."""
     from histoxai.stages import explain as stage
 
     spent: list[float] = []
@@ -99,7 +99,7 @@ def work_loops_timed() -> Iterator[list[float]]:
 
 
 def peak_megabytes(*arguments: object) -> float:
-    """Peak resident memory of a histoxai command in a process of its own, in MB.
+    """Run a histoxai command in its own process and return its peak resident memory in MB.
 
     From VmHWM, which starts anew with the program; ru_maxrss would count what this process held when it forked.
     """
@@ -115,5 +115,5 @@ def peak_megabytes(*arguments: object) -> float:
 
 
 def row(name: str, ours: float, other: float, ratio: float, goal: str) -> dict[str, Any]:
-    """One line of a benchmark; a row that compares no seconds says so in its name."""
+    """Return one row of a benchmark. The name of a row that compares no seconds says what it compares."""
     return {"name": name, "ours_s": ours, "other_s": other, "ratio": ratio, "goal": goal}

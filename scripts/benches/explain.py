@@ -91,7 +91,7 @@ LIBRARIES: dict[str, Callable[[nn.Module, torch.Tensor, int], np.ndarray]] = {
 
 
 def library_seconds(method: str, model: nn.Module, patches: Path, output: Path) -> float:
-    """Seconds a patch, from store to store, one patch after the other."""
+    """Measure the library: seconds for each patch, from store to store, one patch after the other."""
     images = zarr.open_group(patches, mode="r")["images"]
     n = LIBRARY[method]
     maps: Any = None
@@ -110,7 +110,7 @@ def library_seconds(method: str, model: nn.Module, patches: Path, output: Path) 
 
 
 def library_round(model: Path, patches: Path, work: Path) -> dict[str, float]:
-    """Seconds a patch of each method in a process of its own, without what histoxai sets for its own processes."""
+    """Measure each library method in its own process, without the settings that histoxai makes: seconds per patch."""
     command = [sys.executable, "-c", _LIBRARY, str(model), str(patches), str(work / "library.zarr")]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "2"}
     made = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True, env=env)
@@ -122,8 +122,8 @@ import json, sys
 from pathlib import Path
 import torch
 from benches.explain import LIBRARIES, library_seconds
-from histoxai.models.checkpoint import load_model
-from histoxai.models.runs import open_run
+from histoxai.networks.weights import load_model
+from histoxai.networks.run_folder import open_run
 model, patches, output = map(Path, sys.argv[1:])
 net = load_model(open_run(model), torch.device("cpu")).to(memory_format=torch.contiguous_format)
 library_seconds("gradcam", net, patches, output)
@@ -137,7 +137,7 @@ print(json.dumps({m: library_seconds(m, net, patches, output) for m in LIBRARIES
 def our_seconds(
     methods: dict[str, int], patches: Path, model: Path, output: Path, precision: str, compiled: bool = False
 ) -> float:
-    """Seconds a patch of the work loop: reading, predictions, maps, checks, writing."""
+    """Measure our work loop (reading, predictions, maps, checks, writing): seconds for each patch."""
     n = min(methods.values())
     chosen = Explain(tuple(methods), device="cpu", per_class=-(-n // CLASSES), precision=precision, compile=compiled)
     with work_loops_timed() as spent, first_rows(n):
@@ -146,7 +146,7 @@ def our_seconds(
 
 
 def first_rows(n: int) -> Any:
-    """So many rows and no more: `--per-class` alone gives multiples of the classes."""
+    """Explain exactly this many rows, which `--per-class` alone cannot do."""
     from histoxai.store.patches import Patches
 
     rows = Patches.rows
@@ -165,7 +165,7 @@ def bare_seconds(step: Callable[[torch.Tensor], Any], x: torch.Tensor) -> float:
 
 
 def limits(model: nn.Module, precision: str) -> dict[str, float]:
-    """Seconds a patch of the passes alone, in the fastest of two memory formats and three micro-batches."""
+    """Measure the bare network passes, in the fastest of two memory formats and three micro-batches: s per patch."""
     best: dict[str, float] = {}
     for layout in (torch.channels_last, torch.contiguous_format):
         net = (in_bfloat16(model) if precision == "bf16" else model).to(memory_format=layout).eval()  # type: ignore[call-overload]
@@ -198,7 +198,7 @@ def limits(model: nn.Module, precision: str) -> dict[str, float]:
 
 
 def compare(work: Path, arch: str, precision: str = "fp32", against: bool = True) -> list[dict[str, Any]]:
-    """Rows of each method, and all four together: to the library, and the share of the bare network's limit."""
+    """Compare each method, and all four together, with the library and with the bare network."""
     torch.set_num_threads(2)
     pick_device("cpu")
     patches, model = inputs(work, max(OURS[arch].values()), arch, SIZE, arch, CLASSES)
@@ -237,7 +237,7 @@ def compare(work: Path, arch: str, precision: str = "fp32", against: bool = True
 
 
 def compiled_lime(patches: Path, model: Path, work: Path, library: float) -> list[dict[str, Any]]:
-    """LIME through torch.compile, a patch of a shard of 64: what one more patch takes, and its share of compiling."""
+    """Measure LIME with torch.compile: seconds of one more patch, and its share of compiling in a shard of 64."""
     with mock.patch.dict(os.environ, {"TORCHINDUCTOR_CACHE_DIR": str(work / "inductor")}):
         torch._dynamo.reset()
         whole = {n: our_seconds({"lime": n}, patches, model, work / "c.zarr", "fp32", True) * n for n in (1, 2, 10)}
@@ -249,26 +249,26 @@ def compiled_lime(patches: Path, model: Path, work: Path, library: float) -> lis
 
 
 def bench_explain(work: Path) -> list[dict[str, Any]]:
-    """The study's CNN."""
+    """Compare on the study's CNN."""
     return compare(work, "thesis-cnn")
 
 
 def bench_resnet18(work: Path) -> list[dict[str, Any]]:
-    """ResNet-18."""
+    """Compare on ResNet-18."""
     return compare(work, "resnet18")
 
 
 def bench_bf16(work: Path) -> list[dict[str, Any]]:
-    """The study's CNN in bfloat16, against the libraries in float32."""
+    """Compare the study's CNN in bfloat16 with the libraries in float32."""
     return compare(work, "thesis-cnn", "bf16")
 
 
 _BARE = """
 import sys, torch
-from histoxai.explainers.network import worthwhile
-from histoxai.models.batches import pick_device
-from histoxai.models.checkpoint import load_model
-from histoxai.models.runs import open_run
+from histoxai.explain.network import worthwhile
+from histoxai.networks.inference import pick_device
+from histoxai.networks.weights import load_model
+from histoxai.networks.run_folder import open_run
 from pathlib import Path
 pick_device("cpu")
 net = load_model(open_run(Path(sys.argv[1])), torch.device("cpu")).requires_grad_(False)
@@ -281,7 +281,7 @@ print(next(x for x in open("/proc/self/status") if x.startswith("VmHWM")).split(
 
 
 def bench_explain_memory(work: Path) -> list[dict[str, Any]]:
-    """Peak memory of each method against the bare network's at the same micro-batch, the study's CNN."""
+    """Compare each method's peak memory with the bare network's, on the study's CNN at one micro-batch."""
     patches, model = inputs(work, 64, "m", SIZE, "thesis-cnn", CLASSES)
     made = subprocess.run([sys.executable, "-c", _BARE, model], capture_output=True, text=True, check=True)
     bare = int(made.stdout.split()[-1]) / 1024

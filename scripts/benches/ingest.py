@@ -1,4 +1,4 @@
-"""Ingest against a bare zarr write, bare decoding, and itself with one worker."""
+"""Compare ingest with a bare zarr write, with bare decoding, and with one worker."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIZE, SHARD = 256, 256
 
 
 def bare_write(images: np.ndarray, path: Path) -> float:
-    """Seconds that zarr-python takes for the same array with the same codec, shard by shard, from memory."""
+    """Measure zarr-python: seconds to write the same array from memory, with the same codec, shard by shard."""
     zarr.open_group(path, mode="w")
     spec = ArraySpec("images", images.shape, np.uint8, 512)
     array = spec.create(path)
@@ -36,7 +36,7 @@ def bare_write(images: np.ndarray, path: Path) -> float:
 
 
 def write_jpegs(root: Path, images: np.ndarray, per_scan: int = 128) -> None:
-    """Images as JPEG files in a folder of one class, many scans."""
+    """Write images as JPEG files of one class and many scans."""
     for k, image in enumerate(images):
         place = root / "N" / f"scan{k // per_scan:03}" / f"{k:05}.jpg"
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def write_jpegs(root: Path, images: np.ndarray, per_scan: int = 128) -> None:
 
 
 def bare_decoding(files: list[Path], path: Path) -> float:
-    """Seconds to decode files one by one and write them with zarr-python, shard by shard."""
+    """Measure a bare loop: seconds to decode files one by one and write them with zarr-python, shard by shard."""
     zarr.open_group(path, mode="w")
     array = ArraySpec("images", (len(files), SIZE, SIZE, 3), np.uint8, SHARD).create(path)
     started = time.perf_counter()
@@ -54,7 +54,7 @@ def bare_decoding(files: list[Path], path: Path) -> float:
 
 
 def ours(source: Path, output: Path, workers: int = 1, threads: int = 2) -> float:
-    """Seconds from the first shard's beginning to the last one's end: start-up is left out."""
+    """Return the seconds from the beginning of the first shard to the end of the last, without start-up."""
     work = Work(force=output.exists(), workers=workers, threads=threads)
     with mock.patch.dict(os.environ, {"OMP_NUM_THREADS": str(threads)}):  # as the command sets it
         ingest(source, output, Ingest(classes=("N",), shard_size=SHARD), Silent(), work)
@@ -66,7 +66,7 @@ def ours(source: Path, output: Path, workers: int = 1, threads: int = 2) -> floa
 
 
 def jpeg_rows(work: Path) -> list[dict[str, Any]]:
-    """A folder of JPEG files: to bare decoding and writing, and two worker processes to one."""
+    """Compare a folder of JPEG files with bare decoding and writing, and two workers with one."""
     write_jpegs(work / "jpegs", tissue(2048, SIZE))
     files = sorted((work / "jpegs").rglob("*.jpg"))
     rounds = [
@@ -86,7 +86,7 @@ def jpeg_rows(work: Path) -> list[dict[str, Any]]:
 
 
 def bench_ingest(work: Path) -> list[dict[str, Any]]:
-    """Rate against a bare zarr write (on our side reading the source counts too), and memory at ten times the data."""
+    """Compare the rate with a bare zarr write (ours also reads the source), and memory with a tenth of the data."""
     images = tissue(1536, 256)
     write_tree(work / "source", images)
     ours, other = [], []

@@ -1,4 +1,4 @@
-"""200,000 tiny patches through every stage: memory beside that for a tenth of them."""
+"""Take 200,000 tiny patches through every stage, and compare memory with that for a tenth of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GOAL = 4.0  # of memory at ten times the patches: ids, hashes and counts are hel
 
 
 def write(folder: Path, n: int) -> Path:
-    """Noise of two colours with dark spots, no two alike, in arrays as numpy saves them."""
+    """Write .npy files of random patches: noise of two colours with dark spots, no two alike."""
     if (folder / "groups.npy").exists():
         return folder
     folder.mkdir(parents=True)
@@ -37,7 +37,7 @@ def write(folder: Path, n: int) -> Path:
 
 
 def stages(work: Path, models: Path) -> dict[str, list[object]]:
-    """Every stage as a command, in order."""
+    """Return the command of every stage, in order."""
     every = ["--split", "all"]
     return {
         "ingest": ["ingest", work / "source", "-o", work / "p", "--mpp", 0.5],
@@ -60,7 +60,7 @@ def stages(work: Path, models: Path) -> dict[str, list[object]]:
 
 
 def bench_long(work: Path) -> list[dict[str, Any]]:
-    """Peak memory of each stage beside that for a tenth. KEEP names a folder to work in, SKIP stages to leave out."""
+    """Compare each stage's peak memory with a tenth of the data. KEEP names a work folder, SKIP stages to omit."""
     skipped = os.environ.get("SKIP", "").split(",")
     work = Path(os.environ.get("KEEP", work))
     models, rows, peaks = work / "models", [], {}

@@ -1,4 +1,4 @@
-"""What keeping freed memory is worth."""
+"""Compare training with and without keeping freed memory in the process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benches.common import row
 
 
 def step_seconds(keep: bool) -> float:
-    """Median seconds of a training step of the study's CNN at 224 px, in a process of its own."""
+    """Measure a training step of the study's CNN at 224 px in its own process: median seconds."""
     code = (
         "import time, statistics, torch\n"
         "from histoxai.core.resources import keep_freed_memory\n"
@@ -34,7 +34,7 @@ def step_seconds(keep: bool) -> float:
 
 
 def bench_malloc(work: Path) -> list[dict[str, Any]]:
-    """A training step with and without `keep_freed_memory`."""
+    """Compare a training step with and without `keep_freed_memory`."""
     del work
     ours, other = [], []
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""Reading: single patches, a training loader, and what `score` reads."""
+"""Compare reading: single patches, a training loader, and the maps that `score` reads."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PATCHES, MAPS, BATCH = 2048, 192, 32
 
 
 def make_patches(path: Path) -> Patches:
-    """2,048 patches of 256 px, as ingest would write them."""
+    """Write 2,048 patches of 256 px as ingest does."""
     images = tissue(PATCHES, 256)
     header = provenance.header("patches/2", {}, 0, {"source": {"path": "x", "digest": "d"}})
     index = {
@@ -45,7 +45,7 @@ def make_patches(path: Path) -> Patches:
 
 
 class Plain(Dataset):
-    """What users write: one patch of a Zarr array per item."""
+    """Read one patch of a Zarr array per item, as most users write it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -67,7 +67,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def compare(name: str, ours: Callable[[], object], other: Callable[[], object], goal: str, share: float = 1.0) -> Any:
-    """Five rounds, one after the other, medians; `share`: the part of our work that `other` does."""
+    """Compare medians of five alternating rounds; share: the part of our work that `other` does."""
     a, b = [], []
     for _ in range(5):
         a.append(seconds(ours))
@@ -77,7 +77,7 @@ def compare(name: str, ours: Callable[[], object], other: Callable[[], object], 
 
 
 def bench_read(work: Path) -> list[dict[str, Any]]:
-    """Ratios of rates to `z[i]`, to `oindex`, to a loader on `z[i]`, and to bare decompression."""
+    """Compare our rate with `z[i]`, `oindex`, a loader on `z[i]`, and bare decompression."""
     resources.keep_freed_memory()
     patches = make_patches(work / "p.zarr")
     array = zarr.open_group(work / "p.zarr", mode="r", use_consolidated=False)["images"]
@@ -103,7 +103,7 @@ def bench_read(work: Path) -> list[dict[str, Any]]:
 
 
 def loaders(patches: Patches, path: Path) -> dict[str, Any]:
-    """A shuffled epoch in batches of 32 through two forked workers, ready for the network."""
+    """Measure a shuffled epoch: batches of 32 through two forked workers, ready for the network."""
     order = np.random.default_rng(1).permutation(PATCHES)
     cut = [order[k : k + BATCH] for k in range(0, PATCHES, BATCH)]
     inference.KEEP_BYTES = 0  # as for a set that does not fit into memory
@@ -122,7 +122,7 @@ def loaders(patches: Patches, path: Path) -> dict[str, Any]:
 
 
 def decompression(work: Path) -> dict[str, Any]:
-    """Maps in shards of 64 as `score` reads them, against blosc alone on chunks that are in memory."""
+    """Compare reading maps in shards of 64, as `score` does, with blosc alone on chunks in memory."""
     spec = ArraySpec("maps", (MAPS, 3, 256, 256), np.float32, 64)
     maps = np.random.default_rng(0).normal(size=spec.shape).astype(np.float32)
     item = Item("ig", (spec,))

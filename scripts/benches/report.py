@@ -1,4 +1,4 @@
-"""The report: seconds and memory for 5,000 patches and six methods, beside a fifth of them."""
+"""Measure the report of 5,000 patches and six methods: seconds, memory and size, beside a fifth of them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def histoxai(*arguments: object) -> None:
 
 
 def write(root: Path, n: int) -> Path:
-    """A DiagSet tree of n patches from many scans."""
+    """Write a DiagSet tree of n patches from many scans."""
     images, each = tissue(n, SIZE), n // (SCANS * len(CLASSES))
     for at, (scan, name) in enumerate(np.ndindex(SCANS, len(CLASSES))):
         folder = root / "blobs" / "S" / "20x" / f"scan{scan}" / CLASSES[name]
@@ -38,7 +38,7 @@ def write(root: Path, n: int) -> Path:
 
 
 def scored(work: Path, n: int, models: Path) -> Path:
-    """A scores store of n patches and all it came from; models: run folders that have seen patches like these."""
+    """Make a scores store of n patches with all its parents; models: run folders trained on such patches."""
     work.mkdir(parents=True)
     patches, maps, masks = work / "patches.zarr", work / "maps.zarr", work / "masks.zarr"
     histoxai("ingest", write(work / "tree", n), "-o", patches, "--classes", ",".join(CLASSES), "--mpp", 0.5)
@@ -54,7 +54,7 @@ def scored(work: Path, n: int, models: Path) -> Path:
 
 
 def nuclei(root: Path) -> Path:
-    """A PanNuke tree: dark pixels are nuclei."""
+    """Write a PanNuke tree in which dark pixels are nuclei."""
     images = tissue(24, SIZE)
     for fold, some in enumerate(np.split(images, 3), 1):
         masks = np.zeros((*some.shape[:3], 6), np.uint8)
@@ -69,7 +69,7 @@ def nuclei(root: Path) -> Path:
 
 
 def bench_report(work: Path) -> list[dict[str, Any]]:
-    """Ours beside the limits that a report has to keep; KEEP names a folder whose stores are used again."""
+    """Compare our figures with the limits of a report; KEEP names a folder whose stores are used again."""
     work = Path(os.environ.get("KEEP", work))
     many, few = (work / name / "scores.zarr" for name in ("many", "few"))
     for path, n in ((many, PATCHES), (few, PATCHES // 5)):

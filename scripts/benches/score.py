@@ -1,4 +1,4 @@
-"""Scoring: the study's measures as the study computes them, and all measures as scikit-learn and Quantus do."""
+"""Compare scoring with the study's own computation, and with scikit-learn and Quantus."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def alternate(ours: Callable[[], object], other: Callable[[], object], rounds: int = 5) -> tuple[float, float]:
-    """Medians of rounds, one after the other."""
+    """Compare medians of alternating rounds."""
     pairs = [(seconds(ours), seconds(other)) for _ in range(rounds)]
     return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
 
 
 def make_masks(patches: Store, path: Path) -> Store:
-    """Soft blobs over a fifth of each patch, as a segmenter's probabilities."""
+    """Draw soft blobs over a fifth of each patch, like a segmenter's probabilities."""
     n = len(patches.read("patch_id"))
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(n, 2, SIZE, SIZE))
@@ -79,7 +79,7 @@ def make_maps(work: Path, patches: Path, model: Path) -> Path:
 
 
 def study_six(found: np.ndarray, truth: np.ndarray) -> None:
-    """Its six measures of two binary planes (H, W), each with its library."""
+    """Compute the study's six measures of two binary planes (H, W), each with its library."""
     a, b = found.T.astype(int), truth.T.astype(int)
     for measure in (sk.precision_score, sk.recall_score, sk.f1_score):
         measure(b, a, average="macro", zero_division=0)
@@ -91,7 +91,7 @@ def study_six(found: np.ndarray, truth: np.ndarray) -> None:
 
 
 def our_six(found: np.ndarray, masks: np.ndarray) -> None:
-    """The same of one binary plane (H, W) against its masks (K, H, W)."""
+    """Compute our six measures of one binary plane (H, W) against its masks (K, H, W)."""
     lines = c.confusion_counts(found, masks)
     line_means(lines)
     four = lines.sum(axis=1)
@@ -106,7 +106,7 @@ def ready_planes(maps: Store, masks: Store) -> list[tuple[np.ndarray, np.ndarray
 
 
 def study_from_store(maps: Path, masks: Path, patches: int) -> None:
-    """Patch by patch: the map of z[i], rendered, cut, and six measures against either mask."""
+    """Score patch by patch: read z[i], render, binarise, and compute six measures against both masks."""
     group = zarr.open_group(maps, mode="r", use_consolidated=False)
     planes = zarr.open_group(masks, mode="r", use_consolidated=False)["probability"]
     for i in range(patches):
@@ -121,7 +121,7 @@ def study_from_store(maps: Path, masks: Path, patches: int) -> None:
 
 
 def libraries_all(relevance: np.ndarray, plane: np.ndarray, masks: np.ndarray, quantus: Any) -> None:
-    """Of one map against two masks: scikit-learn's curves, Quantus' localisation, the six at three thresholds."""
+    """Score one map against two masks: scikit-learn's curves, Quantus' localisation, six measures at 3 thresholds."""
     for truth in masks > 0.5:
         flat = truth.ravel()
         sk.roc_auc_score(flat, relevance.ravel())
@@ -145,7 +145,7 @@ def libraries_all(relevance: np.ndarray, plane: np.ndarray, masks: np.ndarray, q
 
 
 def quantus_metrics() -> list[Any]:
-    """Its localisation metrics; none where it is not installed."""
+    """Return Quantus' localisation metrics, or none where Quantus is not installed."""
     if importlib.util.find_spec("quantus") is None:
         return []
     import quantus
@@ -161,7 +161,7 @@ def quantus_metrics() -> list[Any]:
 
 
 def bench_score(work: Path) -> list[dict[str, Any]]:
-    """Rates to the study's way and to the libraries, to bare reading, of two workers to one, and memory."""
+    """Compare rates with the study, the libraries, bare reading, and two workers with one; and memory."""
     warnings.simplefilter("ignore")
     resources.keep_freed_memory()
     torch.set_num_threads(2)
@@ -178,7 +178,7 @@ def bench_score(work: Path) -> list[dict[str, Any]]:
 
 
 def six_row(maps: Path, masks: Path) -> dict[str, Any]:
-    """The six measures alone, on planes that are there."""
+    """Compare the six measures alone, on planes in memory."""
     pairs = ready_planes(Store(maps), Store(masks))
     ours, other = alternate(
         lambda: [our_six(*p) for p in pairs for _ in range(50)],
@@ -189,7 +189,7 @@ def six_row(maps: Path, masks: Path) -> dict[str, Any]:
 
 
 def all_rows(work: Path, maps: Path, masks: Path) -> list[dict[str, Any]]:
-    """Everything that `score` stores, from store to store."""
+    """Compare everything that `score` stores, from store to store."""
     outputs = (work / f"s{k}.zarr" for k in itertools.count())
     pairs = PATCHES * len(METHODS) * 2
 
@@ -237,7 +237,7 @@ def all_rows(work: Path, maps: Path, masks: Path) -> list[dict[str, Any]]:
 
 
 def workers_row(work: Path, maps: Path, masks: Path) -> dict[str, Any]:
-    """Two worker processes to one, from the first shard's beginning to the last one's end: start-up is left out."""
+    """Compare two workers with one, from the first shard's beginning to the last one's end, without start-up."""
 
     def once(workers: int) -> float:
         output = work / f"w{workers}.zarr"
@@ -256,14 +256,14 @@ def workers_row(work: Path, maps: Path, masks: Path) -> dict[str, Any]:
 
 
 def summary_rows(work: Path, maps: Path, masks: Path) -> list[dict[str, Any]]:
-    """What `--json` takes beyond the stored values."""
+    """Measure the seconds that `--json` adds to reading the stored values."""
     path = next(work.glob("s*.zarr"))
     took = seconds(lambda: scores_store.summary(path, "corrected", Statistics(), Silent()))
     return [row(f"summary of {PATCHES} patches", took, 0.0, took, "told")]
 
 
 def memory_row(work: Path, maps: Path, masks: Path) -> dict[str, Any]:
-    """Peak memory of a command that scores all patches in one shard, to that of shards of a quarter (MB)."""
+    """Compare peak memory (MB) of one shard with that of four shards."""
     common = ["score", maps, "--masks", masks, "--quiet", "--jsonl"]
     whole = peak_megabytes(*common, "-o", work / "m1.zarr", "--shard-size", 64, "--count-shards")
     small = peak_megabytes(*common, "-o", work / "m2.zarr", "--shard-size", 16, "--shard", "0-1")

@@ -1,4 +1,4 @@
-"""Tiles of whole slides against a bare loop of OpenSlide's read_region and the same zarr write."""
+"""Compare tiles of whole slides with a bare loop of OpenSlide's read_region and the same zarr write."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROUNDS = 5
 
 
 def bare_loop(path: Path, places: list[tuple[int, int]], size: int) -> np.ndarray:
-    """(n, size, size, 3) uint8: these tiles of the full resolution, by OpenSlide alone."""
+    """Read tiles (n, size, size, 3) uint8 of the full resolution with OpenSlide alone."""
     import openslide
 
     images = np.empty((len(places), size, size, 3), np.uint8)
@@ -33,7 +33,7 @@ def bare_loop(path: Path, places: list[tuple[int, int]], size: int) -> np.ndarra
 
 
 def candidates() -> float:
-    """Seconds to lay out and judge 100,000 tiles on a mask of 4,096 px, the largest there is."""
+    """Measure the layout and tissue check of 100,000 tiles on a mask of 4,096 px, the largest possible: seconds."""
     from histoxai.ingest.tissue import find_tissue, shares
 
     rng = np.random.default_rng(0)
@@ -45,7 +45,7 @@ def candidates() -> float:
 
 
 def bench_slides(work: Path) -> list[dict[str, Any]]:
-    """Rate of reading, and of the whole `ingest`, to the bare loop over the same tiles, slide by slide.
+    """Compare the rates of reading and of the whole `ingest` with the bare loop over the same tiles, by slide.
 
     With tiles that overlap, so that small slides have enough of them, and all of them, since looking for tissue reads
     a small slide as a whole once more.

@@ -1,4 +1,4 @@
-"""The training loop against a plain one that finds the same batches in memory."""
+"""Compare the training loop with a plain one that has the same batches in memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BATCH, SIZE = 32, 256
 
 
 def bench_train(work: Path) -> list[dict[str, Any]]:
-    """ResNet-18 at 256 px: patches kept by the source, and read from the store as a large set is."""
+    """Compare ResNet-18 at 256 px with patches kept in memory, and with patches read from the store."""
     gpu = torch.cuda.is_available()
     precision, n, rounds = ("bf16", 4096, 5) if gpu else ("fp32", 192, 3)
     store, _ = inputs(work, n, "train", SIZE, "resnet18", 5)
@@ -58,7 +58,7 @@ def _settings(precision: str) -> Any:
 
 
 def _plain(store: Path, precision: str) -> float:
-    """Seconds of an epoch's steps by a loop that has every batch on the device already."""
+    """Measure a plain loop that has every batch on the device already: seconds of an epoch's steps."""
     from histoxai.networks.inference import pick_device
     from histoxai.train.loop import train_batches
 
@@ -85,7 +85,7 @@ def _plain(store: Path, precision: str) -> float:
 
 
 def _ours(store: Path, folder: Path, precision: str, keep: int) -> float:
-    """Seconds of the same steps by `fit`, reading, looking at every loss and telling about it."""
+    """Measure the same steps by `fit`, with reading, loss checks and progress: seconds."""
     from torch.nn import functional
 
     from histoxai.core.progress import Silent

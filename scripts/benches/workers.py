@@ -1,4 +1,4 @@
-"""Array jobs: what worker processes gain, what shards cost, and memory."""
+"""Measure array jobs: the gain of worker processes, the cost of shards, and memory."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ OPTIONS = ("ig.steps=32",)
 # 16 patches a pass, forward and back, as IG does; how many passes it takes to tell
 _NETWORK = """
 import sys, time, torch
-from histoxai.models.batches import pick_device
-from histoxai.models.classifiers import ThesisCNN
+from histoxai.networks.inference import pick_device
+from histoxai.networks.thesis_cnn import ThesisCNN
 torch.manual_seed(0)
 pick_device("cpu")
 net = ThesisCNN(2, (96, 96)).to(memory_format=torch.channels_last).eval().requires_grad_(False)
@@ -42,7 +42,7 @@ print(time.perf_counter() - started)
 
 
 def network_seconds(processes: int, steps: int) -> float:
-    """Wall time of `steps` passes shared by so many processes of one thread, once all are ready."""
+    """Measure `steps` network passes shared by single-thread processes, once all are ready: wall seconds."""
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", _NETWORK, str(steps // processes)]
     crew = [
@@ -60,7 +60,7 @@ def network_seconds(processes: int, steps: int) -> float:
 
 
 def explain_seconds(patches: Path, model: Path, output: Path, workers: int) -> float:
-    """Seconds from the first IG shard's beginning to the last one's end, start-up left out."""
+    """Return the seconds from the beginning of the first IG shard to the end of the last, without start-up."""
     command = ["explain", patches, "--model", model, "-o", output, "--method", "ig", "-O", OPTIONS[0]]
     more = ["--shard-size", "16", "--workers", workers, "--threads", "1", "--quiet", "--force"]
     subprocess.run(
@@ -75,7 +75,7 @@ def explain_seconds(patches: Path, model: Path, output: Path, workers: int) -> f
 
 
 def working_seconds(patches: Path, model: Path, output: Path, shards: int | None) -> float:
-    """Seconds inside the work loop, unsharded or one `--shard` after the other; loading and checking left out."""
+    """Measure the work loop, whole or one `--shard` after another, without loading and checking: seconds."""
     chosen = Explain(("ig",), options=OPTIONS, device="cpu", shard_size=16)
     asked = [None] if shards is None else [str(k) for k in range(shards)]
     with work_loops_timed() as spent:
@@ -85,7 +85,7 @@ def working_seconds(patches: Path, model: Path, output: Path, shards: int | None
 
 
 def bench_workers(work: Path) -> list[dict[str, Any]]:
-    """Two workers against the bare network's gain, shards against no shards."""
+    """Compare the gain of two workers with the bare network's gain, and shards with no shards."""
     torch.set_num_threads(2)
     pick_device("cpu")
     patches, model = inputs(work, 96, "p")
@@ -107,7 +107,7 @@ def bench_workers(work: Path) -> list[dict[str, Any]]:
 
 
 def bench_memory(work: Path) -> list[dict[str, Any]]:
-    """Peak memory of `explain` over 128 and over 1,280 patches."""
+    """Compare the peak memory of `explain` over 1,280 patches with that over 128."""
     peaks = []
     for name, n in (("small", 128), ("large", 1280)):
         patches, model = inputs(work, n, name)

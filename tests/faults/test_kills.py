@@ -14,6 +14,7 @@ from histoxai.store.shards import Store
 from tests.conftest import CLASSES, Mini, array_files
 from tests.faults.crowd import start
 from tests.faults.whole import Case, nothing_wrong
+from tests.sampling import RANDOM_KILLS, sized
 
 pytestmark = pytest.mark.faults
 QUICK = [
@@ -30,7 +31,6 @@ PROBES = [
     *("--faithfulness", "--probes", "deletion,infidelity,sensitivity", "--steps", 2, "--squares", 10),
     *("--perturbations", 1, "--sanity", 4),
 ]
-KILLS = {"explain": 10, "explain more": 6, "ingest": 4, "masks": 4, "score": 4, "score more": 1}
 
 
 def commands(mini: Mini) -> dict[str, list[object]]:
@@ -55,7 +55,7 @@ def quiet_run(command: list[object], folder: Path) -> Case:
     return Case(command, array_files(folder / "whole.zarr"), Store(folder / "whole.zarr").digest(), seconds)
 
 
-@pytest.mark.parametrize("verb", list(KILLS))
+@pytest.mark.parametrize("verb", list(RANDOM_KILLS))
 def test_kills_at_random_moments(mini: Mini, tmp_path: Path, verb: str) -> None:
     (tmp_path / "whole").mkdir()
     case = quiet_run(commands(mini)[verb], tmp_path / "whole")
@@ -63,7 +63,7 @@ def test_kills_at_random_moments(mini: Mini, tmp_path: Path, verb: str) -> None:
     place.mkdir()
     output = place / "o.zarr"
     kills = 0
-    while kills < KILLS[verb]:
+    while kills < sized(RANDOM_KILLS[verb]):
         process = start(case.to(output), log)
         # runs get shorter as the store fills up: half of the kills fall into the first third of a whole run
         time.sleep(case.seconds * rng.choice([0.3, 1.0]) * rng.random())

@@ -23,7 +23,7 @@ REPEATED = """
 import gc, json, os, sys, tempfile, threading
 from pathlib import Path
 from typer.testing import CliRunner
-from histoxai.cli import app
+from histoxai.cli.app import app
 rounds, place, commands = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 
 def held():

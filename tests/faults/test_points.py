@@ -19,16 +19,13 @@ import pytest
 from tests.conftest import CLASSES, Mini, array_files
 from tests.faults.crowd import FAIL, KILL, READS, SHORT, TORN, WRITES, Arm, shim, start
 from tests.faults.whole import Case, nothing_wrong
+from tests.sampling import CALLS_FAILED, CALLS_KILLED, sized
 
 pytestmark = [
     pytest.mark.faults,
     pytest.mark.skipif(shim() is None, reason="no C compiler (cc) to build the shim that fails calls with"),
 ]
 EVERYTHING = bool(os.environ.get("HISTOXAI_TEST_EVERY_FAULT"))
-KILLS = {"ingest": 12, "augment": 6, "masks": 8, "explain": 12, "score": 10, "predict": 4, "report": 1}
-KILLS |= {"train-cls": 3, "train-seg": 2}
-ERRORS = {"ingest": 12, "augment": 8, "masks": 10, "explain": 14, "score": 12, "predict": 5, "report": 1}
-ERRORS |= {"train-cls": 3, "train-seg": 2}
 NO_STORE = ("report", "train-cls", "train-seg")  # what they leave shows at the end
 # errors that a call may come back with; EINTR is tried again by Python itself
 CODES = {
@@ -124,7 +121,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(params=list(KILLS))
+@pytest.fixture(params=list(CALLS_KILLED))
 def case(request: pytest.FixtureRequest, mini: Mini, tmp_path: Path, log: Path) -> tuple[str, Case]:
     verb: str = request.param
     made = Case(commands(mini)[verb])
@@ -139,7 +136,7 @@ def test_killed_at_any_call_that_writes(case: tuple[str, Case], tmp_path: Path, 
     place = tmp_path / "counted"
     found = calls(made, tmp_path, log, place, WRITES)
     assert {"create", "write", "fsync", "rename"} <= {name for _, name, _ in found}
-    for number, name, path in spread(found, KILLS[verb], verb):
+    for number, name, path in spread(found, sized(CALLS_KILLED[verb]), verb):
         for what in (KILL, TORN) if name == "write" else (KILL,):
             fresh(place)
             code = run(made.to(place / "o"), log, Arm(place, number, what))
@@ -157,7 +154,7 @@ def test_any_call_may_fail(case: tuple[str, Case], mini: Mini, tmp_path: Path, l
     found = calls(made, tmp_path, log, base, READS | WRITES)
     assert {"open", "read", "write", "rename"} <= {name for _, name, _ in found}
     rng, place = random.Random(verb), tmp_path / "counted"
-    for number, name, path in spread(found, ERRORS[verb], f"{verb} errors"):
+    for number, name, path in spread(found, sized(CALLS_FAILED[verb]), f"{verb} errors"):
         codes = CODES.get(name, OTHERS)
         for error in codes if EVERYTHING else (rng.choice(codes),):
             fresh(place)

@@ -15,6 +15,7 @@ import pytest
 
 from tests.conftest import Mini
 from tests.faults.crowd import start
+from tests.sampling import TRAINING_KILLS, sized
 
 pytestmark = pytest.mark.faults
 ROUGH = [
@@ -37,10 +38,8 @@ def left(folder: Path) -> tuple[bytes, bytes, object]:
 
 
 # checkpoints after every step, so that kills fall into their writing; and after epochs alone
-@pytest.mark.parametrize(
-    ("verb", "minutes", "wanted"), [("train-cls", 0, 8), ("train-cls", 10, 4), ("train-seg", 0, 4)]
-)
-def test_kills_at_random_moments_of_training(mini: Mini, tmp_path: Path, verb: str, minutes: int, wanted: int) -> None:
+@pytest.mark.parametrize(("verb", "minutes"), list(TRAINING_KILLS))
+def test_kills_at_random_moments_of_training(mini: Mini, tmp_path: Path, verb: str, minutes: int) -> None:
     command, log = commands(mini)[verb], tmp_path / "log"
     start([*command, "-o", tmp_path / "x", "--dry-run"], log).join(120)  # starts the server
     started = time.monotonic()
@@ -50,7 +49,7 @@ def test_kills_at_random_moments_of_training(mini: Mini, tmp_path: Path, verb: s
     seconds = time.monotonic() - started
     rng, kills = random.Random(f"{verb} {minutes}"), 0
     parts = [*command, "-o", tmp_path / "parts", "--quiet", "--checkpoint-minutes", minutes]
-    while kills < wanted:
+    while kills < sized(TRAINING_KILLS[verb, minutes]):
         process = start(parts, log)
         time.sleep(seconds * rng.uniform(0.2, 0.7))
         process.kill()

@@ -19,7 +19,7 @@ import zarr
 from PIL import Image
 
 from tests.conftest import CLASSES, Mini, done, write_diagset, write_pannuke
-from tests.unit.test_slides import feature, picture, square, write_geojson, write_slide
+from tests.ingest.test_slide import feature, picture, square, write_geojson, write_slide
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (3, 16, 16, 3), np.uint8)

@@ -18,9 +18,11 @@ from histoxai.cli.app import app
 from tests.conftest import Mini
 from tests.fuzz.mutate import ODD_NUMBERS, WORDS
 from tests.fuzz.trial import Trier, judged
+from tests.sampling import FUZZ_COMMAND_LINES, sized
 
 pytestmark = pytest.mark.fuzz
-EXAMPLES = max(10, int(os.environ.get("HISTOXAI_FUZZ_CASES", "40")) // 3)
+GIVEN = os.environ.get("HISTOXAI_FUZZ_CASES")
+EXAMPLES = max(10, int(GIVEN) // 3) if GIVEN else sized(FUZZ_COMMAND_LINES)
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 # what would do more than look, or has tests of its own
 LEFT_OUT = {"help", "dry_run", "output", "threads", "json"}

@@ -23,10 +23,11 @@ from tests.conftest import Mini, array_files
 from tests.fuzz.mutate import mutate, resealed
 from tests.fuzz.targets import FOREIGN, MODELS, STORES, Target
 from tests.fuzz.trial import Outcome, Trier, describe, judged
+from tests.sampling import FUZZ_CASES, share, sized
 
 pytestmark = pytest.mark.fuzz
 TARGETS = {**FOREIGN, **MODELS, **STORES}
-CASES = int(os.environ.get("HISTOXAI_FUZZ_CASES", "24"))
+CASES = int(os.environ.get("HISTOXAI_FUZZ_CASES", sized(FUZZ_CASES)))
 SEED = os.environ.get("HISTOXAI_FUZZ_SEED", "0")
 KEEP = bool(os.environ.get("HISTOXAI_FUZZ_KEEP"))
 CORPUS = Path(__file__).with_name("corpus")
@@ -146,7 +147,7 @@ def cases(target: str, bench: Bench) -> Iterator[tuple[str, bytes | None, bool]]
     corpus = [(name, data) for name, data in kept(target) if name in bench.good]
     assert len(corpus) == len(kept(target)), "a file in the corpus takes the place of none"
     yield from ((name, data, False) for name, data in corpus)
-    for number in range(round(CASES * bench.target.weight)):
+    for number in range(max(1, round(CASES * bench.target.weight))):
         rng = random.Random(f"{SEED} {target} {number}")
         name = rng.choice(bench.names)
         bases = [bench.good[name]] * 3 + [data for n, data in corpus if n == name]
@@ -190,4 +191,4 @@ def test_bytes_that_nobody_meant(target: str, mini: Mini, ground: Path) -> None:
         for signature, times in sorted(seen.items(), key=lambda item: -item[1]):
             print(f"  {times:6} {signature}")
     assert not harm, "\n\n".join(harm[:20])
-    assert len(seen) > 1 or TARGETS[target].mends
+    assert len(seen) > 1 or TARGETS[target].mends or share() < 1  # a few inputs may all end alike

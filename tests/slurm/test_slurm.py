@@ -78,7 +78,7 @@ def in_mid_shard(store: Path, ready: Ready) -> Callable[[], object]:
 
 
 def test_an_array_over_the_demo_with_score_and_report_behind_it(slurm: Cluster, ready: Ready, tmp_path: Path) -> None:
-    """scripts/slurm/pipeline as docs/slurm.md shows it, four tasks on two nodes."""
+    """scripts/slurm/pipeline as docs/cluster.md shows it, four tasks on two nodes."""
     env = {"SBATCH": "--cpus-per-task=1 --mem=500"}
     slurm.env.update(env)
     demo = ready.demo

@@ -9,7 +9,7 @@ from rich.text import Text
 
 
 class Table(RichTable):
-    """A table whose titles and cells are text: a class named `[red]` is no markup."""
+    """A table whose titles and cells are plain text: a class named `[red]` is no markup."""
 
     def __init__(self, title: str, **options: Any) -> None:
         super().__init__(title=Text(title, justify="left"), **options)

@@ -1,4 +1,4 @@
-"""Summaries of `train-cls` and `train-seg` as tables for people."""
+"""Show the summaries of `train-cls` and `train-seg` as tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from histoxai.cli.tables.base import Table, number
 
 
 def accuracy(summary: dict[str, Any]) -> Group:
-    """Per-class and mean accuracy on the test split, the study's table 4, with intervals; then other measures."""
+    """Show accuracy by class on the test split with intervals, as the study's table 4."""
     title = f"{summary['output']}: accuracy on {summary['split']} ({summary['patches']} patches)"
     lines = [_others(summary["scores"])]
     if summary["calibration"]:
@@ -24,7 +24,7 @@ def accuracy(summary: dict[str, Any]) -> Group:
 
 
 def folds(summary: dict[str, Any]) -> Group:
-    """All folds' test patches together, and how folds differ."""
+    """Show the accuracy on all folds' test patches together, and of each fold."""
     scores, each = summary["scores"], summary["accuracy_of_folds"]
     found, of = len(summary["runs"]), summary["folds"]
     which = f"all {of} folds'" if found == of else f"{found} of {of} folds'"
@@ -35,7 +35,7 @@ def folds(summary: dict[str, Any]) -> Group:
 
 
 def rates(summary: dict[str, Any]) -> Group:
-    """Some rates that were tried with their loss, and the one to take."""
+    """Show learning rates that were tried with their loss, and the suggested one."""
     curve, found = summary["curve"], summary["suggestion"]
     table = Table(title="learning rates tried")
     for name in ("rate", "loss", ""):
@@ -75,7 +75,7 @@ def _others(scores: dict[str, Any]) -> str:
 
 
 def segmentation(summary: dict[str, Any]) -> Table:
-    """IoU and Dice of each plane on the test split, or validation where there is no test."""
+    """Show IoU and Dice of each plane on the test split, or on validation without one."""
     table = Table(title=f"{summary['output']}: {summary['split']}, pooled pixels")
     for column in ("mask", "IoU", "Dice"):
         table.add_column(column, justify="left" if column == "mask" else "right")

@@ -1,0 +1,170 @@
+"""How every command shows its help, and how it is recorded in the stores that it writes."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+from histoxai.core import provenance
+from histoxai.settings.base import ARRAY, BEHAVIOUR, DEVICE, INPUT
+
+_LEFT = 26  # columns of flags before their help
+_WIDEST = 100
+_FIRST, _LAST = (INPUT, "Network"), (DEVICE, ARRAY, BEHAVIOUR)
+_RULE = "Every option is also a variable, HISTOXAI_{verb}_OPTION, which a flag on the command line overrides."
+
+
+class Command(TyperCommand):
+    """A command with compact help, which puts itself on record before it runs."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta["words"] = list(args)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        provenance.record_command(recorded(ctx))
+        return super().invoke(ctx)
+
+    def get_usage(self, ctx: Any) -> str:
+        """Return the usage line, the same in `--help` and under an error."""
+        return f"Usage: {ctx.command_path} {' '.join(_usage(self.params))}"
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write usage, a sentence, the options by panel, and examples."""
+        text = [_usage_line(self.get_usage(ctx)), ""]
+        text += [*_wrapped(self.help or ""), ""]
+        for panel, options in panels(self.params):
+            text.append(_heading(panel))
+            for option in options:
+                text += _row(option)
+            text.append("")
+        text += _wrapped(_RULE.format(verb=str(ctx.info_name).upper().replace("-", "_")))
+        if examples := getattr(self.callback, "examples", ()):
+            text += ["", _heading("Examples"), *(f"  {line}" for line in examples)]
+        formatter.write("\n".join(text) + "\n")
+
+
+def format_group_help(group: Any, ctx: Any, formatter: Any) -> None:
+    """Write the help of the whole program: its commands in the order of the pipeline."""
+    text = [_usage_line(group.get_usage(ctx)), "", *_wrapped(group.help or ""), ""]
+    text.append(_heading("Commands"))
+    for name, command in group.commands.items():
+        text += _columns(f"  {name}", (command.help or "").split("\n")[0], 13)
+    text += ["", _heading("Options")]
+    for option in group.get_params(ctx):
+        text += _row(option)
+    text += ["", f"`{ctx.command_path} COMMAND --help` shows a command's options and examples."]
+    formatter.write("\n".join(text) + "\n")
+
+
+def recorded(ctx: Any) -> list[str]:
+    """Return the words of the command that does all of the work of `ctx` again, without what only says how.
+
+    They are made from the parsed values, which came from the command line or from variables. The command neither starts
+    over, nor only looks, nor does one task's share, since a command on record is there to be run again.
+    """
+    command = ctx.command
+    left_out: frozenset[str] = getattr(command.callback, "unrecorded", frozenset())
+    words: list[str] = []
+    flags: list[str] = []
+    for parameter in command.params:
+        value = ctx.params.get(parameter.name)
+        if ctx.get_parameter_source(parameter.name).name == "DEFAULT" or parameter.name in left_out or value is None:
+            continue
+        if parameter.param_type_name == "argument":
+            words += [str(v) for v in (value if isinstance(value, list | tuple) else [value])]
+        else:
+            flags += _flag_words(parameter, value)
+    if any(word.startswith("-") for word in words):
+        words = ["--", *words]
+        return [ctx.info_name, *flags, *words]
+    return [ctx.info_name, *words, *flags]
+
+
+def _flag_words(parameter: Any, value: Any) -> Iterator[str]:
+    flag = max(parameter.opts, key=len)
+    if isinstance(value, bool):
+        if value or parameter.secondary_opts:
+            yield flag if value else parameter.secondary_opts[0]
+        return
+    for each in value if isinstance(value, list | tuple) else [value]:
+        text = str(each)
+        yield from [f"{flag}={text}"] if text.startswith("-") else [flag, text]
+
+
+def _usage(parameters: Iterable[Any]) -> Iterator[str]:
+    for p in parameters:
+        if p.param_type_name == "argument":
+            yield metavar_of(p) + ("..." if p.nargs < 0 else "")
+    for p in parameters:
+        if p.param_type_name == "option" and p.required:
+            yield f"{min(p.opts, key=len)} {metavar_of(p)}"
+    yield "[OPTIONS]"
+
+
+def metavar_of(parameter: Any) -> str:
+    """Return the word that stands for a parameter's value; empty for a switch."""
+    if parameter.param_type_name == "argument":
+        return str(parameter.metavar or parameter.name).upper()
+    if parameter.is_flag:
+        return ""
+    return parameter.metavar or "TEXT"
+
+
+def panels(parameters: Iterable[Any]) -> Iterator[tuple[str, list[Any]]]:
+    """Yield each panel with its parameters: what everybody needs first, how the command behaves last."""
+    found: dict[str, list[Any]] = {name: [] for name in _FIRST}
+    for parameter in parameters:
+        if not getattr(parameter, "hidden", False):
+            panel = getattr(parameter, "rich_help_panel", None)
+            found.setdefault(panel or (INPUT if parameter.param_type_name == "argument" else BEHAVIOUR), []).append(
+                parameter
+            )
+    last = {name: found.pop(name) for name in _LAST if name in found}
+    for name, options in {**found, **last}.items():
+        if options:
+            yield name, sorted(options, key=lambda p: (p.param_type_name != "argument", not p.required))
+
+
+def _row(parameter: Any) -> list[str]:
+    if parameter.param_type_name == "argument":
+        return _columns(f"  {metavar_of(parameter)}{'...' if parameter.nargs < 0 else ''}", parameter.help or "", _LEFT)
+    long = [flag for flag in parameter.opts if flag.startswith("--")] or parameter.opts
+    short = [flag for flag in parameter.opts if not flag.startswith("--")]
+    names = [*short, *long]
+    if parameter.secondary_opts:
+        names = [f"--[no-]{long[0].removeprefix('--')}"]
+    left = f"  {', '.join(names)} {metavar_of(parameter)}".rstrip()
+    return _columns(left, parameter.help or "", _LEFT)
+
+
+def _columns(left: str, right: str, width: int) -> list[str]:
+    """Put a flag beside its help; a long flag has lines of its own."""
+    lines = textwrap.wrap(right, max(20, _width() - width - 1)) or [""]
+    name, space = left.strip(), " " * (len(left) - len(left.lstrip()))
+    styled = space + typer.style(name, bold=True)
+    if len(left) >= width:
+        return [styled, *(" " * (width + 1) + line for line in lines)]
+    first = styled + " " * (width + 1 - len(left)) + lines[0]
+    return [first.rstrip(), *(" " * (width + 1) + line for line in lines[1:])]
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(" ".join(text.split()), _width())
+
+
+def _heading(text: str) -> str:
+    return typer.style(text, bold=True, fg="cyan")
+
+
+def _usage_line(usage: str) -> str:
+    return usage.replace("Usage:", _heading("Usage:"), 1)
+
+
+def _width() -> int:
+    return min(_WIDEST, shutil.get_terminal_size((80, 24)).columns) - 1

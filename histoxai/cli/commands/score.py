@@ -1,0 +1,95 @@
+"""`histoxai score`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from histoxai import settings
+from histoxai.cli import options, terminal
+from histoxai.cli.progress_display import display
+from histoxai.cli.tables import score as tables
+from histoxai.core import registry
+from histoxai.core.errors import UsageError
+from histoxai.settings.score import MEASURES_PANEL, MODEL_PANEL
+
+_PROFILE = typer.Option(
+    help="corrected, or thesis (the study's computation). [corrected]", metavar="NAME", rich_help_panel=MEASURES_PANEL
+)
+
+
+@options.verb(
+    settings.Score,
+    settings.Statistics,
+    settings.Faithfulness,
+    work=options.SHARDED,
+    modes=options.SHARDED_MODES,
+    examples=(
+        "histoxai score maps.zarr --masks masks.zarr -o scores.zarr",
+        "histoxai score maps.zarr --masks masks.zarr -o scores.zarr --json | jq .conclusions",
+    ),
+)
+def score(
+    maps: Annotated[Path, options.argument("Store made by `explain`.")],
+    masks: Annotated[Path, options.path_option("Store made by `masks`.", metavar="STORE")],
+    output: options.Output,
+    settings: settings.Score,
+    statistics: settings.Statistics,
+    tests: settings.Faithfulness,
+    work: settings.Work,
+    profile: Annotated[str, _PROFILE] = "corrected",
+    export: Annotated[
+        list[Path],
+        options.path_option(
+            "Also write a table: means*.csv or .parquet the means, any other name one row per patch.", metavar="FILE"
+        ),
+    ] = [],  # noqa: B006
+    faithfulness: Annotated[
+        bool, options.switch("--faithfulness", "Test the maps on the model too: --probes.", MODEL_PANEL)
+    ] = False,
+    model: Annotated[
+        Path | None,
+        options.path_option("Run folder of the classifier that was explained.", panel=MODEL_PANEL, metavar="DIR"),
+    ] = None,
+    patches: Annotated[
+        Path | None, options.path_option("Its patches, if they were moved.", panel=MODEL_PANEL, metavar="STORE")
+    ] = None,
+    allow_partial: options.AllowPartial = False,
+    quiet: options.Quiet = False,
+    json: options.Json = False,
+    jsonl: Annotated[bool, options.switch("--jsonl", "Print one JSON row per patch.")] = False,
+) -> None:
+    """Measure how well maps and masks agree, beside chance, with intervals and tests."""
+    if json and jsonl:
+        raise UsageError("score: --json and --jsonl exclude each other")
+    registry.resolve_name("profile", profile)
+    on_model = faithfulness or tests.sanity > 0
+    if export and (work.shard is not None or work.prints_shards):
+        raise UsageError("--export: tables are of all shards; leave out --shard, --count-shards and --missing")
+    if on_model and model is None:
+        raise UsageError("--faithfulness and --sanity test maps on their model; name its run folder with --model")
+    if model is not None and not on_model:
+        raise UsageError("--model: is what maps are tested on; ask for --faithfulness or --sanity")
+    tests = tests if faithfulness else replace(tests, probes=())
+    work = terminal.with_threads(work)
+    with display(quiet or work.prints_shards) as progress:
+        from histoxai.score import scores_store
+        from histoxai.stages import score as stage
+
+        probe = stage.Probe(tests, model, patches) if model is not None else None
+        stage.check(maps, output, settings, profile, statistics, export, with_means=not jsonl)
+        done = stage.score(maps, masks, output, settings, progress, work, allow_partial, probe)
+        partly = work.only is not None or work.shard is not None
+        summary = None if partly or jsonl else scores_store.summary(output, profile, statistics, progress)
+        for path in [] if partly else export:
+            scores_store.export(output, profile, statistics, path, summary)
+    if partly:
+        terminal.show_work(done, work.only, json)
+    elif summary is None:
+        for row in scores_store.patch_rows(output, profile, statistics.empty):
+            terminal.emit(row)
+    else:
+        terminal.show_all(summary, json, tables.scored)

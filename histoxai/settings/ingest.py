@@ -1,0 +1,73 @@
+"""Settings of `ingest`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from histoxai.core import registry
+from histoxai.core.errors import UsageError
+from histoxai.settings import base
+from histoxai.settings.base import INPUT, Checked, Option, option
+
+_TARGETS = "Classes and masks"
+_PIXELS = "Pixels and quality"
+
+
+def _names(name: str, help: str, default_text: str | None = None, unit: str = "NAMES", empty: bool = False) -> base.Any:
+    # names with commas between them; `empty`: () by default instead of None
+    parse = base.optional_names(name) if empty else base.names(name)
+    declared = Option(help, _TARGETS, unit, parse=parse, text=base.join, default_text=default_text)
+    return option(() if empty else None, declared)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ingest(Checked):
+    """What `ingest` reads and how; a format uses what means something to it and refuses what does not.
+
+    mpp: micrometres per pixel, for slides those at which tiles are cut, elsewhere those of the images. size: side of a
+    tile in px; None takes images as they are. images, masks, labels: names of the parts of a source (folders or endings
+    of `pairs`, datasets of `hdf5` and `zarr`, files of `npy`). stain_reference: an image or a patch store.
+    """
+
+    format: str = option("auto", Option("auto, " + ", ".join(registry.names("reader")) + ".", INPUT, "NAME"))
+    classes: tuple[str, ...] | None = _names("--classes", "Classes in order: A,N,R1.")
+    mpp: float | None = option(None, Option("Micrometres per pixel.", _PIXELS, "UM"), gt=0.01, lt=100)
+    tumor: tuple[str, ...] | None = _names("--tumor", "Mask types in the tumor plane.", "PanNuke: neoplastic")
+    non_tumor: tuple[str, ...] | None = _names(
+        "--non-tumor", "Mask types in the non-tumor plane.", "PanNuke: connective"
+    )
+    shard_size: int = base.shard_size(512)
+    size: int | None = option(
+        None,
+        Option("Side of the tiles.", _PIXELS, "PX", default_text="slides: 256; else images as they are"),
+        ge=8,
+        le=8192,
+    )
+    overlap: int = option(0, Option("Overlap of neighbouring tiles.", _PIXELS, "PX"), ge=0)
+    class_map: tuple[str, ...] = _names("--class-map", "Mask values: 3=epithelial,4=spindle.", unit="PAIRS", empty=True)
+    images: str | None = option(None, Option("Folder, ending, dataset or file of the images.", INPUT, "NAME"))
+    masks: str | None = option(None, Option("Folder, ending, dataset or file of the masks.", INPUT, "NAME"))
+    labels: str | None = option(None, Option("Folder, ending, dataset or file of the labels.", INPUT, "NAME"))
+    magnification: str = option(
+        "20x", Option("DiagSet's folder of which magnification", INPUT), choices=("5x", "10x", "20x", "40x")
+    )
+    partition: str | None = option(None, Option("DiagSet's folder of partitions, if several.", INPUT, "NAME"))
+    annotations: Path | None = option(None, Option("GeoJSON or mask TIFF of slides, or a folder.", _TARGETS, "PATH"))
+    min_overlap: float = option(
+        0.75, Option("Share of a tile to be covered by annotation.", _TARGETS, "SHARE"), gt=0, le=1
+    )
+    min_tissue: float | None = option(
+        None, Option("Leave out patches with less tissue, 0 to 1.", _PIXELS, "SHARE"), ge=0, le=1
+    )
+    metadata: Path | None = option(None, Option("CSV from scan to patient, site, label.", INPUT, "CSV"))
+    stain: str = option("none", Option("Normalise stains by", _PIXELS), choices=("none", "macenko", "reinhard"))
+    stain_reference: Path | None = option(None, Option("Image or patch store whose stains to match.", _PIXELS, "PATH"))
+    skip_bad: bool = option(False, Option("Leave out unreadable files, and list them.", _PIXELS))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.size is not None and self.overlap >= self.size:
+            raise UsageError(f"--overlap {self.overlap}: must be less than --size, which says how large tiles are")
+        if (self.stain == "none") != (self.stain_reference is None):
+            raise UsageError("--stain and --stain-reference go together: a method, and the image that it matches")

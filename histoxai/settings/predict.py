@@ -1,0 +1,19 @@
+"""Settings of `predict`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from histoxai.settings import base
+from histoxai.settings.base import Checked, Option, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict(Checked):
+    """Which patches `predict` classifies; embeddings: store the input of the network's last layer too."""
+
+    split: str = base.split("all")
+    embeddings: bool = option(False, Option("Store the input of the network's last layer too."))
+    micro_batch: int = base.micro_batch()
+    device: str = base.device()
+    shard_size: int = base.shard_size(64)

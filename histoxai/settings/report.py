@@ -1,0 +1,43 @@
+"""Settings of `report`: the page of one scores store, and the comparison of several."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from histoxai.settings import base
+from histoxai.settings.base import Checked, Option, option
+
+_PAGE = "Page"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Checked):
+    """What a page that compares several scores stores shows; primary as in `Statistics`."""
+
+    title: str = "histoxai comparison"
+    primary: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Checked):
+    """What the page of one scores store shows.
+
+    colours: of overlays; safe ones can be told apart by colour-blind readers. examples: patches that can be looked at
+    on the page. show: ids of patches that must be among them. limit: size of the page in MB. primary and cancer as in
+    `Statistics`.
+    """
+
+    title: str = option("histoxai report", Option("Title of the page.", _PAGE))
+    colours: str = option(
+        "safe", Option("Overlays (safe: for colour-blind readers too)", _PAGE), choices=("safe", "study")
+    )
+    examples: int = option(100, Option("Patches that can be looked at on the page.", _PAGE, "N"), ge=0)
+    show: tuple[str, ...] = option((), Option("A patch that must be among them.", _PAGE, "ID", repeated=True))
+    limit: float = option(25.0, Option("Largest size of the page.", _PAGE, "MB"), ge=1)
+    primary: str | None = base.primary(_PAGE)
+    cancer: tuple[str, ...] | None = base.cancer(_PAGE)
+
+    def for_comparison(self) -> Comparison:
+        """Return the settings of a page that compares several stores."""
+        title = Comparison.title if self.title == Report.title else self.title
+        return Comparison(title=title, primary=self.primary)
