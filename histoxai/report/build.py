@@ -21,13 +21,11 @@ from histoxai.report.sections import (
     evidence,
     faithfulness,
     masks,
+    origin,
     patches,
     robustness,
     scores,
     slides,
-)
-from histoxai.report.sections import (
-    lineage as origin,
 )
 from histoxai.report.sections.base import ReportInputs
 from histoxai.report.sections.patches import ExplorerContent

@@ -13,8 +13,8 @@ from histoxai.report.sections.data import DataContent
 from histoxai.report.sections.distributions import DistributionsContent
 from histoxai.report.sections.evidence import EvidenceContent
 from histoxai.report.sections.faithfulness import FaithfulnessContent
-from histoxai.report.sections.lineage import LineageContent
 from histoxai.report.sections.masks import MasksContent
+from histoxai.report.sections.origin import OriginContent
 from histoxai.report.sections.patches import ExplorerContent, PatchesContent
 from histoxai.report.sections.robustness import RobustnessContent
 from histoxai.report.sections.scores import ScoresContent
@@ -72,7 +72,7 @@ class PageContent(
     DistributionsContent,
     FaithfulnessContent,
     RobustnessContent,
-    LineageContent,
+    OriginContent,
 ):
     """All values of the template `report.html`."""
 

@@ -1,4 +1,4 @@
-"""Build the section on lineage: what the page was made from, and the commands to repeat it."""
+"""Build the section on the page's origin: the stores it was made from, and the commands to repeat it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from histoxai.report.lineage import Ancestor
 from histoxai.report.sections.base import ReportInputs, Section
 
 
-class LineageContent(TypedDict):
+class OriginContent(TypedDict):
     """Values of the template `sections/lineage.html`."""
 
     lineage: list[Ancestor]
@@ -17,5 +17,5 @@ class LineageContent(TypedDict):
 
 def build(inputs: ReportInputs) -> Section:
     """Build the section; it has no numbers."""
-    content: LineageContent = {"lineage": inputs.lineage.ancestors(), "commands": inputs.lineage.commands()}
+    content: OriginContent = {"lineage": inputs.lineage.ancestors(), "commands": inputs.lineage.commands()}
     return Section(content)
