@@ -240,7 +240,7 @@ def test_what_cannot_be_compared_is_refused(mini: Mini, tmp_path: Path) -> None:
         assert "--maps" in outcome.err
         done("report", mini.scores, mini.root / "twin.zarr", "-o", tmp_path / "r")
         text = (tmp_path / "r/index.html").read_text()
-        assert "In nothing that is on record." in text
+        assert "The runs do not differ in any recorded setting." in text
         data = Store(tmp_path / "r/data.zarr")
         known = data.read("difference_difference")
         assert set(known[np.isfinite(known)].tolist()) <= {0.0}
