@@ -39,7 +39,7 @@ def write_answer(summary: ScoreSummary, size: tuple[int, int]) -> Answer:
     measure, cancer = measure_in_sentence(summary["statistics"]["primary"]), summary["statistics"]["cancer"]
     question = f"lie where the {hyphenated(tests.mask)} nuclei are?"
     if not tests.methods:
-        nothing = "Only null models were explained, which do not use the network: there is no answer."
+        nothing = "Only null models were explained, which do not depend on the trained network: there is no answer."
         return {"question": f"Do the maps {question}", "answer": [nothing], "unsupported": _unsupported(tests, summary)}
     tumor = f"by their names, {join_names(cancer)} count as tumor" if cancer else "by their names, none has tumor"
     return {
@@ -127,7 +127,7 @@ def _against_chance(tests: _MethodTests, measure: str) -> str:
 def _against_null_models(tests: _MethodTests) -> str:
     if not tests.null_models:
         return (
-            "What a map that does not use the network would reach is not known: no null model was explained "
+            "What a map that does not depend on the trained network would reach is not known: no null model was explained "
             "(add --method random,center,edges,hematoxylin)."
         )
     row = next(iter(tests.best_null.values()), None)
