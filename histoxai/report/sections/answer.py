@@ -127,8 +127,8 @@ def _against_chance(tests: _MethodTests, measure: str) -> str:
 def _against_null_models(tests: _MethodTests) -> str:
     if not tests.null_models:
         return (
-            "What a map that does not depend on the trained network would reach is not known: no null model was explained "
-            "(add --method random,center,edges,hematoxylin)."
+            "What a map that does not depend on the trained network would reach is not known: no null model was "
+            "explained (add --method random,center,edges,hematoxylin)."
         )
     row = next(iter(tests.best_null.values()), None)
     if row is None or not any(r["difference"] is not None for r in tests.best_null.values()):
