@@ -21,6 +21,7 @@ from histoxai.report.sections import (
     evidence,
     faithfulness,
     masks,
+    means,
     origin,
     patches,
     robustness,
@@ -32,19 +33,19 @@ from histoxai.report.sections.patches import ExplorerContent
 from histoxai.report.wording import hyphenated
 from histoxai.settings import Report
 
-# The slowest figures first: they are drawn while statistics are computed. The template has the page's order.
+# Their figures take longest: they are drawn while statistics are computed. Their arrays are stored last.
+_SLOW_BUILDERS = (distributions.build, patches.build)
 _BUILDERS = (
-    distributions.build,
-    patches.build,
     answer.build,
     slides.build,
-    evidence.build,
     data.build,
     classifier.build,
     masks.build,
     scores.build,
+    evidence.build,
     faithfulness.build,
     robustness.build,
+    means.build,
     origin.build,
 )
 
@@ -66,7 +67,8 @@ def build_page(lineage: Lineage, settings: Report, figures: FigurePool, progress
     """
     inputs = ReportInputs(lineage, settings, figures, progress)
     requested = positions_of(settings.show, inputs.patch_id)
-    sections = [build(inputs) for build in _BUILDERS]
+    slow_sections = [build(inputs) for build in _SLOW_BUILDERS]
+    sections = [*[build(inputs) for build in _BUILDERS], *slow_sections]
     shown = choose_patches(inputs, requested)
     marked = choose_marks(inputs.results.scores, shown)
     scripts = script_data(inputs, marked)

@@ -84,7 +84,7 @@ def build_comparison(
     inputs = _test_runs(lineages, settings, figures, progress)
     content: dict[str, object] = {"title": settings.title, "version": __version__}
     arrays: dict[str, np.ndarray] = {}
-    for build in (_runs, _means, _differences, _answer):
+    for build in (_runs, _differences, _means, _answer):
         section = build(inputs)
         content |= section.content
         arrays |= section.arrays

@@ -1,4 +1,4 @@
-"""Build the section on robustness: scores by mask size and mask threshold, and how far methods agree."""
+"""Build what scores depend on: mask size, the thresholds of maps and masks, and the choice of method."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import numpy as np
 
 from histoxai.report.agreement import MethodAgreement, method_agreement
 from histoxai.report.figures.pool import PageFigure
-from histoxai.report.figures.robustness import agreement_matrix, means_by_mask_size
+from histoxai.report.figures.robustness import CURVE_MEASURES, agreement_matrix, means_by_mask_size, threshold_curves
 from histoxai.report.sections.base import (
     ReportInputs,
     ScoreSummary,
     Section,
     columns,
     float_columns,
+    floats,
     with_null,
 )
 from histoxai.report.wording import count_patches, hyphenated, measure_in_sentence
@@ -27,6 +28,13 @@ class SizeFigure(TypedDict):
     rows: list[dict[str, Any]]
     png: PageFigure
     caption: str
+
+
+class ThresholdFigure(TypedDict):
+    """Threshold curves of one mask."""
+
+    mask: str
+    png: PageFigure
 
 
 class MaskThresholdRow(TypedDict):
@@ -56,9 +64,14 @@ class Agreement(TypedDict):
 
 
 class RobustnessContent(TypedDict):
-    """Values of the template `sections/robustness.html`; None for what the store cannot show."""
+    """Values of the template `sections/robustness.html`, and the threshold curves of `sections/scores.html`.
+
+    None stands for what the store cannot show.
+    """
 
     sizes: list[SizeFigure]
+    thresholds: list[ThresholdFigure]
+    map_threshold: float
     mask_thresholds: MaskThresholds | None
     mask_threshold: float
     agreement: Agreement | None
@@ -71,6 +84,8 @@ def build(inputs: ReportInputs) -> Section:
         agreement = method_agreement(inputs.lineage, inputs.patch_id, inputs.progress)
     content: RobustnessContent = {
         "sizes": _size_figures(inputs),
+        "thresholds": _threshold_figures(inputs),
+        "map_threshold": inputs.lineage.map_threshold,
         "mask_thresholds": _mask_thresholds(inputs.summary),
         "mask_threshold": inputs.lineage.scores.header["settings"]["mask_threshold"],
         "agreement": None if agreement is None else _agreement(inputs, agreement),
@@ -79,6 +94,7 @@ def build(inputs: ReportInputs) -> Section:
     arrays: dict[str, np.ndarray] = {
         **columns("sizes", rows, ("method", "mask", "size", "n")),
         **float_columns("sizes", rows, ("mean", "low", "high", "chance")),
+        **_threshold_arrays(inputs.summary),
     }
     if agreement is not None:
         arrays["agreement"] = agreement.correlations
@@ -97,6 +113,22 @@ def _size_figures(inputs: ReportInputs) -> list[SizeFigure]:
         caption = f"By the size of the {name} mask, in thirds of the patches that have one ({spans}); grey: chance."
         drawn.append({"mask": name, "rows": rows, "png": figure, "caption": caption})
     return drawn
+
+
+def _threshold_figures(inputs: ReportInputs) -> list[ThresholdFigure]:
+    curves, drawn = inputs.summary["map_thresholds"], []
+    for mask in dict.fromkeys(r["mask"] for r in curves):
+        rows = with_null([r for r in curves if r["mask"] == mask], inputs.summary)
+        if any(v is not None for r in rows for v in r["iou"]):
+            figure = inputs.figures.add(f"thresholds-{mask}", threshold_curves, rows, inputs.lineage.map_threshold)
+            drawn.append(ThresholdFigure(mask=hyphenated(mask), png=figure))
+    return drawn
+
+
+def _threshold_arrays(summary: ScoreSummary) -> dict[str, np.ndarray]:
+    rows = summary["map_thresholds"]
+    arrays = columns("cuts", rows, ("method", "mask"))
+    return arrays | {f"cuts_{k}": np.array([floats(r[k]) for r in rows]) for k in CURVE_MEASURES if rows}
 
 
 def _mask_thresholds(summary: ScoreSummary) -> MaskThresholds | None:

@@ -1,4 +1,4 @@
-"""Build the section on scores: the study's table 6 in every profile, and means over the map's threshold."""
+"""Build the section on scores: the study's table 6 in every profile."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from typing import TypedDict
 
 import numpy as np
 
-from histoxai.report.figures.pool import PageFigure
-from histoxai.report.figures.robustness import CURVE_MEASURES, threshold_curves
-from histoxai.report.page.payload import MEAN_KEYS
 from histoxai.report.profile_differences import PROFILE_DIFFERENCES, ProfileDifference
-from histoxai.report.sections.base import ReportInputs, Section, columns, floats, with_null
+from histoxai.report.sections.base import ReportInputs, Section
 from histoxai.report.wording import hyphenated, measure_in_table
 
 
@@ -42,21 +39,12 @@ class MeanTable(TypedDict):
     rows: list[MeanTableRow]
 
 
-class ThresholdFigure(TypedDict):
-    """Threshold curves of one mask."""
-
-    mask: str
-    png: PageFigure
-
-
 class ScoresContent(TypedDict):
     """Values of the template `sections/scores.html`."""
 
     table6: list[MeanTable]
     profiles: list[str]
     why: Sequence[ProfileDifference]
-    thresholds: list[ThresholdFigure]
-    map_threshold: float
 
 
 @dataclass(frozen=True)
@@ -72,22 +60,18 @@ class ClassMeans:
 
 
 def build(inputs: ReportInputs) -> Section:
-    """Build the section, with means by class, by class and case, in every profile, and the threshold curves."""
+    """Build the section, with means by class, and by class and case, in every profile."""
     means = class_means(inputs.values, inputs.label, inputs.present_classes)
     content: ScoresContent = {
         "table6": mean_tables(means, inputs.class_names, inputs.axes),
         "profiles": inputs.axes["profile"],
         "why": PROFILE_DIFFERENCES,
-        "thresholds": _threshold_figures(inputs),
-        "map_threshold": inputs.lineage.map_threshold,
     }
     arrays = {
         "table6_mean": means.mean,
         "table6_n": means.n,
         "table6_undefined": means.undefined,
         **case_means(inputs.values, inputs.label, inputs.case, inputs.present_classes),
-        **_means_of_all_profiles(inputs),
-        **_threshold_arrays(inputs),
     }
     return Section(content, arrays)
 
@@ -163,26 +147,3 @@ def _cell(mean: np.ndarray, undefined: np.ndarray, method: int, class_index: int
         "first": class_index == 0,
         "best": bool(best),
     }
-
-
-def _means_of_all_profiles(inputs: ReportInputs) -> dict[str, np.ndarray]:
-    rows = [{**row, "profile": profile} for profile, means in inputs.results.means.items() for row in means]
-    texts = {f"means_{k}": np.array([r[k] for r in rows]) for k in MEAN_KEYS}
-    numbers = {f"means_{k}": floats([r[k] for r in rows]) for k in ("mean", "low", "high", "chance")}
-    return {**texts, **numbers, **columns("means", rows, ("n", "undefined"))}
-
-
-def _threshold_figures(inputs: ReportInputs) -> list[ThresholdFigure]:
-    curves, drawn = inputs.summary["map_thresholds"], []
-    for mask in dict.fromkeys(r["mask"] for r in curves):
-        rows = with_null([r for r in curves if r["mask"] == mask], inputs.summary)
-        if any(v is not None for r in rows for v in r["iou"]):
-            figure = inputs.figures.add(f"thresholds-{mask}", threshold_curves, rows, inputs.lineage.map_threshold)
-            drawn.append(ThresholdFigure(mask=hyphenated(mask), png=figure))
-    return drawn
-
-
-def _threshold_arrays(inputs: ReportInputs) -> dict[str, np.ndarray]:
-    rows = inputs.summary["map_thresholds"]
-    arrays = columns("cuts", rows, ("method", "mask"))
-    return arrays | {f"cuts_{k}": np.array([floats(r[k]) for r in rows]) for k in CURVE_MEASURES if rows}
