@@ -1,7 +1,7 @@
-"""Contact sheets: patches side by side, for people to look at. Arrays in, PNG bytes out.
+"""Draw contact sheets as PNG: patches side by side, with their ids and notes.
 
-A sheet has sections, a section bands (one a class), a band strips. A strip is one patch with all that becomes of it,
-its id above; strips stand side by side while there is room.
+A sheet has sections, a section has bands (one per class), a band has strips. A strip is one patch with its variants;
+strips stand side by side while there is room.
 """
 
 from __future__ import annotations
@@ -16,32 +16,33 @@ import numpy as np
 from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
-from histoxai.report.figures.figures import BLUE, GREY
+from histoxai.report.figures.style import BLUE, GREY
 
 COLUMNS = 8  # tiles side by side
-_SIDE = 144  # of a tile, px
-_GAP, _APART, _MARGIN, _LABEL = 6, 16, 28, 112
+# px
+_TILE_SIDE = 144
+_TILE_GAP, _STRIP_GAP, _MARGIN, _LABEL_WIDTH = 6, 16, 28, 112
+_TITLE_SIZE, _HEAD_SIZE, _BODY_SIZE, _NOTE_SIZE = 22, 17, 13, 12
+_NOTE_HEIGHT = 17
 _INK, _LINE = "#1a1a1a", "#d9d9d9"
-_TITLE, _HEAD, _BODY, _NOTE = 22, 17, 13, 12
-_ROW = 17  # of small text, px
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture of a patch and the lines of text under it; made: in a blue frame, for it is not stored like that."""
+    """An image of a patch and the lines of text below it; augmented images are not stored, and have a blue frame."""
 
     picture: Image.Image
     note: str = ""
-    made: bool = False
+    augmented: bool = False
 
     @classmethod
-    def of(cls, image: np.ndarray, note: str = "", made: bool = False) -> Tile:
-        """A tile of a patch (H, W, 3) uint8, which is brought to the sheet's size at once: patches may be large."""
+    def of(cls, image: np.ndarray, note: str = "", augmented: bool = False) -> Tile:
+        """Make a tile of a patch (H, W, 3) uint8, resized at once: patches may be large."""
         full = Image.fromarray(image)
-        scale = _SIDE / max(full.size)
+        scale = _TILE_SIDE / max(full.size)
         size = (max(1, round(full.width * scale)), max(1, round(full.height * scale)))
         filter = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
-        return cls(full.resize(size, filter), note, made)
+        return cls(full.resize(size, filter), note, augmented)
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,13 @@ class Strip:
 
     @property
     def width(self) -> int:
-        return len(self.tiles) * (_SIDE + _GAP) - _GAP
+        """Width in px."""
+        return len(self.tiles) * (_TILE_SIDE + _TILE_GAP) - _TILE_GAP
 
 
 @dataclass(frozen=True)
 class Band:
-    """Strips under one label, which stands on their left with a line of detail."""
+    """Strips beside a label and a line of detail."""
 
     label: str
     detail: str
@@ -67,86 +69,86 @@ class Band:
 
 @dataclass(frozen=True)
 class Section:
-    """Bands under one heading."""
+    """Bands below a heading."""
 
     heading: str
     bands: Sequence[Band]
 
 
 def draw_sheet(title: str, subtitle: str, sections: Sequence[Section]) -> bytes:
-    """A sheet as PNG; its height follows from what is on it. Text that is too long loses its middle."""
+    """Draw a sheet as PNG, as high as its content; texts that are too long lose their middle."""
     labelled = any(band.label for section in sections for band in section.bands)
-    left = _MARGIN + (_LABEL if labelled else 0)
+    left = _MARGIN + (_LABEL_WIDTH if labelled else 0)
     strips = [strip for section in sections for band in section.bands for strip in band.strips]
-    across = max([COLUMNS * (_SIDE + _GAP) - _GAP, *(strip.width for strip in strips)])
-    page = _Page(left, across)
-    page.text((_MARGIN, _MARGIN), title, _TITLE, across, bold=True)
-    page.text((_MARGIN, _MARGIN + 32), subtitle, _BODY, left + across - _MARGIN, colour=GREY)
+    strips_width = max([COLUMNS * (_TILE_SIDE + _TILE_GAP) - _TILE_GAP, *(strip.width for strip in strips)])
+    canvas = _Canvas(left, strips_width)
+    canvas.text((_MARGIN, _MARGIN), title, _TITLE_SIZE, strips_width, bold=True)
+    canvas.text((_MARGIN, _MARGIN + 32), subtitle, _BODY_SIZE, left + strips_width - _MARGIN, colour=GREY)
     top = _MARGIN + 62
     for section in sections:
-        top = _draw_section(page, section, top)
-    return page.png(top + _MARGIN - _APART)
+        top = _draw_section(canvas, section, top)
+    return canvas.png(top + _MARGIN - _STRIP_GAP)
 
 
-def _draw_section(page: _Page, section: Section, top: int) -> int:
-    # draws a section from `top` on; gives where the next one begins
+def _draw_section(canvas: _Canvas, section: Section, top: int) -> int:
+    # from `top` on; returns the top of what follows
     if section.heading:
-        page.rule(top)
-        page.text((_MARGIN, top + 10), section.heading, _HEAD, page.width - 2 * _MARGIN, bold=True)
+        canvas.rule(top)
+        canvas.text((_MARGIN, top + 10), section.heading, _HEAD_SIZE, canvas.width - 2 * _MARGIN, bold=True)
         top += 44
     for band in section.bands:
-        page.text((_MARGIN, top + 18), band.label, _HEAD, _LABEL - _GAP, bold=True)
-        page.text((_MARGIN, top + 42), band.detail, _NOTE, _LABEL - _GAP, colour=GREY)
-        for strips in _lines(band.strips, page.across):
-            top = _draw_line(page, strips, top)
+        canvas.text((_MARGIN, top + 18), band.label, _HEAD_SIZE, _LABEL_WIDTH - _TILE_GAP, bold=True)
+        canvas.text((_MARGIN, top + 42), band.detail, _NOTE_SIZE, _LABEL_WIDTH - _TILE_GAP, colour=GREY)
+        for strips in _strips_by_line(band.strips, canvas.strips_width):
+            top = _draw_strips(canvas, strips, top)
     return top
 
 
-def _lines(strips: Sequence[Strip], across: int) -> list[list[Strip]]:
-    # strips as they fit side by side
+def _strips_by_line(strips: Sequence[Strip], width: int) -> list[list[Strip]]:
     lines: list[list[Strip]] = [[]]
     used = 0
     for strip in strips:
-        if lines[-1] and used + strip.width > across + (len(lines[-1]) * (_APART - _GAP)):
+        if lines[-1] and used + strip.width > width + (len(lines[-1]) * (_STRIP_GAP - _TILE_GAP)):
             lines.append([])
             used = 0
         lines[-1].append(strip)
-        used += strip.width + _APART
+        used += strip.width + _STRIP_GAP
     return lines
 
 
-def _draw_line(page: _Page, strips: Sequence[Strip], top: int) -> int:
-    # names, tiles and notes of strips side by side; gives where the next line begins
-    names = [in_lines(strip.name, strip.width, _font(_NOTE, False)) for strip in strips]
+def _draw_strips(canvas: _Canvas, strips: Sequence[Strip], top: int) -> int:
+    # names, tiles and notes of one line; returns the top of the next line
+    names = [in_two_lines(strip.name, strip.width, _font(_NOTE_SIZE, False)) for strip in strips]
     tiles = [tile for strip in strips for tile in strip.tiles]
-    above = _ROW * max(len(name) for name in names) + 2
-    below = top + above + max(tile.picture.height for tile in tiles) + 3
-    left = page.left
+    names_height = _NOTE_HEIGHT * max(len(name) for name in names) + 2
+    notes_top = top + names_height + max(tile.picture.height for tile in tiles) + 3
+    left = canvas.left
     for strip, name in zip(strips, names, strict=True):
-        page.lines((left, top + above - 2 - _ROW * len(name)), name, strip.width)
+        canvas.lines((left, top + names_height - 2 - _NOTE_HEIGHT * len(name)), name, strip.width)
         for tile in strip.tiles:
-            page.tile((left, top + above), tile)
-            page.lines((left, below), tile.note.splitlines(), _SIDE, BLUE if tile.made else GREY)
-            left += _SIDE + _GAP
-        left += _APART - _GAP
-    return below + _ROW * max(len(tile.note.splitlines()) for tile in tiles) + _APART
+            canvas.tile((left, top + names_height), tile)
+            colour = BLUE if tile.augmented else GREY
+            canvas.lines((left, notes_top), tile.note.splitlines(), _TILE_SIDE, colour)
+            left += _TILE_SIDE + _TILE_GAP
+        left += _STRIP_GAP - _TILE_GAP
+    return notes_top + _NOTE_HEIGHT * max(len(tile.note.splitlines()) for tile in tiles) + _STRIP_GAP
 
 
-class _Page:
-    """A white page that grows downwards. left, across: where strips begin, and how wide they may be, px."""
+class _Canvas:
+    """A white page that grows downwards; left, strips_width: where strips begin, and how wide they may be, in px."""
 
-    def __init__(self, left: int, across: int) -> None:
-        # strips of one tile have wider gaps than tiles of one strip
-        self.left, self.across = left, across
-        self.width = left + across + (COLUMNS - 1) * (_APART - _GAP) + _MARGIN
-        self._canvas = Image.new("RGB", (self.width, 1024), "white")
+    def __init__(self, left: int, strips_width: int) -> None:
+        self.left, self.strips_width = left, strips_width
+        # strips of one tile have wider gaps than the tiles of one strip
+        self.width = left + strips_width + (COLUMNS - 1) * (_STRIP_GAP - _TILE_GAP) + _MARGIN
+        self._image = Image.new("RGB", (self.width, 1024), "white")
 
     def _draw(self, bottom: int) -> ImageDraw.ImageDraw:
-        if bottom > self._canvas.height:
-            taller = Image.new("RGB", (self.width, max(bottom, 2 * self._canvas.height)), "white")
-            taller.paste(self._canvas)
-            self._canvas = taller
-        return ImageDraw.Draw(self._canvas)
+        if bottom > self._image.height:
+            taller = Image.new("RGB", (self.width, max(bottom, 2 * self._image.height)), "white")
+            taller.paste(self._image)
+            self._image = taller
+        return ImageDraw.Draw(self._image)
 
     def text(
         self, at: tuple[int, int], text: str, size: int, width: int, *, bold: bool = False, colour: str = _INK
@@ -156,63 +158,62 @@ class _Page:
 
     def lines(self, at: tuple[int, int], lines: Sequence[str], width: int, colour: str = _INK) -> None:
         for k, line in enumerate(lines):
-            self.text((at[0], at[1] + k * _ROW), line, _NOTE, width, colour=colour)
+            self.text((at[0], at[1] + k * _NOTE_HEIGHT), line, _NOTE_SIZE, width, colour=colour)
 
     def rule(self, top: int) -> None:
         self._draw(top + 1).line([(_MARGIN, top), (self.width - _MARGIN, top)], fill=_LINE)
 
     def tile(self, at: tuple[int, int], tile: Tile) -> None:
-        draw = self._draw(at[1] + _SIDE)
-        self._canvas.paste(tile.picture, at)
+        draw = self._draw(at[1] + _TILE_SIDE)
+        self._image.paste(tile.picture, at)
         corner = (at[0] + tile.picture.width - 1, at[1] + tile.picture.height - 1)
-        # a hairline, since glass is as white as the page
-        draw.rectangle([at, corner], outline=BLUE if tile.made else _LINE, width=2 if tile.made else 1)
+        # every tile has a thin frame, since glass is as white as the page
+        draw.rectangle([at, corner], outline=BLUE if tile.augmented else _LINE, width=2 if tile.augmented else 1)
 
     def png(self, height: int) -> bytes:
         file = io.BytesIO()
-        self._canvas.crop((0, 0, self.width, height)).save(file, "PNG", optimize=True)
+        self._image.crop((0, 0, self.width, height)).save(file, "PNG", optimize=True)
         return file.getvalue()
 
 
 def shorten(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
-    """Text that fits into `width` px: the middle goes, for ids differ at their ends."""
+    """Fit a text into `width` px by cutting its middle, since ids differ at their ends."""
     text = _drawable(text)
     if font.getlength(text) <= width:
         return text
-    kept = len(text) - 1
-    while kept > 2 and font.getlength(_without_middle(text, kept)) > width:
-        kept -= 1
-    return _without_middle(text, kept)
+    length = len(text) - 1
+    while length > 2 and font.getlength(_without_middle(text, length)) > width:
+        length -= 1
+    return _without_middle(text, length)
 
 
-def in_lines(name: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
-    """A name in one line of `width` px or two; of one that is longer still, the beginning and the end."""
+def in_two_lines(name: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
+    """Break a name into at most two lines of `width` px; a longer one keeps its beginning and its end."""
     name = _drawable(name)
     if font.getlength(name) <= width:
         return [name]
-    kept = len(name)
-    while kept > 1 and font.getlength(name[:kept]) > width:
-        kept -= 1
-    rest = name[kept:]
+    length = len(name)
+    while length > 1 and font.getlength(name[:length]) > width:
+        length -= 1
+    rest = name[length:]
     if font.getlength(rest) <= width:
-        return [name[:kept], rest]
+        return [name[:length], rest]
     while len(rest) > 1 and font.getlength("…" + rest) > width:
         rest = rest[1:]
-    return [name[:kept], "…" + rest]
+    return [name[:length], "…" + rest]
 
 
 def _drawable(text: str) -> str:
-    # control characters and broken surrogates, which no font draws, as replacement characters
+    # no font draws control characters and broken surrogates
     return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
 
 
-def _without_middle(text: str, kept: int) -> str:
-    return text[: kept // 2] + "…" + text[len(text) - (kept + 1) // 2 :]
+def _without_middle(text: str, length: int) -> str:
+    return text[: length // 2] + "…" + text[len(text) - (length + 1) // 2 :]
 
 
 @cache
 def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
-    # the one that comes with matplotlib: the same picture on every machine
-    wanted = font_manager.FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")
-    # without Raqm, which is not everywhere and sets other distances
-    return ImageFont.truetype(font_manager.findfont(wanted), size, layout_engine=ImageFont.Layout.BASIC)
+    # from matplotlib, and without Raqm, whose letter distances differ: the same picture on every machine
+    properties = font_manager.FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")
+    return ImageFont.truetype(font_manager.findfont(properties), size, layout_engine=ImageFont.Layout.BASIC)

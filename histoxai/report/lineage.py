@@ -1,4 +1,4 @@
-"""From a scores store back to all it came from, each ancestor checked against the digest on record."""
+"""Open a scores store with all its ancestors, each checked against the digest on record."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
@@ -16,7 +16,8 @@ from histoxai.core.errors import HistoxaiError, Incomplete
 from histoxai.core.s3_paths import with_s3_urls
 from histoxai.explain.maps_store import StoredMethod, stored_methods
 from histoxai.networks.run_folder import Run, run_parent
-from histoxai.report.figures.figures import short as shortened
+from histoxai.report.figures.maps import MaskedPatch, PatchMaps
+from histoxai.report.figures.style import abbreviate
 from histoxai.store.parents import Opened, ParentKind, join_rows, open_parent
 from histoxai.store.patches import PATCHES_PARENT, Patches
 from histoxai.store.records import item_names, read_item
@@ -24,13 +25,32 @@ from histoxai.store.shards import Store, open_store
 from histoxai.store.state import rows_done
 from histoxai.store.storage.s3_mirror import locate_parent
 
-# What has to be there of a scores store: tests on the model may come later, or be under way.
-SCORES = ("index", "scores")
+# Items of a scores store that must be complete: tests on the model may be missing or running.
+REQUIRED_ITEMS = ("index", "scores")
+
+
+class Partial(TypedDict):
+    """How many of the explained patches have scores, if not all: `patches` of `of`."""
+
+    patches: int
+    of: int
+
+
+class Ancestor(TypedDict):
+    """A store or run folder that a page was made from, and the command that made it."""
+
+    name: str
+    path: str
+    digest: str
+    command: str
 
 
 @dataclass
 class Lineage:
-    """A scores store and its ancestors."""
+    """A scores store and its ancestors.
+
+    rows: the rows of the scores store that have scores. "Position" means an index into these rows.
+    """
 
     scores: Store
     maps: Store
@@ -38,65 +58,84 @@ class Lineage:
     patches: Patches
     classifier: Run
     segmenter: Run
-    # rows of the scores store that are there; positions below are positions among these
     rows: np.ndarray
 
     def column(self, path: str) -> np.ndarray:
-        """An array of the scores store, of the rows that are there."""
+        """Read an array of the scores store, at `rows`."""
         return self.scores.take(path, self.rows)
 
     @property
-    def partial(self) -> dict[str, Any] | None:
-        """None where all explained patches are scored; else how many of how many `patches` are."""
-        known = self.scores.header.get("partial")
-        total = known["of"] if known else self.scores.array("values").shape[0]
-        return {"patches": len(self.rows), "of": total} if known or len(self.rows) < total else None
+    def partial(self) -> Partial | None:
+        """How many patches have scores; None if all have."""
+        recorded = self.scores.header.get("partial")
+        total = recorded["of"] if recorded else self.scores.array("values").shape[0]
+        return {"patches": len(self.rows), "of": total} if recorded or len(self.rows) < total else None
 
     @cached_property
     def methods(self) -> dict[str, StoredMethod]:
+        """The methods of the maps store, by name."""
         return {m.name: m for m in stored_methods(self.maps)}
 
-    def history(self, which: str) -> dict[str, np.ndarray]:
-        """Training curves of "classifier" or "segmenter": column -> (epochs,)."""
+    @property
+    def method_names(self) -> list[str]:
+        """Names of the scored methods, in the order of the scores store."""
+        return self.scores.header["axes"]["method"]
+
+    @property
+    def map_threshold(self) -> float:
+        """The threshold above which a rendered map counts as positive."""
+        return self.scores.header["settings"]["map_threshold"]
+
+    def history(self, which: Literal["classifier", "segmenter"]) -> dict[str, np.ndarray]:
+        """Read the training curves of a network: column -> (epochs,)."""
         run = self.classifier if which == "classifier" else self.segmenter
         store = open_store(run.path / "history.zarr", "history", "train-cls")
         return {name: store.read(name) for name in store.arrays()}
 
-    def planes(self, method: str, rows: Sequence[int]) -> list[np.ndarray]:
-        """Rendered maps (H, W) of some scored patches, corrected profile."""
-        found = self.methods[method]
-        return [found.plane(raw, 0, self.patches.size) for raw in self._raw(method, rows)]
+    def rendered_maps(self, method: str, positions: Sequence[int]) -> list[np.ndarray]:
+        """Render maps (H, W) float64 in 0..1 of some patches, in the corrected profile."""
+        stored = self.methods[method]
+        return [stored.plane(raw, 0, self.patches.size) for raw in self._raw(method, positions)]
 
-    def signed(self, method: str, rows: Sequence[int]) -> list[np.ndarray]:
-        """Signed evidence (H, W) of some scored patches, channels added up."""
-        found = self.methods[method]
-        return [found.signed(raw, 0, self.patches.size) for raw in self._raw(method, rows)]
+    def signed_maps(self, method: str, positions: Sequence[int]) -> list[np.ndarray]:
+        """Return the signed evidence (H, W) of some patches, summed over channels."""
+        stored = self.methods[method]
+        return [stored.signed(raw, 0, self.patches.size) for raw in self._raw(method, positions)]
 
-    def relevance(self, method: str, rows: Sequence[int]) -> list[np.ndarray]:
-        """The evidence (H, W) of some scored patches that measures rank."""
-        found, sign = self.methods[method], self.scores.header["settings"]["sign"]
-        return [found.relevance(raw, 0, self.patches.size, sign) for raw in self._raw(method, rows)]
+    def relevance_maps(self, method: str, positions: Sequence[int]) -> list[np.ndarray]:
+        """Return the evidence (H, W) of some patches that measures rank: of the sign that was scored."""
+        stored, sign = self.methods[method], self.scores.header["settings"]["sign"]
+        return [stored.relevance(raw, 0, self.patches.size, sign) for raw in self._raw(method, positions)]
 
-    def _raw(self, method: str, rows: Sequence[int]) -> Iterator[dict[str, np.ndarray]]:
-        found, (_, maps, _) = self.methods[method], self._places
-        for i in rows:
-            yield found.take(self.maps, maps[[i]])
+    def patch_maps(self, method: str, positions: Sequence[int]) -> list[PatchMaps]:
+        """Return signed evidence and rendered maps of some patches, for a figure."""
+        signed, rendered = self.signed_maps(method, positions), self.rendered_maps(method, positions)
+        return [PatchMaps(s, r) for s, r in zip(signed, rendered, strict=True)]
 
-    def pictures(self, rows: Sequence[int]) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
-        """Patch (H, W, 3) uint8, tumor and non-tumor mask (H, W) bool of some scored patches."""
-        patches, _, _ = self._places
-        planes = self.binary(rows)
-        return list(self.patches.read(patches[list(rows)])), [p[0] for p in planes], [p[1] for p in planes]
+    def _raw(self, method: str, positions: Sequence[int]) -> Iterator[dict[str, np.ndarray]]:
+        stored, (_, maps, _) = self.methods[method], self._parent_rows
+        for i in positions:
+            yield stored.take(self.maps, maps[[i]])
 
-    def binary(self, rows: Sequence[int]) -> np.ndarray:
-        """Tumor and non-tumor mask (n, 2, H, W) bool of some scored patches."""
-        _, _, masks = self._places
-        found: np.ndarray = self.masks.take("probability", masks[list(rows)])
-        return found > self.scores.header["settings"]["mask_threshold"]
+    def images(self, positions: Sequence[int]) -> list[np.ndarray]:
+        """Read some patches (H, W, 3) uint8."""
+        return list(self.patches.read(self._parent_rows[0][list(positions)]))
+
+    def binary_masks(self, positions: Sequence[int]) -> np.ndarray:
+        """Return tumor and non-tumor mask (n, 2, H, W) bool of some patches."""
+        masks = self._parent_rows[2]
+        probability: np.ndarray = self.masks.take("probability", masks[list(positions)])
+        return probability > self.scores.header["settings"]["mask_threshold"]
+
+    def masked_patches(self, positions: Sequence[int], titles: Sequence[str] | None = None) -> list[MaskedPatch]:
+        """Return some patches with their masks and, if given, the titles of their rows, for a figure."""
+        patches = zip(titles or [""] * len(positions), self.images(positions), strict=True)
+        masks = self.binary_masks(positions)
+        return [MaskedPatch(t, image, m[0], m[1]) for (t, image), m in zip(patches, masks, strict=True)]
 
     @cached_property
-    def _places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        # for every scored patch its row in the patches, the maps and the masks store
+    def _parent_rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        # for every position its row in the patches, the maps and the masks store
         ids = self.column("patch_id")
         maps, masks = (join_rows(ids, store.read("patch_id")) for store in (self.maps, self.masks))
         return self.column("row"), maps, masks
@@ -105,14 +144,14 @@ class Lineage:
     def _predicted(self) -> tuple[np.ndarray, np.ndarray]:
         return self.column("prediction"), self.column("probability")
 
-    def title(self, row: int, name: str) -> str:
-        """A patch's class, predicted class and probability in two lines."""
+    def patch_title(self, position: int, class_name: str) -> str:
+        """Return a patch's class, predicted class and probability in two lines."""
         prediction, probability = self._predicted
-        taken = shortened(self.patches.classes[int(prediction[row])])
-        return f"{shortened(name)}\npred. {taken}, {probability[row]:.2f}"
+        predicted = abbreviate(self.patches.classes[int(prediction[position])])
+        return f"{abbreviate(class_name)}\npred. {predicted}, {probability[position]:.2f}"
 
-    def ancestors(self) -> list[dict[str, str]]:
-        """Name, path, digest and command of every ancestor."""
+    def ancestors(self) -> list[Ancestor]:
+        """Return name, path, digest and command of every ancestor, and of the scores store."""
         stores: list[tuple[str, Path, str, Mapping[str, Any]]] = [
             ("patches", self.patches.path, self.patches.digest, self.patches.store.header),
             ("classifier", self.classifier.path, self.classifier.digest, self.classifier.facts),
@@ -125,29 +164,29 @@ class Lineage:
         return list(with_s3_urls(rows))
 
     def commands(self) -> list[str]:
-        """Every command that the scores come from, in an order in which they can be run again.
+        """Return every command that led to the scores, in an order in which they can be run again.
 
-        Of what the patches and the nuclei were made from too, as far as it is still there.
+        The commands behind the patches and the nuclei are included as far as their stores still exist.
         """
-        made = [*_back(self.patches), self.classifier.facts["run"]["command"]]
+        commands = [*_commands_of_patches(self.patches), self.classifier.facts["run"]["command"]]
         if (nuclei := _patches_of(self.segmenter)) is not None:
-            made += _back(nuclei)
-        made.append(self.segmenter.facts["run"]["command"])
+            commands += _commands_of_patches(nuclei)
+        commands.append(self.segmenter.facts["run"]["command"])
         for store in (self.masks, self.maps, self.scores):
             used = [name for name in item_names(store.path) if store is not self.maps or name in self.methods]
             items = [read_item(store.path, name) for name in used]
-            made += [store.header["run"]["command"], *[item["command"] for item in items if item]]
-        return list(with_s3_urls(list(dict.fromkeys(made))))
+            commands += [store.header["run"]["command"], *[item["command"] for item in items if item]]
+        return list(with_s3_urls(list(dict.fromkeys(commands))))
 
 
-def _back(patches: Patches) -> list[str]:
+def _commands_of_patches(patches: Patches) -> list[str]:
     # the commands that made a patch store, the oldest first
-    made = [patches.store.header["run"]["command"]]
+    command = patches.store.header["run"]["command"]
     if "patches" in patches.store.header["parents"]:
-        place = locate_parent(patches.path, patches.store.header["parents"]["patches"]["path"])
+        parent = locate_parent(patches.path, patches.store.header["parents"]["patches"]["path"])
         with suppress(HistoxaiError):
-            return [*_back(Patches(place)), *made]
-    return made
+            return [*_commands_of_patches(Patches(parent)), command]
+    return [command]
 
 
 def _patches_of(run: Run) -> Patches | None:
@@ -157,14 +196,14 @@ def _patches_of(run: Run) -> Patches | None:
 
 
 def resolve_lineage(path: Path, moved: Mapping[str, Path | None], allow_partial: bool = False) -> Lineage:
-    """Open a scores store and all its ancestors; `moved` names those that are no longer where they were.
+    """Open a scores store and all its ancestors.
 
-    Raises ParentChanged where one is not the one that was used, InputRefused where one is gone, Incomplete where
-    not all patches are scored and `allow_partial` is not set.
+    moved: new paths of parents by name ("maps", "masks", "patches", "model", "segmenter"), None for the recorded one.
+    Raises ParentChanged if a parent is missing or differs from the one that was used, and Incomplete if not all
+    patches have scores and `allow_partial` is not set.
     """
     scores = open_store(path, "scores", "score")
-    rows = _scored(scores, allow_partial)
-
+    rows = _scored_rows(scores, allow_partial)
     used = ["index", "predictions", *scores.header["axes"]["method"]]  # methods may have been added since
     maps_parent = ParentKind("maps", lambda p: open_store(p, "maps", "explain"), lambda store: store.digest(used))
     masks_parent = ParentKind("masks", lambda p: open_store(p, "masks", "masks"), lambda store: store.digest())
@@ -179,17 +218,17 @@ def resolve_lineage(path: Path, moved: Mapping[str, Path | None], allow_partial:
     return Lineage(scores, maps, masks, patches, classifier, segmenter, rows)
 
 
-def _scored(scores: Store, allow_partial: bool) -> np.ndarray:
+def _scored_rows(scores: Store, allow_partial: bool) -> np.ndarray:
     partial = scores.header.get("partial")
     if not allow_partial:
-        scores.require_complete(SCORES)
+        scores.require_complete(REQUIRED_ITEMS)
         if partial:
-            again = re.sub(r" --allow-partial\b", "", scores.header["run"]["command"])
+            command = re.sub(r" --allow-partial\b", "", scores.header["run"]["command"])
             raise Incomplete(
                 f"{scores.path}: was made with --allow-partial, from {partial['patches']} of {partial['of']} patches; "
-                f"run `{'`, `'.join(partial['commands'])}`, then `{again} --force`, or go on with --allow-partial"
+                f"run `{'`, `'.join(partial['commands'])}`, then `{command} --force`, or go on with --allow-partial"
             )
     rows = np.flatnonzero(rows_done(scores.completeness()["scores"]))
     if not len(rows):
-        scores.require_complete(SCORES)
+        scores.require_complete(REQUIRED_ITEMS)
     return rows

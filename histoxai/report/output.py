@@ -1,4 +1,4 @@
-"""Where pages and exports go: looked at before any work, and written whole."""
+"""Report output folders: checked up front, written atomically."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from histoxai.core.s3_paths import require_local
 from histoxai.store.create import create_or_match, match
 from histoxai.store.storage.files import read_json, write_atomically, write_json
 
-_LIST = "export.json"  # in an export's folder: what is of it
+_FILE_LIST = "export.json"
 
 
-class Publication:
-    """A page with its data.zarr in one folder, and an export in another, where one is asked for.
+class ReportOutput:
+    """The folder of a page and its data.zarr, and optionally a folder for exported files.
 
-    Raises InputRefused for folders that overlap an input, or hold what neither writes; whatever --force may replace
-    must be a report.
+    Raises InputRefused if a folder overlaps an input or holds files of another origin, which --force must not replace.
     """
 
     def __init__(self, output: Path, export: Path | None, inputs: Iterable[Path]) -> None:
@@ -32,56 +31,56 @@ class Publication:
         if export is not None:
             require_local(export, "exports")
             provenance.keep_apart(export, output, *inputs)
-            self._exported = _exported(export)
+            self._previous_files = _exported_files(export)
         names = [p.name for p in output.iterdir()] if output.is_dir() else []
-        if strange := [n for n in names if n not in (self.page.name, self.data.name) and not n.startswith(".")]:
-            raise InputRefused(f"{output}: holds {strange[0]}, which no report makes; choose another output")
+        if foreign := [n for n in names if n not in (self.page.name, self.data.name) and not n.startswith(".")]:
+            raise InputRefused(f"{output}: holds {foreign[0]}, which no report makes; choose another output")
 
-    def there(self, header: dict[str, Any]) -> bool:
-        """Whether page and numbers are written.
+    def is_written(self, header: dict[str, Any]) -> bool:
+        """Return whether page and numbers exist.
 
-        Raises SettingsDiffer where they were made of others, or in another way.
+        Raises SettingsDiffer if they were made from other stores or with other settings.
         """
-        found = self.data.exists() and self.page.exists()
-        if found:
+        exists = self.data.exists() and self.page.exists()
+        if exists:
             match(self.data, header, [])
-        return found
+        return exists
 
     def write(self, page: str, header: dict[str, Any], arrays: dict[str, np.ndarray], progress: Progress) -> None:
-        """The page, then its numbers: a report that has these is complete."""
+        """Write the page, then its numbers: a report that has these is complete."""
         write_atomically(self.page, page.encode())
         create_or_match(self.data, header, arrays, [], force=True)
         progress.say(f"{self.page} and {self.data} written")
 
-    def write_export(self, files: Iterable[tuple[str, bytes]], total: int, progress: Progress) -> None:
-        """Files by path below the export's folder; those of an earlier export that are not among them are removed.
+    def write_export(self, files: Iterable[tuple[str, bytes]], figures: int, progress: Progress) -> None:
+        """Write files by their path below the export's folder, and remove those of an earlier export.
 
-        total: figures among them.
+        figures: how many figures are among the files, for the progress bar.
         """
         assert self.export is not None
-        progress.start("export", total)
+        progress.start("export", figures)
         written = []
         for name, data in files:
             written.append(name)
-            self._list({*self._exported, *written})
+            self._write_file_list({*self._previous_files, *written})
             write_atomically(self.export / name, data)
             if name.endswith(".svg"):
                 progress.advance()
-        for stale in set(self._exported) - set(written):
+        for stale in set(self._previous_files) - set(written):
             (self.export / stale).unlink(missing_ok=True)
-        self._list(written)
+        self._write_file_list(written)
         progress.stop()
 
-    def _list(self, names: Iterable[str]) -> None:
+    def _write_file_list(self, names: Iterable[str]) -> None:
         assert self.export is not None
-        write_json(self.export / _LIST, {"schema": "export/1", "files": sorted(names)})
+        write_json(self.export / _FILE_LIST, {"schema": "export/1", "files": sorted(names)})
 
 
-def _exported(folder: Path) -> list[str]:
-    facts = read_json(folder / _LIST)
-    known = facts["files"] if isinstance(facts, dict) and isinstance(facts.get("files"), list) else []
-    there = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()] if folder.is_dir() else []
-    strange = [n for n in there if n not in known and n != _LIST and not Path(n).name.startswith(".")]
-    if strange:
-        raise InputRefused(f"{folder}: holds {strange[0]}, which no export wrote; choose another folder for --export")
-    return [n for n in known if n in there]
+def _exported_files(folder: Path) -> list[str]:
+    facts = read_json(folder / _FILE_LIST)
+    listed = facts["files"] if isinstance(facts, dict) and isinstance(facts.get("files"), list) else []
+    existing = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()] if folder.is_dir() else []
+    foreign = [n for n in existing if n not in listed and n != _FILE_LIST and not Path(n).name.startswith(".")]
+    if foreign:
+        raise InputRefused(f"{folder}: holds {foreign[0]}, which no export wrote; choose another folder for --export")
+    return [n for n in listed if n in existing]

@@ -14,7 +14,7 @@ from histoxai.core.s3_paths import relative_name, resolve_name, with_s3_urls
 from histoxai.explain.maps_store import StoredMethod, stored_methods
 from histoxai.store.parents import join_rows
 from histoxai.store.shards import Store
-from histoxai.store.state import fill_command, gaps_text, rows_done
+from histoxai.store.state import fill_command, format_ranges, gaps_text, rows_done
 
 
 @dataclass(frozen=True)

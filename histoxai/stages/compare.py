@@ -9,13 +9,16 @@ from typing import Any
 from histoxai.core import provenance
 from histoxai.core.errors import ParentChanged, UsageError
 from histoxai.core.progress import Progress
-from histoxai.report import build, comparison, comparison_text
-from histoxai.report.export.files import files
-from histoxai.report.export.qupath import stems
-from histoxai.report.figures.pool import Gallery
+from histoxai.report.comparison.build import build_comparison
+from histoxai.report.comparison.runs import names_of
+from histoxai.report.content import methods_facts
+from histoxai.report.export.comparison_tables import comparison_tables
+from histoxai.report.export.files import export_files
+from histoxai.report.export.qupath import file_stems
+from histoxai.report.figures.pool import FigurePool
 from histoxai.report.lineage import Lineage, resolve_lineage
-from histoxai.report.output import Publication
-from histoxai.report.page import render
+from histoxai.report.output import ReportOutput
+from histoxai.report.page.render import render
 from histoxai.report.request import ReportRequest
 from histoxai.settings import Comparison
 
@@ -30,31 +33,30 @@ def compare(scores: Sequence[Path], request: ReportRequest, settings: Comparison
     if len({p.resolve() for p in scores}) < len(scores):
         raise UsageError("report: a scores store is named twice; there is nothing to compare")
     provenance.keep_apart(request.output, *scores)
-    names = comparison.names_of(scores)
+    names = names_of(scores)
     lineages = {name: _lineage(path, request.allow_partial) for name, path in zip(names, scores, strict=True)}
     ancestors = [Path(row["path"]) for lineage in lineages.values() for row in lineage.ancestors()]
-    files_out = Publication(request.output, request.export, ancestors)
-    header, partial = _header(lineages, files_out.data, settings)
-    summary = {"schema": "histoxai.comparison/1", "page": str(files_out.page), "data": str(files_out.data)}
-    is_written = not request.force and files_out.there(header)
+    output = ReportOutput(request.output, request.export, ancestors)
+    header, partial = _header(lineages, output.data, settings)
+    summary = {"schema": "histoxai.comparison/1", "page": str(output.page), "data": str(output.data)}
+    is_written = not request.force and output.is_written(header)
     if request.dry_run or (is_written and request.export is None):
         return summary
-    with Gallery(request.workers, request.export is not None, "; ".join(f"{n}: partial" for n in partial)) as gallery:
-        content, arrays = comparison.compare(lineages, settings, gallery, progress)
+    mark = "; ".join(f"{name}: partial" for name in partial)
+    with FigurePool(request.workers, request.export is not None, mark) as figures:
+        content, arrays = build_comparison(lineages, settings, figures, progress)
     if not is_written:
-        files_out.write(render.render("compare.html", content), header, arrays, progress)
+        output.write(render("compare.html", content), header, arrays, progress)
     if request.export is not None:
-        facts = {
-            stem: build.methods_facts(lineage, content["statistics"])
-            for stem, lineage in zip(stems(names), lineages.values(), strict=True)
-        }
-        files_out.write_export(files(comparison_text.tables(content), gallery, facts), len(gallery), progress)
+        runs = zip(file_stems(names), lineages.values(), strict=True)
+        facts = {stem: methods_facts(lineage, content["statistics"]) for stem, lineage in runs}
+        output.write_export(export_files(comparison_tables(content), figures, facts), len(figures), progress)
         summary["export"] = str(request.export)
     return summary
 
 
 def _header(lineages: Mapping[str, Lineage], data: Path, settings: Comparison) -> tuple[dict[str, Any], dict[str, Any]]:
-    # The header of data.zarr, and which of the scores stores are partial.
+    # the header of data.zarr, and which of the scores stores are partial
     parents = {
         f"scores{k}": provenance.parent(lineage.scores.path, data, lineage.scores.digest())
         for k, lineage in enumerate(lineages.values())

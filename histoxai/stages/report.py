@@ -9,17 +9,18 @@ from typing import Any
 
 from histoxai.core import provenance
 from histoxai.core.progress import Progress
-from histoxai.report import build
-from histoxai.report.content import partial_words
+from histoxai.report.build import build_page
+from histoxai.report.content import methods_facts, partial_label
 from histoxai.report.export import qupath
-from histoxai.report.export.files import files, tables
-from histoxai.report.export.slides import overlay_files
-from histoxai.report.figures.pool import Gallery
-from histoxai.report.lineage import Lineage, resolve_lineage
-from histoxai.report.output import Publication
-from histoxai.report.page import render
+from histoxai.report.export.files import export_files
+from histoxai.report.export.report_tables import report_tables
+from histoxai.report.export.slides import OverlaySource, overlay_files
+from histoxai.report.figures.pool import FigurePool
+from histoxai.report.lineage import resolve_lineage
+from histoxai.report.output import ReportOutput
+from histoxai.report.page.render import render
 from histoxai.report.request import ReportRequest
-from histoxai.report.slides import places_of, slides_of
+from histoxai.report.slides import find_slides, patch_positions
 from histoxai.score.scores_store import read
 from histoxai.settings import Report
 
@@ -41,32 +42,28 @@ def report(
     """
     provenance.keep_apart(request.output, scores, *[p for p in moved.values() if p is not None])
     lineage = resolve_lineage(scores, moved, request.allow_partial)
-    files_out = Publication(request.output, request.export, [Path(row["path"]) for row in lineage.ancestors()])
-    header = _header(lineage, files_out.data, settings)
-    summary = {"schema": "histoxai.report/1", "page": str(files_out.page), "data": str(files_out.data)}
-    is_written = not request.force and files_out.there(header)
+    output = ReportOutput(request.output, request.export, [Path(row["path"]) for row in lineage.ancestors()])
+    parents = {"scores": provenance.parent(lineage.scores.path, output.data, lineage.scores.digest())}
+    header = provenance.header(SCHEMA, settings, None, parents, partial=lineage.partial)
+    summary = {"schema": "histoxai.report/1", "page": str(output.page), "data": str(output.data)}
+    is_written = not request.force and output.is_written(header)
     if request.dry_run or (is_written and request.export is None):
         return summary
-    places = places_of(lineage) if request.export is not None and request.slides else None
-    if places is not None:
-        qupath.require()
-    with Gallery(request.workers, request.export is not None, partial_words(lineage.partial)) as gallery:
-        report = build.report(lineage, settings, gallery, progress)
+    positions = patch_positions(lineage) if request.export is not None and request.slides else None
+    if positions is not None:
+        qupath.require_libraries()
+    with FigurePool(request.workers, request.export is not None, partial_label(lineage.partial)) as figures:
+        page = build_page(lineage, settings, figures, progress)
     if not is_written:
-        text = render.render("report.html", report.content, report.data)
-        files_out.write(text, {**header, "axes": report.axes}, report.arrays, progress)
+        text = render("report.html", page.content, page.data)
+        output.write(text, {**header, "axes": page.axes}, page.arrays, progress)
     if request.export is not None:
-        facts = {"": build.methods_facts(lineage, report.content["statistics"])}
-        exported = files(tables(report.content), gallery, facts)
-        if places is not None:
-            values, primary = read(scores, "corrected", rows=lineage.rows), report.data["primary"]
-            slides = slides_of(lineage, places)
-            exported = chain(exported, overlay_files(slides, lineage, values, primary, settings.colours, progress))
-        files_out.write_export(exported, len(gallery), progress)
+        facts = {"": methods_facts(lineage, page.content["statistics"])}
+        exported = export_files(report_tables(page.content), figures, facts)
+        if positions is not None:
+            values = read(scores, "corrected", rows=lineage.rows)
+            source = OverlaySource(lineage, values, page.data["primary"], settings.colours)
+            exported = chain(exported, overlay_files(find_slides(lineage, positions), source, progress))
+        output.write_export(exported, len(figures), progress)
         summary["export"] = str(request.export)
     return summary
-
-
-def _header(lineage: Lineage, data: Path, settings: Report) -> dict[str, Any]:
-    parents = {"scores": provenance.parent(lineage.scores.path, data, lineage.scores.digest())}
-    return provenance.header(SCHEMA, settings, None, parents, partial=lineage.partial)

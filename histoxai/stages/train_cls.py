@@ -20,7 +20,8 @@ from histoxai.networks.inference import pick_device, predict_patches
 from histoxai.networks.pretrained import freeze_encoder, load_weights
 from histoxai.networks.run_folder import open_run, training_summary
 from histoxai.networks.weights import build
-from histoxai.report.figures.figures import confusion, png
+from histoxai.report.figures.style import to_png
+from histoxai.report.figures.training import confusion_matrix
 from histoxai.score.summary.scores import cancer_of
 from histoxai.settings import Statistics, TrainCls, Work
 from histoxai.split.leaks import describe_leaks
@@ -154,7 +155,7 @@ def _evaluate(
     write_predictions(output, patches, rows, split, predictions)
     label, classes, logits = patches.label[rows], patches.classes, predictions["logits"]
     table = accuracy_table(label, predictions["prediction"], classes)
-    write_atomically(output / "confusion.png", png(confusion(np.array(table["confusion"]), classes)))
+    write_atomically(output / "confusion.png", to_png(confusion_matrix(np.array(table["confusion"]), classes)))
     scores = classifier_scores(logits, label, patches.group[rows], classes, cancer_of(None, classes), Statistics())
     return Evaluation(split, {**table, "scores": scores}, calibration)
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from histoxai.ingest.quality import measure_quality
 from histoxai.report import contact_sheet
-from histoxai.report.contact_sheet import Band, Section, Strip, Tile, draw_sheet, in_lines, shorten
+from histoxai.report.contact_sheet import Band, Section, Strip, Tile, draw_sheet, in_two_lines, shorten
 from histoxai.settings.train import parse_augmentation
 from histoxai.store.patches import Patches
 from tests.conftest import CLASSES, done, run, write_diagset
@@ -41,7 +41,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, Sequence[Sect
         calls.append((title, subtitle, sections))
         return draw_sheet(title, subtitle, sections)
 
-    for module in ("plots.preview", "stages.sheets"):
+    for module in ("report.split_preview", "stages.sheets"):
         monkeypatch.setattr(f"histoxai.{module}.draw_sheet", spy)
     return calls
 
@@ -56,14 +56,14 @@ def strips(sections: Sequence[Section]) -> list[Strip]:
 
 def test_tiles_stand_where_they_should_in_their_colours() -> None:
     colours = [(200, 30, 30), (30, 200, 30), (30, 30, 200)]
-    tiles = [Tile.of(np.full((64, 64, 3), c, np.uint8), "note", made=c[2] == 200) for c in colours]
+    tiles = [Tile.of(np.full((64, 64, 3), c, np.uint8), "note", augmented=c[2] == 200) for c in colours]
     page = picture(draw_sheet("title", "", [Section("", [Band("", "", [Strip("id", tiles)])])]))
     side = 144
     for colour, tile in zip(colours, tiles, strict=True):
         assert tile.picture.size == (side, side)
         found = np.argwhere((page == colour).all(axis=2))
         # the frame hides a pixel on each side, of what training made two
-        edge = 2 if tile.made else 1
+        edge = 2 if tile.augmented else 1
         assert len(found) == (side - 2 * edge) ** 2
         assert np.ptp(found, axis=0).tolist() == [side - 2 * edge - 1] * 2
     left = [np.argwhere((page == c).all(axis=2))[:, 1].min() for c in colours]
@@ -75,7 +75,8 @@ def test_oblong_patches_keep_their_shape_and_lines_their_order() -> None:
     assert wide.picture.size == (144, 72)
     many = [Strip(str(k), [wide]) for k in range(20)]
     assert [
-        [int(s.name) for s in line] for line in contact_sheet._lines(many, contact_sheet._Page(0, 8 * 150 - 6).across)
+        [int(s.name) for s in line]
+        for line in contact_sheet._strips_by_line(many, contact_sheet._Canvas(0, 8 * 150 - 6).strips_width)
     ] == [
         list(range(8)),
         list(range(8, 16)),
@@ -91,11 +92,11 @@ def test_long_names_lose_their_middle_and_nothing_crashes() -> None:
     assert name.startswith(head)
     assert name.endswith(tail)
     assert shorten("scan/p#1", 200, FONT) == "scan/p#1"
-    assert in_lines("scan/p#1", 144, FONT) == ["scan/p#1"]
-    first, second = in_lines(name, 144, FONT)
+    assert in_two_lines("scan/p#1", 144, FONT) == ["scan/p#1"]
+    first, second = in_two_lines(name, 144, FONT)
     assert name.startswith(first)
     assert name.endswith(second.removeprefix("…"))
-    assert "".join(in_lines("scan-a/b/c/d/e/f/tile#7", 100, FONT)) == "scan-a/b/c/d/e/f/tile#7"
+    assert "".join(in_two_lines("scan-a/b/c/d/e/f/tile#7", 100, FONT)) == "scan-a/b/c/d/e/f/tile#7"
     for odd in ("病理/スライド#0", "лимфома", "a\nb\x00", "\udcff\udcfe", "🔬" * 80, ""):
         tile = Tile.of(np.zeros((8, 8, 3), np.uint8), odd)
         assert draw_sheet(odd, odd, [Section(odd, [Band(odd, odd, [Strip(odd, [tile])])])]).startswith(b"\x89PNG")
@@ -161,13 +162,13 @@ def test_preview_shows_copies_as_they_are_stored_and_what_training_makes_of_them
         split = section.heading.split(":")[0]
         assert [band.label for band in section.bands] == list(CLASSES)
         for strip in strips([section]):
-            kept = [tile for tile in strip.tiles if not tile.made]
+            kept = [tile for tile in strip.tiles if not tile.augmented]
             for tile in kept:
                 turn = tile.note.removesuffix("°")
                 row = place[strip.name + (f"@{turn}" if turn != "0" else "")]
                 assert patches.split[row] == ["train", "validation", "test"].index(split) + 1
                 assert np.array_equal(tile.picture, Tile.of(patches.images[row]).picture)
-            made = [tile.note for tile in strip.tiles if tile.made]
+            made = [tile.note for tile in strip.tiles if tile.augmented]
             assert made == ([f"epoch {k}" for k in (1, 2, 3, 4)] if split == "train" else [])
     first = strips(drawn[0][2])[0]
     row = place[first.name + {"0°": "", "90°": "@90", "180°": "@180", "270°": "@270"}[first.tiles[0].note]]

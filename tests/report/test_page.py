@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histoxai.report.figures.figures import OVERLAYS
+from histoxai.report.figures.style import OVERLAY_COLOURS
 from histoxai.store.shards import Store
 from tests.conftest import FAST, Mini, done, patch
 
@@ -184,7 +184,7 @@ def test_explorers_overlay_has_the_pixels_that_were_counted(opened: Page, mini: 
             opened.choose("explorer-layers", Colours=palette)
             opened.settled()
             for method in range(4):
-                seen, look = colours(opened, method + 1), OVERLAYS[palette]
+                seen, look = colours(opened, method + 1), OVERLAY_COLOURS[palette]
                 tp, fp, fn, _ = counts[row, method, 0]
                 assert seen.get(look["map and tumor"], 0) == tp
                 assert seen.get(look["tumor"], 0) == fn

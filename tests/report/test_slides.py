@@ -17,17 +17,17 @@ from scipy.ndimage import label as components
 from histoxai.core.progress import Silent
 from histoxai.report import slides
 from histoxai.report.export import slides as slide_export
-from histoxai.report.export.qupath import LEAST, Frame, region, stems
-from histoxai.report.export.slides import overlay_files
+from histoxai.report.export.qupath import MIN_REGION_PIXELS, Classification, PatchFrame, file_stems, region
+from histoxai.report.export.slides import OverlaySource, overlay_files
 from histoxai.report.lineage import Lineage, resolve_lineage
-from histoxai.report.slides import places_of, put, slides_of
+from histoxai.report.slides import find_slides, paste, patch_positions
 from histoxai.score.scores_store import read
 from tests.conftest import FAST, Mini, done, patch
 
 shapely = pytest.importorskip("shapely", reason="shapely is not installed (`pip install .[slides]`)")
 tifffile = pytest.importorskip("tifffile", reason="tifffile is not installed (`pip install .[slides]`)")
 
-NAMES = ("map > 0.3", [0, 158, 115])
+MAP = Classification("map > 0.3", [0, 158, 115])
 
 
 def area(features: list[dict]) -> float:
@@ -42,32 +42,32 @@ def test_regions_have_the_pixels_of_the_plane() -> None:
     plane[30:34, 50:54] = True  # just large enough
     specks = plane.copy()
     specks[1, 1], specks[36:39, 2:7] = True, True  # 1 and 15 pixels
-    found = region("k", specks, Frame(100.0, 200.0, 2.0), *NAMES)
+    found = region("k", specks, PatchFrame(100.0, 200.0, 2.0), MAP)
     shape = shapely.from_geojson(json.dumps(found[0]["geometry"]))
     assert shape.is_valid
     assert shape.area == plane.sum() * 4
     assert shape.bounds == (120.0, 210.0, 208.0, 268.0)
     noise = rng.random((50, 50)) > 0.4
     numbers, n = components(noise)
-    large = sum(int((numbers == k).sum()) for k in range(1, n + 1) if (numbers == k).sum() >= LEAST)
-    assert area(region("k", noise, Frame(0, 0, 1), *NAMES)) == large
-    assert region("k", np.zeros((9, 9), bool), Frame(0, 0, 1), *NAMES) == []
+    large = sum(int((numbers == k).sum()) for k in range(1, n + 1) if (numbers == k).sum() >= MIN_REGION_PIXELS)
+    assert area(region("k", noise, PatchFrame(0, 0, 1), MAP)) == large
+    assert region("k", np.zeros((9, 9), bool), PatchFrame(0, 0, 1), MAP) == []
 
 
 def test_patches_are_put_where_they_lie() -> None:
     canvas = np.zeros((50, 80), np.float32)
-    put(canvas, np.arange(16, dtype=np.float32).reshape(4, 4), (40, 20, 8), 0.5)
+    paste(canvas, np.arange(16, dtype=np.float32).reshape(4, 4), (40, 20, 8), 0.5)
     assert np.array_equal(canvas[10:14, 20:24], np.arange(16).reshape(4, 4))
     assert np.count_nonzero(canvas) == 15
-    put(canvas, np.full((4, 4), 9, np.float32), (156, -4, 8), 0.5)  # partly outside
+    paste(canvas, np.full((4, 4), 9, np.float32), (156, -4, 8), 0.5)  # partly outside
     assert np.array_equal(canvas[0:2, 78:80], np.full((2, 2), 9))
     for place in ((-20, 8, 8), (8, -20, 8), (400, 8, 8), (8, 400, 8)):  # wholly
-        put(canvas, np.full((4, 4), 77, np.float32), place, 0.5)
+        paste(canvas, np.full((4, 4), 77, np.float32), place, 0.5)
     assert not (canvas == 77).any()
 
 
 def test_file_names_of_slides_are_safe_and_unlike() -> None:
-    assert stems(["a/b", "a-b", "../x", "A/B"]) == ["a-b", "a-b-2", "x", "A-B-3"]
+    assert file_stems(["a/b", "a-b", "../x", "A/B"]) == ["a-b", "a-b-2", "x", "A-B-3"]
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def lineage(tissue: Path) -> Lineage:
 
 
 def test_every_place_of_a_slide_is_there_once(lineage: Lineage, tissue: Path) -> None:
-    found = slides_of(lineage, places_of(lineage))
+    found = find_slides(lineage, patch_positions(lineage))
     assert sum(len(s.rows) for s in found) == len({i.split("@")[0] for i in lineage.column("patch_id").tolist()})
     assert all((s.width, s.height) == (192, 128) for s in found)
     assert any(s.turns.any() for s in found) or len(found) == 8
@@ -109,8 +109,8 @@ def test_every_place_of_a_slide_is_there_once(lineage: Lineage, tissue: Path) ->
 
 
 def test_overlay_file_has_the_maps_where_patches_lie(lineage: Lineage, tissue: Path) -> None:
-    found = slides_of(lineage, places_of(lineage))
-    for slide, stem in zip(found, stems([s.name for s in found]), strict=True):
+    found = find_slides(lineage, patch_positions(lineage))
+    for slide, stem in zip(found, file_stems([s.name for s in found]), strict=True):
         with tifffile.TiffFile(tissue / f"paper/slides/{stem}.ome.tif") as file:
             stack, about = file.series[0].asarray(), file.ome_metadata
         assert stack.shape == (5, 128, 192)
@@ -121,19 +121,19 @@ def test_overlay_file_has_the_maps_where_patches_lie(lineage: Lineage, tissue: P
             x, y, turns = int(slide.x[k]), int(slide.y[k]), int(slide.turns[k])
             here = stack[:, y : y + 64, x : x + 64]
             for channel, name in enumerate(("ig", "gradcam", "random")):
-                plane = np.rot90(lineage.planes(name, [row])[0], -turns)
+                plane = np.rot90(lineage.rendered_maps(name, [row])[0], -turns)
                 assert np.abs(here[channel] - 255 * plane).max() <= 0.51
-            _, tumor, other = lineage.pictures([row])
-            assert np.array_equal(here[3] == 255, np.rot90(tumor[0], -turns))
-            assert np.array_equal(here[4] == 255, np.rot90(other[0], -turns))
+            tumor, other = lineage.binary_masks([row])[0]
+            assert np.array_equal(here[3] == 255, np.rot90(tumor, -turns))
+            assert np.array_equal(here[4] == 255, np.rot90(other, -turns))
 
 
 def test_geojson_has_tiles_regions_and_measurements(lineage: Lineage, tissue: Path) -> None:
-    found = slides_of(lineage, places_of(lineage))
+    found = find_slides(lineage, patch_positions(lineage))
     ids = lineage.column("patch_id").tolist()
     auroc = lineage.column("measures")[:, 0, 0, 0]  # of ig on the tumor mask
     seen: set[str] = set()
-    for slide, stem in zip(found, stems([s.name for s in found]), strict=True):
+    for slide, stem in zip(found, file_stems([s.name for s in found]), strict=True):
         features = json.loads((tissue / f"paper/slides/{stem}.geojson").read_text())["features"]
         tiles = [f for f in features if f["properties"]["objectType"] == "tile"]
         assert [t["properties"]["name"] for t in tiles] == [ids[r] for r in slide.rows.tolist()]
@@ -147,8 +147,8 @@ def test_geojson_has_tiles_regions_and_measurements(lineage: Lineage, tissue: Pa
         masks = [f for f in features if f["properties"]["classification"]["name"] == "tumor mask"]
         want = 0
         for row in slide.rows.tolist():
-            numbers, n = components(lineage.pictures([row])[1][0])
-            want += sum(c for k in range(1, n + 1) if (c := int((numbers == k).sum())) >= LEAST)
+            numbers, n = components(lineage.binary_masks([row])[0, 0])
+            want += sum(c for k in range(1, n + 1) if (c := int((numbers == k).sum())) >= MIN_REGION_PIXELS)
         assert area(masks) == want
         kinds = {f["properties"]["classification"]["name"] for f in features}
         assert not any("random" in k for k in kinds)  # null models are not drawn
@@ -160,8 +160,8 @@ def test_geojson_has_tiles_regions_and_measurements(lineage: Lineage, tissue: Pa
 def test_the_same_bytes_again_and_without_slides_where_asked(tissue: Path, lineage: Lineage) -> None:
     before = {f"slides/{p.name}": p.read_bytes() for p in (tissue / "paper/slides").iterdir()}
     assert len(before) == 16
-    found, scores = slides_of(lineage, places_of(lineage)), read(tissue / "s", "corrected", rows=lineage.rows)
-    assert dict(overlay_files(found, lineage, scores, "auroc", "safe", Silent())) == before
+    found, scores = find_slides(lineage, patch_positions(lineage)), read(tissue / "s", "corrected", rows=lineage.rows)
+    assert dict(overlay_files(found, OverlaySource(lineage, scores, "auroc", "safe"), Silent())) == before
     done("report", tissue / "s", "-o", tissue / "r", "--export", tissue / "again", "--no-slides")
     assert not list((tissue / "again").rglob("*.ome.tif"))
 
@@ -181,16 +181,16 @@ class Opened:
 
 
 def test_places_are_counted_from_where_viewers_count(lineage: Lineage, tmp_path: Path) -> None:
-    places = places_of(lineage)
+    places = patch_positions(lineage)
     assert places is not None
     name = places.names[0]
     edges = {"x": "0", "y": "0", "width": "500", "height": "400"}
-    with mock.patch.object(slides, "_files", return_value={name: tmp_path / "a.mrxs"}):
+    with mock.patch.object(slides, "_slide_files", return_value={name: tmp_path / "a.mrxs"}):
         for corner, seen in (((0, 0), (500, 400)), ((-10, -20), (500, 400)), ((90, 0), None)):
             edges |= {"x": str(corner[0]), "y": str(corner[1])}
             opened = Opened({f"openslide.bounds-{k}": v for k, v in edges.items()})
             with mock.patch.object(slides, "open_slide", return_value=opened):
-                found = next(s for s in slides_of(lineage, places) if s.name == name)
+                found = next(s for s in find_slides(lineage, places) if s.name == name)
             mine = places.which == 0
             assert found.x.tolist() == (places.x[mine] - corner[0]).tolist()
             assert found.y.tolist() == (places.y[mine] - corner[1]).tolist()
@@ -199,7 +199,7 @@ def test_places_are_counted_from_where_viewers_count(lineage: Lineage, tmp_path:
         # a smaller slide of that name is another one
         opened = Opened({}, dimensions=(100, 100))
         with mock.patch.object(slides, "open_slide", return_value=opened):
-            found = next(s for s in slides_of(lineage, places) if s.name == name)
+            found = next(s for s in find_slides(lineage, places) if s.name == name)
         assert (found.file, found.width, found.height) == (None, 192, 128)
 
 
@@ -209,16 +209,16 @@ def test_a_label_mask_beside_a_slide_is_not_the_slide(tmp_path: Path) -> None:
     source = SimpleNamespace(
         path=tmp_path / "p.zarr", store=SimpleNamespace(header={"parents": {"source": {"path": "."}}})
     )
-    found = slides._files(source, {"a", "b", "c"})
+    found = slides._slide_files(source, {"a", "b", "c"})
     assert {k: v.name for k, v in found.items()} == {"a": "a.svs", "b": "b.tiff"}
 
 
 def test_a_geojson_that_grows_too_large_keeps_its_tiles(lineage: Lineage) -> None:
-    places = places_of(lineage)
-    slide, progress = slides_of(lineage, places)[0], Silent()
+    places = patch_positions(lineage)
+    slide, progress = find_slides(lineage, places)[0], Silent()
     scores = read(lineage.scores.path, "corrected")
-    with mock.patch.object(slides, "TEXT", 0):
-        files = dict(slide_export.overlay_files([slide], lineage, scores, "auroc", "safe", progress))
+    with mock.patch.object(slide_export, "MAX_GEOJSON_BYTES", 0):
+        files = dict(overlay_files([slide], OverlaySource(lineage, scores, "auroc", "safe"), progress))
     features = json.loads(next(v for k, v in files.items() if k.endswith(".geojson")))["features"]
     assert [f["properties"]["objectType"] for f in features] == ["tile"] * len(slide.rows)
     assert f"masks and maps of {len(slide.rows)} patches are left out" in progress.warnings[0]

@@ -12,9 +12,11 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from histoxai.report.comparison import _correct, _joined, _other_pixels, _pair, names_of
-from histoxai.report.comparison_text import answer
+from histoxai.report.comparison.answer import ComparisonQuestion, write_comparison_answer
+from histoxai.report.comparison.pairs import compare_pair, correct_by_holm, join_groups
+from histoxai.report.comparison.runs import count_other_pixels, names_of
 from histoxai.report.lineage import resolve_lineage
+from histoxai.report.sections.answer import Answer
 from histoxai.score.summary.scores import Method, Scores
 from histoxai.settings import Statistics
 from histoxai.statistics.tests import holm, paired
@@ -59,7 +61,7 @@ STATISTICS = Statistics(primary="auroc", repetitions=500)
 
 def test_differences_are_those_of_the_paired_test() -> None:
     a, b = scores(0.0), scores(0.1, 1)
-    found = _pair(a, b, "b", STATISTICS)
+    found = compare_pair(a, b, "b", STATISTICS)
     row = found["rows"][0]
     want = paired(b.values[:, 0, 0, 0], a.values[:, 0, 0, 0], a.group, 500, 0)
     assert (row["method"], row["mask"], row["difference"], row["low"], row["p"]) == (
@@ -90,12 +92,12 @@ def test_patches_are_matched_by_their_ids_whatever_their_order() -> None:
         "patch_id",
     )
     turned = replace(b, **{k: getattr(b, k)[order] for k in fields})
-    found = _pair(a, turned, "b", STATISTICS)
+    found = compare_pair(a, turned, "b", STATISTICS)
     want = (b.values - a.values)[order, 0, 0, 0].mean()
     assert found["rows"][0]["difference"] == pytest.approx(want)
     assert (found["patches"], found["only_first"], found["only_theirs"]) == (80, 40, 0)
     apart = replace(b, patch_id=np.array([f"q{k}" for k in range(N)]))
-    found = _pair(a, apart, "b", STATISTICS)
+    found = compare_pair(a, apart, "b", STATISTICS)
     assert found["rows"] == []
     assert found["patches"] == 0
     assert found["accuracy"] is None
@@ -103,13 +105,13 @@ def test_patches_are_matched_by_their_ids_whatever_their_order() -> None:
 
 def test_groups_are_what_either_run_keeps_together() -> None:
     first, second = np.array(["a", "a", "b", "c", "d"]), np.array(["1", "2", "2", "3", "3"])
-    assert len(set(_joined(first, second).tolist())) == 2
-    assert _joined(first, second)[[0, 2]].tolist() == [_joined(first, second)[1]] * 2
-    assert _joined(first, first).tolist() == first.tolist()
+    assert len(set(join_groups(first, second).tolist())) == 2
+    assert join_groups(first, second)[[0, 2]].tolist() == [join_groups(first, second)[1]] * 2
+    assert join_groups(first, first).tolist() == first.tolist()
     a, b = scores(0.0), scores(0.1, 1)
     coarse = replace(b, group=np.array([f"h{k % 4}" for k in range(N)]))
     for x, y in ((a, coarse), (coarse, a)):
-        row = _pair(x, y, "b", STATISTICS)["rows"][0]
+        row = compare_pair(x, y, "b", STATISTICS)["rows"][0]
         assert (row["groups"], row["p"]) == (4, None)
 
 
@@ -119,44 +121,42 @@ def test_only_patches_with_one_class_in_both_tell_classifiers_apart() -> None:
     wrong[:12] = 1 - wrong[:12]
     label = b.label.copy()
     label[:30] = -1  # unlabelled there, with all that are wrong
-    found = _pair(a, replace(b, prediction=wrong, label=label), "b", STATISTICS)
+    found = compare_pair(a, replace(b, prediction=wrong, label=label), "b", STATISTICS)
     assert (found["accuracy"]["theirs"], found["accuracy"]["n"], found["other_class"]) == (1.0, 90, 0)
     label[30:40] = 1 - label[30:40]
-    found = _pair(a, replace(b, prediction=wrong, label=label), "b", STATISTICS)
+    found = compare_pair(a, replace(b, prediction=wrong, label=label), "b", STATISTICS)
     assert (found["accuracy"]["theirs"], found["accuracy"]["n"], found["other_class"]) == (1.0, 80, 10)
-    found = _pair(a, replace(b, prediction=wrong), "b", STATISTICS)
+    found = compare_pair(a, replace(b, prediction=wrong), "b", STATISTICS)
     assert found["accuracy"]["difference"] == pytest.approx(-12 / N)
-    assert _pair(a, replace(b, label=np.full(N, -1)), "b", STATISTICS)["accuracy"] is None
+    assert compare_pair(a, replace(b, label=np.full(N, -1)), "b", STATISTICS)["accuracy"] is None
 
 
-def said(a: Scores, b: Scores) -> dict[str, list[str]]:
-    pair = _pair(a, b, "b", STATISTICS)
-    _correct([r for r in pair["rows"] if not r["null"]])
-    for row in pair["rows"]:
-        row.setdefault("p_holm", None)
+def answer_to(a: Scores, b: Scores) -> Answer:
+    pair = compare_pair(a, b, "b", STATISTICS)
+    correct_by_holm([r for r in pair["rows"] if not r["null"]])
     if pair["accuracy"]:
-        _correct([pair["accuracy"]])
-    return answer({"runs": [{"name": "a"}], "pairs": [pair], "primary": "auroc", "mask": "tumor", "level": 0.95})
+        correct_by_holm([pair["accuracy"]])
+    return write_comparison_answer(ComparisonQuestion("a", "pixel AUROC", "tumor", 0.95), [pair])
 
 
 def test_sentences_claim_what_is_tested_and_no_more() -> None:
     a, b = scores(0.0), scores(0.1, 1)
-    found = said(a, b)
+    found = answer_to(a, b)
     assert found["answer"][0].startswith("On 120 patches that both have, with a value, of 20 groups, ig (+0.1")
     assert "is higher in b than in a" in found["answer"][0]
     assert "no difference is shown" in found["answer"][1]
     assert found["unsupported"] == []
-    same = said(a, scores(0.0, 1))
+    same = answer_to(a, scores(0.0, 1))
     assert "no method is shown to differ between b and a" in same["answer"][0]
     assert same["unsupported"] == ["That the maps of ig in b differ from those in a."]  # random is a null model
     values = b.values.copy()
     values[:60] = np.nan
-    assert said(a, replace(b, values=values))["answer"][0].startswith("On 60 of the 120 patches that both have")
-    few = said(replace(a, group=np.array([f"g{k % 4}" for k in range(N)])), b)
+    assert answer_to(a, replace(b, values=values))["answer"][0].startswith("On 60 of the 120 patches that both have")
+    few = answer_to(replace(a, group=np.array([f"g{k % 4}" for k in range(N)])), b)
     assert "nothing can be claimed of b and a: tests are withheld (4 groups; a test needs 10)" in few["answer"][0]
     assert "that is not tested" in few["answer"][1]
     assert few["unsupported"] == []
-    apart = said(a, replace(b, patch_id=np.array([f"q{k}" for k in range(N)])))
+    apart = answer_to(a, replace(b, patch_id=np.array([f"q{k}" for k in range(N)])))
     assert "have no patch in common" in apart["answer"][0]
 
 
@@ -212,7 +212,7 @@ def test_a_page_of_two_runs(mini: Mini, tmp_path: Path) -> None:
     assert run("report", other, mini.scores, "-o", tmp_path / "r").code == 3  # another comparison
 
 
-def test_what_else_differs_is_said(mini: Mini, tmp_path: Path) -> None:
+def test_other_differences_between_runs_are_noted(mini: Mini, tmp_path: Path) -> None:
     other = tmp_path / "other.zarr"
     done("score", mini.maps, "--masks", mini.masks, "-o", other, "--mask-threshold", 0.4)
     done("report", mini.scores, other, "-o", tmp_path / "r")
@@ -227,8 +227,8 @@ def test_what_else_differs_is_said(mini: Mini, tmp_path: Path) -> None:
     with mock.patch.object(
         second.patches.store, "take", lambda name, rows: stained[rows] if name == "identity" else take(name, rows)
     ):
-        assert _other_pixels(first, second) == len(first.rows)
-    assert _other_pixels(first, resolve_lineage(mini.scores, {})) == 0
+        assert count_other_pixels(first, second) == len(first.rows)
+    assert count_other_pixels(first, resolve_lineage(mini.scores, {})) == 0
 
 
 def test_what_cannot_be_compared_is_refused(mini: Mini, tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_what_cannot_be_compared_is_refused(mini: Mini, tmp_path: Path) -> None:
         assert "--maps" in outcome.err
         done("report", mini.scores, mini.root / "twin.zarr", "-o", tmp_path / "r")
         text = (tmp_path / "r/index.html").read_text()
-        assert "In nothing that is on record." in text
+        assert "The runs do not differ in any recorded setting." in text
         data = Store(tmp_path / "r/data.zarr")
         known = data.read("difference_difference")
         assert set(known[np.isfinite(known)].tolist()) <= {0.0}

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from histoxai.report.content import pick_cases
-from histoxai.report.figures.figures import OVERLAYS, overlay
+from histoxai.report.figures.maps import MaskedPatch, overlay
+from histoxai.report.figures.style import OVERLAY_COLOURS
+from histoxai.report.sections.base import pick_examples
 from histoxai.store.shards import Store
 from tests.conftest import FAST, Mini, array_files, done, run, without_seal, write_diagset
 
@@ -180,17 +181,17 @@ def test_selection_rule() -> None:
     predicted = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1])
     probability = np.array([0.7, 0.9, 0.5, 0.4, 0.6, 0.8, 0.3, 0.2, 0.65])
     case = np.array([1, 1, 2, 2, 3, 3, 4, 4, 1])
-    assert pick_cases(label, predicted, probability, case, [0, 1]) == [[1, 8], [3, None], [5, None], [7, None]]
+    assert pick_examples(label, predicted, probability, case, [0, 1]) == [[1, 8], [3, None], [5, None], [7, None]]
 
 
 def test_overlay_colours_are_the_studys_where_asked() -> None:
     image = np.full((1, 5, 3), 100, np.uint8)
-    found = np.array([[1, 0, 0, 1, 0]], bool)
+    above = np.array([[1, 0, 0, 1, 0]], bool)
     tumor = np.array([[0, 1, 0, 1, 0]], bool)
     other = np.array([[0, 0, 1, 0, 0]], bool)
     study = {"map": (0, 200, 0), "tumor": (230, 0, 0), "non_tumor": (30, 60, 255), "map and tumor": (255, 235, 0)}
-    for colours, palette in (("study", study), ("safe", OVERLAYS["safe"])):
-        made = overlay(image, found, tumor, other, colours)[0]
+    for colours, palette in (("study", study), ("safe", OVERLAY_COLOURS["safe"])):
+        made = overlay(MaskedPatch("", image, tumor, other), above, colours)[0]
         for at, name in enumerate(study):
             assert made[at].tolist() == np.round(0.45 * 100 + 0.55 * np.array(palette[name])).tolist()
         assert made[4].tolist() == [100, 100, 100]

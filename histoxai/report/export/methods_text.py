@@ -1,147 +1,168 @@
-"""The methods paragraph of a paper: what was done, with the settings that were used and whom to cite for it."""
+"""Write the methods paragraph of a paper: what was done, with its settings and citations."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from histoxai.core.references import references
 from histoxai.core.registry import resolve
 from histoxai.explain.bases.method import Method
 from histoxai.explain.bases.null_model import NullModel
 from histoxai.explain.catalogue import plugin_references
-from histoxai.report.export.tables import latex, markdown
+from histoxai.report.content import MethodFacts, MethodsFacts
+from histoxai.report.export.tables import escape_latex, escape_markdown
 
 STUDY = "valatkaite2024"
 # Citation keys by registered network.
-_NETWORKS = {"thesis-cnn": (STUDY,), "unet": (STUDY, "ronneberger2015")}
+_NETWORK_CITATIONS = {"thesis-cnn": (STUDY,), "unet": (STUDY, "ronneberger2015")}
+_TARGETS = {"predicted": "predicted class", "label": "true class"}
 
 
-def paragraph(facts: Mapping[str, Any]) -> list[tuple[str, tuple[str, ...]]]:
-    """Sentences, each with the keys that stand behind it.
+class Sentence(NamedTuple):
+    """A sentence without its full stop, and the keys of its citations."""
 
-    facts: `size`, `patches`, `groups`, `split`, `split_by`; `classifier` and `segmenter` (arch, epochs, best_epoch,
-    settings, accuracy or masks); `methods` (name, method, null, options); `target`, `score` (settings), `statistics`,
-    `version`.
-    """
-    c, s, stats = facts["classifier"], facts["segmenter"], facts["statistics"]
-    height, width = facts["size"]
-    real = [m for m in facts["methods"] if not m["null"]]
+    text: str
+    citations: tuple[str, ...] = ()
+
+
+def methods_sentences(facts: MethodsFacts) -> list[Sentence]:
+    """Write the methods paragraph of one run, sentence by sentence."""
+    classifier, segmenter, target = facts["classifier"], facts["segmenter"], facts["target"]
     null = [m for m in facts["methods"] if m["null"]]
-    said: list[tuple[str, tuple[str, ...]]] = [
-        (
-            f"We explained {facts['patches']} patches of {width} x {height} px from {facts['groups']} groups of the "
-            f"{facts['split']} split"
-            + (f" (split by {facts['split_by']})" if facts["split_by"] else "")
-            + (f"; this is {facts['partial']}" if facts["partial"] else ""),
-            (),
+    return [
+        Sentence(_patches(facts)),
+        Sentence(
+            f"The classifier, {classifier['arch']}, {_training(classifier)}; {_accuracy(classifier)}",
+            _NETWORK_CITATIONS.get(classifier["arch"], ()),
         ),
-        (f"The classifier, {c['arch']}, {_trained(c)}; {_accuracy(c)}", _NETWORKS.get(c["arch"], ())),
-        (f"Nuclei were marked by a segmenter, {s['arch']}, which {_trained(s)}", _NETWORKS.get(s["arch"], ())),
-        (f"Maps explain the {_target(facts['target'])}", ()),
+        Sentence(
+            f"Nuclei were marked by a segmenter, {segmenter['arch']}, which {_training(segmenter)}",
+            _NETWORK_CITATIONS.get(segmenter["arch"], ()),
+        ),
+        Sentence(f"Maps explain the {_TARGETS.get(target, f'class {target}')}"),
+        *[
+            Sentence(f"{m['name']} was computed with {_options(m)}", _method(m).citations)
+            for m in facts["methods"]
+            if not m["null"]
+        ],
+        *([_null_models(null)] if null else []),
+        *_scores_and_statistics(facts),
     ]
-    said += [(f"{m['name']} was computed with {_options(m)}", _method(m).citations) for m in real]
-    if null:
-        listed = ", ".join(
-            m["name"] if issubclass(_method(m), NullModel) else f"{m['name']} ({m['method']} on random weights)"
-            for m in null
-        )
-        said.append(
-            (
-                f"Null models, which cannot know what the network looks at: {listed}",
-                tuple(dict.fromkeys(k for m in null for k in _method(m).citations)),
-            )
-        )
-    score = facts["score"]
-    said += [
-        (
-            f"Maps were compared with masks (threshold {score['mask_threshold']:g}) by {stats['primary']}; measures of "
-            f"binary maps cut them at {score['map_threshold']:g}, as the study does. Beside each value stands that of "
-            "chance on the same patches",
+
+
+def _patches(facts: MethodsFacts) -> str:
+    height, width = facts["size"]
+    text = (
+        f"We explained {facts['patches']} patches of {width} x {height} px from {facts['groups']} groups of the "
+        f"{facts['split']} split"
+    )
+    text += f" (split by {facts['split_by']})" if facts["split_by"] else ""
+    return text + (f"; this is {facts['partial']}" if facts["partial"] else "")
+
+
+def _null_models(methods: Sequence[MethodFacts]) -> Sentence:
+    names = [
+        m["name"] if issubclass(_method(m), NullModel) else f"{m['name']} ({m['method']} on random weights)"
+        for m in methods
+    ]
+    citations = dict.fromkeys(k for m in methods for k in _method(m).citations)
+    return Sentence(f"Null models, which cannot know what the network looks at: {', '.join(names)}", tuple(citations))
+
+
+def _scores_and_statistics(facts: MethodsFacts) -> list[Sentence]:
+    score, statistics = facts["score"], facts["statistics"]
+    return [
+        Sentence(
+            f"Maps were compared with masks (threshold {score['mask_threshold']:g}) by {statistics['primary']}; "
+            f"measures of binary maps cut them at {score['map_threshold']:g}, as the study does. Beside each value "
+            "stands that of chance on the same patches",
             (STUDY,),
         ),
-        (
-            f"Intervals ({100 * stats['level']:g} %) are from a studentised bootstrap over groups with "
-            f"{stats['repetitions']} repetitions; p-values are corrected after Holm, ranks compared by Friedman's "
-            f"test, and absence of a difference tested as equivalence within {stats['margin']:g}",
+        Sentence(
+            f"Intervals ({100 * statistics['level']:g} %) are from a studentised bootstrap over groups with "
+            f"{statistics['repetitions']} repetitions; p-values are corrected after Holm, ranks compared by Friedman's "
+            f"test, and absence of a difference tested as equivalence within {statistics['margin']:g}",
             ("holm1979", "demsar2006", "schuirmann1987"),
         ),
-        (
+        Sentence(
             f"All of it was computed with histoxai {facts['version']} on PyTorch, Captum and pytorch-grad-cam",
             ("kokhlikyan2020",),
         ),
     ]
-    return said
 
 
-def as_markdown(said: Sequence[tuple[str, tuple[str, ...]]]) -> bytes:
-    """Sentences with pandoc's citations."""
-    lines = [markdown(text) + (f" [{'; '.join(f'@{k}' for k in keys)}]" if keys else "") + "." for text, keys in said]
+def as_markdown(sentences: Sequence[Sentence]) -> bytes:
+    """Return sentences with pandoc's citations."""
+    lines = [
+        escape_markdown(text) + (f" [{'; '.join(f'@{k}' for k in keys)}]" if keys else "") + "."
+        for text, keys in sentences
+    ]
     return ("\n".join(lines) + "\n").encode()
 
 
-def as_latex(said: Sequence[tuple[str, tuple[str, ...]]]) -> bytes:
-    r"""Sentences with `\cite`."""
-    lines = [latex(text) + (rf"~\cite{{{','.join(keys)}}}" if keys else "") + "." for text, keys in said]
+def as_latex(sentences: Sequence[Sentence]) -> bytes:
+    r"""Return sentences with `\cite`."""
+    lines = [escape_latex(text) + (rf"~\cite{{{','.join(keys)}}}" if keys else "") + "." for text, keys in sentences]
     return ("\n".join(lines) + "\n").encode()
 
 
-def bibliography(said: Sequence[tuple[str, tuple[str, ...]]]) -> bytes:
-    """BibTeX entries of all works that the sentences cite, and of the study."""
-    cited = {STUDY, *(key for _, keys in said for key in keys)}
+def bibliography(sentences: Sequence[Sentence]) -> bytes:
+    """Return the BibTeX entries of everything that is cited, and of the study."""
+    cited = {STUDY, *(key for _, keys in sentences for key in keys)}
     works = {**plugin_references(), **references()} if cited - references().keys() else references()
     return ("\n".join(work.entry for key, work in works.items() if key in cited) + "\n").encode()
 
 
-def _method(facts: Mapping[str, Any]) -> type[Method]:
+def _method(facts: MethodFacts) -> type[Method]:
     return resolve("method", facts["method"])
 
 
-def _trained(run: Mapping[str, Any]) -> str:
-    chosen = run["settings"]
-    kind = "AdamW" if chosen.get("weight_decay") else "Adam"
+def _training(run: Mapping[str, Any]) -> str:
+    settings = run["settings"]
+    optimiser = "AdamW" if settings.get("weight_decay") else "Adam"
     text = (
-        f"was trained with {kind} (learning rate {chosen['lr']:g}, batches of {chosen['batch_size']}, seed "
-        f"{chosen['seed']}) for {run['epochs']} epochs; the weights of epoch {run['best_epoch']}, with the lowest "
+        f"was trained with {optimiser} (learning rate {settings['lr']:g}, batches of {settings['batch_size']}, seed "
+        f"{settings['seed']}) for {run['epochs']} epochs; the weights of epoch {run['best_epoch']}, with the lowest "
         "validation loss, were kept"
     )
-    more = [
-        f"{name.replace('_', ' ')} {chosen[name]:g}"
-        for name in ("warmup", "clip", "ema", "label_smoothing", "mixup")
-        if chosen.get(name)
-    ]
-    if chosen.get("accumulate", 1) > 1:
-        more.append(f"{chosen['accumulate']} batches a step")
-    if chosen.get("augment"):
-        more.append("augmented: " + ", ".join(f"{k} {v}" for k, v in chosen["augment"].items() if v))
-    if chosen.get("weights"):
-        more.append("from pretrained weights" + (", its encoder frozen" if chosen.get("freeze") else ""))
-    more += [f"{chosen[k]} {k.replace('_', ' ')}" for k in ("class_weights", "sampling") if chosen.get(k) == "balanced"]
-    if chosen.get("temperature") is True:
-        more.append("probabilities calibrated by temperature")
-    if chosen.get("schedule", "constant") != "constant":
-        more.insert(0, f"{chosen['schedule']} schedule")
-    return text + (f" ({', '.join(more)})" if more else "")
+    extras = _training_extras(settings)
+    return text + (f" ({', '.join(extras)})" if extras else "")
+
+
+def _training_extras(settings: Mapping[str, Any]) -> list[str]:
+    # settings that differ from the study's plain training
+    extras = []
+    if settings.get("schedule", "constant") != "constant":
+        extras.append(f"{settings['schedule']} schedule")
+    numbers = ("warmup", "clip", "ema", "label_smoothing", "mixup")
+    extras += [f"{name.replace('_', ' ')} {settings[name]:g}" for name in numbers if settings.get(name)]
+    if settings.get("accumulate", 1) > 1:
+        extras.append(f"{settings['accumulate']} batches a step")
+    if settings.get("augment"):
+        extras.append("augmented: " + ", ".join(f"{k} {v}" for k, v in settings["augment"].items() if v))
+    if settings.get("weights"):
+        extras.append("from pretrained weights" + (", its encoder frozen" if settings.get("freeze") else ""))
+    balanced = [k for k in ("class_weights", "sampling") if settings.get(k) == "balanced"]
+    extras += [f"{settings[k]} {k.replace('_', ' ')}" for k in balanced]
+    if settings.get("temperature") is True:
+        extras.append("probabilities calibrated by temperature")
+    return extras
 
 
 def _accuracy(run: Mapping[str, Any]) -> str:
     row = (run["metrics"].get("scores") or {}).get("accuracy")
+    text = f"its accuracy on the {run['split']} split is"
     if not row:
-        return f"its accuracy on the {run['split']} split is {_percent(run['metrics']['accuracy'])}"
+        return f"{text} {_percent(run['metrics']['accuracy'])}"
     interval = "" if row["low"] is None else f" (95 % interval {_percent(row['low'])} to {_percent(row['high'])})"
-    return f"its accuracy on the {run['split']} split is {_percent(row['mean'])}{interval}"
+    return f"{text} {_percent(row['mean'])}{interval}"
 
 
 def _percent(value: float | None) -> str:
     return "unknown" if value is None else f"{100 * value:.1f} %"
 
 
-def _target(target: str) -> str:
-    return {"predicted": "predicted class", "label": "true class"}.get(target, f"class {target}")
-
-
-def _options(method: Mapping[str, Any]) -> str:
-    known = ", ".join(
-        f"{k} = {v}" for k, v in method["options"].items() if v is not None and v is not False and v != ""
-    )
-    return known or "no further options"
+def _options(method: MethodFacts) -> str:
+    options = {k: v for k, v in method["options"].items() if v is not None and v is not False and v != ""}
+    return ", ".join(f"{k} = {v}" for k, v in options.items()) or "no further options"

@@ -1,4 +1,4 @@
-"""Tables of the report in the three forms that papers take: CSV, LaTeX (booktabs) and Markdown."""
+"""Write tables as CSV, LaTeX (booktabs) and Markdown, with every name escaped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_LATEX = {
+_LATEX_ESCAPES = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -25,7 +25,7 @@ _LATEX = {
 
 @dataclass(frozen=True)
 class Table:
-    """name: of its files; caption; rows of texts, numbers and None."""
+    """A table: name of its files, caption, heads of its columns, and rows of texts, numbers and None."""
 
     name: str
     caption: str
@@ -33,75 +33,74 @@ class Table:
     rows: Sequence[Sequence[Any]]
 
     def csv(self) -> bytes:
-        """All digits; empty where there is no value. A text that a spreadsheet would run as a formula is quoted."""
+        """Return the table with all digits; undefined values are empty, and formulas of spreadsheets are quoted."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow([_inert(c) for c in self.columns])
+        writer.writerow([_without_formula(c) for c in self.columns])
         for row in self.rows:
-            writer.writerow(["" if _missing(v) else _inert(v) if isinstance(v, str) else v for v in row])
+            writer.writerow(["" if _undefined(v) else _without_formula(v) if isinstance(v, str) else v for v in row])
         return out.getvalue().encode()
 
     def markdown(self) -> bytes:
-        """A pipe table under its caption, three decimals."""
-        lines = [self.columns, ["---" if text else "---:" for text in self._texts()]]
-        lines += [[_shown(v) for v in row] for row in self.rows]
-        body = ["| " + " | ".join(markdown(c) for c in line) + " |" for line in lines]
-        return ("\n".join([markdown(self.caption), "", *body]) + "\n").encode()
+        """Return a pipe table under its caption, with three decimals."""
+        lines = [self.columns, ["---" if text else "---:" for text in self._text_columns()]]
+        lines += [[_rounded(v) for v in row] for row in self.rows]
+        body = ["| " + " | ".join(escape_markdown(c) for c in line) + " |" for line in lines]
+        return ("\n".join([escape_markdown(self.caption), "", *body]) + "\n").encode()
 
     def latex(self) -> bytes:
-        """A `table` with booktabs rules, three decimals; names are escaped."""
-        shape = "".join("l" if text else "r" for text in self._texts())
+        """Return a `table` environment with booktabs rules and three decimals."""
+        shape = "".join("l" if text else "r" for text in self._text_columns())
         lines = [
             r"% needs \usepackage{booktabs}",
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{latex(self.caption)}}}",
+            rf"\caption{{{escape_latex(self.caption)}}}",
             rf"\label{{tab:{self.name}}}",
             rf"\begin{{tabular}}{{{shape}}}",
             r"\toprule",
-            _line(self.columns),
+            _latex_line(self.columns),
             r"\midrule",
-            *(_line([_shown(v) for v in row]) for row in self.rows),
+            *(_latex_line([_rounded(v) for v in row]) for row in self.rows),
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{table}",
         ]
         return ("\n".join(lines) + "\n").encode()
 
-    def _texts(self) -> list[bool]:
-        # which columns hold words
+    def _text_columns(self) -> list[bool]:
         return [any(isinstance(row[k], str) for row in self.rows) for k in range(len(self.columns))]
 
 
-def latex(text: str) -> str:
-    """A text as LaTeX prints it, whatever is in it."""
-    return "".join(_LATEX.get(c, c) for c in " ".join(text.split()))
+def escape_latex(text: str) -> str:
+    """Escape a text so that LaTeX prints it as it is."""
+    return "".join(_LATEX_ESCAPES.get(c, c) for c in " ".join(text.split()))
 
 
-def _line(cells: Sequence[str]) -> str:
-    # {} first: after \\ a bracket or a star would be taken for its option
-    return "{}" + " & ".join(latex(c) for c in cells) + r" \\"
+def _latex_line(cells: Sequence[str]) -> str:
+    # {} first: after \\ LaTeX would read a bracket or a star as its option
+    return "{}" + " & ".join(escape_latex(c) for c in cells) + r" \\"
 
 
-def _missing(value: Any) -> bool:
+def _undefined(value: Any) -> bool:
     return value is None or (isinstance(value, float) and not math.isfinite(value))
 
 
-def _shown(value: Any) -> str:
-    if _missing(value):
+def _rounded(value: Any) -> str:
+    if _undefined(value):
         return "–"
     if isinstance(value, float):
         return f"{value:.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:.1e}"
     return str(value)
 
 
-def markdown(text: str) -> str:
-    """A text as Markdown shows it: on one line, no mark of Markdown, HTML or pandoc."""
+def escape_markdown(text: str) -> str:
+    """Escape a text so that Markdown, HTML and pandoc show it as it is, on one line."""
     plain = " ".join(text.split())
     for mark in "\\`*_[]<>|$@#~^":
         plain = plain.replace(mark, f"\\{mark}")
     return plain
 
 
-def _inert(text: str) -> str:
+def _without_formula(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

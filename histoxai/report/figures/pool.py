@@ -1,4 +1,4 @@
-"""The figures of a report: drawn once, several at a time, on the page as PNG and for print where that is asked for."""
+"""Draw the figures of a report, several at a time, as PNG for the page and optionally as files for print."""
 
 from __future__ import annotations
 
@@ -17,44 +17,45 @@ from histoxai.core import signals
 from histoxai.core.child_process import spawn_context
 from histoxai.core.errors import HistoxaiError
 from histoxai.core.progress import Progress
-from histoxai.report.figures.figures import for_print, marked, png
+from histoxai.report.figures.style import figure_mark, print_formats, to_png
 
 Draw = Callable[..., Figure]
 _KILLED = "a process that draws figures was killed (out of memory?); try again with --workers 1"
+_POLL_SECONDS = 0.5
 
 
-class Picture:
-    """A figure of the page that is being drawn; `png` is there once `Gallery.finish` is through."""
+class PageFigure:
+    """A figure of the page; its `png` exists once `FigurePool.finish` has returned."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.forms: dict[str, bytes] = {}
+        self.formats: dict[str, bytes] = {}
 
     @property
     def png(self) -> bytes:
-        """As the page has it."""
-        return self.forms["page"]
+        """The PNG bytes that the page embeds."""
+        return self.formats["page"]
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height of that, in pixels."""
-        return struct.unpack(">II", self.png[16:24])  # where the format has them
+        """Width and height of `png` in pixels, read from its header."""
+        return struct.unpack(">II", self.png[16:24])
 
 
-class Gallery:
-    """Figures by name, in the order in which they were asked for; a context, which ends its processes.
+class FigurePool:
+    """Draws figures under unique names; as a context manager it ends its processes.
 
-    workers: processes; with one, everything is drawn here. keep: draw for print too, for `files`. mark: words above
-    every figure, in red. No figure depends on how many processes there are.
+    workers: processes that draw; one draws in this process. for_print: draw SVG, PDF and large PNG too, for `files`.
+    mark: text above every figure, in red. The number of processes changes no figure.
     """
 
-    def __init__(self, workers: int = 1, keep: bool = False, mark: str = "") -> None:
-        self._keep, self._mark = keep, mark
-        self._pictures: dict[str, Picture] = {}
-        self._waiting: dict[Future[dict[str, bytes]], Picture] = {}
-        self._pool = ProcessPoolExecutor(workers, spawn_context(), initializer=_begin) if workers > 1 else None
+    def __init__(self, workers: int = 1, for_print: bool = False, mark: str = "") -> None:
+        self._for_print, self._mark = for_print, mark
+        self._figures: dict[str, PageFigure] = {}
+        self._running: dict[Future[dict[str, bytes]], PageFigure] = {}
+        self._pool = ProcessPoolExecutor(workers, spawn_context(), initializer=_set_signals) if workers > 1 else None
 
-    def __enter__(self) -> Gallery:
+    def __enter__(self) -> FigurePool:
         return self
 
     def __exit__(
@@ -64,69 +65,73 @@ class Gallery:
             self._pool.shutdown(wait=kind is None, cancel_futures=True)
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._figures)
 
-    def add(self, name: str, draw: Draw, *arguments: Any) -> Picture:
-        """Have a figure drawn: `draw(*arguments)`, a function of a module, since another process may call it.
+    def add(self, name: str, draw: Draw, *arguments: Any) -> PageFigure:
+        """Have `draw(*arguments)` called, which must be a module's function, since another process may call it.
 
-        name: of its files, made safe and unlike all others.
+        name: of the figure's files; made safe and unique. Raises HistoxaiError if a process was killed.
         """
-        safe = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60] or "figure"
-        name, number = safe, 1
-        while name in self._pictures:
-            number += 1
-            name = f"{safe}-{number}"
-        picture = self._pictures[name] = Picture(name)
-        job = (self._mark, self._keep, draw, *arguments)
+        name = self._unique(name)
+        figure = self._figures[name] = PageFigure(name)
+        job = (self._mark, self._for_print, draw, *arguments)
         if self._pool is None:
-            picture.forms = _drawn(*job)
+            figure.formats = _drawn(*job)
         else:
             try:
-                self._waiting[self._pool.submit(_drawn, *job)] = picture
+                self._running[self._pool.submit(_drawn, *job)] = figure
             except BrokenProcessPool:
                 raise HistoxaiError(_KILLED) from None
-        return picture
+        return figure
+
+    def _unique(self, name: str) -> str:
+        safe = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60] or "figure"
+        name, number = safe, 1
+        while name in self._figures:
+            number += 1
+            name = f"{safe}-{number}"
+        return name
 
     def finish(self, progress: Progress) -> None:
         """Wait until everything is drawn.
 
-        Raises HistoxaiError where a process was killed.
+        Raises HistoxaiError if a process was killed.
         """
-        progress.start("figures", len(self), len(self) - len(self._waiting))
-        while self._waiting:
+        progress.start("figures", len(self), len(self) - len(self._running))
+        while self._running:
             # with a time limit, so that a signal is noticed
-            done, _ = wait(self._waiting, 0.5, FIRST_COMPLETED)
+            done, _ = wait(self._running, _POLL_SECONDS, FIRST_COMPLETED)
             for future in done:
                 try:
-                    self._waiting.pop(future).forms = future.result()
+                    self._running.pop(future).formats = future.result()
                 except BrokenProcessPool:
                     raise HistoxaiError(_KILLED) from None
                 progress.advance()
         progress.stop()
 
     def files(self) -> Iterator[tuple[str, bytes]]:
-        """Name and bytes of every figure as svg, pdf and png of 300 dpi."""
-        for name, picture in self._pictures.items():
-            for ending, data in picture.forms.items():
+        """Yield name and bytes of every figure as svg, pdf and png of 300 dpi."""
+        for name, figure in self._figures.items():
+            for ending, data in figure.formats.items():
                 if ending != "page":
                     yield f"{name}.{ending}", data
 
     @property
-    def size(self) -> int:
-        """Bytes of all figures as the page has them."""
-        return sum(len(p.png) for p in self._pictures.values())
+    def page_bytes(self) -> int:
+        """Bytes of all PNGs that the page embeds."""
+        return sum(len(figure.png) for figure in self._figures.values())
 
 
-def _begin() -> None:
-    # The parent decides when to stop, and then sends SIGTERM; where it is gone there is nobody to draw for.
+def _set_signals() -> None:
+    # The parent handles interrupts and stops its workers with SIGTERM; without a parent a worker must end.
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signals.die_with_parent(signal.SIGKILL)
 
 
-def _drawn(mark: str, keep: bool, draw: Draw, *arguments: Any) -> dict[str, bytes]:
-    with marked(mark):
+def _drawn(mark: str, for_print: bool, draw: Draw, *arguments: Any) -> dict[str, bytes]:
+    with figure_mark(mark):
         figure = draw(*arguments)
-        forms = {"page": png(figure)}
-        return forms | for_print(figure) if keep else forms
+        formats = {"page": to_png(figure)}
+        return formats | print_formats(figure) if for_print else formats

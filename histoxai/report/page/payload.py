@@ -1,4 +1,4 @@
-"""What the scripts of a report's page read: every mean, the threshold curves, and patches with their pictures."""
+"""Encode what the scripts of a report's page read: means, threshold curves, and patches with their layers."""
 
 from __future__ import annotations
 
@@ -6,119 +6,158 @@ import base64
 import io
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from histoxai.report.content import WHY
-from histoxai.report.figures.figures import OVERLAYS
+from histoxai.report.figures.robustness import CURVE_MEASURES
+from histoxai.report.figures.style import OVERLAY_COLOURS
 from histoxai.report.page.render import p_value
 from histoxai.score.summary.scores import label_of
 
-# what a mean is of
-KEYS = ("method", "mask", "class", "case", "metric", "profile")
-NOTHING = -32768  # in packed values: undefined
+# the keys of a mean row that say what it is the mean of
+MEAN_KEYS = ("method", "mask", "class", "case", "metric", "profile")
+UNDEFINED = -32768  # in `MarkData.values`
+MeanRow = Mapping[str, Any]
 
 
-def table(summaries: Mapping[str, Sequence[dict[str, Any]]], nulls: Sequence[str]) -> dict[str, Any]:
-    """Every mean, column by column; summaries: profile -> `rows` of `score --json`.
+class MeanTableData(TypedDict):
+    """Every mean, column by column; columns of MEAN_KEYS hold indices into the lists of `words`."""
 
-    Numbers have the three decimals that are shown, cut here, since two languages round a half in two ways.
+    words: dict[str, list[str]]
+    columns: dict[str, list[Any]]
+    null_methods: list[str]
+
+
+class MarkData(TypedDict):
+    """Patches as marks of a plot.
+
+    values: base64 of int16 little-endian (n, method, mask, measure) in thousandths; label, prediction, group: indices
+    into the lists of `words`.
     """
-    rows = [{**row, "profile": profile} for profile, found in summaries.items() for row in found]
-    words = {k: list(dict.fromkeys(row[k] for row in rows)) for k in KEYS}
-    place = {k: {word: n for n, word in enumerate(found)} for k, found in words.items()}
-    columns: dict[str, list[Any]] = {k: [place[k][row[k]] for row in rows] for k in KEYS}
-    of_thesis = {_key(row): row["mean"] for row in summaries.get("thesis", ())}
-    columns["difference"] = [_less(of_thesis.get(_key(row)), row["mean"]) for row in rows]
+
+    measures: list[str]
+    values: str
+    id: list[str]
+    case: list[int]
+    probability: list[float]
+    words: dict[str, list[str]]
+    label: list[int]
+    prediction: list[int]
+    group: list[int]
+
+
+class ColourData(TypedDict):
+    """Colours as texts #rrggbb: of overlays by palette, of maps (101 levels), of signed evidence (255 levels)."""
+
+    palette: str
+    palettes: dict[str, dict[str, str]]
+    sequential: list[str]
+    diverging: list[str]
+
+
+def mean_table(means: Mapping[str, Sequence[MeanRow]], null_models: Sequence[str]) -> MeanTableData:
+    """Encode every mean; means: profile -> `rows` of `score --json`.
+
+    Numbers are rounded here to the three decimals shown, since Python and JavaScript round a half differently.
+    """
+    rows = [{**row, "profile": profile} for profile, of_profile in means.items() for row in of_profile]
+    words = {k: list(dict.fromkeys(row[k] for row in rows)) for k in MEAN_KEYS}
+    index = {k: {word: n for n, word in enumerate(known)} for k, known in words.items()}
+    columns: dict[str, list[Any]] = {k: [index[k][row[k]] for row in rows] for k in MEAN_KEYS}
+    thesis = {_stratum(row): row["mean"] for row in means.get("thesis", ())}
+    columns["difference"] = [_difference(thesis.get(_stratum(row)), row["mean"]) for row in rows]
     for k in ("mean", "low", "high", "chance"):
-        columns[k] = [three(row[k]) for row in rows]
-    tested = [row["above_chance"]["p_holm"] for row in rows]
-    columns["p"] = [None if p is None else p_value(p) for p in tested]
+        columns[k] = [three_decimals(row[k]) for row in rows]
+    p_values = [row["above_chance"]["p_holm"] for row in rows]
+    columns["p"] = [None if p is None else p_value(p) for p in p_values]
     for k in ("n", "undefined"):
         columns[k] = [row[k] for row in rows]
-    return {"words": words, "columns": columns, "null_methods": list(nulls)}
+    return {"words": words, "columns": columns, "null_methods": list(null_models)}
 
 
-def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[k] for k in KEYS[:-1])
+def _stratum(row: MeanRow) -> tuple[str, ...]:
+    return tuple(row[k] for k in MEAN_KEYS if k != "profile")
 
 
-def _less(thesis: float | None, corrected: float | None) -> float | None:
-    return None if thesis is None or corrected is None else three(thesis - corrected)
+def _difference(thesis: float | None, other: float | None) -> float | None:
+    return None if thesis is None or other is None else three_decimals(thesis - other)
 
 
-def curves(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """`map_thresholds` of `score --json` as the slider needs them."""
+def threshold_curves(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Encode `map_thresholds` of `score --json` for the slider; curves without a value are left out."""
     return [
         {
             "method": r["method"],
             "mask": r["mask"],
-            **{k: [three(v) for v in r[k]] for k in ("iou", "precision", "recall")},
+            **{k: [three_decimals(v) for v in r[k]] for k in CURVE_MEASURES},
         }
         for r in rows
         if any(v is not None for v in r["iou"])
     ]
 
 
-def points(values: np.ndarray, measures: Sequence[str], facts: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Patches as marks: values (n, method, mask, measure) in thousandths, and facts (n,) of each.
+def marks(values: np.ndarray, measures: Sequence[str], facts: Mapping[str, np.ndarray]) -> MarkData:
+    """Encode patches as marks: values (n, method, mask, measure), NaN undefined.
 
-    facts: patch_id, case, probability; label, prediction, group as texts.
+    facts: columns (n,) `patch_id`, `case`, `probability`, and as texts `label`, `prediction`, `group`.
     """
-    shown = [NOTHING if (v := three(x)) is None else round(1000 * v) for x in values.ravel().tolist()]
-    made: dict[str, Any] = {
+    rounded = [three_decimals(x) for x in values.ravel().tolist()]
+    thousandths = [UNDEFINED if v is None else round(1000 * v) for v in rounded]
+    coded = {k: np.unique(facts[k], return_inverse=True) for k in ("label", "prediction", "group")}
+    label, prediction, group = (codes.tolist() for _, codes in coded.values())
+    return {
         "measures": list(measures),
-        "values": base64.b64encode(np.array(shown, "<i2").tobytes()).decode(),
+        "values": base64.b64encode(np.array(thousandths, "<i2").tobytes()).decode(),
         "id": facts["patch_id"].tolist(),
         "case": facts["case"].tolist(),
         "probability": [float(f"{p:.2f}") for p in facts["probability"].tolist()],
-        "words": {},
+        "words": {k: words.tolist() for k, (words, _) in coded.items()},
+        "label": label,
+        "prediction": prediction,
+        "group": group,
     }
-    for key in ("label", "prediction", "group"):
-        words, codes = np.unique(facts[key], return_inverse=True)
-        made["words"][key], made[key] = words.tolist(), codes.tolist()
-    return made
 
 
-def three(value: float | None) -> float | None:
-    """Three decimals as `number` of the page writes them; None where undefined."""
+def three_decimals(value: float | None) -> float | None:
+    """Round to the three decimals that `number` of the page writes; None if undefined."""
     return None if value is None or not np.isfinite(value) else float(f"{value:.3f}")
 
 
 def jpeg(image: np.ndarray) -> str:
-    """A patch (H, W, 3) uint8 as base64."""
+    """Encode a patch (H, W, 3) uint8 as base64 of a JPEG."""
     out = io.BytesIO()
     Image.fromarray(image).save(out, "jpeg", quality=88, subsampling=0)
     return base64.b64encode(out.getvalue()).decode()
 
 
 def packed(plane: np.ndarray) -> str:
-    """A plane (H, W) uint8 as base64 of zlib: one byte that says whether differences along lines follow, then those."""
-    steps = plane.copy()
-    steps[:, 1:] -= plane[:, :-1]
-    forms = [zlib.compress(bytes([kind]) + p.tobytes(), 9) for kind, p in enumerate((plane, steps))]
+    """Encode a plane (H, W) uint8 as base64 of zlib: a byte 0 and its pixels, or a byte 1 and differences along lines.
+
+    The shorter of both is taken.
+    """
+    differences = plane.copy()
+    differences[:, 1:] -= plane[:, :-1]
+    forms = [zlib.compress(bytes([kind]) + p.tobytes(), 9) for kind, p in enumerate((plane, differences))]
     return base64.b64encode(min(forms, key=len)).decode()
 
 
-def looks(colours: str) -> dict[str, Any]:
-    """Colours of maps (101 levels), of signed evidence (255 levels), and of overlays, as texts #rrggbb."""
+def colour_data(palette: str) -> ColourData:
+    """Return all colours that scripts draw with; palette: the key of OVERLAY_COLOURS that is shown first."""
+    palettes = {
+        name: {k: "#" + bytes(c).hex() for k, c in colours.items()} for name, colours in OVERLAY_COLOURS.items()
+    }
     return {
-        "palette": colours,
-        "palettes": {name: {k: "#" + bytes(c).hex() for k, c in found.items()} for name, found in OVERLAYS.items()},
+        "palette": palette,
+        "palettes": palettes,
         "sequential": [to_hex(colormaps["magma"](k / 100)) for k in range(101)],
         "diverging": [to_hex(colormaps["RdBu_r"](k / 254)) for k in range(255)],
     }
 
 
-def measure_words(metrics: Sequence[str]) -> dict[str, str]:
-    """Measures as people read them."""
-    return {m: label_of(m) for m in metrics}
-
-
-def reasons() -> dict[str, str]:
-    """Why the two profiles differ, by measure."""
-    return {metric: words for _, metrics, words in WHY for metric in metrics}
+def measure_labels(measures: Sequence[str]) -> dict[str, str]:
+    """Return measures as people read them, by name."""
+    return {m: label_of(m).replace("_", " ") for m in measures}

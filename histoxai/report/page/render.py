@@ -1,4 +1,4 @@
-"""The report page: Jinja2 templates with autoescape, pictures, styles and scripts inlined, no network."""
+"""Render a page from Jinja2 templates with autoescape; figures, styles and scripts are inlined."""
 
 from __future__ import annotations
 
@@ -13,20 +13,34 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from histoxai.report.figures.pool import Picture
+from histoxai.report.figures.pool import PageFigure
 
-# One file each, in the order in which they run; all share the names of the first.
+_ASSETS = "report/page/assets"
+# In the order in which they run; all share the names of the first. A page without data needs only two.
 SCRIPTS = ("common", "theme", "table", "cut", "explorer", "points")
+_SCRIPTS_WITHOUT_DATA = ("common", "theme")
 
 
-def render(template: str, content: dict[str, Any], data: dict[str, Any] | None = None) -> str:
-    """One self-contained HTML page. Everything in `content` is escaped; `data` is what the scripts read.
+def render(template: str, content: Mapping[str, Any], data: Mapping[str, Any] | None = None) -> str:
+    """Render one self-contained HTML page; all of `content` is escaped, and scripts read `data`.
 
-    No script but our own may run, and nothing may be fetched, whatever a class or patch is called: the page's policy
-    names our scripts by their digest.
+    The page's security policy names its scripts by their digest. No other script can run and nothing can be fetched,
+    whatever the name of a class or patch contains.
     """
+    assets = files("histoxai").joinpath(_ASSETS)
+    style = assets.joinpath("style.css").read_text("utf-8")
+    names = SCRIPTS if data is not None else _SCRIPTS_WITHOUT_DATA
+    script = "".join(assets.joinpath(f"{name}.js").read_text("utf-8") for name in names)
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{_sha256(script)}'"
+    inlined = {"style": Markup(style), "script": Markup(script), "policy": policy}
+    if data is not None:
+        inlined["data"] = Markup(embedded(data))
+    return _environment().get_template(template).render(**content, **inlined)
+
+
+def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("histoxai", "report/page/assets"),
+        loader=PackageLoader("histoxai", _ASSETS),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -35,47 +49,39 @@ def render(template: str, content: dict[str, Any], data: dict[str, Any] | None =
     environment.filters["number"] = number
     environment.filters["data_uri"] = data_uri
     environment.filters["percent"] = lambda v: "–" if v is None or not math.isfinite(v) else f"{100 * v:.1f} %"
-    environment.filters["percents"] = lambda r: _ends(r, lambda v: f"{100 * v:.1f}", " %")
-    environment.filters["interval"] = lambda r: _ends(r, lambda v: f"{v:.3f}")
+    environment.filters["percent_interval"] = lambda row: _interval(row, lambda v: f"{100 * v:.1f}", " %")
+    environment.filters["interval"] = lambda row: _interval(row, lambda v: f"{v:.3f}")
     environment.filters["p"] = p_value
     environment.filters["capitalize_first"] = lambda t: t[:1].upper() + t[1:]
     environment.filters["thousands"] = lambda v: f"{v:,}"
-    folder = files("histoxai").joinpath("report/page/assets")
-    style = folder.joinpath("style.css").read_text("utf-8")
-    names = SCRIPTS if data is not None else SCRIPTS[:2]
-    script = "".join(folder.joinpath(f"{name}.js").read_text("utf-8") for name in names)
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{_sha256(script)}'"
-    known = {"style": Markup(style), "script": Markup(script), "policy": policy}
-    if data is not None:
-        known["data"] = Markup(embedded(data))
-    return environment.get_template(template).render(**content, **known)
+    return environment
 
 
 def embedded(data: Mapping[str, Any]) -> str:
-    """JSON that can stand in a `script` element: nothing in it ends that, or begins another."""
+    """Return JSON for a `script` element: it can neither end the element nor begin another."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def number(value: float | None) -> str:
-    """Three decimals, a dash for what is undefined."""
+    """Return three decimals, or a dash if undefined."""
     return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
 
 
 def p_value(value: float | None) -> str:
-    """Two digits, a dash for what is undefined; no p is 0."""
+    """Return two digits, or a dash if undefined; no p is 0."""
     return "–" if value is None else "< 1e-12" if value < 1e-12 else f"{value:.2g}"
 
 
-def _ends(row: Mapping[str, Any], text: Callable[[float], str], unit: str = "") -> str:
-    # an interval; a dash where it is withheld
+def _interval(row: Mapping[str, Any], text: Callable[[float], str], unit: str = "") -> str:
+    # a dash where it is withheld
     low, high = row["low"], row["high"]
     return "–" if low is None or high is None else f"{text(low)} to {text(high)}{unit}"
 
 
-def data_uri(picture: Picture) -> str:
-    """A finished picture as it stands in an `img` element's `src`."""
-    return "data:image/png;base64," + base64.b64encode(picture.png).decode()
+def data_uri(figure: PageFigure) -> str:
+    """Return a finished figure as the `src` of an `img` element."""
+    return "data:image/png;base64," + base64.b64encode(figure.png).decode()
 
 
 def _sha256(text: str) -> str:

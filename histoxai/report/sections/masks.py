@@ -1,0 +1,88 @@
+"""Build the section on the segmenter: its training curves, and what its masks cover."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from histoxai.report.figures.pool import PageFigure
+from histoxai.report.figures.training import training_curves
+from histoxai.report.lineage import Lineage
+from histoxai.report.sections.base import ReportInputs, Section
+from histoxai.report.wording import hyphenated
+
+_SCALE_TOLERANCE = 0.05
+
+
+class MaskRow(TypedDict):
+    """A mask: IoU and Dice of the segmenter, its share of the explained patches' pixels, and how often it is empty."""
+
+    name: str
+    iou: float | None
+    dice: float | None
+    share: float
+    empty: str
+
+
+class Segmenter(TypedDict):
+    """How the segmenter was trained and what its masks cover; `warning` is empty if scales match."""
+
+    epochs: int
+    best_epoch: int
+    split: str
+    curves: PageFigure
+    table: list[MaskRow]
+    warning: str
+
+
+class MasksContent(TypedDict):
+    """Values of the template `sections/masks.html`."""
+
+    segmenter: Segmenter
+
+
+def build(inputs: ReportInputs) -> Section:
+    """Build the section, with the training curves as arrays."""
+    facts, history = inputs.lineage.segmenter.facts, inputs.lineage.history("segmenter")
+    curves = (training_curves, history, facts["best_epoch"], "soft_iou", "soft IoU")
+    content: MasksContent = {
+        "segmenter": {
+            "epochs": facts["epochs"],
+            "best_epoch": facts["best_epoch"],
+            "split": facts.get("split", "validation"),  # older runs were measured on no other
+            "curves": inputs.figures.add("curves-segmenter", *curves),
+            "table": _mask_rows(inputs),
+            "warning": _scale_warning(inputs.lineage),
+        }
+    }
+    return Section(content, {f"segmenter_{k}": v for k, v in history.items()})
+
+
+def _mask_rows(inputs: ReportInputs) -> list[MaskRow]:
+    # counts (n, mask, 4) of any method: TP, FP, FN, TN; TP + FN are the mask's pixels, whatever the method
+    counts, metrics = inputs.lineage.column("counts")[:, 0], inputs.lineage.segmenter.facts["metrics"]
+    mask_pixels, pixels = counts[..., 0] + counts[..., 2], counts.sum(axis=-1)
+    return [
+        {
+            "name": hyphenated(name),
+            "iou": metrics["masks"][name]["iou"],
+            "dice": metrics["masks"][name]["dice"],
+            "share": float(mask_pixels[:, k].sum() / pixels[:, k].sum()),
+            "empty": f"{int((mask_pixels[:, k] == 0).sum())} of {len(mask_pixels)}",
+        }
+        for k, name in enumerate(inputs.axes["mask"])
+    ]
+
+
+def _scale_warning(lineage: Lineage) -> str:
+    trained, explained = lineage.segmenter.mpp, lineage.patches.mpp
+    scale = lineage.masks.header["settings"]["scale"]
+    if trained is None or explained is None:
+        return (
+            "Micrometres per pixel of segmenter or patches are unknown: nuclei may not have the size that it learned."
+        )
+    if abs(explained / trained / scale - 1) > _SCALE_TOLERANCE:
+        return (
+            f"It learned at {trained:g} micrometres per pixel and saw patches of {explained:g}: "
+            "nuclei did not have the size that it learned (histoxai masks --rescale mends that)."
+        )
+    return ""
