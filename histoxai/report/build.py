@@ -33,7 +33,7 @@ from histoxai.report.sections.patches import ExplorerContent
 from histoxai.report.wording import hyphenated
 from histoxai.settings import Report
 
-# Their figures take longest: they are drawn while statistics are computed. Their arrays are stored last.
+# Their figures take longest, so they are drawn while statistics are computed; their arrays come last in data.zarr.
 _SLOW_BUILDERS = (distributions.build, patches.build)
 _BUILDERS = (
     answer.build,

@@ -1,7 +1,8 @@
 """Score the maps of one patch: the arrays of a scores store, and what fills a row of each.
 
-The built-in profiles share arrays: `values` holds the study's measures in both, `measures` and `chance` are of the
-corrected profile. Each further profile has `profiles/<name>/values` and `profiles/<name>/chance`.
+The built-in profiles share arrays. `values`: the study's seven measures in both profiles. `measures`: all other
+measures of the corrected profile. `chance`: the chance of all measures of the corrected profile. Each further profile
+has arrays of its own, `profiles/<name>/values` and `profiles/<name>/chance`.
 """
 
 from __future__ import annotations
@@ -111,11 +112,12 @@ class PatchScorer:
     def _views(self, method: StoredMethod, raw: Arrays, masks: PatchMasks) -> dict[str, RenderedMap]:
         # the map as each profile renders it; equal renderings are one object, so that they share what is computed
         height, width = masks[0].binary.shape
-        strict = method.plane(raw, 0, (height, width), NAN)
-        is_finite = bool(np.isfinite(strict).all())  # then no channel is constant, and all constants are alike
+        nan_plane = method.plane(raw, 0, (height, width), NAN)
+        # without NaN no channel is constant: what `constant` stands for does not matter, and one rendering serves all
+        is_finite = bool(np.isfinite(nan_plane).all())
 
         def plane(constant: float) -> np.ndarray:
-            return strict if is_finite or np.isnan(constant) else method.plane(raw, 0, (height, width), constant)
+            return nan_plane if is_finite or np.isnan(constant) else method.plane(raw, 0, (height, width), constant)
 
         relevance = method.relevance(raw, 0, (height, width), self.settings.sign) if self._all else None
         views: dict[str, RenderedMap] = {}

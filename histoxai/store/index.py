@@ -1,4 +1,4 @@
-"""The index of a store, its ids and labels: its record, and repair of what is lost."""
+"""Write and repair the index of a store: ids, labels and other small arrays, with a record of their checksums."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def repair_index(store: Store, index: dict[str, np.ndarray], attrs: dict[str, An
 
 def _is_readable(store: Store, spec: ArraySpec, recorded: dict[str, str | None]) -> bool:
     file = spec.file(0)
-    if recorded.get(file) and size_of(store.path / file) is None:  # text without its file reads as empty
+    if recorded.get(file) and size_of(store.path / file) is None:  # zarr reads a lost file of text as empty
         return False
     try:
         store.read(spec.path)

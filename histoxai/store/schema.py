@@ -57,7 +57,7 @@ class ArraySpec:
         return "/".join([self.path, "c", str(shard), *["0"] * (len(self.shape) - 1)])
 
     def create(self, store: Any, *, name: str | None = None) -> zarr.Array[Any]:
-        """Create the array in a zarr store, without chunks; `name` overrides the path."""
+        """Write the array's metadata to a zarr store, and no chunk; `name` overrides the path."""
         shape = self.shape
         common: dict[str, Any] = {
             "name": self.path if name is None else (name or None),

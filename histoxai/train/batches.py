@@ -22,7 +22,7 @@ BatchMetric = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 class Batch:
     """This rank's part of one batch: number in the epoch, positions in the dataset, images and targets.
 
-    patches: how many of them count; 0 where the batch has fewer patches than there are ranks.
+    patches: number of patches; 0 if this rank got a filler, since the batch has fewer patches than there are ranks.
     """
 
     number: int
@@ -64,9 +64,9 @@ def normalises_over_batch(model: nn.Module) -> bool:
 def own_batches(
     dataset: PatchDataset, positions: Sequence[np.ndarray], fabric: Fabric, first: int = 0
 ) -> Iterator[Batch]:
-    """Yield this rank's part of every batch; `first` is the number of the first one.
+    """Yield this rank's part of every batch; first: the number of the first batch.
 
-    Where a batch has fewer patches than there are ranks, the others get one that does not count.
+    A rank without a patch gets the batch's first one as a filler, with `patches` 0.
     """
     rank, world = fabric.global_rank, fabric.world_size
     parts = [np.array_split(at, world)[rank] for at in positions]
@@ -88,7 +88,7 @@ def augmented(batch: Batch, dataset: PatchDataset, epoch: int) -> tuple[torch.Te
 
 @dataclass(frozen=True)
 class Mixup:
-    """The partner of every patch of a batch and the share of the patch itself in the mixture (Zhang et al. 2018)."""
+    """Mixup (Zhang et al. 2018): position of each patch's partner, and lambda, the weight of the patch itself."""
 
     partner: torch.Tensor
     share: float

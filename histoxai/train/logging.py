@@ -20,7 +20,7 @@ class EpochLog:
         self._tensorboard: Any = None
 
     def begin(self, history: list[dict[str, float]]) -> None:
-        """Start the log with the epochs of an earlier start."""
+        """Open the log; replay the epochs of an interrupted run (`history`, empty for a new one)."""
         try:
             from lightning_fabric.loggers import TensorBoardLogger
 

@@ -84,7 +84,8 @@ class TileCounts:
             notes.append(f"left out: tiles covered by less than {min_overlap:g}: {uncovered} (--min-overlap)")
         if ambiguous:
             notes.append(
-                f"{ambiguous} tiles lie in more than one class: the one that covers most has them, or is named first"
+                f"{ambiguous} tiles lie in more than one class: each gets the one that covers most of it, or the "
+                "first named"
             )
         if unused := +self.annotations:
             notes.append(f"annotations: {', '.join(f'{n} {why}' for why, n in unused.items())}")
@@ -146,7 +147,7 @@ class SlideFormat:
         for name, path in slides.items():
             below = path.relative_to(root).as_posix() if path != root else path.name
             try:
-                if path.suffix.lower() == ".dcm" and _is_in_series(path, series):
+                if path.suffix.lower() == ".dcm" and _is_series_known(path, series):
                     self.index.add_file(below, path)
                     continue
                 scanned.append(self._scan_slide(name, path, len(slides)))
@@ -283,8 +284,11 @@ class SlideFormat:
         return np.asarray(cv2.resize(pixels, (plan.size, plan.size), interpolation=cv2.INTER_AREA))
 
 
-def _is_in_series(path: Path, series: set[tuple[Path, str]]) -> bool:
-    """Return whether a DICOM file belongs to one of the series, and add its own: any file of one opens the slide."""
+def _is_series_known(path: Path, series: set[tuple[Path, str]]) -> bool:
+    """Return whether an earlier DICOM file is of the same series; remember the series if not.
+
+    OpenSlide opens a whole series from any of its files.
+    """
     require_complete_file(path)
     with open_slide(path) as slide:
         key = path.parent, slide.properties.get("openslide.quickhash-1", path.name)

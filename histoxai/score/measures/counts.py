@@ -70,10 +70,11 @@ def chance_of_counts(counts: np.ndarray, exact: bool = True) -> dict[str, np.nda
     """Return the chance of each of FORMULAS for counts (..., 4) TP, FP, FN, TN; NaN where the measure is undefined.
 
     Of N pixels of a patch, P are in the mask and k in the map. TP is then hypergeometric with mean k P / N. Measures
-    that are linear in TP have the same chance for smooth random maps as for pixels drawn one by one, as long as every
-    position is equally likely. IoU is not linear, and differs by less than its curvature over the spread of TP.
+    that are linear in TP depend on its mean only. Smooth random maps then have the same chance as pixels drawn one by
+    one, as long as every position is equally likely. IoU is not linear, so that its chance differs a little.
 
-    exact: IoU by its whole sum. Otherwise by its curvature at the mean, which is right to 1e-5 and takes no time.
+    exact: sum IoU over the whole distribution of TP. Otherwise expand it to second order at the mean of TP, which is
+    fast and right to 1e-5.
     """
     tp, fp, fn, tn = np.moveaxis(np.asarray(counts, np.float64), -1, 0)
     k, p, n = tp + fp, tp + fn, tp + fp + fn + tn
@@ -116,7 +117,7 @@ def otsu(relevance: np.ndarray) -> np.ndarray:
 
 
 def _counts(rendered: RenderedMap, cut: str) -> np.ndarray:
-    # (masks, 4) int64, or float64 where expected ones of tied pixels
+    # (masks, 4) int64; float64 for "area", where pixels tied at the cut count by their expected share
     if cut == "fixed":
         return rendered.counts[: len(rendered.masks)]
     if cut == "area":
