@@ -13,7 +13,7 @@ from histoxai.core.provenance import keyed_seed
 from histoxai.report.lineage import Lineage
 from histoxai.report.page.payload import jpeg, packed
 from histoxai.report.sections.base import ReportInputs
-from histoxai.score.measures.localisation import levels
+from histoxai.score.threshold_curves import levels
 
 MAX_SIGNED_SIDE = 128  # px of signed evidence: it is only looked at, and noise does not compress
 

@@ -141,7 +141,7 @@ def test_a_signal_while_reading_is_no_damage(mini: Mini, monkeypatch: pytest.Mon
         (["augment", "/nowhere", "--plan", "--split-by", "magic"], 2, "patient, site, patch, source"),
         (["explain", "p", "--model", "m", "-o", "x", "--force", "--shard", "1"], 2, "--force with --shard"),
         (["explain", "p", "--model", "m", "-o", "x", "--method", "ig,ig"], 2, "names one twice"),
-        (["explain", "p", "--model", "m", "-o", "x", "--method", "magic"], 2, "unknown explainer"),
+        (["explain", "p", "--model", "m", "-o", "x", "--method", "magic"], 2, "unknown method"),
         (["score", "p", "--masks", "m", "-o", "x", "--json", "--jsonl"], 2, "exclude each other"),
         (["score", "p", "--masks", "m", "-o", "x", "--profile", "magic"], 2, "unknown profile"),
         (["score", "p", "--masks", "m", "-o", "x", "--map-threshold", "1.5"], 2, "less than 1"),
@@ -220,6 +220,9 @@ def test_every_registry_entry_resolves_and_names_its_source() -> None:
             named = registry.resolve(kind, name)
             if kind == "method":
                 assert source_of(named) == "closed form" if name == "random" else named.citations, name
+            elif kind == "measure":
+                assert named.name == name
+                assert named.source
             else:
                 assert "Source: " in (named.__doc__ or ""), name
 

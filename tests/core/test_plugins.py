@@ -22,15 +22,17 @@ from pathlib import Path
 
 import numpy as np
 
-from histoxai.ingest.formats.base import Index
+from histoxai.ingest.formats.base import PatchIndex
 
 
 class Gradients:
     """Two grey ramps beside a file named ramps.txt."""
 
     def __init__(self, root, settings):
-        self.index = Index(["A", "B"], 0.5, (32, 32), [0, 1], ["g0", "g1"], ["ramp-0", "ramp-1"], [1, 3])
-        self.index.files.append(("ramps.txt", (root / "ramps.txt").stat().st_size))
+        self.index = PatchIndex(["A", "B"], 0.5, (32, 32))
+        self.index.add_patches(["ramp-0"], "g0", label=0, split=1)
+        self.index.add_patches(["ramp-1"], "g1", label=1, split=3)
+        self.index.add_file("ramps.txt", root / "ramps.txt")
 
     @staticmethod
     def recognises(root: Path):

@@ -23,7 +23,7 @@ BOMB = 1 << 30  # bytes that a chunk of 768 becomes
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resources, "_SPARE", 200 << 20)
-    monkeypatch.setattr(resources, "_OF_A_THREAD", 0)
+    monkeypatch.setattr(resources, "_PER_THREAD", 0)
 
 
 def write_zarr(root: Path) -> Path:

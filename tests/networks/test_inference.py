@@ -32,9 +32,9 @@ def test_predictions_are_softmax_and_argmax() -> None:
 
 
 def test_devices() -> None:
-    assert pick_device("cpu").type == "cpu"
+    assert pick_device("cpu", 0).type == "cpu"
     with pytest.raises(UsageError):
-        pick_device("abacus")
+        pick_device("abacus", 0)
     if not torch.cuda.is_available():
         with pytest.raises(InputRefused, match="0 CUDA devices"):
-            pick_device("cuda")
+            pick_device("cuda", 0)

@@ -374,7 +374,7 @@ def test_the_table_of_the_docs_is_made_of_the_objects() -> None:
 
 
 def test_every_measure_has_a_source_that_can_be_cited_and_its_bounds() -> None:
-    bibliography = (ROOT / "histoxai/report/export/references.bib").read_text()
+    bibliography = (ROOT / "histoxai/core/references.bib").read_text()
     for profile in registry.names("profile"):
         for measure in registry.resolve("profile", profile).measures():
             assert f"{{{measure.source}," in bibliography or " " in measure.source

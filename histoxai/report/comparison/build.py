@@ -32,8 +32,7 @@ from histoxai.report.lineage import Lineage
 from histoxai.report.sections.base import Section, columns, first_mask, float_columns
 from histoxai.report.wording import hyphenated, measure_in_sentence
 from histoxai.score import scores_store
-from histoxai.score.summary.scores import Scores, primary_of
-from histoxai.score.summary.summary import enough_repetitions
+from histoxai.score.summary.scores import Scores, enough_repetitions, primary_of
 from histoxai.settings import Comparison, Statistics
 
 

@@ -7,8 +7,8 @@ from typing import cast
 
 from histoxai.core.progress import Progress
 from histoxai.report.comparison.content import ClassRow, MeanStats, MethodMeans
+from histoxai.score.summary.means import means_of
 from histoxai.score.summary.scores import Scores
-from histoxai.score.summary.summary import means_of
 from histoxai.settings import Statistics
 
 _STATS = ("mean", "low", "high", "chance", "n")
@@ -20,7 +20,7 @@ def primary_means(scores: Scores, statistics: Statistics, progress: Progress) ->
     """Return the means of the primary measure over all cases."""
     return {
         (r["mask"], r["method"], r["class"]): cast(MeanStats, {k: r[k] for k in _STATS})
-        for r in means_of(scores, statistics, progress.advance)
+        for r in map(dict, means_of(scores, statistics, progress.advance))
         if r["metric"] == statistics.primary and r["case"] == "all"
     }
 
