@@ -20,7 +20,6 @@ from histoxai.settings import Work
 from histoxai.settings.base import BEHAVIOUR, INPUT, Option, declared, flag_of
 from histoxai.settings.work import MODES
 
-_PREFIX = "HISTOXAI"
 _SHARED_VARIABLES = {"seed": "HISTOXAI_SEED", "device": "HISTOXAI_DEVICE"}
 
 
@@ -45,7 +44,7 @@ Json = Annotated[bool, switch("--json", "Print one JSON object instead of a tabl
 AllowPartial = Annotated[bool, switch("--allow-partial", "Go on where an input has gaps, and mark the result.")]
 
 # Options that say how a command shows its result; like those with `changes_numbers=False` they are not recorded.
-PRESENTATION = frozenset({"quiet", "json", "jsonl", "export", "contact_sheet", "preview", "shown", "list_"})
+PRESENTATION = frozenset({"quiet", "json", "jsonl", "workers", "export", "contact_sheet", "preview", "shown", "list_"})
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def _type(entry: Field[Any], hint: Any, default: Any) -> Any:
     return hint
 
 
-def _parameter(kind: type, entry: Field[Any], hint: Any) -> _Parameter:
+def _parameter(entry: Field[Any], hint: Any) -> _Parameter:
     known = declared(entry)
     assert known is not None
     flags = [known.short] if known.short else []
@@ -119,7 +118,7 @@ def help_text(known: Option, choices: Sequence[str] | None, default: Any) -> str
 def _parameters(kind: type, only: Iterable[str] | None = None) -> list[_Parameter]:
     hints = get_type_hints(kind)
     wanted = [entry for entry in fields(kind) if declared(entry) and (only is None or entry.name in only)]
-    return [_parameter(kind, entry, hints[entry.name]) for entry in wanted]
+    return [_parameter(entry, hints[entry.name]) for entry in wanted]
 
 
 def _mode(value: str) -> inspect.Parameter:
@@ -193,7 +192,8 @@ class _Reader:
         """Return the command's arguments: settings objects, `work`, and what it takes itself."""
         found: dict[str, Any] = {name: values[name] for name in self._passed}
         for name, (kind, parameters) in self._settings.items():
-            found[name] = kind(**{p.entry.name: p.read(values[p.name]) for p in parameters})
+            given = {p.entry.name: p.read(values[p.name]) for p in parameters}
+            found[name] = kind(**{field: v for field, v in given.items() if v is not None})
         if self._work_name:
             given = {p.entry.name: p.read(values[p.name]) for p in self._work}
             found[self._work_name] = Work(**given, **self._mode_of(values))
@@ -201,6 +201,8 @@ class _Reader:
 
     def _mode_of(self, values: Mapping[str, Any]) -> dict[str, Any]:
         asked = [value for value, p in self._modes.items() if values[p.name] not in (None, False)]
+        if asked == ["plan", "check"]:  # a plan writes nothing either
+            asked = ["plan"]
         if len(asked) > 1:
             raise UsageError(f"{' and '.join(MODES[value][0] for value in asked)}: one at a time")
         if not asked:

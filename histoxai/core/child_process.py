@@ -6,14 +6,14 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any
 
-from histoxai.core import signals
+from histoxai.core import provenance, signals
 from histoxai.core.errors import HistoxaiError, Interrupted, as_histoxai_error
 
 
@@ -56,7 +56,9 @@ def start_child(
     """
     context = spawn_context()
     ours, theirs = context.Pipe()
-    process = context.Process(target=_run, args=(function, arguments, theirs, orphaned), daemon=daemon)
+    process = context.Process(
+        target=_run, args=(function, arguments, theirs, orphaned, provenance.command_words()), daemon=daemon
+    )
     # Signals wait until the child has its handlers: Ctrl-C reaches the whole process group at once.
     signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOPPING)
     try:
@@ -81,7 +83,14 @@ def end_children(children: Iterable[Child], grace: float = 0.0) -> None:
             child.process.join()
 
 
-def _run(function: Callable[..., None], arguments: tuple[Any, ...], pipe: Connection, orphaned: signal.Signals) -> None:
+def _run(
+    function: Callable[..., None],
+    arguments: tuple[Any, ...],
+    pipe: Connection,
+    orphaned: signal.Signals,
+    command: Sequence[str],
+) -> None:
+    provenance.record_command(command)
     try:
         signals.install_handlers()
         signals.die_with_parent(orphaned)

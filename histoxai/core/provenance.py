@@ -122,6 +122,11 @@ def record_command(words: Sequence[str]) -> None:
     _command[:] = words
 
 
+def command_words() -> Sequence[str]:
+    """Return the words given to `record_command`, for child processes; empty where none were."""
+    return tuple(_command)
+
+
 def recorded_command() -> str:
     """Return the command on record as one line for a shell; that of the process where none was set."""
     return shlex.join(["histoxai", *(_command or sys.argv[1:])])

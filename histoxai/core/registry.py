@@ -112,8 +112,8 @@ LIBRARIES: dict[str, dict[str, str]] = {
 
 # Entry-point groups in which installed packages register names.
 GROUPS = {"method": "histoxai.methods", "measure": "histoxai.measures", "format": "histoxai.formats"}
-# Classes from which a plugin's class has to be derived.
-BASES = {"method": "histoxai.explain.bases.method:Method"}
+# Classes that a plugin's method is derived from, and that its measure is an instance of.
+BASES = {"method": "histoxai.explain.bases.method:Method", "measure": "histoxai.score.measures.base:Measure"}
 OWN = "histoxai"
 
 
@@ -223,9 +223,12 @@ def _load_plugin(kind: str, name: str, plugin: Plugin) -> Any:
 
 def _unsuitable(kind: str, loaded: Any) -> str:
     # why an object cannot serve as this kind; empty if it can
-    if kind not in BASES:
-        return ""
+    if kind == "format":
+        missing = [name for name in ("recognises", "read") if not callable(getattr(loaded, name, None))]
+        return f"does not define {', '.join(missing)}" if missing else ""
     base = _load(BASES[kind])
+    if kind == "measure":
+        return "" if isinstance(loaded, base) else f"no instance of {base.__module__}.{base.__name__}"
     if not (isinstance(loaded, type) and issubclass(loaded, base)):
         return f"not derived from {base.__module__}.{base.__name__}"
     missing = sorted(getattr(loaded, "__abstractmethods__", ())) if isabstract(loaded) else []

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from histoxai.core.errors import Damaged, InputRefused
-from histoxai.core.registry import names, resolve
+from histoxai.core.registry import OWN, names, origin, resolve
 from histoxai.explain.bases.method import Method
 from histoxai.explain.bases.null_model import NullModel
 from histoxai.store.shards import Store
@@ -86,10 +86,20 @@ def _stored_method(maps: Store, name: str, facts: dict[str, Any]) -> StoredMetho
             "not installed; install it"
         )
     kind = resolve("method", method)
+    if _package_name(package or OWN) != _package_name(installed := origin("method", method)):
+        raise InputRefused(
+            f"{maps.path}: '{name}' was made with the method '{method}' of {package or OWN}; here '{method}' is of "
+            f"{installed}: uninstall that package, or install the one that was used"
+        )
     root = raw_path(name, "")
     parts = tuple(path.removeprefix(root).removeprefix("/") for path in maps.arrays(root))
     null = issubclass(kind, NullModel) or bool(facts.get("random_weights"))
     return StoredMethod(name, method, kind(kind.Options(**facts["options"])), parts, null)
+
+
+def _package_name(package: str) -> str:
+    # of "package version"
+    return package.partition(" ")[0]
 
 
 def used_items(methods: list[StoredMethod]) -> list[str]:

@@ -21,7 +21,6 @@ from torch.utils.hooks import RemovableHandle
 from histoxai.core.errors import HistoxaiError, InputRefused, UsageError, is_out_of_memory
 
 Output = TypeVar("Output")
-PRECISIONS = ("fp32", "bf16", "tf32")
 
 
 class Network:

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypedDict
 
 import numpy as np
 
-from histoxai.core.errors import HistoxaiError, Incomplete
+from histoxai.core.errors import HistoxaiError, Incomplete, ParentChanged
 from histoxai.core.s3_paths import with_s3_urls
 from histoxai.explain.maps_store import StoredMethod, stored_methods
 from histoxai.networks.run_folder import Run, run_parent
@@ -138,6 +138,8 @@ class Lineage:
         # for every position its row in the patches, the maps and the masks store
         ids = self.column("patch_id")
         maps, masks = (join_rows(ids, store.read("patch_id")) for store in (self.maps, self.masks))
+        if (maps < 0).any() or (masks < 0).any():
+            raise ParentChanged(f"{self.scores.path}: has patches that its maps or masks lack; score them again")
         return self.column("row"), maps, masks
 
     @cached_property

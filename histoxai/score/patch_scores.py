@@ -78,8 +78,20 @@ def score_item(axes: dict[str, Any], patches: int, classes: int, height: int, sh
     return Item(
         "scores",
         tuple(ArraySpec(k, (patches, *s), t, shard, f) for k, (s, t, f) in shapes.items()),
+        _plugin_parameters(axes),
         rows_per_step=PATCHES_PER_STEP,
     )
+
+
+def _plugin_parameters(axes: dict[str, Any]) -> dict[str, Any]:
+    """Return what the columns depend on beyond histoxai: packages of measures, and further profiles' measures.
+
+    Tasks with other plugins are then refused. Empty without plugins, so that stores stay as they are.
+    """
+    origins = {name: registry.origin("measure", name) for name in axes["chance"] if name in registry.names("measure")}
+    packages = {name: package for name, package in origins.items() if package != registry.OWN}
+    found = {"measures": packages, "profiles": axes.get("profiles", {})}
+    return {key: value for key, value in found.items() if value}
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ _PIXELS = "Pixels and quality"
 
 def _names(name: str, help: str, default_text: str | None = None, unit: str = "NAMES", empty: bool = False) -> base.Any:
     # names with commas between them; `empty`: () by default instead of None
-    parse = base.optional_names(name) if empty else base.names(name)
-    declared = Option(help, _TARGETS, unit, parse=parse, text=base.join, default_text=default_text)
+    text = (lambda names: base.join(names) or None) if empty else base.join  # () is no text
+    declared = Option(help, _TARGETS, unit, parse=base.names(name), text=text, default_text=default_text)
     return option(() if empty else None, declared)
 
 

@@ -8,6 +8,7 @@ from histoxai.settings import base
 from histoxai.settings.base import Checked, Option, option
 
 _PAGE = "Page"
+_TITLE = "histoxai report"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class Report(Checked):
     `Statistics`.
     """
 
-    title: str = option("histoxai report", Option("Title of the page.", _PAGE))
+    title: str = option(_TITLE, Option("Title of the page.", _PAGE, parse=lambda text: text or _TITLE))
     colours: str = option(
         "safe", Option("Overlays (safe: for colour-blind readers too)", _PAGE), choices=("safe", "study")
     )
@@ -39,5 +40,5 @@ class Report(Checked):
 
     def for_comparison(self) -> Comparison:
         """Return the settings of a page that compares several stores."""
-        title = Comparison.title if self.title == Report.title else self.title
+        title = Comparison.title if self.title == _TITLE else self.title
         return Comparison(title=title, primary=self.primary)

@@ -14,10 +14,10 @@ from histoxai.core import provenance, resources
 from histoxai.core.errors import InputRefused
 from histoxai.core.progress import Progress
 from histoxai.core.provenance import file_checksum
-from histoxai.core.registry import names, resolve
+from histoxai.core.registry import OWN, names, origin, resolve
 from histoxai.core.safe_text import require_single_line
 from histoxai.ingest.descriptors import DESCRIPTORS, compute_descriptors
-from histoxai.ingest.formats.base import PatchIndex, PatchSource, require_source
+from histoxai.ingest.formats.base import PatchIndex, PatchSource, SourceFormat, require_source
 from histoxai.ingest.metadata import add_metadata, patch_groups
 from histoxai.ingest.quality_filter import QualityFilter, SelectedPatches
 from histoxai.ingest.stain_reference import STAINED, count_unchanged, fit_stain
@@ -56,7 +56,8 @@ class _Ingest(ShardedStage):
             fetch_tree(path, progress)
         self.format, reason = recognise(source, settings.format)
         progress.say(f"{source}: reading as {self.format} ({reason})")
-        self.patches: PatchSource = resolve("format", self.format)(source, settings)
+        format: type[SourceFormat] = resolve("format", self.format)
+        self.patches: PatchSource = format(source, settings)
         self.digest = self.patches.index.digest  # of the source alone, before metadata are added
         if settings.metadata is not None:
             add_metadata(self.patches.index, settings.metadata)
@@ -81,8 +82,10 @@ class _Ingest(ShardedStage):
 
     def _make_header(self, index: PatchIndex) -> dict[str, Any]:
         settings, stain = self.settings, self.stain
+        package = origin("format", self.format)
         entries = {
             "format": self.format,
+            **({} if package == OWN else {"package": package}),
             "classes": index.classes,
             "mpp": index.mpp,
             "shard_size": settings.shard_size,

@@ -140,7 +140,9 @@ def our_seconds(
 ) -> float:
     """Measure our work loop (reading, predictions, maps, checks, writing): seconds for each patch."""
     n = min(methods.values())
-    chosen = Explain(tuple(methods), device="cpu", per_class=-(-n // CLASSES), precision=precision, compile=compiled)
+    chosen = Explain(
+        methods=tuple(methods), device="cpu", per_class=-(-n // CLASSES), precision=precision, compile=compiled
+    )
     with work_loops_timed() as spent, first_rows(n):
         stage.explain(ExplainInputs(patches, model), output, chosen, Silent(), Work(force=output.exists()))
     return sum(spent) / n
@@ -201,7 +203,7 @@ def limits(model: nn.Module, precision: str) -> dict[str, float]:
 def compare(work: Path, arch: str, precision: str = "fp32", against: bool = True) -> list[dict[str, Any]]:
     """Compare each method, and all four together, with the library and with the bare network."""
     torch.set_num_threads(2)
-    pick_device("cpu")
+    pick_device("cpu", 0)
     patches, model = inputs(work, max(OURS[arch].values()), arch, SIZE, arch, CLASSES)
     network = load_model(open_run(model), torch.device("cpu"))
     names = [*OURS[arch], "all four"]
@@ -271,9 +273,9 @@ from histoxai.networks.inference import pick_device
 from histoxai.networks.weights import load_model
 from histoxai.networks.run_folder import open_run
 from pathlib import Path
-pick_device("cpu")
+pick_device("cpu", 0)
 net = load_model(open_run(Path(sys.argv[1])), torch.device("cpu")).requires_grad_(False)
-rows = worthwhile(net, (256, 256))
+rows = micro_batch_for_cpu(net, (256, 256))
 x = torch.rand(rows, 3, 256, 256).contiguous(memory_format=torch.channels_last).requires_grad_()
 for _ in range(3):
     torch.autograd.grad(net(x)[:, 0].sum(), x)

@@ -72,7 +72,7 @@ def make_masks(patches: Store, path: Path) -> Store:
 
 
 def make_maps(work: Path, patches: Path, model: Path) -> Path:
-    chosen = Explain(METHODS, options=OPTIONS, device="cpu")
+    chosen = Explain(methods=METHODS, options=OPTIONS, device="cpu")
     explain.explain(ExplainInputs(patches, model), work / "maps.zarr", chosen, Silent(), Work(threads=2))
     return work / "maps.zarr"
 

@@ -77,7 +77,7 @@ def explain_seconds(patches: Path, model: Path, output: Path, workers: int) -> f
 
 def working_seconds(patches: Path, model: Path, output: Path, shards: int | None) -> float:
     """Measure the work loop, whole or one `--shard` after another, without loading and checking: seconds."""
-    chosen = Explain(("ig",), options=OPTIONS, device="cpu", shard_size=16)
+    chosen = Explain(methods=("ig",), options=OPTIONS, device="cpu", shard_size=16)
     asked = [None] if shards is None else [str(k) for k in range(shards)]
     with work_loops_timed() as spent:
         for shard in asked:

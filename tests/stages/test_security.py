@@ -197,7 +197,8 @@ def test_the_cache_in_a_shared_folder_is_ones_own(tmp_path: Path, monkeypatch: p
     from histoxai.store.storage.s3_mirror import _create_cache
 
     s3_paths._cache.cache_clear()
-    s3_paths._mirrors.cache_clear()
+    s3_paths._mirror_root.cache_clear()
+    s3_paths._mirror_pattern.cache_clear()
     try:
         old = os.umask(0)
         try:
@@ -213,4 +214,5 @@ def test_the_cache_in_a_shared_folder_is_ones_own(tmp_path: Path, monkeypatch: p
                 _create_cache()
     finally:
         s3_paths._cache.cache_clear()
-        s3_paths._mirrors.cache_clear()
+        s3_paths._mirror_root.cache_clear()
+        s3_paths._mirror_pattern.cache_clear()

@@ -6,6 +6,7 @@ import json
 import signal
 import time
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -244,7 +245,7 @@ def test_the_scheme_in_capitals(cloud: Any, tmp_path: Path) -> None:
     assert "capitals.zarr/zarr.json" in names(cloud, "capitals.zarr")
 
 
-def test_reading_keeps_nothing_that_was_fetched(cloud: Any, tmp_path: Path) -> None:
+def test_reading_keeps_nothing_that_was_fetched(cloud: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from histoxai.core import s3_paths
     from histoxai.store import shard_reader
     from histoxai.store.shards import Store
@@ -252,11 +253,18 @@ def test_reading_keeps_nothing_that_was_fetched(cloud: Any, tmp_path: Path) -> N
     write_diagset(tmp_path / "source", scans=1)
     done("ingest", tmp_path / "source", "-o", "s3://lab/ranges.zarr", "--classes", "A,N,R1", "--shard-size", 4)
     store = Store(s3_paths.mirror_path("s3://lab/ranges.zarr"))
-    shard_reader._open_files.clear()
+    opened, open_file = [], shard_reader._open_file.__wrapped__
+
+    @lru_cache(1024)
+    def recorded(*arguments: Any) -> Any:
+        opened.append(open_file(*arguments))
+        return opened[-1]
+
+    monkeypatch.setattr(shard_reader, "_open_file", recorded)
     assert len(store.read("images")) == 15
-    far = [file._far for file in shard_reader._open_files.values() if file._far is not None]
-    assert len(far) >= 4
-    assert not any(f._fetched for f in far)
+    remote = [file._remote for file in opened if file._remote is not None]
+    assert len(remote) >= 4
+    assert not any(file._fetched for file in remote)
 
 
 def test_a_file_that_goes_while_it_is_fetched_is_gone(

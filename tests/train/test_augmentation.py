@@ -214,20 +214,20 @@ def test_only_training_patches_are_augmented(mini: Mini, tmp_path: Path, monkeyp
 
 def test_a_stopped_run_goes_on_to_the_same_weights(mini: Mini, tmp_path: Path) -> None:
     from histoxai.core.progress import Silent
-    from histoxai.settings import TrainCls
+    from histoxai.settings import TrainCls, Work
     from histoxai.stages.train_cls import train_cls
 
-    settings = TrainCls(3, 8, augment=STRONG, checkpoint_minutes=0)
+    settings = TrainCls(epochs=3, batch_size=8, augment=STRONG, checkpoint_minutes=0)
 
     class Stops(Silent):
         def advance(self, steps: int = 1, note: str = "") -> None:
             if note.startswith("epoch 2"):
                 raise KeyboardInterrupt
 
-    train_cls(mini.balanced, tmp_path / "whole", settings, Silent())
+    train_cls(mini.balanced, tmp_path / "whole", settings, Silent(), Work())
     with pytest.raises(KeyboardInterrupt):
-        train_cls(mini.balanced, tmp_path / "parts", settings, Stops())
-    train_cls(mini.balanced, tmp_path / "parts", settings, Silent())
+        train_cls(mini.balanced, tmp_path / "parts", settings, Stops(), Work())
+    train_cls(mini.balanced, tmp_path / "parts", settings, Silent(), Work())
     whole, parts = ((tmp_path / n / "weights.safetensors").read_bytes() for n in ("whole", "parts"))
     assert whole == parts
 

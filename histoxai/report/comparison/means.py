@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 from histoxai.core.progress import Progress
 from histoxai.report.comparison.content import ClassRow, MeanStats, MethodMeans
@@ -18,9 +18,10 @@ MeansOfRun = Mapping[tuple[str, str, str], MeanStats]
 
 def primary_means(scores: Scores, statistics: Statistics, progress: Progress) -> MeansOfRun:
     """Return the means of the primary measure over all cases."""
+    rows: list[dict[str, Any]] = [dict(row) for row in means_of(scores, statistics, progress.advance)]
     return {
         (r["mask"], r["method"], r["class"]): cast(MeanStats, {k: r[k] for k in _STATS})
-        for r in map(dict, means_of(scores, statistics, progress.advance))
+        for r in rows
         if r["metric"] == statistics.primary and r["case"] == "all"
     }
 

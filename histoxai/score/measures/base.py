@@ -149,11 +149,11 @@ class Measure(ABC):
     """How well a map agrees with a mask.
 
     name: as users type it. label: as pages and figures print it. subject, description: what is compared, and how.
-    source: a key of references.bib, or a sentence. lowest, highest: bounds of the value. The highest is the best unless
-    `higher_is_better` is false. needs: "counts" where four pixel counts are enough, "plane" where intensities of the
-    plane are compared, "relevance" where the evidence is ranked. convention: whether --empty gives a value to 0/0;
-    otherwise it stays undefined. variant_of: the measure that this one repeats at another threshold. headline: whether
-    tables for people show it.
+    source: a key of references.bib, or a sentence. lowest, highest: bounds of the value; the highest is the best.
+    needs: "counts" where four pixel counts are enough, "plane" where intensities of the plane are compared,
+    "relevance" where the evidence is ranked. convention: whether --empty gives a value to 0/0; otherwise it stays
+    undefined. variant_of: the measure that this one repeats at another threshold. headline: whether tables for
+    people show it.
     """
 
     name: str
@@ -164,7 +164,6 @@ class Measure(ABC):
     needs: Literal["counts", "plane", "relevance"] = "relevance"
     lowest: float = 0.0
     highest: float = 1.0
-    higher_is_better: bool = True
     convention: bool = True
     variant_of: str = ""
     headline: bool = False
