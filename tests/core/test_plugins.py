@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from histoxai.core.registry import ENTRIES
-from tests.conftest import ROOT
+from histoxai.store.shards import Store
+from tests.conftest import ROOT, Mini
 
 # The method of docs/explain.md, so that the page's code runs.
 METHOD = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "explain.md").read_text(), re.DOTALL)[-1]
@@ -43,10 +44,26 @@ class Gradients:
         return np.stack([ramp if i == 0 else ramp[::-1] for i in range(start, stop)]), None
 '''
 MEASURE = '''
-class Largest:
-    """The largest relevance inside the mask."""
+from dataclasses import dataclass
 
-    name = "largest"
+from histoxai.score.measures.base import Measure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Covered(Measure):
+    """Share of the mask in the patch, whatever the map."""
+
+    def value(self, pair):
+        return float(pair.mask.binary.mean())
+
+    def chance(self, pair):
+        return float(pair.mask.binary.mean()) / 2
+
+
+COVERED = Covered(
+    name="covered", label="covered share", subject="the mask", description="share of the patch", source="This test.",
+    needs="plane",
+)
 '''
 
 
@@ -149,14 +166,34 @@ def test_a_format_of_a_plugin_is_recognised_and_ingested(tmp_path: Path) -> None
     assert np.array_equal(images[1], images[0, ::-1])
 
 
-def test_a_measure_of_a_plugin_is_registered(tmp_path: Path) -> None:
-    install(tmp_path / "site", "hx-largest", "2.0", MEASURE, {"histoxai.measures": {"largest": "Largest"}})
-    code = (
-        "from histoxai.core.registry import names, origin, resolve\n"
-        "print(names('measure')[-1], origin('measure', 'largest'), resolve('measure', 'largest').name)"
-    )
-    result = python(tmp_path / "site", "-c", code)
-    assert result.stdout.strip() == "largest hx-largest 2.0 largest", result.stderr
+def test_a_measure_of_a_plugin_is_scored_and_on_record(mini: Mini, tmp_path: Path) -> None:
+    install(tmp_path / "site", "hx-covered", "2.0", MEASURE, {"histoxai.measures": {"covered": "COVERED"}})
+    words = ["score", mini.maps, "--masks", mini.masks, "-o", tmp_path / "s", "--repetitions", "100", "--json"]
+    result = histoxai(tmp_path / "site", *words)
+    assert result.returncode == 0, result.stderr
+    rows = [r for r in json.loads(result.stdout)["rows"] if r["metric"] == "covered"]
+    masks = Store(mini.masks)
+    chosen = np.isin(masks.read("patch_id"), Store(mini.maps).read("patch_id"))
+    for k, mask in enumerate(("tumor", "non_tumor")):
+        share = (masks.read("probability")[chosen, k] > 0.5).mean()
+        found = [r for r in rows if r["mask"] == mask and r["class"] == r["case"] == "all"]
+        assert len(found) == 4
+        for row in found:
+            assert row["mean"] == pytest.approx(share)
+            assert row["chance"] == pytest.approx(share / 2)
+    item = json.loads((tmp_path / "s/_done/scores/item.json").read_text())
+    assert item["what"] == {"measures": {"covered": "hx-covered 2.0"}}
+    without = histoxai(tmp_path / "nothing", *words)
+    assert without.returncode == 3
+    assert "hx-covered" in without.stderr
+
+
+def test_a_measure_that_is_none_is_refused_by_name(mini: Mini, tmp_path: Path) -> None:
+    install(tmp_path / "site", "hx-odd", "1.0", "ODD = object()", {"histoxai.measures": {"odd": "ODD"}})
+    result = histoxai(tmp_path / "site", "score", mini.maps, "--masks", mini.masks, "-o", tmp_path / "s")
+    assert result.returncode == 1
+    assert "the measure 'odd' of the package hx-odd 1.0 cannot be used" in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
 
 
 def test_names_that_are_taken_are_refused(tmp_path: Path) -> None:

@@ -441,5 +441,15 @@ def test_a_further_profile_and_a_further_measure_need_no_other_change(
     assert "mean probability" in (tmp_path / "r/index.html").read_text()
 
 
+def test_tasks_with_other_profiles_do_not_share_a_store(
+    mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done(*score(mini, tmp_path / "s", "--shard-size", 4, "--shard", 0))
+    monkeypatch.setitem(registry.ENTRIES, "profile", registry.ENTRIES["profile"] | {"inverted": f"{__name__}:Inverted"})
+    outcome = run(*score(mini, tmp_path / "s", "--shard-size", 4, "--shard", 1))
+    assert outcome.code == 3
+    assert "profiles" in outcome.err
+
+
 def below(plane: np.ndarray) -> np.ndarray:
     return 1 - plane > 0.3
