@@ -87,14 +87,14 @@ def recorded(ctx: Any) -> list[str]:
 
 
 def _flag_words(parameter: Any, value: Any) -> Iterator[str]:
-    flag = max(parameter.opts, key=len)
+    flag, long = parameter.opts[0], max(parameter.opts, key=len)
     if isinstance(value, bool):
         if value or parameter.secondary_opts:
             yield flag if value else parameter.secondary_opts[0]
         return
     for each in value if isinstance(value, list | tuple) else [value]:
         text = str(each)
-        yield from [f"{flag}={text}"] if text.startswith("-") else [flag, text]
+        yield from [f"{long}={text}"] if text.startswith("-") else [flag, text]
 
 
 def _usage(parameters: Iterable[Any]) -> Iterator[str]:

@@ -127,7 +127,7 @@ def test_a_recorded_command_parses_to_equal_settings(verb: str, name: str, monke
     assert arguments(parsed(verb, words[1:])) == arguments(want)
     if name in want.command.callback.unrecorded:
         assert not set(given) & set(words)
-        assert flag not in words
+        assert not set(parameter.opts) & set(words)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_a_recorded_command_parses_to_equal_settings(verb: str, name: str, monke
         (
             "explain",
             {"HISTOXAI_EXPLAIN_OPTION": "ig.steps=3 nt.samples=2"},
-            ["--option", "ig.steps=3", "--option", "nt.samples=2"],
+            ["-O", "ig.steps=3", "-O", "nt.samples=2"],
         ),
         ("masks", {"HISTOXAI_MASKS_SHARD": "3", "HISTOXAI_MASKS_RESCALE": "true"}, ["--rescale"]),
     ],
@@ -155,7 +155,7 @@ def test_variables_are_recorded_as_flags(
 
 def test_names_that_look_like_flags_are_recorded_as_they_are() -> None:
     words = recorded(parsed("ingest", ["--format=-odd", "-o", "out", "--", "--a folder"]))
-    assert words == ["ingest", "--output", "out", "--format=-odd", "--", "--a folder"]
+    assert words == ["ingest", "-o", "out", "--format=-odd", "--", "--a folder"]
     provenance.record_command(words)
     try:
         assert shlex.split(provenance.recorded_command()) == ["histoxai", *words]
