@@ -35,7 +35,10 @@ METHODS = (
     "ig,nt,lime,gradcam,saliency,ixg,guided,smoothgrad,deeplift,lrp,gradshap,kernelshap,occlusion,rise,gradcampp,"
     "hirescam,layercam,eigencam,scorecam,random,center,edges,hematoxylin"
 )
-QUICK = "-O ig.steps=10 -O nt.steps=5 -O lime.samples=50 -O kernelshap.samples=50 -O rise.samples=50"
+QUICK = (
+    "-O ig.steps=10 -O nt.steps=5 -O lime.samples=50 -O kernelshap.samples=50 -O rise.masks=60 -O smoothgrad.samples=5 "
+    "-O gradshap.samples=5"
+)
 # facts of one run; parts of pages that hold times and commands
 RUN_FACTS = {"run", "seconds", "peak_memory_mb", "host", "time", "command", "threads_used", "versions", "seal"}
 TEXT_WITH_RUN_FACTS = {".html"}
