@@ -12,7 +12,7 @@ from typing import Any, Literal, TypedDict
 
 import numpy as np
 
-from histoxai.core.errors import HistoxaiError, Incomplete, ParentChanged
+from histoxai.core.errors import Damaged, Incomplete, InputRefused, ParentChanged
 from histoxai.core.s3_paths import with_s3_urls
 from histoxai.explain.maps_store import StoredMethod, stored_methods
 from histoxai.networks.run_folder import Run, run_parent
@@ -185,16 +185,28 @@ def _commands_of_patches(patches: Patches) -> list[str]:
     # the commands that made a patch store, the oldest first
     command = patches.store.header["run"]["command"]
     if "patches" in patches.store.header["parents"]:
-        parent = locate_parent(patches.path, patches.store.header["parents"]["patches"]["path"])
-        with suppress(HistoxaiError):
-            return [*_commands_of_patches(Patches(parent)), command]
+        parent = _opened(locate_parent(patches.path, patches.store.header["parents"]["patches"]["path"]))
+        return [*_commands_of_patches(parent), command] if parent else [command]
     return [command]
 
 
 def _patches_of(run: Run) -> Patches | None:
-    with suppress(HistoxaiError, KeyError):
-        return Patches(locate_parent(run.path, run.facts["parents"]["patches"]["path"]))
+    with suppress(KeyError):
+        return _opened(locate_parent(run.path, run.facts["parents"]["patches"]["path"]))
     return None
+
+
+def _opened(path: Path) -> Patches | None:
+    """Open a patch store that may be gone; None where it is missing or damaged.
+
+    An error of the system is raised: the page must not depend on whether a read failed for a moment.
+    """
+    try:
+        return Patches(path)
+    except (InputRefused, Incomplete, Damaged) as error:
+        if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        return None
 
 
 def resolve_lineage(path: Path, moved: Mapping[str, Path | None], allow_partial: bool = False) -> Lineage:
