@@ -86,7 +86,7 @@ def score(mini: Mini, profile: str = "corrected") -> dict[str, Any]:
 
 
 def shown(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return "–" if value is None else f"{value:z.3f}"
 
 
 def test_every_mean_of_the_page_is_that_of_score_and_of_data_zarr(opened: Page, mini: Mini) -> None:
@@ -120,7 +120,7 @@ def test_every_mean_of_the_page_is_that_of_score_and_of_data_zarr(opened: Page, 
             mean, low, high, chance, n, undefined = stored[(*place, profile)]
             for got, want in ((mean, row["mean"]), (chance, row["chance"])):
                 assert got == pytest.approx(math.nan if want is None else want, abs=1e-12, nan_ok=True)
-            assert texts[1] == ("–" if math.isnan(low) else f"{low:.3f} to {high:.3f}")
+            assert texts[1] == ("–" if math.isnan(low) else f"{low:z.3f} to {high:z.3f}")
             assert (n, undefined) == (row["n"], row["undefined"])
 
 
@@ -145,7 +145,7 @@ def test_table_sorts_filters_and_sets_profiles_side_by_side(opened: Page, mini: 
         assert row[5] == shown(by["corrected", row[0]]["mean"])
         assert row[6] == shown(by["thesis", row[0]]["mean"])
         pair = [by[p, row[0]]["mean"] for p in ("corrected", "thesis")]
-        assert row[7] == ("–" if None in pair else f"{pair[1] - pair[0]:.3f}")
+        assert row[7] == ("–" if None in pair else f"{pair[1] - pair[0]:z.3f}")
     assert "sigmoid" in opened.page.inner_text("#table-why")
 
 

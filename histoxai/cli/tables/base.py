@@ -22,7 +22,7 @@ class Table(RichTable):
 
 
 def number(value: float | None) -> str:
-    return "-" if value is None or value != value else f"{value:.3f}"
+    return "-" if value is None or value != value else f"{value:z.3f}"
 
 
 def partial(summary: dict[str, Any]) -> str:

@@ -113,7 +113,7 @@ def _named(method: str, summary: dict[str, Any]) -> str:
 
 
 def _ends(row: dict[str, Any]) -> str:
-    return "-" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
+    return "-" if row["low"] is None else f"{row['low']:z.3f} to {row['high']:z.3f}"
 
 
 def _signed(value: float | None) -> str:

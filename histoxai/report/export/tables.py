@@ -90,7 +90,7 @@ def _rounded(value: Any) -> str:
     if _undefined(value):
         return "–"
     if isinstance(value, float):
-        return f"{value:.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:.1e}"
+        return f"{value:z.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:.1e}"
     return str(value)
 
 

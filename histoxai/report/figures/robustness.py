@@ -94,7 +94,7 @@ def agreement_matrix(correlations: np.ndarray, methods: Sequence[str]) -> Figure
         for (i, j), value in np.ndenumerate(correlations):
             if np.isfinite(value):
                 colour = "white" if abs(value) > 0.6 else "black"
-                axes.text(j, i, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=8)
+                axes.text(j, i, f"{value:z.2f}", ha="center", va="center", color=colour, fontsize=8)
         names = [abbreviate(m) for m in methods]
         axes.set_xticks(range(len(names)), names, rotation=60)
         axes.set_yticks(range(len(names)), names)

@@ -124,7 +124,7 @@ def marks(values: np.ndarray, measures: Sequence[str], facts: Mapping[str, np.nd
 
 def three_decimals(value: float | None) -> float | None:
     """Round to the three decimals that `number` of the page writes; None if undefined."""
-    return None if value is None or not np.isfinite(value) else float(f"{value:.3f}")
+    return None if value is None or not np.isfinite(value) else float(f"{value:z.3f}")
 
 
 def jpeg(image: np.ndarray) -> str:

@@ -50,7 +50,7 @@ def _environment() -> Environment:
     environment.filters["data_uri"] = data_uri
     environment.filters["percent"] = lambda v: "–" if v is None or not math.isfinite(v) else f"{100 * v:.1f} %"
     environment.filters["percent_interval"] = lambda row: _interval(row, lambda v: f"{100 * v:.1f}", " %")
-    environment.filters["interval"] = lambda row: _interval(row, lambda v: f"{v:.3f}")
+    environment.filters["interval"] = lambda row: _interval(row, lambda v: f"{v:z.3f}")
     environment.filters["p"] = p_value
     environment.filters["capitalize_first"] = lambda t: t[:1].upper() + t[1:]
     environment.filters["thousands"] = lambda v: f"{v:,}"
@@ -65,7 +65,7 @@ def embedded(data: Mapping[str, Any]) -> str:
 
 def number(value: float | None) -> str:
     """Return three decimals, or a dash if undefined."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
+    return "–" if value is None or not math.isfinite(value) else f"{value:z.3f}"
 
 
 def p_value(value: float | None) -> str:

@@ -107,7 +107,7 @@ def _against_chance(tests: _MethodTests, measure: str) -> str:
     best = tests.order[0]
     row = tests.rows[best]
     p = row["above_chance"]["p_holm"]
-    reached = f"{measure} {row['mean']:.3f}{_interval(row, tests.level)}, where chance gives {_number(row['chance'])}"
+    reached = f"{measure} {row['mean']:z.3f}{_interval(row, tests.level)}, where chance gives {_number(row['chance'])}"
     below = f" {join_names(tests.below)} {is_or_are(tests.below)} shown to be below chance." if tests.below else ""
     if best in tests.above:
         others = [m for m in tests.above if m != best]
@@ -191,7 +191,7 @@ def _too_few_groups(rows: Iterable[SummaryRow]) -> str:
 
 
 def _interval(row: SummaryRow, level: str) -> str:
-    return "" if row["low"] is None else f" ({level} interval {row['low']:.3f} to {row['high']:.3f})"
+    return "" if row["low"] is None else f" ({level} interval {row['low']:z.3f} to {row['high']:z.3f})"
 
 
 def _p(p: float | None) -> str:
@@ -199,4 +199,4 @@ def _p(p: float | None) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "no value" if value is None else f"{value:.3f}"
+    return "no value" if value is None else f"{value:z.3f}"

@@ -123,7 +123,7 @@ def _change_of(method: str, rows: Sequence[SummaryRow], layers: Sequence[str]) -
     if seed is None or last is None:
         return f"{method}: no value."
     changes = "hardly changes" if last >= seed - _LEAST_CHANGE else "changes"
-    return f"{method} {changes}: {last:.3f} with all weights drawn anew, {seed:.3f} with another seed alone."
+    return f"{method} {changes}: {last:z.3f} with all weights drawn anew, {seed:z.3f} with another seed alone."
 
 
 def _unfinished(items: Mapping[str, SummaryRow]) -> list[str]:

@@ -60,7 +60,7 @@ function tableOf(heads, rows, caption) {
   return whole;
 }
 
-const three = (value) => (value === null || Number.isNaN(value) ? dash : value.toFixed(3));
+const three = (value) => (value === null || Number.isNaN(value) ? dash : value.toFixed(3).replace(/^-(0\.000)$/, "$1"));
 const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 const listen = {};
 /* parts tell one another what changed: the threshold, the patch that is shown */
