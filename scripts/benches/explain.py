@@ -51,14 +51,14 @@ LIBRARY = {"ig": 1, "nt": 1, "lime": 1, "gradcam": 8}
 def library_ig(model: nn.Module, x: torch.Tensor, target: int) -> np.ndarray:
     from captum.attr import IntegratedGradients
 
-    return IntegratedGradients(model).attribute(x, target=target, n_steps=100).detach().numpy()[0]
+    return IntegratedGradients(model).attribute(x, target=target, n_steps=100).detach().cpu().numpy()[0]
 
 
 def library_nt(model: nn.Module, x: torch.Tensor, target: int) -> np.ndarray:
     from captum.attr import IntegratedGradients, NoiseTunnel
 
     tunnel = NoiseTunnel(IntegratedGradients(model))
-    return tunnel.attribute(x, nt_type="smoothgrad_sq", nt_samples=5, target=target).detach().numpy()[0]
+    return tunnel.attribute(x, nt_type="smoothgrad_sq", nt_samples=5, target=target).detach().cpu().numpy()[0]
 
 
 def library_lime(model: nn.Module, x: torch.Tensor, target: int) -> np.ndarray:
@@ -66,10 +66,10 @@ def library_lime(model: nn.Module, x: torch.Tensor, target: int) -> np.ndarray:
 
     @torch.no_grad()
     def classify(images: np.ndarray) -> np.ndarray:
-        batch = torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2).contiguous()
-        return torch.softmax(model(batch), dim=1).numpy()
+        batch = torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2).contiguous().to(x.device)
+        return torch.softmax(model(batch), dim=1).cpu().numpy()
 
-    image = x[0].permute(1, 2, 0).double().numpy()
+    image = x[0].permute(1, 2, 0).double().cpu().numpy()
     explanation = LimeImageExplainer().explain_instance(image, classify, top_labels=1, num_samples=500)
     _, mask = explanation.get_image_and_mask(explanation.top_labels[0], positive_only=False, num_features=3)
     return np.abs(mask).astype(np.float32)[None]
@@ -91,14 +91,15 @@ LIBRARIES: dict[str, Callable[[nn.Module, torch.Tensor, int], np.ndarray]] = {
 }
 
 
-def library_seconds(method: str, model: nn.Module, patches: Path, output: Path) -> float:
-    """Measure the library: seconds for each patch, from store to store, one patch after the other."""
+def library_seconds(method: str, model: nn.Module, patches: Path, output: Path, n: int | None = None) -> float:
+    """Measure the library: seconds for each of n patches, from store to store, one patch after the other."""
     images = zarr.open_group(patches, mode="r")["images"]
-    n = LIBRARY[method]
+    n, device = n or LIBRARY[method], next(model.parameters()).device
     maps: Any = None
     started = time.perf_counter()
     for i in range(n):
-        x = torch.from_numpy(images[i].astype(np.float32) / 255).permute(2, 0, 1)[None].contiguous()  # type: ignore[index, union-attr]
+        x = torch.from_numpy(images[i].astype(np.float32) / 255).permute(2, 0, 1)[None]  # type: ignore[index, union-attr]
+        x = x.contiguous().to(device)
         with torch.no_grad():
             target = int(model(x).argmax())
         made = LIBRARIES[method](model, x, target)
@@ -136,12 +137,18 @@ print(json.dumps({m: library_seconds(m, net, patches, output) for m in LIBRARIES
 
 
 def our_seconds(
-    methods: dict[str, int], patches: Path, model: Path, output: Path, precision: str, compiled: bool = False
+    methods: dict[str, int],
+    patches: Path,
+    model: Path,
+    output: Path,
+    precision: str,
+    compiled: bool = False,
+    device: str = "cpu",
 ) -> float:
     """Measure our work loop (reading, predictions, maps, checks, writing): seconds for each patch."""
     n = min(methods.values())
     chosen = Explain(
-        methods=tuple(methods), device="cpu", per_class=-(-n // CLASSES), precision=precision, compile=compiled
+        methods=tuple(methods), device=device, per_class=-(-n // CLASSES), precision=precision, compile=compiled
     )
     with work_loops_timed() as spent, first_rows(n):
         stage.explain(ExplainInputs(patches, model), output, chosen, Silent(), Work(force=output.exists()))
@@ -161,15 +168,21 @@ def first_rows(n: int) -> Any:
 
 def bare_seconds(step: Callable[[torch.Tensor], Any], x: torch.Tensor) -> float:
     step(x)
+    synchronise = torch.cuda.synchronize if x.is_cuda else lambda: None
+    synchronise()
     started = time.perf_counter()
     for _ in range(2):
         step(x)
+    synchronise()
     return (time.perf_counter() - started) / (2 * len(x))
 
 
-def limits(model: nn.Module, precision: str) -> dict[str, float]:
-    """Measure the bare network passes, in the fastest of two memory formats and three micro-batches: s per patch."""
+def limits(
+    model: nn.Module, precision: str, size: int = SIZE, micro_batches: tuple[int, ...] = (16, 32, 64)
+) -> dict[str, float]:
+    """Measure the bare network passes, in the fastest of two memory formats and the micro-batches: s per patch."""
     best: dict[str, float] = {}
+    device = next(model.parameters()).device
     for layout in (torch.channels_last, torch.contiguous_format):
         net = (in_bfloat16(model) if precision == "bf16" else model).to(memory_format=layout).eval()  # type: ignore[call-overload]
         net.requires_grad_(False)
@@ -188,8 +201,8 @@ def limits(model: nn.Module, precision: str) -> dict[str, float]:
                 score = net(x)[:, 0].sum()
             return torch.autograd.grad(score, values[layer])
 
-        for size in (16, 32, 64):
-            x = torch.rand(size, 3, SIZE, SIZE).contiguous(memory_format=layout)
+        for rows in micro_batches:
+            x = torch.rand(rows, 3, size, size, device=device).contiguous(memory_format=layout)
             x = x.to(torch.bfloat16) if precision == "bf16" else x
             for name, step in (("forward", forward), ("gradient", gradient), ("layer", layer_gradient)):
                 best[name] = min(best.get(name, 1e9), bare_seconds(step, x))

@@ -18,8 +18,13 @@ BATCH, SIZE = 32, 256
 
 def bench_train(work: Path) -> list[dict[str, Any]]:
     """Compare ResNet-18 at 256 px with patches kept in memory, and with patches read from the store."""
+    return compare(work, *((4096, 5) if torch.cuda.is_available() else (192, 3)))
+
+
+def compare(work: Path, n: int, rounds: int) -> list[dict[str, Any]]:
+    """Compare over n patches; rows are medians of the rounds."""
     gpu = torch.cuda.is_available()
-    precision, n, rounds = ("bf16", 4096, 5) if gpu else ("fp32", 192, 3)
+    precision = "bf16" if gpu else "fp32"
     store, _ = inputs(work, n, "train", SIZE, "resnet18", 5)
     found: dict[str, list[float]] = {"plain": [], "kept": [], "read": []}
     for k in range(rounds):
