@@ -153,7 +153,6 @@ class Lime(Sampling):
         return with_nuclei(superpixels, nuclei)
 
     def prepare(self) -> None:
-        """Move segments, mean colours and switches to the network's device."""
         import torch
 
         parts, device = self.segmented, self.image.device
@@ -206,11 +205,9 @@ class Lime(Sampling):
 
     @classmethod
     def cost(cls, options: Any) -> str:
-        """One forward pass a sample."""
         return f"{options.samples * (2 if options.stability else 1)} forward"
 
     def evidence(self, raw: dict[str, np.ndarray]) -> np.ndarray:
-        """The superpixels' weights."""
         return raw["weights"][np.isfinite(raw["weights"])]
 
     def signed(self, raw: dict[str, np.ndarray], size: tuple[int, int]) -> np.ndarray:

@@ -226,9 +226,8 @@ def _gap(d: _Data, values: np.ndarray, sides: dict[str, np.ndarray], against: fl
         if groups < FEWEST:
             raise _CannotTest(f"{groups} groups have {name} with a value; it takes {FEWEST}")
     first, second = sides.values()
-    s = d.settings
     shifted = np.where(first, values - against, values)
-    return difference(shifted, d.scores.group, first, second, s.repetitions, s.seed, s.level)
+    return difference(shifted, d.scores.group, (first, second), *d.settings.bootstrap)
 
 
 def _signed(value: float) -> str:
