@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from histoxai.core.errors import HistoxaiError, InputRefused, UsageError, is_out_of_memory
+from histoxai.networks.inference import to_device
 
 Output = TypeVar("Output")
 
@@ -70,7 +71,7 @@ class Network:
 
     def ready(self, x: torch.Tensor) -> torch.Tensor:
         """Move inputs to the network's device, channels last."""
-        return x.to(self.device).contiguous(memory_format=torch.channels_last)
+        return to_device(x, self.device).contiguous(memory_format=torch.channels_last)
 
     # ---- one pass of `micro_batch` rows or fewer
 

@@ -59,10 +59,32 @@ def to_tensor(images: np.ndarray, device: torch.device = CPU) -> torch.Tensor:
     return torch.from_numpy(np.divide(images, np.float32(255), dtype=np.float32)).permute(0, 3, 1, 2)
 
 
-def to_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Copy an array to a device in its own dtype; the copy to a GPU is asynchronous."""
+def to_device(values: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy an array or a tensor to a device in its own dtype; the copy to a GPU is asynchronous."""
     tensor = torch.as_tensor(values)
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+    if device.type == "cpu" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+class HostCopy:
+    """A copy of a tensor to the host. The copy from a GPU is asynchronous; `array` waits for it alone."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self._event: torch.cuda.Event | None = None
+        if values.is_cuda:
+            self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._host.copy_(values, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+        else:
+            self._host = values.detach()
+
+    def array(self) -> np.ndarray:
+        """Return the values."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._host.numpy()
 
 
 def padded(images: np.ndarray, size: int) -> Iterator[tuple[torch.Tensor, int]]:
@@ -83,8 +105,8 @@ def forward(
     model: Callable[[torch.Tensor], torch.Tensor], images: np.ndarray, micro_batch: int, device: torch.device
 ) -> np.ndarray:
     """Return a network's outputs, float32, for (n, H, W, 3) uint8 patches."""
-    parts = [model(x.to(device))[:real].float().cpu().numpy() for x, real in padded(images, micro_batch)]
-    return np.concatenate(parts)
+    waiting = [HostCopy(model(to_device(x, device))[:real].float()) for x, real in padded(images, micro_batch)]
+    return np.concatenate([copy.array() for copy in waiting])
 
 
 def predict_patches(

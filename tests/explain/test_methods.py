@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +21,7 @@ from torch import nn
 from histoxai.core.errors import HistoxaiError, InputRefused, UsageError
 from histoxai.core.registry import names, resolve
 from histoxai.explain.arguments import make_explainers, parse_options
+from histoxai.explain.bases import superpixels
 from histoxai.explain.bases.captum_hooks import unrolled
 from histoxai.explain.bases.method import Batch, Method, channels_to_plane, explain_all, min_max
 from histoxai.explain.bases.noise import draw_noise
@@ -294,15 +297,32 @@ def test_what_threads_make_ahead_comes_in_order_and_no_more_of_it_than_is_needed
         made.append(i)
         return i * i
 
-    assert list(compute_ahead(make, 7, threads)) == [i * i for i in range(7)]
+    assert list(compute_ahead(make, [(i,) for i in range(7)], threads)) == [i * i for i in range(7)]
     assert sorted(made) == list(range(7))
     made.clear()
-    some = compute_ahead(make, 100, threads)
+    some = compute_ahead(make, ((i,) for i in range(100)), threads)
     next(some)
     some.close()  # type: ignore[attr-defined]
     assert len(made) <= threads + 1
     with pytest.raises(ZeroDivisionError):
-        list(compute_ahead(lambda i: 1 // (3 - i), 7, threads))
+        list(compute_ahead(lambda i: 1 // (3 - i), [(i,) for i in range(7)], threads))
+
+
+def test_worker_processes_segment_as_threads_do(net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("lime", "kernelshap"):
+        want = explain_all(build(name), net, batch())
+        module = sys.modules[type(build(name)).__module__]
+        with monkeypatch.context() as patched:
+            patched.setattr(module, "segmenting", lambda net: (2, True))
+            found = explain_all(build(name), net, batch())
+        for part, values in want.items():
+            assert values.tobytes() == found[part].tobytes()
+
+
+def test_a_killed_worker_process_is_said() -> None:
+    with pytest.raises(HistoxaiError, match="a process that segments patches was killed"):
+        list(compute_ahead(os._exit, [(9,)], 1, processes=True))
+    superpixels._worker_processes.cache_clear()
 
 
 def test_nuclei_are_segments_of_their_own() -> None:
@@ -403,8 +423,8 @@ def test_rise_masks_leave_pixels_visible_as_often_as_asked() -> None:
     from histoxai.explain.methods.rise import Options, RandomMasks
 
     for share in (0.3, 0.5):
-        drawn = RandomMasks(np.random.default_rng(0), Options(masks=3000, share=share), (64, 48))
-        masks = torch.stack([drawn.mask(i, torch.device("cpu")) for i in range(3000)])
+        drawn = RandomMasks(np.random.default_rng(0), Options(masks=3000, share=share), torch.zeros(3, 64, 48))
+        masks = torch.stack([drawn.mask(i) for i in range(3000)])
         assert masks.shape == (3000, 1, 64, 48)
         assert float(masks.min()) >= 0
         assert float(masks.max()) <= 1

@@ -138,7 +138,7 @@ class CaptumHooks(Sampling):
         return attributions
 
     def reduce(self, outputs: torch.Tensor) -> Map:
-        return Map({"": outputs[0].float().cpu().numpy()})
+        return Map({"": outputs[0].float().numpy()})
 
     def library(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> dict[str, np.ndarray]:
         """captum's attribution of one patch alone, on the same unrolled copy."""

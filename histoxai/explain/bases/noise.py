@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histoxai.explain.bases.method import Map
 from histoxai.explain.bases.sampling import GradientSampling
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ NOISE_KINDS = ("smoothgrad", "smoothgrad_sq", "vargrad")
 
 
 def draw_noise(image: torch.Tensor, options: Any, seed: int) -> tuple[float, torch.Tensor]:
-    """Standard deviation for a patch (3, H, W), and noise (samples, 3, H, W) float32 as captum draws it.
+    """Standard deviation for a patch (3, H, W) on the host, and noise (samples, 3, H, W) float32 as captum draws it.
 
     options: samples, stdev, and level, which replaces stdev by a share of the patch's range of values if not 0.
     """
@@ -41,13 +40,15 @@ class NoisyCopies(GradientSampling):
     def prepare(self) -> None:
         import torch
 
+        from histoxai.networks.inference import to_device
+
         super().prepare()
-        noise = draw_noise(self.image, self.options, self.seed)[1].to(self.image.device)
-        self.noisy = torch.add(self.image, noise)
+        noise = draw_noise(self.host_image, self.options, self.seed)[1]
+        self.noisy = torch.add(self.image, to_device(noise, self.image.device))
         self.mean, self.square = (torch.zeros_like(self.image) for _ in range(2))
 
-    def perturb(self, i: int) -> torch.Tensor:
-        return self.noisy[i]
+    def fill(self, start: int, stop: int, out: torch.Tensor) -> None:
+        out.copy_(self.noisy[start:stop])
 
     def accumulate(self, i: int, gradient: torch.Tensor) -> None:
         """Take the gradient as the attribution of noisy copy i."""
@@ -58,11 +59,11 @@ class NoisyCopies(GradientSampling):
         self.mean.add_(attribution)
         self.square.addcmul_(attribution, attribution)
 
-    def result(self) -> Map:
+    def summary(self) -> torch.Tensor:
         """Mean, mean square or variance over the copies."""
         mean, square = self.mean / self.options.samples, self.square / self.options.samples
         results = {"smoothgrad": mean, "smoothgrad_sq": square, "vargrad": square - mean * mean}
-        return Map({"": results[self.options.kind].cpu().numpy()})
+        return results[self.options.kind]
 
     @abstractmethod
     def captum_method(self, module: nn.Module) -> tuple[Any, dict[str, Any]]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from histoxai.explain.network import Network
+    from histoxai.networks.inference import HostCopy
 
 Step = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 
@@ -38,8 +39,12 @@ class PatchInputs(ABC):
         """Take the network's outputs of inputs [start, stop); called in order of inputs."""
 
     @abstractmethod
-    def result(self) -> Map:
-        """Return the patch's map once all outputs are taken."""
+    def summary(self) -> torch.Tensor:
+        """Return, once all outputs are taken, what the map is made from, on the network's device."""
+
+    @abstractmethod
+    def reduce(self, summary: torch.Tensor) -> Map:
+        """Return the patch's map from its summary, which lies on the host by now."""
 
 
 @dataclass(eq=False)
@@ -61,24 +66,44 @@ class _Slice:
     stop: int
 
 
+@dataclass(frozen=True)
+class _Finished:
+    """A patch whose outputs are taken, and its summary on the way to the host."""
+
+    patch: _Progress
+    summary: HostCopy
+
+    def map(self) -> tuple[int, Map]:
+        """Return the patch's position and its map."""
+        import torch
+
+        return self.patch.position, self.patch.inputs.reduce(torch.from_numpy(self.summary.array()))
+
+
 def run_packed(
     net: Network, step: Step, work: Iterable[tuple[int, PatchInputs]], shape: tuple[int, ...]
 ) -> Iterator[tuple[int, Map]]:
     """Run all inputs of all patches; yield (position, map) of each patch when it is finished.
+
+    The maps of a micro-batch are made while a GPU runs the next one: their summaries are copied to the host meanwhile.
 
     step(x (n, 3, H, W), targets (n,)) -> outputs (n, ...), row by row. work: (position, inputs) of each patch.
     shape: of one input, (3, H, W).
     """
     import torch
 
-    source, waiting = iter(work), deque[_Progress]()
+    from histoxai.networks.inference import to_device
+
+    source, waiting, finished = iter(work), deque[_Progress](), list[_Finished]()
     x = torch.zeros((net.full_micro_batch, *shape), device=net.device).contiguous(memory_format=torch.channels_last)
     targets = torch.zeros(net.full_micro_batch, dtype=torch.long)
     while slices := _fill(source, waiting, x, targets):
         stop = slices[-1].stop
         x[stop:], targets[stop:] = x[stop - 1], targets[stop - 1]  # pad with the last row
-        parts = net.run(step, x, targets.to(net.device))
-        yield from _take(slices, waiting, parts[0] if len(parts) == 1 else torch.cat(parts))
+        parts = net.run(step, x, to_device(targets, net.device))
+        before, finished = finished, _take(slices, waiting, parts[0] if len(parts) == 1 else torch.cat(parts))
+        yield from (one.map() for one in before)
+    yield from (one.map() for one in finished)
 
 
 def _fill(
@@ -104,7 +129,9 @@ def _fill(
     return slices
 
 
-def _take(slices: list[_Slice], waiting: deque[_Progress], outputs: torch.Tensor) -> Iterator[tuple[int, Map]]:
+def _take(slices: list[_Slice], waiting: deque[_Progress], outputs: torch.Tensor) -> list[_Finished]:
+    from histoxai.networks.inference import HostCopy
+
     for s in slices:
         rows = s.stop - s.start
         s.patch.inputs.take(s.patch.taken, s.patch.taken + rows, outputs[s.start : s.stop])
@@ -112,6 +139,5 @@ def _take(slices: list[_Slice], waiting: deque[_Progress], outputs: torch.Tensor
     for patch in reversed([s.patch for s in slices]):  # patches whose inputs have grown go on first
         if patch.taken == patch.written < patch.inputs.rows and patch not in waiting:
             waiting.appendleft(patch)
-    for patch in [s.patch for s in slices]:
-        if patch.taken == patch.inputs.rows:
-            yield patch.position, patch.inputs.result()
+    done = [s.patch for s in slices if s.patch.taken == s.patch.inputs.rows]
+    return [_Finished(patch, HostCopy(patch.inputs.summary())) for patch in done]

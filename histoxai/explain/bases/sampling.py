@@ -11,11 +11,14 @@ A perturbation method is one class with `prepare`, `perturb(i)` and `reduce(outp
             return self.image * self.masks[i]
 
         def reduce(self, outputs):     # the network's output (rows,) for every copy -> the map
-            return Map({"": np.tensordot(outputs.cpu().numpy(), self.masks, 1)[None]})
+            return Map({"": np.tensordot(outputs.numpy(), self.masks, 1)[None]})
 
 Each patch is explained by its own copy of the method, which has the patch as `image` and `target` and draws from
 `random`, seeded for this patch alone. Maps therefore do not depend on shards, workers or the order of patches. Copies
 of several patches fill whole micro-batches (packing.py).
+
+Two parts may be written for speed on a GPU: `fill` in place of `perturb`, for many copies with few kernels, and
+`summary`, for what is better computed there than on the host.
 """
 
 from __future__ import annotations
@@ -39,13 +42,15 @@ if TYPE_CHECKING:
 class PerturbedCopies(PixelMethod, PatchInputs):
     """What `Sampling` and `GradientSampling` share.
 
-    Attributes of a patch's copy of the method: image (3, H, W) float32 on the network's device, target (class), seed,
-    and random, a numpy generator of that seed. `prepare` sets rows, the number of perturbed copies.
+    Attributes of a patch's copy of the method: image (3, H, W) float32 on the network's device, host_image (the same on
+    the host), target (class), seed, and random, a numpy generator of that seed. `prepare` sets rows, the number of
+    perturbed copies.
     """
 
     # Cost of a patch in passes, with options in braces.
     passes: ClassVar[str]
     image: torch.Tensor
+    host_image: torch.Tensor
     seed: int
     random: np.random.Generator
 
@@ -57,15 +62,23 @@ class PerturbedCopies(PixelMethod, PatchInputs):
         """Set `rows` and whatever all copies of this patch share."""
         self.rows = self.options.samples
 
-    @abstractmethod
     def perturb(self, i: int) -> torch.Tensor:
-        """Perturbed copy i of the patch, (3, H, W) float32."""
+        """Perturbed copy i of the patch, (3, H, W) float32. A method writes either this or `fill`."""
+        import torch
 
-    def for_patch(self, image: torch.Tensor, target: int, seed: int, **attributes: Any) -> Self:
-        """Copy the method for one patch; `attributes` are set before `prepare` runs."""
+        row = torch.empty_like(self.image)[None]
+        self.fill(i, i + 1, row)
+        return row[0]
+
+    def for_patch(self, image: torch.Tensor, batch: Batch, i: int, **attributes: Any) -> Self:
+        """Copy the method for patch i of the batch; `attributes` are set before `prepare` runs.
+
+        image: the patch on the network's device.
+        """
         one = copy.copy(self)
-        one.image, one.target, one.seed = image, target, seed
-        one.random = np.random.default_rng(seed)
+        one.image = image
+        one.host_image, one.target, one.seed = batch.patch(i)
+        one.random = np.random.default_rng(one.seed)
         for name, value in attributes.items():
             setattr(one, name, value)
         one.prepare()
@@ -75,8 +88,7 @@ class PerturbedCopies(PixelMethod, PatchInputs):
         """Yield (position, copy of the method) for every patch; `images` are the batch's on the network's device."""
         del net
         for i in range(len(batch)):
-            _, target, seed = batch.patch(i)
-            yield i, self.for_patch(images[i], target, seed)
+            yield i, self.for_patch(images[i], batch, i)
 
     @abstractmethod
     def step(self, net: Network) -> Step:
@@ -106,7 +118,7 @@ class Sampling(PerturbedCopies):
 
     @abstractmethod
     def reduce(self, outputs: torch.Tensor) -> Map:
-        """The map, from the outputs (rows, ...) for all copies in their order."""
+        """The map, from the outputs (rows, ...) on the host for all copies in their order, or from `summary`."""
 
     def take(self, start: int, stop: int, outputs: torch.Tensor) -> None:
         """Keep the outputs until all are there."""
@@ -114,10 +126,11 @@ class Sampling(PerturbedCopies):
             self._outputs: list[torch.Tensor] = []
         self._outputs.append(outputs)
 
-    def result(self) -> Map:
+    def summary(self) -> torch.Tensor:
+        """The outputs of all copies."""
         import torch
 
-        return self.reduce(torch.cat(self._outputs))
+        return torch.cat(self._outputs)
 
 
 class GradientSampling(PerturbedCopies):
@@ -135,6 +148,14 @@ class GradientSampling(PerturbedCopies):
     @abstractmethod
     def accumulate(self, i: int, gradient: torch.Tensor) -> None:
         """Add the gradient (3, H, W) at copy i; called in the order of copies."""
+
+    @abstractmethod
+    def summary(self) -> torch.Tensor:
+        """The attribution (3, H, W), from the gradients of all copies."""
+
+    def reduce(self, attribution: torch.Tensor) -> Map:
+        """The map, from the attribution on the host."""
+        return Map({"": attribution.numpy()})
 
     def take(self, start: int, stop: int, outputs: torch.Tensor) -> None:
         for i, gradient in enumerate(outputs, start):

@@ -56,21 +56,27 @@ class GradientSHAP(CompleteGradients):
     def prepare(self) -> None:
         import torch
 
+        from histoxai.networks.inference import to_device
+
         super().prepare()
-        self._noisy = self.image + draw_noise(self.image, self.options, self.seed)[1].to(self.image.device)
-        self._positions = torch.from_numpy(draw_positions(self.seed, self.rows)).to(self.image.device)
+        noise = draw_noise(self.host_image, self.options, self.seed)[1]
+        self._noisy = self.image + to_device(noise, self.image.device)
+        self._positions = to_device(draw_positions(self.seed, self.rows), self.image.device)[:, None, None, None]
         self._sum = torch.zeros_like(self.image)
 
-    def perturb(self, i: int) -> torch.Tensor:
-        position = self._positions[i]
-        return self._noisy[i] * position + (1.0 - position) * self.options.baseline
+    def fill(self, start: int, stop: int, out: torch.Tensor) -> None:
+        position = self._positions[start:stop]
+        out.copy_(self._noisy[start:stop] * position + (1.0 - position) * self.options.baseline)
 
     def accumulate(self, i: int, gradient: torch.Tensor) -> None:
         self._sum.addcmul_(self._noisy[i] - self.options.baseline, gradient)
 
-    def result(self) -> Map:
-        attribution = (self._sum / self.rows).cpu().numpy()
-        return Map({"": attribution}, {"completeness_error": completeness_error(attribution, self.difference)})
+    def summary(self) -> torch.Tensor:
+        return self._sum / self.rows
+
+    def reduce(self, attribution: torch.Tensor) -> Map:
+        values = attribution.numpy()
+        return Map({"": values}, {"completeness_error": completeness_error(values, self.difference)})
 
     def library(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> dict[str, np.ndarray]:
         """captum's, given the same draws."""

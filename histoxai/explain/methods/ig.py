@@ -65,17 +65,22 @@ class IntegratedGradients(CompleteGradients):
         self._start_round(FIRST_STEPS if self.options.steps == "auto" else int(self.options.steps))
 
     def _start_round(self, steps: int) -> None:
+        from histoxai.networks.inference import to_device
+
         # the points of one round are not points of the next, so sums start again
         self._first, self.steps = self.rows, steps
         self.rows += steps
         points, self._weights = gauss_legendre(steps)
-        self._points = points[:, 0].to(self._delta.device)
+        self._points = to_device(points, self._delta.device)
         self._sum.zero_()
 
-    def perturb(self, i: int) -> torch.Tensor:
-        """The point of step i between baseline and patch."""
-        point = self._delta * self._points[i - self._first]
-        return point + self.options.baseline if self.options.baseline else point
+    def fill(self, start: int, stop: int, out: torch.Tensor) -> None:
+        """Write the points of steps [start, stop) between baseline and patch."""
+        import torch
+
+        torch.mul(self._delta, self._points[start - self._first : stop - self._first], out=out)
+        if self.options.baseline:
+            out.add_(self.options.baseline)
 
     def accumulate(self, i: int, gradient: torch.Tensor) -> None:
         """Add the weighted gradient; after the last step of a round, double the steps if its error is too large."""
@@ -84,14 +89,17 @@ class IntegratedGradients(CompleteGradients):
         if more and i == self.rows - 1 and self._error() > self.options.tolerance:
             self._start_round(2 * self.steps)
 
-    def _attribution(self) -> np.ndarray:
-        return (self._sum * self._delta).cpu().numpy()
-
     def _error(self) -> float:
-        return completeness_error(self._attribution(), self.difference)
+        return completeness_error(self.summary().cpu().numpy(), self.difference)
 
-    def result(self) -> Map:
-        return Map({"": self._attribution()}, {"completeness_error": self._error(), "steps": self.steps})
+    def summary(self) -> torch.Tensor:
+        return self._sum * self._delta
+
+    def reduce(self, attribution: torch.Tensor) -> Map:
+        values = attribution.numpy()
+        return Map(
+            {"": values}, {"completeness_error": completeness_error(values, self.difference), "steps": self.steps}
+        )
 
     def library(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> dict[str, np.ndarray] | None:
         """captum's, all steps in one pass; it has no `steps=auto`."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histoxai.explain.bases.method import Batch, Map, MethodOptions, PixelMethod
-from histoxai.explain.bases.superpixels import compute_ahead, quickshift, segmentation_threads
+from histoxai.explain.bases.superpixels import compute_ahead, quickshift, segmenting
 from histoxai.settings import bounded
 
 if TYPE_CHECKING:
@@ -52,18 +52,19 @@ class KernelSHAP(PixelMethod):
     channels = 1
 
     def explain(self, net: Network, batch: Batch) -> Iterator[tuple[int, Map]]:
-        """Explain patch by patch; threads segment the next patches."""
+        """Explain patch by patch; the next patches are segmented meanwhile."""
         images = net.ready(batch.images)
-        cut = compute_ahead(lambda k: self.segment(batch.images[k]), len(batch), segmentation_threads(net))
+        pixels = ((image.permute(1, 2, 0).numpy(),) for image in batch.images)
+        cut = compute_ahead(self.segment, pixels, *segmenting(net))
         for i, segments in enumerate(cut):
             _, target, seed = batch.patch(i)
             values = partial(self._values, net.module, images[i], segments, target, seed)
             yield i, Map({"": net.in_parts(values)})
 
-    def segment(self, image: torch.Tensor) -> np.ndarray:
-        """Superpixels (H, W), numbered from 0, of a patch (3, H, W)."""
+    def segment(self, pixels: np.ndarray) -> np.ndarray:
+        """Superpixels (H, W), numbered from 0, of a patch (H, W, 3) float32."""
         o = self.options
-        return quickshift(image.permute(1, 2, 0).cpu().numpy().astype(np.float64), o.kernel_size, o.max_dist, o.ratio)
+        return quickshift(pixels.astype(np.float64), o.kernel_size, o.max_dist, o.ratio)
 
     def _values(
         self, module: nn.Module, image: torch.Tensor, segments: np.ndarray, target: int, seed: int, rows: int
@@ -91,7 +92,8 @@ class KernelSHAP(PixelMethod):
 
     def library(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> dict[str, np.ndarray]:
         """captum's KernelShap, one perturbed patch a pass."""
-        return {"": self._values(module, image, self.segment(image.float()), target, seed, 1)}
+        pixels = image.float().permute(1, 2, 0).cpu().numpy()
+        return {"": self._values(module, image, self.segment(pixels), target, seed, 1)}
 
     @classmethod
     def cost(cls, options: Any) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -23,7 +24,7 @@ from histoxai.explain.bases.superpixels import (
     compute_ahead,
     mean_colours,
     quickshift,
-    segmentation_threads,
+    segmenting,
     with_nuclei,
 )
 from histoxai.settings import bounded
@@ -103,6 +104,12 @@ class _Segmented:
     on: list[np.ndarray]
 
 
+def _to_segment(batch: Batch, i: int) -> tuple[np.ndarray, int, np.ndarray | None, str]:
+    # what `_segment` takes, small enough to be sent to another process
+    image, _, seed = batch.patch(i)
+    return image.permute(1, 2, 0).numpy(), seed, None if batch.nuclei is None else batch.nuclei[i], batch.name(i)
+
+
 class Lime(Sampling):
     """lime's image explainer of the target's probability: 500 samples, quickshift, the 3 strongest superpixels."""
 
@@ -120,23 +127,21 @@ class Lime(Sampling):
         return {"segments": RawSpec(size, np.uint16), "weights": RawSpec((_most(size),), np.float32, float("nan"))}
 
     def patches(self, net: Network, images: torch.Tensor, batch: Batch) -> Iterator[tuple[int, Self]]:
-        """One copy of the method a patch, with the patch `segmented`; threads segment the next patches."""
-        segmented = compute_ahead(lambda i: self._segment(batch, i), len(batch), segmentation_threads(net))
+        """One copy of the method a patch, with the patch `segmented`; the next patches are segmented meanwhile."""
+        segmented = compute_ahead(self._segment, map(partial(_to_segment, batch), range(len(batch))), *segmenting(net))
         for i, one in enumerate(segmented):
-            _, target, seed = batch.patch(i)
-            yield i, self.for_patch(images[i], target, seed, segmented=one)
+            yield i, self.for_patch(images[i], batch, i, segmented=one)
 
-    def _segment(self, batch: Batch, i: int) -> _Segmented:
-        image, _, seed = batch.patch(i)
-        pixels = image.permute(1, 2, 0).cpu().numpy().astype(np.float64)
-        segments = self.segments(pixels, None if batch.nuclei is None else batch.nuclei[i])
+    def _segment(self, image: np.ndarray, seed: int, nuclei: np.ndarray | None, name: str) -> _Segmented:
+        # image: (H, W, 3) float32
+        pixels = image.astype(np.float64)
+        segments = self.segments(pixels, nuclei)
         count, most = int(segments.max()) + 1, _most(segments.shape)
         if count > most:
             o = self.options
             larger = f"kernel_size={2 * o.kernel_size:g}" if o.segments == "quickshift" else "segments=quickshift"
             raise InputRefused(
-                f"lime: {batch.name(i)} has {count} superpixels, at most {most}; ask for larger ones with "
-                f"-O lime.{larger}"
+                f"lime: {name} has {count} superpixels, at most {most}; ask for larger ones with -O lime.{larger}"
             )
         mean = mean_colours(pixels, segments).astype(np.float32)
         seeds = [seed, (seed + 1) % 2**32] if self.options.stability else [seed]
@@ -153,23 +158,24 @@ class Lime(Sampling):
         return with_nuclei(superpixels, nuclei)
 
     def prepare(self) -> None:
-        import torch
+        from histoxai.networks.inference import to_device
 
         parts, device = self.segmented, self.image.device
         self.rows = sum(len(on) for on in parts.on)
-        self._on = torch.from_numpy(np.concatenate(parts.on)).to(device)
-        self._numbers = torch.from_numpy(parts.segments.astype(np.int64)).to(device)
-        self._mean = torch.from_numpy(parts.mean).to(device).permute(2, 0, 1)
+        self._on = to_device(np.concatenate(parts.on), device)
+        self._numbers = to_device(parts.segments.astype(np.int64), device)
+        self._mean = to_device(parts.mean, device).permute(2, 0, 1)
 
-    def perturb(self, i: int) -> torch.Tensor:
-        """The patch with the superpixels of row i that are off in their mean colours."""
+    def fill(self, start: int, stop: int, out: torch.Tensor) -> None:
+        """Write the patch with the superpixels that are off in their mean colours."""
         import torch
 
-        return torch.where(self._on[i][self._numbers], self.image, self._mean)
+        on = self._on[start:stop][:, self._numbers]
+        torch.where(on[:, None], self.image, self._mean, out=out)
 
     def reduce(self, outputs: torch.Tensor) -> Map:
         """Segments and weights, with R2 and, if asked for, the stability under the second seed."""
-        y, on = outputs.double().cpu().numpy(), self.segmented.on
+        y, on = outputs.double().numpy(), self.segmented.on
         weights, r2 = ridge(on[0], y[: len(on[0])])
         checks = {"r2": r2}
         if self.options.stability:

@@ -6,6 +6,7 @@ changes its noise (bases/noise.py).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,15 @@ class Options(MethodOptions):
     kind: str = bounded("smoothgrad_sq", choices=NOISE_KINDS)
 
 
+def paths(start: int, stop: int, steps: int) -> Iterator[tuple[int, int, int]]:
+    """Cut rows [start, stop) at the ends of paths of `steps` rows: (path, first, last step) of each part."""
+    while start < stop:
+        path, first = divmod(start, steps)
+        last = min(steps, first + stop - start)
+        yield path, first, last
+        start += last - first
+
+
 class NoiseTunnel(NoisyCopies):
     """captum's NoiseTunnel over IG: 5 samples, smoothgrad_sq, stdev 1.0, 50 steps (the study's settings)."""
 
@@ -48,16 +58,21 @@ class NoiseTunnel(NoisyCopies):
         """Draw the noise; every noisy copy has its own path from black."""
         import torch
 
+        from histoxai.networks.inference import to_device
+
         super().prepare()
         self.rows *= self.options.steps
         points, self._weights = gauss_legendre(self.options.steps)
-        self._points = points[:, 0].to(self.image.device)
+        self._points = to_device(points, self.image.device)
         self._gradient = torch.zeros_like(self.image)
 
-    def perturb(self, i: int) -> torch.Tensor:
-        """A point on the path of one noisy copy; copy after copy."""
-        sample, step = divmod(i, self.options.steps)
-        return self.noisy[sample] * self._points[step]
+    def fill(self, start: int, stop: int, out: torch.Tensor) -> None:
+        """Write points on the paths of the noisy copies, copy after copy."""
+        import torch
+
+        for sample, first, last in paths(start, stop, self.options.steps):
+            at = sample * self.options.steps + first - start
+            torch.mul(self.noisy[sample], self._points[first:last], out=out[at : at + last - first])
 
     def accumulate(self, i: int, gradient: torch.Tensor) -> None:
         """Add up the gradients of a path; at its end, add the copy's attribution."""

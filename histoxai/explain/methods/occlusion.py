@@ -73,16 +73,15 @@ class Occlusion(Sampling):
         self._squares = [(slice(y, y + w), slice(x, x + w)) for y in rows for x in columns]
         self.rows = 1 + len(self._squares)
 
-    def perturb(self, i: int) -> torch.Tensor:
-        """The patch, from the second copy on with one square covered."""
-        copy = self.image.clone()
-        if i:
-            copy[:, *self._squares[i - 1]] = self.options.baseline
-        return copy
+    def fill(self, start: int, stop: int, out: torch.Tensor) -> None:
+        """Write the patch, from the second copy on with one square covered."""
+        out.copy_(self.image)
+        for row, square in zip(out[1 if start == 0 else 0 :], self._squares[max(start, 1) - 1 : stop - 1], strict=True):
+            row[:, *square] = self.options.baseline
 
     def reduce(self, outputs: torch.Tensor) -> Map:
         """Mean fall of the logit over the squares that cover a pixel."""
-        logits = outputs.double().cpu().numpy()
+        logits = outputs.double().numpy()
         total, count = np.zeros(self.image.shape[1:]), np.zeros(self.image.shape[1:])
         for square, logit in zip(self._squares, logits[1:], strict=True):
             total[square] += logits[0] - logit

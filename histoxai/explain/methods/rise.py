@@ -30,22 +30,24 @@ class Options(MethodOptions):
 
 
 class RandomMasks:
-    """Masks of one patch: cells (masks, grid, grid) float32 0 or 1, and shifts (masks, 2) px."""
+    """Masks of one patch: cells (masks, grid, grid) float32 0 or 1 on its device, and shifts (masks, 2) px."""
 
-    def __init__(self, random: np.random.Generator, options: Options, size: tuple[int, int]) -> None:
-        o = options
-        self.cells = (random.random((o.masks, o.grid, o.grid)) < o.share).astype(np.float32)
+    def __init__(self, random: np.random.Generator, options: Options, image: torch.Tensor) -> None:
+        from histoxai.networks.inference import to_device
+
+        o, size = options, image.shape[1:]
+        cells = (random.random((o.masks, o.grid, o.grid)) < o.share).astype(np.float32)
+        self.cells = to_device(cells, image.device)
         self._cell_size = [-(-n // o.grid) for n in size]
         self.shifts = np.stack([random.integers(0, c, o.masks) for c in self._cell_size], axis=1)
         self._size, self._grid = size, o.grid
 
-    def mask(self, i: int, device: torch.device) -> torch.Tensor:
+    def mask(self, i: int) -> torch.Tensor:
         """Soft mask i (1, H, W) float32 in 0..1."""
-        import torch
         from torch.nn import functional
 
         enlarged = [(self._grid + 1) * c for c in self._cell_size]
-        cells = torch.from_numpy(self.cells[i])[None, None].to(device)
+        cells = self.cells[i][None, None]
         large = functional.interpolate(cells, size=enlarged, mode="bilinear", align_corners=False)[0]
         (y, x), (height, width) = self.shifts[i], self._size
         return large[:, y : y + height, x : x + width]
@@ -64,16 +66,19 @@ class RISE(Sampling):
 
     def prepare(self) -> None:
         self.rows = self.options.masks
-        self._masks = RandomMasks(self.random, self.options, (self.image.shape[1], self.image.shape[2]))
+        self._masks = RandomMasks(self.random, self.options, self.image)
 
     def perturb(self, i: int) -> torch.Tensor:
-        return self.image * self._masks.mask(i, self.image.device)
+        return self.image * self._masks.mask(i)
 
-    def reduce(self, outputs: torch.Tensor) -> Map:
+    def summary(self) -> torch.Tensor:
         """Mean of the masks, weighted by probability, divided by the share of cells that are on."""
         import torch
 
         total = torch.zeros(self.image.shape[1:], device=self.image.device)
-        for i, probability in enumerate(outputs):  # masks are made again: a thousand of them would take 260 MB
-            total.addcmul_(self._masks.mask(i, self.image.device)[0], probability.float())
-        return Map({"": (total / (self.rows * self.options.share))[None].cpu().numpy()})
+        for i, probability in enumerate(super().summary()):  # a thousand masks would take 260 MB: they are made again
+            total.addcmul_(self._masks.mask(i)[0], probability.float())
+        return (total / (self.rows * self.options.share))[None]
+
+    def reduce(self, outputs: torch.Tensor) -> Map:
+        return Map({"": outputs.numpy()})

@@ -38,36 +38,34 @@ class ScoreCAM(CAM, Sampling):
 
     def patches(self, net: Network, images: torch.Tensor, batch: Batch) -> Iterator[tuple[int, Self]]:
         """One copy of the method a patch, with the layer's `activation` (C, h, w)."""
-        import torch
+        from histoxai.networks.inference import to_device
 
         for part in run_single_pass(net, {"": _Activations(self.options)}, images, batch.targets):
             for i, values in enumerate(part.raw[""], part.start):
-                _, target, seed = batch.patch(i)
-                yield i, self.for_patch(images[i], target, seed, activation=torch.from_numpy(values).to(net.device))
+                yield i, self.for_patch(images[i], batch, i, activation=to_device(values, net.device))
 
     def prepare(self) -> None:
         self.rows = len(self.activation)
 
-    def perturb(self, i: int) -> torch.Tensor:
-        """The patch through channel i, enlarged and scaled to 0..1."""
-        return self._through(i, i + 1)[0]
-
     def fill(self, start: int, stop: int, out: torch.Tensor) -> None:
-        """Write copies [start, stop): enlarged together, because torch gives eight channels or more other last bits."""
-        out.copy_(self._through(start, stop))
+        """Write the patch seen through channels [start, stop), which are enlarged and scaled to 0..1.
 
-    def _through(self, start: int, stop: int) -> torch.Tensor:
+        They are enlarged together, because torch gives eight channels or more other last bits.
+        """
         from torch.nn import functional
 
         channels, size = self.activation[None, start:stop], self.image.shape[1:]
         masks = functional.interpolate(channels, size=size, mode="bilinear", align_corners=True)[0]
         least, most = masks.amin(dim=(1, 2), keepdim=True), masks.amax(dim=(1, 2), keepdim=True)
-        return self.image * ((masks - least) / (most - least + 1e-8))[:, None]
+        out.copy_(self.image * ((masks - least) / (most - least + 1e-8))[:, None])
+
+    def summary(self) -> torch.Tensor:
+        """Sum of the channels, weighted by the softmax of the logits."""
+        weights = super().summary().softmax(dim=0)
+        return (weights[:, None, None] * self.activation).sum(dim=0)[None]
 
     def reduce(self, outputs: torch.Tensor) -> Map:
-        """Sum of the channels, weighted by the softmax of the logits."""
-        weights = outputs.softmax(dim=0)
-        return Map({"": (weights[:, None, None] * self.activation).sum(dim=0)[None].cpu().numpy()})
+        return Map({"": outputs.numpy()})
 
 
 class _Activations(SinglePassCAM):
