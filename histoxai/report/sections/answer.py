@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypedDict
 
-from histoxai.report.sections.base import ReportInputs, ScoreSummary, Section, SummaryRow, first_mask
+from histoxai.report.sections.base import ReportInputs, Section, SummaryRow, first_mask
 from histoxai.report.wording import count_groups, does_or_do, hyphenated, is_or_are, join_names, measure_in_sentence
+from histoxai.score.results import ScoreSummary
 
 
 class Answer(TypedDict):
@@ -21,16 +22,9 @@ class Answer(TypedDict):
     unsupported: list[str]
 
 
-class AnswerContent(TypedDict):
-    """Values of the template `sections/answer.html`."""
-
-    answer: Answer
-
-
 def build(inputs: ReportInputs) -> Section:
     """Build the section that answers whether maps lie on the nuclei of the primary mask."""
-    content: AnswerContent = {"answer": write_answer(inputs.summary, inputs.lineage.patches.size)}
-    return Section(content)
+    return Section({"answer": write_answer(inputs.summary, inputs.lineage.patches.size)})
 
 
 def write_answer(summary: ScoreSummary, size: tuple[int, int]) -> Answer:
