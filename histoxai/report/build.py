@@ -27,6 +27,7 @@ from histoxai.report.sections import (
 )
 from histoxai.report.sections.base import ReportInputs
 from histoxai.report.wording import hyphenated
+from histoxai.score.summary.scores import Scores
 from histoxai.settings import Report
 
 # Their figures take longest, so they are drawn while statistics are computed; their arrays come last in data.zarr.
@@ -46,10 +47,14 @@ _BUILDERS = (
 
 @dataclass(frozen=True)
 class Page:
-    """A page: values of its template, data of its scripts, arrays of data.zarr and the names along their axes."""
+    """A page: values of its template, data of its scripts, arrays of data.zarr and the names along their axes.
+
+    scores: in the corrected profile, from which the page is made.
+    """
 
     content: dict[str, Any]
     data: dict[str, Any]
+    scores: Scores
     arrays: dict[str, np.ndarray]
     axes: dict[str, list[str]]
 
@@ -80,7 +85,7 @@ def build_page(lineage: Lineage, settings: Report, figures: FigurePool, progress
     for section in sections:
         content |= section.content
         arrays |= section.arrays
-    return Page(content, scripts, arrays, _axes_of_arrays(inputs))
+    return Page(content, scripts, inputs.results.scores, arrays, _axes_of_arrays(inputs))
 
 
 def _axes_of_arrays(inputs: ReportInputs) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""Assemble what the scripts of a report's page read, and leave out what the page has no room for."""
+"""Assemble the data of the page's scripts, as far as there is room on the page."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class PagePatches:
 
 
 def script_data(inputs: ReportInputs, positions: np.ndarray) -> dict[str, Any]:
-    """Assemble all that scripts read but the explorer's patches: means, curves, and the points of some patches."""
+    """Assemble means, curves, and the points of some patches; `add_explorer` adds the rest."""
     scores, summary = inputs.results.scores, inputs.summary
     return {
         "methods": inputs.axes["method"],

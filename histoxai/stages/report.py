@@ -19,18 +19,13 @@ from histoxai.report.lineage import resolve_lineage
 from histoxai.report.output import ReportOutput, ReportRequest
 from histoxai.report.page.render import render
 from histoxai.report.slides import find_slides, patch_positions
-from histoxai.score.scores_store import read
 from histoxai.settings import Report
 
 SCHEMA = "report/2"
 
 
 def report(
-    scores: Path,
-    request: ReportRequest,
-    settings: Report,
-    progress: Progress,
-    moved: Mapping[str, Path | None],
+    scores: Path, request: ReportRequest, settings: Report, progress: Progress, moved: Mapping[str, Path | None]
 ) -> dict[str, Any]:
     """Write the page and its numbers; `data.zarr` comes last, so a report that has it is complete.
 
@@ -53,13 +48,12 @@ def report(
     with FigurePool(request.workers, request.export is not None, lineage.partial_note) as figures:
         page = build_page(lineage, settings, figures, progress)
     if not is_written:
-        text = render("report.html", page.content, page.data)
-        output.write(text, {**header, "axes": page.axes}, page.arrays, progress)
+        html = render("report.html", page.content, page.data)
+        output.write(html, {**header, "axes": page.axes}, page.arrays, progress)
     if request.export is not None:
         exported = export_files(report_tables(page.content), figures, {"": lineage}, page.content["statistics"])
         if positions is not None:
-            values = read(scores, "corrected", rows=lineage.rows)
-            source = OverlaySource(lineage, values, page.data["primary"], settings.colours)
+            source = OverlaySource(lineage, page.scores, page.data["primary"], settings.colours)
             exported = chain(exported, overlay_files(find_slides(lineage, positions), source, progress))
         output.write_export(exported, len(figures), progress)
         summary["export"] = str(request.export)

@@ -1,4 +1,4 @@
-"""Write the comparison's first lines: the question, a sentence or two for each run, and what is not supported."""
+"""Write the comparison's first lines: the question, a sentence or two for each run, and unsupported claims."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ MeansOfRun = Mapping[tuple[str, str, str], MeanRow]
 
 @dataclass(frozen=True)
 class ComparisonInputs:
-    """What the sections of the comparison page are built from.
+    """Inputs that all sections of the comparison page share.
 
     lineages: by the names of their runs; scores, means: in the same order; pairs: of every other run with the first.
     """
@@ -166,7 +166,7 @@ def _draw_differences(inputs: ComparisonInputs, rows: Sequence[MethodDifference]
         (f"{hyphenated(mask)} mask", [_bar(row, len(inputs.pairs) > 1) for row in rows if row["mask"] == mask])
         for mask in dict.fromkeys(row["mask"] for row in rows)
     ]
-    label = f"{measure_in_sentence(inputs.primary)}: less that of {abbreviate(inputs.runs[0])}"
+    label = f"{measure_in_sentence(inputs.primary)}: difference to {abbreviate(inputs.runs[0])}"
     return inputs.figures.add("differences", forest, panels, label, 1 - inputs.statistics.level)
 
 

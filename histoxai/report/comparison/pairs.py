@@ -67,7 +67,7 @@ class RunPair(TypedDict):
 
 @dataclass(frozen=True)
 class _CommonPatches:
-    """The m patches that two runs share: rows in each, and groups (m,) that keep together what either run does."""
+    """The m patches that two runs share: rows in each, and their joined groups (m,)."""
 
     first: Scores
     other: Scores
@@ -136,7 +136,7 @@ def _accuracy_difference(common: _CommonPatches, same: np.ndarray, statistics: S
 
 
 def join_groups(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return groups (n,) that keep together what either of two groupings (n,) keeps together."""
+    """Join two groupings (n,): patches that share a group in either grouping share one in the result (n,)."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

@@ -1,4 +1,4 @@
-"""Describe the compared runs: their facts, the settings in which they differ, and what limits a comparison."""
+"""Describe the compared runs: their facts, their different settings, and the limits of the comparison."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _digests(lineage: Lineage) -> dict[str, str]:
 
 
 def notes_on(lineages: Mapping[str, Lineage], pairs: Sequence[RunPair]) -> list[str]:
-    """Return what may explain a difference other than the maps, for every run beside the first."""
+    """Return explanations of a difference other than the maps, for every run beside the first."""
     first = next(iter(lineages))
     digests = {name: _digests(lineage) for name, lineage in lineages.items()}
     notes = []
@@ -130,7 +130,7 @@ def _pixel_hashes(lineage: Lineage) -> dict[str, tuple[int, ...]]:
 
 
 def _changed_score_settings(first: Lineage, other: Lineage) -> str:
-    # those that change what a score means
+    # the settings that change the meaning of a score
     ours, theirs = ({**run.scores.header["settings"], "target": run.scores.header["target"]} for run in (first, other))
     changed = [k for k in ours if k != "shard_size" and ours[k] != theirs.get(k)]
     return ", ".join(f"{k} {theirs.get(k)} instead of {ours[k]}" for k in changed)

@@ -1,4 +1,4 @@
-"""Write the methods paragraph of a paper: what was done, with its settings and citations."""
+"""Write the methods paragraph of a paper: every step with its settings and citations."""
 
 from __future__ import annotations
 

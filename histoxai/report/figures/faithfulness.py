@@ -15,8 +15,8 @@ from histoxai.report.figures.style import GREY, GRID_GREY, abbreviate, line_styl
 def probability_curves(rows: Sequence[Mapping[str, Any]], change: str) -> Figure:
     """Draw the mean probability of the target over the share of changed pixels, a line per method.
 
-    rows: `method`, `null`, `share`, `probability` (None where undefined). change: ends the label of the horizontal
-    axis, as in "that have gone". Null models are dotted.
+    rows: `method`, `null`, `share`, `probability` (None where undefined). change: the change to the pixels, such as
+    "removed", for the label of the horizontal axis. Null models are dotted.
     """
     figure = Figure(figsize=(7.2, 3.2), layout="constrained")
     axes = figure.subplots()
@@ -47,7 +47,7 @@ def randomisation_cascade(rows: Sequence[Mapping[str, Any]], layers: Sequence[st
         axes.plot(range(len(positions)), values, marker=".", label=abbreviate(method), **line_style(k, method in nulls))
     names = ["another seed", *[abbreviate(name) for name in layers]]
     axes.set_xticks(range(len(positions)), names, rotation=tick_rotation(names, 50))
-    axes.set(ylabel="rank correlation", xlabel="drawn anew from the output down to", ylim=(None, 1.02))
+    axes.set(ylabel="rank correlation", xlabel="last randomised layer, from the output down", ylim=(None, 1.02))
     axes.grid(axis="y", color=GRID_GREY)
     figure.legend(loc="outside right center", frameon=False, fontsize=8)
     return figure

@@ -66,7 +66,7 @@ def overlay(patch: MaskedPatch, above: np.ndarray, colours: str = "safe") -> np.
 def maps_of_method(patches: Sequence[MaskedPatch], maps: Sequence[PatchMaps], threshold: float, colours: str) -> Figure:
     """Draw the study's figures 12 to 15 for one method: patch, signed evidence, map, and map over the masks.
 
-    Signed evidence is drawn as a share of each patch's largest, maps from 0 to 1; the overlay shows map > threshold.
+    Signed evidence is drawn as a share of each patch's maximum, maps from 0 to 1; the overlay shows map > threshold.
     """
     unit, signed = ScalarMappable(Normalize(0, 1), "magma"), ScalarMappable(Normalize(-1, 1), "RdBu_r")
     shares = [np.nan_to_num(m.signed / max(np.abs(m.signed).max(), 1e-30)) for m in maps]
@@ -78,7 +78,7 @@ def maps_of_method(patches: Sequence[MaskedPatch], maps: Sequence[PatchMaps], th
     figure = _image_grid([images, evidence, rendered, overlays], [p.title for p in patches], rows, colours)
     axes = figure.axes[0]
     figure.colorbar(unit, ax=axes, shrink=0.4, pad=0.02, label="map as scored, 0 to 1")
-    figure.colorbar(signed, ax=axes, shrink=0.4, pad=0.02, label="signed evidence / its largest")
+    figure.colorbar(signed, ax=axes, shrink=0.4, pad=0.02, label="signed evidence / its maximum")
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Draw what scores depend on: the size of masks, the threshold of maps, and the choice of method."""
+"""Draw how scores depend on the size of masks, the threshold of maps, and the method."""
 
 from __future__ import annotations
 

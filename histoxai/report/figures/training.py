@@ -1,4 +1,4 @@
-"""Draw how a network was trained and how well it classifies: curves, confusion matrix, reliability."""
+"""Draw training curves, confusion matrices and reliability curves."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def training_curves(history: Mapping[str, np.ndarray], best_epoch: int, measure:
     for axes, (column, title) in zip(figure.subplots(1, 2), titles, strict=True):
         for split, colour in (("train", BLUE), ("validation", ORANGE)):
             axes.plot(history["epoch"], history[f"{split}_{column}"], color=colour, marker=".", label=split)
-        axes.axvline(best_epoch, color=GREY, lw=1, ls=":", label=f"kept: epoch {best_epoch}")
+        axes.axvline(best_epoch, color=GREY, lw=1, ls=":", label=f"weights of epoch {best_epoch}")
         axes.set(title=title, xlabel="epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(frameon=False, fontsize=8)
@@ -50,13 +50,13 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Figure:
 
 @styled
 def reliability_curve(bins: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw accuracy against confidence, a mark per bin of confidence whose size grows with its patches.
+    """Draw accuracy against confidence, with a marker for each bin of confidence; markers of more patches are larger.
 
     bins: each has `confidence`, `accuracy` (None if empty) and `n`.
     """
     figure = Figure(figsize=(3.6, 3.3), layout="constrained")
     axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls=":", label="honest")
+    axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls=":", label="perfect calibration")
     filled = [r for r in bins if r["n"]]
     total = sum(r["n"] for r in filled)
     x, y = [r["confidence"] for r in filled], [r["accuracy"] for r in filled]

@@ -1,4 +1,4 @@
-"""Encode what the scripts of a report's page read: means, threshold curves, and patches with their layers."""
+"""Encode data for the scripts of a report's page: means, threshold curves, and patches with their layers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from histoxai.report.figures.style import OVERLAY_COLOURS
 from histoxai.report.page.render import p_value
 from histoxai.score.summary.scores import label_of
 
-# the keys of a mean row that say what it is the mean of
+# the keys that identify a mean row
 MEAN_KEYS = ("method", "mask", "class", "case", "metric", "profile")
 UNDEFINED = -32768  # among the values of `points`
 MeanRow = Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""Write the report's first lines: the question, the answer the tests give, and what they do not support.
+"""Write the report's first lines: the question, the answer of the tests, and the claims that they do not support.
 
 Every sentence follows from the numbers of `score --json` and says no more than its test does: a method is shown to beat
 chance, a null model or another method if p, corrected after Holm, is at most 1 - level.

@@ -1,4 +1,4 @@
-"""What a section of the page is, and what every section is built from."""
+"""Define a section of the page, and the inputs that all sections share."""
 
 from __future__ import annotations
 

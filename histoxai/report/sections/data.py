@@ -68,7 +68,7 @@ def _find_leakage(patches: Patches) -> dict[str, Any]:
 
 
 def _notes_on_split(lineage: Lineage) -> list[str]:
-    # what a reader must know of the split before believing an accuracy
+    # warnings about the split that put an accuracy in doubt
     notes = []
     if lineage.patches.store.header["settings"].get("split_by") == "patch":
         notes.append(

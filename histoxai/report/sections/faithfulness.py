@@ -1,4 +1,4 @@
-"""Build the section on tests on the model: faithfulness probes, and maps of randomised weights."""
+"""Build the section on faithfulness probes of the model, and on maps of randomised weights."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from histoxai.report.sections.base import ReportInputs, Section, SummaryRow, col
 from histoxai.score.results import FaithfulnessSummary, SanitySummary, ScoreSummary
 
 _CAPTIONS = {
-    "deletion": "Deletion: the target's mean probability while pixels go, strongest first. The lower, the better.",
-    "insertion": "Insertion: the target's mean probability while pixels come, strongest first. The higher, the better.",
+    "deletion": "Deletion: the target's mean probability as pixels are removed, strongest first. Lower is better.",
+    "insertion": "Insertion: the target's mean probability as pixels are inserted, strongest first. Higher is better.",
 }
-_AXIS_ENDINGS = {"deletion": "that have gone", "insertion": "that have come"}
+_CHANGES = {"deletion": "removed", "insertion": "inserted"}
 _LEAST_CHANGE = 0.05  # of a rank correlation, below that of another seed
 
 
 def build(inputs: ReportInputs) -> Section:
-    """Build the section and its numbers; a test that the scores store lacks is None."""
+    """Build the section and its numbers; tests that the scores store lacks are None."""
     summary, figures = inputs.summary, inputs.figures
     tested, sanity = summary["faithfulness"], summary["sanity"]
     content = {
@@ -56,9 +56,9 @@ def _probes(tested: FaithfulnessSummary, summary: ScoreSummary, figures: FigureP
 
 
 def _probe_figure(probe: str, curves: Sequence[SummaryRow], figures: FigurePool) -> dict[str, Any]:
-    ending = _AXIS_ENDINGS.get(probe, "changed")
+    change = _CHANGES.get(probe, "changed")
     return {
-        "png": figures.add(f"faithfulness-{probe}", probability_curves, curves, ending),
+        "png": figures.add(f"faithfulness-{probe}", probability_curves, curves, change),
         "alt": f"Curves of {probe}: mean probability of the target over the share of pixels, by method",
         "caption": _CAPTIONS.get(probe, probe),
     }
@@ -76,7 +76,7 @@ def _randomised_weights(sanity: SanitySummary, summary: ScoreSummary, figures: F
 
 
 def _change_of(method: str, rows: Sequence[SummaryRow], layers: Sequence[str]) -> str:
-    # how far maps change when all weights are new, beside the change by another seed of the method
+    # compares the change of maps with all weights randomised to the change with another seed of the method
     correlation = {r["down_to"]: r["rank_correlation"] for r in rows if r["method"] == method}
     seed, last = correlation[None], correlation[layers[-1]]
     if seed is None or last is None:

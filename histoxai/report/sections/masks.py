@@ -1,4 +1,4 @@
-"""Build the section on the segmenter: its training curves, and what its masks cover."""
+"""Build the section on the segmenter: its training curves, and the coverage of its masks."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def build(inputs: ReportInputs) -> Section:
 
 
 def _mask_rows(inputs: ReportInputs) -> list[dict[str, Any]]:
-    # share, empty: of the explained patches' pixels, and how often a mask is empty
-    # counts (n, mask, 4) of any method: TP, FP, FN, TN; TP + FN are the mask's pixels, whatever the method
+    # share: of the explained patches' pixels; empty: number of empty masks.
+    # counts (n, mask, 4) of the first method: TP, FP, FN, TN. For every method TP + FN are the mask's pixels.
     counts, metrics = inputs.lineage.column("counts")[:, 0], inputs.lineage.segmenter.facts["metrics"]
     mask_pixels, pixels = counts[..., 0] + counts[..., 2], counts.sum(axis=-1)
     return [

@@ -1,4 +1,4 @@
-"""Build what scores depend on: mask size, the thresholds of maps and masks, and the choice of method."""
+"""Build the section on robustness: scores by mask size and by threshold, and the agreement of methods."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from histoxai.report.sections.base import ReportInputs, Section, SummaryRow, col
 from histoxai.report.wording import count_patches, hyphenated, measure_in_sentence
 from histoxai.statistics.ranks import centred_ranks, rank_correlation
 
-_MAX_PATCHES = 200  # by which the agreement of methods is measured
+_MAX_PATCHES = 200  # for the agreement of methods
 
 
 def build(inputs: ReportInputs) -> Section:
-    """Build the section and its numbers; None stands for what the store cannot show."""
+    """Build the section and its numbers; parts that the store cannot show are None."""
     sizes = [r for r in inputs.summary["sizes"] if r["metric"] == inputs.primary]
     curves = inputs.summary["map_thresholds"]
     content = {
@@ -46,7 +46,8 @@ def build(inputs: ReportInputs) -> Section:
 def _size_figures(inputs: ReportInputs, sizes: Sequence[SummaryRow]) -> list[dict[str, Any]]:
     label, drawn = measure_in_sentence(inputs.primary), []
     for mask in dict.fromkeys(r["mask"] for r in inputs.summary["sizes"]):
-        rows, name = with_null([r for r in sizes if r["mask"] == mask], inputs.summary), hyphenated(mask)
+        rows = with_null([r for r in sizes if r["mask"] == mask], inputs.summary)
+        name = hyphenated(mask)
         pixels = {r["size"]: r["pixels"] for r in rows if r["pixels"]}
         spans = ", ".join(f"{size} {low:,} to {high:,} px" for size, (low, high) in pixels.items())
         figure = inputs.figures.add(f"sizes-{mask}", means_by_mask_size, rows, label)
@@ -79,8 +80,8 @@ def _mask_thresholds(all_rows: Sequence[SummaryRow]) -> dict[str, Any] | None:
 
 
 def _method_agreement(lineage: Lineage, patch_id: np.ndarray, progress: Progress) -> tuple[np.ndarray, int]:
-    # Mean rank correlations (M, M) of the methods' relevance, and over how many patches: at most _MAX_PATCHES, drawn
-    # by their ids (n,). Maps that are not finite or constant count for nothing.
+    # Mean rank correlations (M, M) of the methods' relevance, and the number of patches. At most _MAX_PATCHES are
+    # chosen by the hash of their ids (n,). Maps that are constant or not finite are left out.
     methods = lineage.method_names
     order = np.argsort([float(keyed_seed(0, "agreement", i)) for i in patch_id.tolist()], kind="stable")
     positions = np.sort(order[:_MAX_PATCHES])
