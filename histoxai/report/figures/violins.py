@@ -47,14 +47,14 @@ class PatchScores:
 
 
 @styled
-def violins(scores: PatchScores, measure: str, with_note: bool) -> Figure:
+def violins(scores: PatchScores, measure: str, has_note: bool) -> Figure:
     """Draw a violin per class in a panel per mask (row) and method (column), with marks at the means of the cases.
 
-    measure: label of the vertical axis. with_note: leave room for a note above. Methods after the first
+    measure: label of the vertical axis. has_note: leave room for a note above. Methods after the first
     METHODS_PER_ROW go on below.
     """
     methods, masks = scores.methods, scores.masks
-    top = 0.55 if with_note else 0.3
+    top = 0.55 if has_note else 0.3
     columns, lines = min(METHODS_PER_ROW, len(methods)), -(-len(methods) // METHODS_PER_ROW) * len(masks)
     width, height = 2.6 * columns + 0.8, 2.3 * lines + 0.3 + top
     figure = Figure(figsize=(width, height))

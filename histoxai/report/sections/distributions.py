@@ -28,10 +28,10 @@ def _violin_figures(inputs: ReportInputs) -> list[dict[str, Any]]:
     code = np.full(len(inputs.lineage.patches.classes), -1)  # of the classes that have patches
     code[inputs.present_classes] = np.arange(len(names))
     profile = axes["profile"].index("corrected")
-    figures, with_note = [], inputs.lineage.partial is not None
+    figures, has_note = [], inputs.lineage.partial is not None
     for k, measure in enumerate(axes["metric"]):
         values, label = inputs.values[:, :, :, profile, k], label_of(measure)
         scores = PatchScores(values, code[inputs.label], inputs.case, names, axes["method"], axes["mask"])
-        figure = inputs.figures.add(f"violins-{measure}", violins, scores, label, with_note)
+        figure = inputs.figures.add(f"violins-{measure}", violins, scores, label, has_note)
         figures.append({"name": label, "png": figure})
     return figures
