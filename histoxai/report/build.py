@@ -42,6 +42,7 @@ _BUILDERS = (
     evidence.build,
     faithfulness.build,
     robustness.build,
+    scores.build_all_means,
 )
 
 

@@ -37,8 +37,14 @@ def build(inputs: ReportInputs) -> Section:
         "profiles": inputs.axes["profile"],
         "why": list(dict.fromkeys((m.heading, m.difference) for m in ThesisProfile.measures())),
     }
-    arrays = {"table6_mean": mean, "table6_n": n, "table6_undefined": undefined}
-    return Section(content, arrays | {"case_mean": case_mean, "case_n": case_n} | _all_means(inputs))
+    arrays = {
+        "table6_mean": mean,
+        "table6_n": n,
+        "table6_undefined": undefined,
+        "case_mean": case_mean,
+        "case_n": case_n,
+    }
+    return Section(content, arrays)
 
 
 def _means(values: np.ndarray, groups: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -78,8 +84,9 @@ def _cell(mean: np.ndarray, undefined: np.ndarray, method: int, class_index: int
     }
 
 
-def _all_means(inputs: ReportInputs) -> dict[str, np.ndarray]:
-    # every mean of every profile, a row each; the page's scripts draw the table
+def build_all_means(inputs: ReportInputs) -> Section:
+    """Build arrays of every mean of every profile, a row each; the page's scripts draw their table."""
     rows = [{**row, "profile": profile} for profile, means in inputs.results.means.items() for row in means]
     numbers = columns("means", rows, ("mean", "low", "high", "chance"), float)
-    return columns("means", rows, MEAN_KEYS) | numbers | columns("means", rows, ("n", "undefined"))
+    arrays = columns("means", rows, MEAN_KEYS) | numbers | columns("means", rows, ("n", "undefined"))
+    return Section({}, arrays)
