@@ -142,16 +142,16 @@ def _above_all(d: _Data, c: Conclusion, above: list[int], below: list[int]) -> N
     if not above or not below:
         raise _CannotTest("the store has no other method to compare with")
     j, names = d.mask("tumor"), list(d.scores.methods)
-    ps, others, words = [], [], []
+    ps, opposites, words = [], [], []
     for a in above:
         for b in below:
             found = d.mean(d.primary[:, a, j] - d.primary[:, b, j])
             ps.append(float(found.above[0]))
-            others.append(float(found.below[0]))
+            opposites.append(float(found.below[0]))
             c.parts[f"{names[a]} - {names[b]}"] = float(found.mean[0])
             words.append(f"{names[a]} is {_signed(found.mean[0])} from {names[b]}")
     c.p = max(ps)
-    c.opposite = min(1.0, min(others) * len(others))  # Bonferroni: one counterexample is enough
+    c.opposite = min(1.0, min(opposites) * len(opposites))  # Bonferroni: one counterexample is enough
     c.found = ", ".join(words)
 
 
