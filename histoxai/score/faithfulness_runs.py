@@ -1,16 +1,15 @@
-"""Maps put to the test on the model that they explain: faithfulness, and sanity under weights drawn anew.
+"""Test maps on the model that they explain: faithfulness measures, and the sanity check under randomised weights.
 
-Every number comes from passes in the micro-batches that the maps were made with, in float32, so it does not depend on
-the shard or its neighbours; what is random is keyed by patch. Each probe is a work item of its own.
+Passes run in float32 and in the micro-batches that the maps were made with, and random numbers are keyed by patch. A
+value therefore does not depend on the shard or its neighbours. Each measure is a work item of its own.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,18 +19,21 @@ from torch import nn
 from histoxai.core import provenance
 from histoxai.core.errors import InputRefused
 from histoxai.core.progress import Progress
-from histoxai.explain.bases.method import Batch, Map
+from histoxai.explain.bases.method import Batch
 from histoxai.explain.bases.null_model import NullModel
-from histoxai.explain.bases.packing import PatchInputs, run_packed
+from histoxai.explain.bases.packing import run_packed
+from histoxai.explain.inputs import wants_nuclei
 from histoxai.explain.maps_store import StoredMethod
 from histoxai.explain.network import Network, quiet_library, reinitialised
 from histoxai.networks.inference import to_tensor
 from histoxai.networks.run_folder import Run, run_parent
 from histoxai.networks.weights import load_model
+from histoxai.score.coverage import Coverage
+from histoxai.score.inputs import FaithfulnessInputs
+from histoxai.score.measures.base import NAN
 from histoxai.score.measures.faithfulness import (
     CURVES,
     area,
-    imputed,
     infidelity,
     infill,
     rank_plane,
@@ -40,6 +42,7 @@ from histoxai.score.measures.faithfulness import (
     similarity,
     squares,
 )
+from histoxai.score.replaced_pixels import ReplacedPixels
 from histoxai.settings import SANITY, Faithfulness
 from histoxai.store.parents import open_parent
 from histoxai.store.patches import PATCHES_PARENT, Patches
@@ -48,42 +51,13 @@ from histoxai.store.shards import Item, Store
 
 ROAD_PERCENTILES = (20, 40, 60, 80)
 Rows = Iterator[tuple[int, dict[str, np.ndarray]]]
-
-
-class _Replaced(PatchInputs):
-    """A patch with parts of it replaced by an infill, one row for each of `kept` (rows, H, W) bool."""
-
-    def __init__(self, image: torch.Tensor, target: int, kept: np.ndarray, kind: str, seed: int) -> None:
-        super().__init__(len(kept), target)
-        self._image, self._kept, self._kind, self._seed = image, kept, kind, seed
-        self._pixels = image.permute(1, 2, 0).cpu().numpy()
-        self._blank = self._on_device(infill(self._pixels, "mean" if kind == "noisy_linear" else kind))
-        self._y = torch.empty(self.rows, device=image.device)
-
-    def fill(self, start: int, stop: int, out: torch.Tensor) -> None:
-        for row in range(start, stop):
-            kept = torch.from_numpy(self._kept[row]).to(out.device)
-            torch.where(kept, self._image, self._filling(row), out=out[row - start])
-
-    def _filling(self, row: int) -> torch.Tensor:
-        # neighbours tell nothing where there are none
-        if self._kind != "noisy_linear" or not self._kept[row].any():
-            return self._blank
-        return self._on_device(imputed(self._pixels, self._kept[row], (self._seed + row) % 2**32))
-
-    def _on_device(self, image: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(image.transpose(2, 0, 1).copy()).to(self._image.device)
-
-    def take(self, start: int, stop: int, found: torch.Tensor) -> None:
-        self._y[start:stop] = found
-
-    def result(self) -> Map:
-        return Map({"": self._y.cpu().numpy()})
+# (number of the method, values for each array of the work item)
+Values = Iterator[tuple[int, tuple[Any, ...]]]
 
 
 @dataclass(frozen=True)
 class _Patch:
-    """One patch as probes get it: image (1, 3, H, W), target, id, seed of its own, raw arrays of each method."""
+    """One patch as tests get it: image (1, 3, H, W), target, id, seed of its own, raw arrays of each method."""
 
     image: torch.Tensor
     target: int
@@ -93,10 +67,10 @@ class _Patch:
 
 
 @dataclass
-class Probing:
-    """What is tested: maps of some methods, their patches and classifier, each checked to be the ones that belong.
+class FaithfulnessRuns:
+    """Tests of maps on the classifier that they explain.
 
-    rows: of the maps store, one for each row of the scores store. facts: go into each record.
+    rows: of the maps store, one for each row of the scores store. facts: recorded with every finished shard.
     """
 
     maps: Store
@@ -107,34 +81,32 @@ class Probing:
     settings: Faithfulness
     device: torch.device
     progress: Progress
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any]
 
     @classmethod
     def of(
         cls,
+        inputs: FaithfulnessInputs,
         maps: Store,
-        methods: list[StoredMethod],
-        rows: np.ndarray,
-        model: Path,
-        patches: Path | None,
-        settings: Faithfulness,
-        progress: Progress,
+        coverage: Coverage,
         device: torch.device,
-    ) -> Probing:
+        progress: Progress,
+        facts: dict[str, Any],
+    ) -> FaithfulnessRuns:
         """Open patches and classifier.
 
         Raises ParentChanged where one is gone or is not the one that was explained.
         """
-        opened = open_parent(PATCHES_PARENT, maps.path, maps.header, patches)
-        run = open_parent(run_parent("model", "classifier"), maps.path, maps.header, model)
-        return cls(maps, methods, rows, opened, run, settings, device, progress)
+        patches = open_parent(PATCHES_PARENT, maps.path, maps.header, inputs.patches)
+        run = open_parent(run_parent("model", "classifier"), maps.path, maps.header, inputs.model)
+        methods, rows = coverage.methods, coverage.rows
+        return cls(maps, methods, rows, patches, run, inputs.settings, device, progress, facts)
 
     # ---- the work items
 
     def items(self, shard: int) -> list[Item]:
-        """One for each probe, and one for the cascade where it is asked for."""
-        n, m, s = len(self.rows), len(self.methods), self.settings
-        nothing = float("nan")
+        """Return one work item for each faithfulness measure, and one for the sanity check if it is asked for."""
+        s = self.settings
         common = {"device": self.device.type, "model": self.run.digest}
         own: dict[str, dict[str, Any]] = {
             "deletion": {"steps": s.steps, "infill": s.infill},
@@ -143,25 +115,27 @@ class Probing:
             "infidelity": {"squares": s.squares, "infill": s.infill},
             "sensitivity": {"perturbations": s.perturbations, "radius": s.radius},
         }
-        made = []
-        for probe in s.probes:
-            specs = [ArraySpec(f"faithfulness/{probe}", (n, m), np.float32, shard, nothing)]
-            if probe in CURVES:
-                specs.append(ArraySpec(f"curves_of/{probe}", (n, m, s.steps + 1), np.float32, shard, nothing))
-            made.append(Item(probe, tuple(specs), {**own[probe], **common}))
         if s.sanity:
-            layers = self._layers
-            what = {"patches": s.sanity, "layers": layers, **common}
-            spec = ArraySpec(f"{SANITY}/similarity", (n, m, len(layers) + 1, 2), np.float32, shard, nothing)
-            made.append(Item(SANITY, (spec,), what))
-        return made
+            own[SANITY] = {"patches": s.sanity, "layers": self._layers}
+        return [Item(name, self._specs(name, shard), own[name] | common) for name in self.work()]
+
+    def _specs(self, name: str, shard: int) -> tuple[ArraySpec, ...]:
+        n = len(self.rows)
+        return tuple(ArraySpec(k, (n, *v.shape[1:]), np.float32, shard, NAN) for k, v in self._blank(name).items())
+
+    def _blank(self, name: str) -> dict[str, np.ndarray]:
+        # one patch's row of each array of a work item
+        shapes: dict[str, tuple[int, ...]] = {f"faithfulness/{name}": ()}
+        if name in CURVES:
+            shapes[f"curves_of/{name}"] = (self.settings.steps + 1,)
+        if name == SANITY:
+            shapes = {f"{SANITY}/similarity": (len(self._layers) + 1, 2)}
+        return {path: np.full((1, len(self.methods), *shape), NAN, np.float32) for path, shape in shapes.items()}
 
     def work(self) -> dict[str, Callable[[int, int, np.ndarray], Rows]]:
-        """What does the rows of each item: (start, stop, have) -> finished rows, patch by patch."""
-        made: dict[str, Callable[[int, int, np.ndarray], Rows]] = {}
-        for probe in self.settings.probes:
-            made[probe] = partial(self._probe, probe)
-        return made | {SANITY: self._sanity}
+        """Return what computes each work item: (start, stop, have) -> rows as they are finished, patch by patch."""
+        tests = {probe: partial(self._measure, probe) for probe in self.settings.probes}
+        return tests | ({SANITY: self._sanity} if self.settings.sanity else {})
 
     @cached_property
     def _layers(self) -> list[str]:
@@ -174,16 +148,16 @@ class Probing:
     def _net(self) -> Network:
         size = int(self.maps.header["settings"]["micro_batch"])
         self.facts["micro_batch"] = size
-        return Network(load_model(self.run, self.device), size, on_halving=self._tell)
+        return Network(load_model(self.run, self.device), size, on_halving=self._halved)
 
-    def _tell(self, micro_batch: int) -> None:
+    def _halved(self, micro_batch: int) -> None:
         self.facts["micro_batch"] = micro_batch
         self.progress.news(f"out of memory: going on with micro-batches of {micro_batch}")
 
     @cached_property
     def _untrained(self) -> Network:
         seed = provenance.keyed_seed(self.maps.header["seed"], "random weights")
-        return Network(reinitialised(self._net.exact, seed), self._net.full_micro_batch, on_halving=self._tell)
+        return Network(reinitialised(self._net.exact, seed), self._net.full_micro_batch, on_halving=self._halved)
 
     def _patch(self, i: int) -> _Patch:
         at = self.rows[[i]]
@@ -193,59 +167,53 @@ class Probing:
         seed = provenance.keyed_seed(0, "faithfulness", name)
         return _Patch(image, int(self.maps.take("targets", at)[0]), name, seed, raw)
 
-    def _probe(self, probe: str, start: int, stop: int, have: np.ndarray) -> Rows:
-        for i in start + np.flatnonzero(~have):
-            patch = self._patch(int(i))
-            made = {f"faithfulness/{probe}": np.full((1, len(self.methods)), np.nan, np.float32)}
-            if probe in CURVES:
-                made[f"curves_of/{probe}"] = np.full(
-                    (1, len(self.methods), self.settings.steps + 1), np.nan, np.float32
-                )
+    def _measure(self, probe: str, start: int, stop: int, have: np.ndarray) -> Rows:
+        for i in (start + np.flatnonzero(~have)).tolist():
+            patch = self._patch(i)
+            row = self._blank(probe)
             planes = [
                 m.explainer.relevance(r, self.patches.size, "own") for m, r in zip(self.methods, patch.raw, strict=True)
             ]
             known = [j for j, plane in enumerate(planes) if np.isfinite(plane).all()]
-            for j, found in self._values(probe, patch, planes, known):
-                value, curve = found if isinstance(found, tuple) else (found, None)
-                made[f"faithfulness/{probe}"][0, j] = value
-                if curve is not None:
-                    made[f"curves_of/{probe}"][0, j] = curve
-            yield int(i), made
+            for j, values in self._values(probe, patch, planes, known):
+                for array, value in zip(row.values(), values, strict=True):
+                    array[0, j] = value
+            yield i, row
 
-    def _values(self, probe: str, patch: _Patch, planes: list[np.ndarray], known: list[int]) -> Iterator[Any]:
+    def _values(self, probe: str, patch: _Patch, planes: list[np.ndarray], known: list[int]) -> Values:
         if probe in CURVES:
             yield from self._curves(probe, patch, planes, known)
         elif probe == "infidelity":
             yield from self._infidelity(patch, known)
         elif probe == "road":
-            yield from ((j, self._road(patch, planes[j])) for j in known)
+            yield from ((j, (self._road(patch, planes[j]),)) for j in known)
         else:
-            yield from ((j, self._sensitivity(patch, self.methods[j])) for j in known)
+            yield from ((j, (self._sensitivity(patch, self.methods[j]),)) for j in known)
 
-    # ---- the probes
+    # ---- the measures
 
-    def _curves(self, probe: str, patch: _Patch, planes: list[np.ndarray], known: list[int]) -> Iterator[Any]:
-        """Deletion: ever more of the strongest pixels gone; insertion: ever more of them there."""
+    def _curves(self, probe: str, patch: _Patch, planes: list[np.ndarray], known: list[int]) -> Values:
+        """Remove (deletion) or insert (insertion) ever more of the strongest pixels."""
         steps = removed(planes[0].size, self.settings.steps)
 
-        def passes(j: int) -> _Replaced:
+        def passes(j: int) -> ReplacedPixels:
             rank = np.empty(planes[j].size, np.int64)
             rank[removal_order(planes[j], patch.seed)] = np.arange(planes[j].size)
             strongest = rank.reshape(1, *planes[j].shape) < steps[:, None, None]
             kept = strongest if probe == "insertion" else ~strongest
-            return _Replaced(patch.image[0], patch.target, kept, self.settings.infill, patch.seed)
+            return ReplacedPixels(patch.image[0], patch.target, kept, self.settings.infill, patch.seed)
 
         work = ((j, passes(j)) for j in known)
         for j, found in run_packed(self._net, self._net.probability, work, patch.image.shape[1:]):
             curve = found.raw[""]
             yield j, (area(curve.astype(np.float64)), curve)
 
-    def _infidelity(self, patch: _Patch, known: list[int]) -> Iterator[Any]:
-        """How far a map is from telling what the logit loses when squares of the patch are replaced."""
+    def _infidelity(self, patch: _Patch, known: list[int]) -> Values:
+        """Compare the evidence in random squares with the fall of the logit when they are replaced."""
         gone = squares(patch.seed, self.settings.squares, self.patches.size)
         kept = np.concatenate([np.ones((1, *self.patches.size), bool), ~gone])
         kind = "mean" if self.settings.infill == "noisy_linear" else self.settings.infill
-        work = [(0, _Replaced(patch.image[0], patch.target, kept, kind, patch.seed))]
+        work = [(0, ReplacedPixels(patch.image[0], patch.target, kept, kind, patch.seed))]
         ((_, found),) = run_packed(self._net, self._net.logit, work, patch.image.shape[1:])
         logits = found.raw[""].astype(np.float64)
         pixels = patch.image[0].permute(1, 2, 0).cpu().numpy()
@@ -255,7 +223,7 @@ class Probing:
             evidence = explainer.signed(patch.raw[j], self.patches.size).astype(np.float64)
             if explainer.is_gradient:  # a slope tells of a change what it is times the change
                 evidence = evidence * change
-            yield j, infidelity(evidence.sum(axis=0), gone, logits[0] - logits[1:])
+            yield j, (infidelity(evidence.sum(axis=0), gone, logits[0] - logits[1:]),)
 
     def _road(self, patch: _Patch, plane: np.ndarray) -> float:
         # pytorch-grad-cam's: (confidence without the least relevant - without the most relevant) / 2, over four shares.
@@ -275,8 +243,8 @@ class Probing:
         # captum's: the largest change of the map, as a share of it, when the patch changes by at most the radius
         from captum.metrics import sensitivity_max
 
-        if getattr(method.explainer.options, "segments", "") == "nuclei":
-            return float("nan")  # a perturbed patch has no masks
+        if wants_nuclei(method.explainer):
+            return NAN  # a perturbed patch has no masks
         net = self._untrained if _of_random_weights(method) else self._net
         own = provenance.keyed_seed(self.maps.header["seed"], method.name, patch.name)
 
@@ -298,24 +266,24 @@ class Probing:
             try:
                 made = sensitivity_max(maps, patch.image.cpu(), perturb_radius=radius, n_perturb_samples=n)
             except InputRefused:  # nothing there, or a perturbed patch that this method cannot take
-                return float("nan")
+                return NAN
         return float(made[0])
 
     # ---- sanity
 
     def _sanity(self, start: int, stop: int, have: np.ndarray) -> Rows:
-        """Similarity of maps to those of networks whose parts, from the last to the first, are drawn anew.
+        """Compare maps with those of networks whose layers are randomised, from the last to the first.
 
         Adebayo et al. 2018, arXiv 1810.03292: a method whose maps do not change does not look at the weights. The
-        first entry is the trained network again: what another seed of the method alone changes.
+        first entry compares with the trained network under another seed of the method.
         """
         n, layers = len(self.rows), self._layers
         chosen = set(np.linspace(0, n - 1, min(self.settings.sanity, n)).round().astype(int).tolist())
         module = copy.deepcopy(self._net.exact)
         fresh = reinitialised(self._net.exact, provenance.keyed_seed(self.maps.header["seed"], SANITY))
-        net = Network(module, self._net.full_micro_batch, on_halving=self._tell)
+        net = Network(module, self._net.full_micro_batch, on_halving=self._halved)
         for i in (start + np.flatnonzero(~have)).tolist():
-            found = np.full((1, len(self.methods), len(layers) + 1, 2), np.nan, np.float32)
+            row = self._blank(SANITY)
             if i in chosen:
                 patch = self._patch(i)
                 first = [self._again(m, net, patch, "") for m in self.methods]
@@ -323,14 +291,16 @@ class Probing:
                     if layer:
                         module.get_submodule(layer).load_state_dict(fresh.get_submodule(layer).state_dict())
                     for j, method in enumerate(self.methods):
-                        found[0, j, k] = similarity(first[j], self._again(method, net, patch, "again"))
+                        row[f"{SANITY}/similarity"][0, j, k] = similarity(
+                            first[j], self._again(method, net, patch, "again")
+                        )
                 module.load_state_dict(self._net.exact.state_dict())
-            yield i, {f"{SANITY}/similarity": found}
+            yield i, row
 
     def _again(self, method: StoredMethod, net: Network, patch: _Patch, seed: str) -> np.ndarray:
-        # the relevance under this network; of no use where there are no masks, or no weights left to draw
+        # the relevance under this network; NaN where there are no masks, or where weights are random already
         size = self.patches.size
-        if getattr(method.explainer.options, "segments", "") == "nuclei" or _of_random_weights(method):
+        if wants_nuclei(method.explainer) or _of_random_weights(method):
             return np.full(size, np.nan, np.float32)
         key = provenance.keyed_seed(self.maps.header["seed"], method.name + seed, patch.name)
         batch = Batch(patch.image.cpu(), torch.tensor([patch.target]), [key])
@@ -338,7 +308,7 @@ class Probing:
 
 
 def _layers(module: nn.Module) -> list[str]:
-    """Children with weights that can be drawn anew, from the output to the input; those of an only child, if one."""
+    """List children whose weights can be randomised, from the output to the input; those of an only child, if one."""
     names = [
         name
         for name, child in module.named_children()

@@ -20,36 +20,41 @@ class AboveChance(TypedDict):
     p_holm: float | None
 
 
-# `class` is a keyword, so that rows with that key are made by a call
-MeanRow = TypedDict(
-    "MeanRow",
-    {
-        "method": str,
-        "mask": str,
-        "class": str,
-        "case": str,
-        "metric": str,
-        "mean": float | None,
-        "n": int,
-        "undefined": int,
-        "partial": bool,
-        "low": float | None,
-        "high": float | None,
-        "groups": int,
-        "withheld": str | None,
-        "chance": float | None,
-        "lift": float | None,
-        "above_chance": AboveChance,
-        "degenerate": dict[str, int],
-    },
-)
-MeanRow.__doc__ = """Mean of one measure over the n patches of a class (or "all") and case (or "all"), beside chance.
+class Interval(TypedDict):
+    """Mean over n patches with the ends of its interval; `withheld` says why there is no interval."""
 
-`withheld` says why there is no interval; `lift` is mean / chance; `degenerate` counts patches by flag.
-"""
+    mean: float | None
+    low: float | None
+    high: float | None
+    n: int
+    groups: int
+    withheld: str | None
 
 
-class SizeRow(TypedDict):
+# `class` is a keyword, which the body of a class cannot declare
+_OfClass = TypedDict("_OfClass", {"class": str})
+_OfClassOrNone = TypedDict("_OfClassOrNone", {"class": str | None})
+
+
+class MeanRow(_OfClass, Interval):
+    """Mean of one measure over the n patches of a class (or "all") and case (or "all"), beside chance.
+
+    `lift` is mean / chance; `degenerate` counts patches by flag.
+    """
+
+    method: str
+    mask: str
+    case: str
+    metric: str
+    undefined: int
+    partial: bool
+    chance: float | None
+    lift: float | None
+    above_chance: AboveChance
+    degenerate: dict[str, int]
+
+
+class SizeRow(Interval):
     """Mean of one measure over the patches whose mask is small, medium or large; pixels: least and largest area."""
 
     method: str
@@ -57,12 +62,6 @@ class SizeRow(TypedDict):
     size: str
     pixels: list[int] | None
     metric: str
-    mean: float | None
-    n: int
-    low: float | None
-    high: float | None
-    groups: int
-    withheld: str | None
     chance: float | None
 
 
@@ -151,22 +150,12 @@ class ConclusionRow(TypedDict):
     parts: dict[str, float]
 
 
-FaithfulnessRow = TypedDict(
-    "FaithfulnessRow",
-    {
-        "method": str,
-        "class": str,
-        "probe": str,
-        "higher_is_better": bool,
-        "mean": float | None,
-        "low": float | None,
-        "high": float | None,
-        "n": int,
-        "groups": int,
-        "withheld": str | None,
-    },
-)
-FaithfulnessRow.__doc__ = "Mean of one faithfulness measure over the patches of a class."
+class FaithfulnessRow(_OfClass, Interval):
+    """Mean of one faithfulness measure over the patches of a class."""
+
+    method: str
+    probe: str
+    higher_is_better: bool
 
 
 class FaithfulnessCurve(TypedDict):
@@ -259,23 +248,19 @@ class ScoreSummary(Summary):
     sanity: SanitySummary | None
 
 
-PatchRow = TypedDict(
-    "PatchRow",
-    {
-        "profile": str,
-        "patch_id": str,
-        "group": str,
-        "class": str | None,
-        "method": str,
-        "mask": str,
-        "case": str,
-        "metric": str,
-        "mean": float | None,
-        "n": int,
-        "undefined": int,
-        "chance": float | None,
-        "degenerate": dict[str, int],
-        "partial": bool,
-    },
-)
-PatchRow.__doc__ = "One measure of one patch, method and mask: a row of `score --jsonl`; n is 1 where it is defined."
+class PatchRow(_OfClassOrNone):
+    """One measure of one patch, method and mask: a row of `score --jsonl`; n is 1 where it is defined."""
+
+    profile: str
+    patch_id: str
+    group: str
+    method: str
+    mask: str
+    case: str
+    metric: str
+    mean: float | None
+    n: int
+    undefined: int
+    chance: float | None
+    degenerate: dict[str, int]
+    partial: bool

@@ -84,3 +84,8 @@ class Statistics(Checked):
     margin: float = option(0.05, Option("Equivalence margin.", STATISTICS_PANEL, "X"), gt=0, lt=1)
     cancer: tuple[str, ...] | None = base.cancer(STATISTICS_PANEL)
     empty: str = option("exclude", Option("Value of 0/0", STATISTICS_PANEL), choices=("exclude", "zero", "one"))
+
+    @property
+    def bootstrap(self) -> tuple[int, int, float]:
+        """Repetitions, seed and level, as the functions of `statistics/bootstrap.py` take them."""
+        return self.repetitions, self.seed, self.level

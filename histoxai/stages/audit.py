@@ -165,13 +165,13 @@ def _contrast(
     correct: np.ndarray, group: np.ndarray, leaked: np.ndarray, clean: np.ndarray, statistics: Statistics
 ) -> dict[str, Any]:
     """Estimate the accuracy on leaked and on clean patches, and the difference, with cluster-bootstrap intervals."""
-    how = (statistics.repetitions, statistics.seed, statistics.level)
+    how = statistics.bootstrap
     parts = {
         name: _estimate(bootstrap.means(correct[rows][:, None], group[rows], *how)) if rows.any() else None
         for name, rows in (("leaked", leaked), ("clean", clean))
     }
     has_both = leaked.any() and clean.any()
-    difference = bootstrap.difference(correct, group, leaked, clean, *how) if has_both else None
+    difference = bootstrap.difference(correct, group, (leaked, clean), *how) if has_both else None
     return parts | {"difference": None if difference is None else _estimate(difference)}
 
 

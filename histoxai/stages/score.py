@@ -19,43 +19,19 @@ from histoxai.explain.maps_store import used_items
 from histoxai.score import scores_store
 from histoxai.score.coverage import coverage
 from histoxai.score.export import check_table
+from histoxai.score.inputs import FaithfulnessInputs, ScoreInputs
 from histoxai.score.measures.base import DEGENERATE
 from histoxai.score.patch_scores import PatchScorer, score_axes, score_item
 from histoxai.score.summary.scores import cancer_of, primary_of
 from histoxai.score.summary.strata import cases
-from histoxai.settings import Faithfulness, Score, Statistics, Work
+from histoxai.settings import Score, Statistics, Work
 from histoxai.stages.base import ShardedStage
 from histoxai.store.jobs.runner import Producers, Stream
 from histoxai.store.schema import schema
 from histoxai.store.shards import Item, Store, open_store
 
 if TYPE_CHECKING:
-    from histoxai.score.faithfulness_runs import Probing
-
-SCHEMA = "histoxai.score/1"
-
-
-@dataclass(frozen=True)
-class FaithfulnessInputs:
-    """Tests of the maps on their model: settings, run folder, and the patches if they were moved."""
-
-    settings: Faithfulness
-    model: Path
-    patches: Path | None = None
-
-
-@dataclass(frozen=True)
-class ScoreInputs:
-    """What `score` reads.
-
-    maps, masks: stores. allow_partial: score only the patches that have every map and a mask; a method that has not
-    begun is left out. faithfulness: test the maps on their model too.
-    """
-
-    maps: Path
-    masks: Path
-    allow_partial: bool = False
-    faithfulness: FaithfulnessInputs | None = None
+    from histoxai.score.faithfulness_runs import FaithfulnessRuns
 
 
 @dataclass(frozen=True)
@@ -137,8 +113,9 @@ class _Scores(ShardedStage):
         self.classes = self.maps.group.attrs["classes"]
         self.attributes = {"classes": self.classes}
         self.axes = score_axes(self.methods)
-        self.scores = self._scores_item()
-        self.probing = self._open_probing() if inputs.faithfulness else None
+        height = self.masks.array("probability").shape[-2]
+        self.scores = score_item(self.axes, len(self.rows), len(self.classes), height, settings.shard_size)
+        self.faithfulness = self._faithfulness_runs(inputs.faithfulness) if inputs.faithfulness else None
         resources.keep_freed_memory()
 
     def _warn_of_gaps(self) -> None:
@@ -151,16 +128,10 @@ class _Scores(ShardedStage):
     def network_settings(self) -> Any:
         return self.inputs.faithfulness.settings if self.inputs.faithfulness else None
 
-    def _open_probing(self) -> Probing:
-        from histoxai.score.faithfulness_runs import Probing  # torch, which scores alone do without
+    def _faithfulness_runs(self, inputs: FaithfulnessInputs) -> FaithfulnessRuns:
+        from histoxai.score.faithfulness_runs import FaithfulnessRuns  # torch, which scores alone do without
 
-        tests = self.inputs.faithfulness
-        assert tests is not None
-        probing = Probing.of(
-            self.maps, self.methods, self.rows, tests.model, tests.patches, tests.settings, self.progress, self.device
-        )
-        probing.facts = self.facts
-        return probing
+        return FaithfulnessRuns.of(inputs, self.maps, self.coverage, self.device, self.progress, self.facts)
 
     def header(self) -> dict[str, Any]:
         maps, masks = self.maps.digest(used_items(self.methods)), self.masks.digest()
@@ -183,17 +154,16 @@ class _Scores(ShardedStage):
         )
 
     def index(self) -> dict[str, np.ndarray]:
-        return _index(self.maps, self.rows, self.settings)
-
-    def _scores_item(self) -> Item:
-        height = self.masks.array("probability").shape[-2]
-        return score_item(self.axes, len(self.rows), len(self.classes), height, self.settings.shard_size)
+        columns = {k: self.maps.take(k, self.rows) for k in ("patch_id", "row", "label", "group")}
+        columns |= {k: self.maps.take(f"predictions/{k}", self.rows) for k in ("prediction", "probability")}
+        case = cases(columns["label"], columns["prediction"], columns["probability"], self.settings.sure)
+        return columns | {"case": case.astype(np.uint8)}
 
     def items(self) -> list[Item]:
-        return [self.scores, *(self.probing.items(self.settings.shard_size) if self.probing else [])]
+        return [self.scores, *(self.faithfulness.items(self.settings.shard_size) if self.faithfulness else [])]
 
     def produce(self, store: Store) -> Producers:
-        tests = self.probing.work() if self.probing else {}
+        tests = self.faithfulness.work() if self.faithfulness else {}
         return {"scores": self._compute, **{name: Stream(rows) for name, rows in tests.items()}}
 
     def _compute(self, start: int, stop: int) -> dict[str, np.ndarray]:
@@ -211,10 +181,3 @@ class _Scores(ShardedStage):
         with ThreadPoolExecutor(max(1, self.work.threads)) as pool:
             list(pool.map(score_patch, range(stop - start)))
         return out
-
-
-def _index(maps: Store, rows: np.ndarray, settings: Score) -> dict[str, np.ndarray]:
-    columns = {k: maps.take(k, rows) for k in ("patch_id", "row", "label", "group")}
-    columns |= {k: maps.take(f"predictions/{k}", rows) for k in ("prediction", "probability")}
-    case = cases(columns["label"], columns["prediction"], columns["probability"], settings.sure)
-    return columns | {"case": case.astype(np.uint8)}

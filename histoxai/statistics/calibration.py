@@ -1,4 +1,4 @@
-"""Temperature scaling: one number that makes a classifier's probabilities honest, and changes no prediction."""
+"""Temperature scaling: one number that calibrates a classifier's probabilities and changes no prediction."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BOUNDS = (0.01, 100.0)
 
 
 def best_temperature(logits: np.ndarray, label: np.ndarray) -> dict[str, float]:
-    """The T > 0 for which softmax(logits / T) makes the labels most likely (Guo et al. 2017, arXiv 1706.04599).
+    """Find the T > 0 for which softmax(logits / T) makes the labels most likely (Guo et al. 2017, arXiv 1706.04599).
 
     logits (n, C), label (n,). Returns `temperature`, and expected calibration error and negative log-likelihood before
     and after on these patches. Where every prediction is right, T would go to 0; it ends at 0.01.

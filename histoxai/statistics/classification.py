@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypedDict
 
 import numpy as np
+from scipy.special import softmax
 
 from histoxai.settings import Statistics
 from histoxai.statistics.bootstrap import Estimate, means
@@ -119,10 +120,10 @@ def classifier_scores(
     if not known.any():
         return {"patches": 0}
     logits, label, group = logits[known].astype(np.float64), label[known], group[known]
-    probability, prediction = _softmax(logits), logits.argmax(axis=1)
+    probability, prediction = softmax(logits, axis=1), logits.argmax(axis=1)
     right = (prediction == label).astype(np.float64)
     columns = np.stack([right, *(np.where(label == c, right, np.nan) for c in range(len(classes)))], axis=1)
-    found = means(columns, group, statistics.repetitions, statistics.seed, statistics.level)
+    found = means(columns, group, *statistics.bootstrap)
     per_class = [float(found.mean[1 + c]) for c in range(len(classes)) if found.n[1 + c]]
     confidence = probability[np.arange(len(label)), prediction]
     graded = np.isin(label, grades) & np.isin(prediction, grades)
@@ -137,11 +138,6 @@ def classifier_scores(
         "calibration_error": calibration_error(confidence, right),
         "reliability": reliability(confidence, right),
     }
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
 
 
 def _share(found: Estimate, k: int) -> Share:

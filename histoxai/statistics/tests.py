@@ -1,7 +1,7 @@
-"""Differences between methods, tested with the correction that the number of tests asks for.
+"""Tests of differences between methods, with corrections for the number of tests.
 
-Methods are compared on the same patches. Units of the rank tests are groups (slides or patients), each with its mean
-difference, since patches of one slide are not independent.
+Methods are compared on the same patches. Rank tests take the mean difference of each group (slide or patient), because
+patches of one slide are not independent.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from histoxai.statistics.bootstrap import FEWEST, by_group, means
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of a - b over patches that have both; its interval; p of the bootstrap and of Wilcoxon's test.
+    """Mean of a - b over patches that have both, its interval, and p of the bootstrap and of Wilcoxon's test.
 
-    effect: matched-pairs rank-biserial correlation of the groups' mean differences, -1..1 (Kerby 2014). NaN where
-    fewer than ten groups are behind it.
+    effect: matched-pairs rank-biserial correlation of the groups' mean differences, -1..1 (Kerby 2014). All but mean, n
+    and groups are NaN with fewer than ten groups.
     """
 
     mean: float
@@ -34,20 +34,19 @@ class Difference:
 def paired(
     a: np.ndarray, b: np.ndarray, group: np.ndarray, repetitions: int, seed: int, level: float = 0.95
 ) -> Difference:
-    """Compare values a and b (n,) of the same patches."""
+    """Test the difference of values a and b (n,) of the same patches; group (n,) of any labels."""
     differences = (a - b)[:, None]
     found = means(differences, group, repetitions, seed, level)
-    sums, counts = by_group(differences, group)
-    each = (sums / np.where(counts > 0, counts, np.nan))[:, 0]
-    each = each[np.isfinite(each)]
-    enough = len(each) >= FEWEST
+    sums, counts = (column[:, 0] for column in by_group(differences, group))
+    group_means = sums[counts > 0] / counts[counts > 0]
+    enough = len(group_means) >= FEWEST
     return Difference(
         mean=float(found.mean[0]),
         low=float(found.low[0]),
         high=float(found.high[0]),
         p=float(found.p[0]),
-        wilcoxon=_wilcoxon(each) if enough else float("nan"),
-        effect=rank_biserial(each) if enough else float("nan"),
+        wilcoxon=_wilcoxon(group_means) if enough else float("nan"),
+        effect=rank_biserial(group_means) if enough else float("nan"),
         n=int(found.n[0]),
         groups=int(found.groups[0]),
     )
@@ -56,24 +55,22 @@ def paired(
 def _wilcoxon(differences: np.ndarray) -> float:
     from scipy.stats import wilcoxon
 
-    if not differences.any():
-        return 1.0
-    return float(wilcoxon(differences).pvalue)
+    return float(wilcoxon(differences).pvalue) if differences.any() else 1.0
 
 
 def rank_biserial(differences: np.ndarray) -> float:
-    """(sum of ranks of positive - of negative differences) / sum of both; zeros left out, 0 where all are zero."""
+    """Return (ranks of positive - ranks of negative differences) / all ranks; zeros are left out, 0 if all are zero."""
     from scipy.stats import rankdata
 
-    moved = differences[differences != 0]
-    if not len(moved):
+    nonzero = differences[differences != 0]
+    if not len(nonzero):
         return 0.0
-    ranks = rankdata(np.abs(moved))
-    return float((ranks[moved > 0].sum() - ranks[moved < 0].sum()) / ranks.sum())
+    ranks = rankdata(np.abs(nonzero))
+    return float((ranks[nonzero > 0].sum() - ranks[nonzero < 0].sum()) / ranks.sum())
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """p values (k,) adjusted for the whole family (Holm 1979); NaN is no test and stays NaN."""
+    """Adjust p values (k,) for their number (Holm 1979); NaN stands for no test and stays NaN."""
     adjusted = np.full(len(p), np.nan)
     known = np.flatnonzero(np.isfinite(p))
     order = known[np.argsort(p[known], kind="stable")]
@@ -84,9 +81,9 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Ranks:
-    """Friedman's test over groups: p, mean rank of each method (1 is best), and Nemenyi's critical difference.
+    """Result of Friedman's test over groups: p, mean rank of each method (1 is best), Nemenyi's critical difference.
 
-    cliques: sets of methods, as places, none of which differ by more than the critical difference.
+    blocks: number of groups. cliques: sets of column numbers whose ranks differ by at most the critical difference.
     """
 
     p: float
@@ -97,9 +94,9 @@ class Ranks:
 
 
 def friedman(values: np.ndarray, group: np.ndarray, level: float = 0.95) -> Ranks | str:
-    """Compare the columns of values (n, methods), higher is better; text: why they cannot be compared.
+    """Rank the columns of values (n, methods), higher is better; return a text where they cannot be ranked.
 
-    A group counts with its means over the patches that have all methods (Demsar 2006).
+    Each group is one block, with its means over the patches that have all methods (Demsar 2006).
     """
     from scipy.stats import friedmanchisquare, rankdata, studentized_range
 
@@ -119,7 +116,7 @@ def friedman(values: np.ndarray, group: np.ndarray, level: float = 0.95) -> Rank
 
 
 def _cliques(ranks: np.ndarray, critical: float) -> list[list[int]]:
-    # maximal runs in the order of ranks whose ends are no further apart than the critical difference
+    # maximal runs in the order of ranks whose ends differ by at most the critical difference
     order = np.argsort(ranks, kind="stable")
     found: list[list[int]] = []
     reached = 0

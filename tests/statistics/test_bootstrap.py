@@ -123,7 +123,7 @@ def test_difference_of_two_sets_that_share_groups() -> None:
         values, group = clustered(rng, 25)
         first = rng.random(len(group)) < 0.3
         values[first] += 0.5
-        found = difference(values[:, 0], group, first, ~first, 400, trial, 0.95)
+        found = difference(values[:, 0], group, (first, ~first), 400, trial, 0.95)
         inside += bool(found.low[0] <= 0.5 <= found.high[0])
         assert found.mean[0] == pytest.approx(values[first].mean() - values[~first].mean())
     assert inside / 300 == pytest.approx(0.95, abs=0.03)
@@ -131,6 +131,6 @@ def test_difference_of_two_sets_that_share_groups() -> None:
 
 def test_difference_within_one_group_has_no_interval() -> None:
     first = np.arange(6) < 3
-    found = difference(np.arange(6.0), np.zeros(6), first, ~first, 100, 0, 0.95)
+    found = difference(np.arange(6.0), np.zeros(6), (first, ~first), 100, 0, 0.95)
     assert found.mean[0] == -3
     assert np.isnan([found.low[0], found.high[0], found.p[0]]).all()

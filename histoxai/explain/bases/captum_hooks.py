@@ -7,8 +7,7 @@ one pooling for all) nor torchvision's ResNet is like that; `unrolled` makes an 
 from __future__ import annotations
 
 import copy
-from abc import abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -101,29 +100,29 @@ class CaptumHooks(Sampling):
     """A captum method on an unrolled copy of the float32 network; each patch is one row of a micro-batch."""
 
     family = "gradient"
+    passes = "1 forward + backward"
+    # Name of the method's class in captum.attr.
+    captum_class: ClassVar[str]
 
     def raw_specs(self, net: Network, size: tuple[int, int]) -> dict[str, RawSpec]:
-        """Signed attributions (3, H, W) float32.
-
-        Raises InputRefused if the network cannot be unrolled.
-        """
+        """Also raises InputRefused if the network cannot be unrolled."""
         unrolled(net.exact, self.name)
         return super().raw_specs(net, size)
 
-    @abstractmethod
     def captum_method(self, module: nn.Module) -> Any:
         """captum's object for an unrolled network."""
+        from captum import attr
 
-    @abstractmethod
+        return getattr(attr, self.captum_class)(module)
+
     def call(self, method: Any, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Attributions (n, 3, H, W) from captum's object."""
+        return method.attribute(images, target=targets)
 
     def prepare(self) -> None:
-        """One row: the patch itself."""
         self.rows = 1
 
     def perturb(self, i: int) -> torch.Tensor:
-        """The patch, unchanged."""
         return self.image
 
     def step(self, net: Network) -> Step:
@@ -139,7 +138,6 @@ class CaptumHooks(Sampling):
         return attributions
 
     def reduce(self, outputs: torch.Tensor) -> Map:
-        """The only row."""
         return Map({"": outputs[0].float().cpu().numpy()})
 
     def library(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> dict[str, np.ndarray]:

@@ -39,13 +39,19 @@ class NoisyCopies(GradientSampling):
     """Mean, mean square or variance of an attribution over noisy copies; options: samples, stdev, level, kind."""
 
     def prepare(self) -> None:
-        """Draw the noise."""
         import torch
 
         super().prepare()
         noise = draw_noise(self.image, self.options, self.seed)[1].to(self.image.device)
         self.noisy = torch.add(self.image, noise)
         self.mean, self.square = (torch.zeros_like(self.image) for _ in range(2))
+
+    def perturb(self, i: int) -> torch.Tensor:
+        return self.noisy[i]
+
+    def accumulate(self, i: int, gradient: torch.Tensor) -> None:
+        """Take the gradient as the attribution of noisy copy i."""
+        self.add_attribution(gradient)
 
     def add_attribution(self, attribution: torch.Tensor) -> None:
         """Add one noisy copy's attribution (3, H, W)."""

@@ -37,5 +37,4 @@ class NullModel(PixelMethod):
 
     @classmethod
     def cost(cls, options: Any) -> str:
-        """No pass."""
         return "none"

@@ -43,9 +43,15 @@ class PerturbedCopies(PixelMethod, PatchInputs):
     and random, a numpy generator of that seed. `prepare` sets rows, the number of perturbed copies.
     """
 
+    # Cost of a patch in passes, with options in braces.
+    passes: ClassVar[str]
     image: torch.Tensor
     seed: int
     random: np.random.Generator
+
+    @classmethod
+    def cost(cls, options: Any) -> str:
+        return cls.passes.format(**vars(options))
 
     def prepare(self) -> None:
         """Set `rows` and whatever all copies of this patch share."""
@@ -92,6 +98,7 @@ class Sampling(PerturbedCopies):
 
     # The output for the target class.
     output: ClassVar[Literal["logit", "probability"]] = "probability"
+    passes = "{samples} forward"
 
     def step(self, net: Network) -> Step:
         """The target's logit or probability."""
@@ -108,15 +115,9 @@ class Sampling(PerturbedCopies):
         self._outputs.append(outputs)
 
     def result(self) -> Map:
-        """Reduce all outputs."""
         import torch
 
         return self.reduce(torch.cat(self._outputs))
-
-    @classmethod
-    def cost(cls, options: Any) -> str:
-        """One forward pass a copy."""
-        return f"{options.samples} forward"
 
 
 class GradientSampling(PerturbedCopies):
@@ -124,6 +125,8 @@ class GradientSampling(PerturbedCopies):
 
     Gradients (3, H, W) are added as they come, because those of all copies would not fit into memory.
     """
+
+    passes = "{samples} forward + backward"
 
     def step(self, net: Network) -> Step:
         """The gradient of the target's logit with respect to the copy."""
@@ -134,11 +137,5 @@ class GradientSampling(PerturbedCopies):
         """Add the gradient (3, H, W) at copy i; called in the order of copies."""
 
     def take(self, start: int, stop: int, outputs: torch.Tensor) -> None:
-        """Add the gradients one by one."""
         for i, gradient in enumerate(outputs, start):
             self.accumulate(i, gradient)
-
-    @classmethod
-    def cost(cls, options: Any) -> str:
-        """One forward and backward pass a copy."""
-        return f"{options.samples} forward + backward"

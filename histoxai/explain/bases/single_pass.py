@@ -51,7 +51,6 @@ class SinglePass(Method):
 
     @classmethod
     def cost(cls, options: object) -> str:
-        """One pass, shared with other methods."""
         return "1 forward + backward, shared" if cls.needs_gradient else "1 forward, shared"
 
 

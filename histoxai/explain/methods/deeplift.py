@@ -19,7 +19,6 @@ from histoxai.settings import bounded
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from histoxai.explain.network import Network
 
@@ -46,37 +45,24 @@ class DeepLift(CaptumHooks):
     citations = ("shrikumar2017",)
     Options = Options
     checks = ("completeness_error",)
+    captum_class = "DeepLift"
+    passes = "2 forward + backward"
 
     def raw_specs(self, net: Network, size: tuple[int, int]) -> dict[str, RawSpec]:
-        """Signed attributions (3, H, W) float32.
-
-        Raises InputRefused if captum has no rule for a step and would treat it as linear.
-        """
+        """Also raises InputRefused if captum has no rule for a step and would treat it as linear."""
         if (step := _without_rule(unrolled(net.exact, self.name))) is not None:
             raise InputRefused(f"deeplift: this network has a step that it has no rule for ({step}); {INSTEAD}")
         return super().raw_specs(net, size)
-
-    def captum_method(self, module: nn.Module) -> Any:
-        """captum.attr.DeepLift."""
-        from captum.attr import DeepLift as CaptumDeepLift
-
-        return CaptumDeepLift(module)
 
     def call(self, method: Any, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """One forward and backward pass of patches and baselines together."""
         return method.attribute(images, baselines=self.options.baseline, target=targets)
 
     def explain(self, net: Network, batch: Batch) -> Iterator[tuple[int, Map]]:
-        """Explain every patch and check the completeness of its map."""
         differences = logit_differences(net, net.ready(batch.images), batch.targets, self.options.baseline)
         for i, result in super().explain(net, batch):
             error = completeness_error(result.raw[""], float(differences[i]))
             yield i, Map(result.raw, {"completeness_error": error})
-
-    @classmethod
-    def cost(cls, options: Any) -> str:
-        """One pass of patch and baseline."""
-        return "2 forward + backward"
 
 
 def _without_rule(traced: Any) -> str | None:

@@ -54,7 +54,6 @@ class GradientSHAP(CompleteGradients):
     Options = Options
 
     def prepare(self) -> None:
-        """Draw the noisy copies and the positions."""
         import torch
 
         super().prepare()
@@ -63,16 +62,13 @@ class GradientSHAP(CompleteGradients):
         self._sum = torch.zeros_like(self.image)
 
     def perturb(self, i: int) -> torch.Tensor:
-        """Point i."""
         position = self._positions[i]
         return self._noisy[i] * position + (1.0 - position) * self.options.baseline
 
     def accumulate(self, i: int, gradient: torch.Tensor) -> None:
-        """Add the gradient times the difference to the baseline."""
         self._sum.addcmul_(self._noisy[i] - self.options.baseline, gradient)
 
     def result(self) -> Map:
-        """The mean over all points."""
         attribution = (self._sum / self.rows).cpu().numpy()
         return Map({"": attribution}, {"completeness_error": completeness_error(attribution, self.difference)})
 

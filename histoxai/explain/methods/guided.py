@@ -5,16 +5,13 @@ Springenberg et al. 2014, arXiv 1412.6806: the gradient, with negative values se
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from histoxai.core.errors import InputRefused
 from histoxai.explain.bases.captum_hooks import CaptumHooks, unrolled
 from histoxai.explain.bases.method import RawSpec
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
     from histoxai.explain.network import Network
 
 
@@ -24,13 +21,11 @@ class GuidedBackprop(CaptumHooks):
     name = "guided"
     label = "Guided backpropagation"
     citations = ("springenberg2015",)
+    captum_class = "GuidedBackprop"
     is_gradient = True
 
     def raw_specs(self, net: Network, size: tuple[int, int]) -> dict[str, RawSpec]:
-        """Signed attributions (3, H, W) float32.
-
-        Raises InputRefused if there is no ReLU: the map would be the plain gradient under another name.
-        """
+        """Also raises InputRefused if there is no ReLU: the map would be the plain gradient under another name."""
         from torch import nn
 
         if not any(isinstance(part, nn.ReLU) for part in unrolled(net.exact, self.name).modules()):
@@ -38,18 +33,3 @@ class GuidedBackprop(CaptumHooks):
                 "guided: this network has no ReLU, and without one it is saliency; use that with --method"
             )
         return super().raw_specs(net, size)
-
-    def captum_method(self, module: nn.Module) -> Any:
-        """captum.attr.GuidedBackprop."""
-        from captum.attr import GuidedBackprop as CaptumGuidedBackprop
-
-        return CaptumGuidedBackprop(module)
-
-    def call(self, method: Any, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """One forward and backward pass."""
-        return method.attribute(images, target=targets)
-
-    @classmethod
-    def cost(cls, options: Any) -> str:
-        """One pass."""
-        return "1 forward + backward"

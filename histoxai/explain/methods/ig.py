@@ -57,7 +57,6 @@ class IntegratedGradients(CompleteGradients):
     checks = ("completeness_error", "steps")
 
     def prepare(self) -> None:
-        """Start with the asked number of steps, or the first round of `auto`."""
         import torch
 
         self._delta = self.image - self.options.baseline
@@ -92,7 +91,6 @@ class IntegratedGradients(CompleteGradients):
         return completeness_error(self._attribution(), self.difference)
 
     def result(self) -> Map:
-        """The attribution, its completeness error and the steps of the last round."""
         return Map({"": self._attribution()}, {"completeness_error": self._error(), "steps": self.steps})
 
     def library(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> dict[str, np.ndarray] | None:
@@ -107,6 +105,5 @@ class IntegratedGradients(CompleteGradients):
 
     @classmethod
     def cost(cls, options: Any) -> str:
-        """One forward and backward pass a step."""
         steps = f"{FIRST_STEPS} to {2 * options.max_steps - FIRST_STEPS}" if options.steps == "auto" else options.steps
         return f"{steps} forward + backward"

@@ -32,7 +32,6 @@ class InputXGradient(SinglePass, PixelMethod):
         return (value * gradient).cpu().numpy()
 
     def library(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> dict[str, np.ndarray]:
-        """captum's InputXGradient."""
         from captum.attr import InputXGradient as CaptumIXG
 
         return {"": CaptumIXG(module).attribute(image[None], target=target)[0].detach().cpu().numpy()}

@@ -95,5 +95,4 @@ class KernelSHAP(PixelMethod):
 
     @classmethod
     def cost(cls, options: Any) -> str:
-        """One forward pass a sample."""
         return f"{options.samples} forward"

@@ -27,6 +27,7 @@ from histoxai.explain.bases.superpixels import (
     with_nuclei,
 )
 from histoxai.settings import bounded
+from histoxai.statistics.ranks import spearman
 
 if TYPE_CHECKING:
     import torch
@@ -84,14 +85,6 @@ def ridge(on: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
 def _most(size: tuple[int, ...]) -> int:
     # the largest number of superpixels of a patch of this size (H, W)
     return min(65535, size[0] * size[1] // 16)
-
-
-def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    from scipy.stats import spearmanr
-
-    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return float("nan")
-    return float(spearmanr(a, b).statistic)
 
 
 @dataclass(frozen=True)
@@ -153,7 +146,6 @@ class Lime(Sampling):
         return with_nuclei(superpixels, nuclei)
 
     def prepare(self) -> None:
-        """Move segments, mean colours and switches to the network's device."""
         import torch
 
         parts, device = self.segmented, self.image.device
@@ -174,7 +166,7 @@ class Lime(Sampling):
         weights, r2 = ridge(on[0], y[: len(on[0])])
         checks = {"r2": r2}
         if self.options.stability:
-            checks["stability"] = _rank_correlation(weights, ridge(on[1], y[len(on[0]) :])[0])
+            checks["stability"] = spearman(weights, ridge(on[1], y[len(on[0]) :])[0])
         segments = self.segmented.segments
         stored = np.full(_most(segments.shape), np.nan, np.float32)
         stored[: len(weights)] = weights
@@ -206,11 +198,9 @@ class Lime(Sampling):
 
     @classmethod
     def cost(cls, options: Any) -> str:
-        """One forward pass a sample."""
         return f"{options.samples * (2 if options.stability else 1)} forward"
 
     def evidence(self, raw: dict[str, np.ndarray]) -> np.ndarray:
-        """The superpixels' weights."""
         return raw["weights"][np.isfinite(raw["weights"])]
 
     def signed(self, raw: dict[str, np.ndarray], size: tuple[int, int]) -> np.ndarray:

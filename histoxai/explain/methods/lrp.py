@@ -14,7 +14,6 @@ from histoxai.explain.bases.method import RawSpec
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from histoxai.explain.network import Network
 
@@ -25,12 +24,11 @@ class LRP(CaptumHooks):
     name = "lrp"
     label = "LRP (epsilon rule)"
     citations = ("bach2015",)
+    captum_class = "LRP"
+    passes = "2 forward + 1 backward"
 
     def raw_specs(self, net: Network, size: tuple[int, int]) -> dict[str, RawSpec]:
-        """Signed attributions (3, H, W) float32.
-
-        Raises InputRefused if a layer has no rule.
-        """
+        """Also raises InputRefused if a layer has no rule."""
         import torch
 
         from histoxai.explain.network import quiet_library
@@ -47,12 +45,6 @@ class LRP(CaptumHooks):
             raise InputRefused(f"lrp: this network has a layer that it has no rule for ({why}); {INSTEAD}") from error
         return super().raw_specs(net, size)
 
-    def captum_method(self, module: nn.Module) -> Any:
-        """captum.attr.LRP."""
-        from captum.attr import LRP as CaptumLRP
-
-        return CaptumLRP(module)
-
     def call(self, method: Any, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Two forward passes and a backward one; captum removes its rules afterwards, so they are set each time."""
         from captum.attr._utils.lrp_rules import EpsilonRule
@@ -62,9 +54,4 @@ class LRP(CaptumHooks):
             affine = getattr(part, "indivisible", False)  # a network's own normalisation of its input
             if affine or isinstance(part, nn.BatchNorm1d | nn.Identity | nn.Flatten | nn.AvgPool2d):
                 part.rule = EpsilonRule()
-        return method.attribute(images, target=targets)
-
-    @classmethod
-    def cost(cls, options: Any) -> str:
-        """Three passes."""
-        return "2 forward + 1 backward"
+        return super().call(method, images, targets)

@@ -68,12 +68,10 @@ class NoiseTunnel(NoisyCopies):
             self._gradient.zero_()
 
     def captum_method(self, module: nn.Module) -> tuple[Any, dict[str, Any]]:
-        """captum's IG with a black baseline."""
         from captum.attr import IntegratedGradients as CaptumIG
 
         return CaptumIG(module), {"baselines": 0.0, "n_steps": self.options.steps}
 
     @classmethod
     def cost(cls, options: Any) -> str:
-        """Samples times steps."""
         return f"{options.samples * options.steps} forward + backward"

@@ -57,10 +57,7 @@ class Occlusion(Sampling):
     output = "logit"
 
     def raw_specs(self, net: Network, size: tuple[int, int]) -> dict[str, RawSpec]:
-        """The mean fall of the logit (1, H, W).
-
-        Raises InputRefused if the square does not fit into patches of this size.
-        """
+        """Also raises InputRefused if the square does not fit into patches of this size."""
         o = self.options
         if o.window > min(size):
             raise InputRefused(
@@ -104,6 +101,5 @@ class Occlusion(Sampling):
 
     @classmethod
     def cost(cls, options: Any) -> str:
-        """One forward pass a square, and one for the uncovered patch."""
         n = len(window_starts(256, options.window, options.stride)) ** 2 + 1
         return f"{n} forward at 256 px"

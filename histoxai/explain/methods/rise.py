@@ -8,7 +8,7 @@ bilinearly and shifted at random, as in the paper. No library that histoxai uses
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -60,14 +60,13 @@ class RISE(Sampling):
     citations = ("petsiuk2018",)
     Options = Options
     channels = 1
+    passes = "{masks} forward"
 
     def prepare(self) -> None:
-        """Draw the masks."""
         self.rows = self.options.masks
         self._masks = RandomMasks(self.random, self.options, (self.image.shape[1], self.image.shape[2]))
 
     def perturb(self, i: int) -> torch.Tensor:
-        """The patch behind mask i."""
         return self.image * self._masks.mask(i, self.image.device)
 
     def reduce(self, outputs: torch.Tensor) -> Map:
@@ -78,8 +77,3 @@ class RISE(Sampling):
         for i, probability in enumerate(outputs):  # masks are made again: a thousand of them would take 260 MB
             total.addcmul_(self._masks.mask(i, self.image.device)[0], probability.float())
         return Map({"": (total / (self.rows * self.options.share))[None].cpu().numpy()})
-
-    @classmethod
-    def cost(cls, options: Any) -> str:
-        """One forward pass a mask."""
-        return f"{options.masks} forward"

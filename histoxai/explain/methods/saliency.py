@@ -32,7 +32,6 @@ class Saliency(SinglePass, PixelMethod):
         return gradient.cpu().numpy()
 
     def library(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> dict[str, np.ndarray]:
-        """captum's Saliency with its sign."""
         from captum.attr import Saliency as CaptumSaliency
 
         return {"": CaptumSaliency(module).attribute(image[None], target=target, abs=False)[0].detach().cpu().numpy()}

@@ -33,6 +33,7 @@ class ScoreCAM(CAM, Sampling):
     citations = ("wang2020",)
     library_class = "ScoreCAM"
     output = "logit"
+    passes = "1 forward a channel, and 1"
     activation: torch.Tensor
 
     def patches(self, net: Network, images: torch.Tensor, batch: Batch) -> Iterator[tuple[int, Self]]:
@@ -45,7 +46,6 @@ class ScoreCAM(CAM, Sampling):
                 yield i, self.for_patch(images[i], target, seed, activation=torch.from_numpy(values).to(net.device))
 
     def prepare(self) -> None:
-        """One copy a channel."""
         self.rows = len(self.activation)
 
     def perturb(self, i: int) -> torch.Tensor:
@@ -69,11 +69,6 @@ class ScoreCAM(CAM, Sampling):
         weights = outputs.softmax(dim=0)
         return Map({"": (weights[:, None, None] * self.activation).sum(dim=0)[None].cpu().numpy()})
 
-    @classmethod
-    def cost(cls, options: object) -> str:
-        """One forward pass a channel, and one for the activation."""
-        return "1 forward a channel, and 1"
-
 
 class _Activations(SinglePassCAM):
     """The layer's output itself."""
@@ -82,5 +77,4 @@ class _Activations(SinglePassCAM):
     needs_gradient = False
 
     def read(self, value: torch.Tensor, gradient: torch.Tensor | None) -> np.ndarray:
-        """The activations, unchanged."""
         return value.cpu().numpy()

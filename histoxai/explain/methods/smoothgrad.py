@@ -14,7 +14,6 @@ from histoxai.explain.bases.noise import NOISE_KINDS, NoisyCopies
 from histoxai.settings import bounded
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 
@@ -42,16 +41,7 @@ class SmoothGrad(NoisyCopies):
     Options = Options
     is_gradient = True
 
-    def perturb(self, i: int) -> torch.Tensor:
-        """Noisy copy i."""
-        return self.noisy[i]
-
-    def accumulate(self, i: int, gradient: torch.Tensor) -> None:
-        """The gradient is the copy's attribution."""
-        self.add_attribution(gradient)
-
     def captum_method(self, module: nn.Module) -> tuple[Any, dict[str, Any]]:
-        """captum's Saliency with its sign."""
         from captum.attr import Saliency
 
         return Saliency(module), {"abs": False}

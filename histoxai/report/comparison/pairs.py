@@ -150,7 +150,7 @@ def join_groups(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _test(theirs: np.ndarray, first: np.ndarray, group: np.ndarray, statistics: Statistics) -> DifferenceTest:
-    test = paired(theirs, first, group, statistics.repetitions, statistics.seed, statistics.level)
+    test = paired(theirs, first, group, *statistics.bootstrap)
     withheld = f"{counted(test.groups)}; a test needs {FEWEST}" if test.groups < FEWEST else None
     return {
         "difference": or_none(test.mean),

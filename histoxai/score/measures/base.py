@@ -106,11 +106,21 @@ class RenderedMap(Shared):
         """Whether plane and relevance, where there is one, are finite; else the map has no chance value at all."""
         return self.plane_is_finite and (self.relevance is None or bool(np.isfinite(self.relevance).all()))
 
+    @property
+    def required_relevance(self) -> np.ndarray:
+        """The relevance, where a measure needs one."""
+        assert self.relevance is not None
+        return self.relevance
+
     @cached_property
     def ranking(self) -> Ranking:
         """Pixels sorted by relevance, which must be there and finite."""
-        assert self.relevance is not None
-        return Ranking.of(self.relevance)
+        return Ranking.of(self.required_relevance)
+
+    @cached_property
+    def plane_ranks(self) -> np.ndarray | None:
+        """Centred ranks of the plane; None for a constant or non-finite one."""
+        return centred_ranks(self.plane)
 
     @cached_property
     def flags(self) -> np.ndarray:
@@ -142,6 +152,11 @@ class Pair(Shared):
     def hits(self) -> Hits:
         """Pixels of the mask along the sorted map."""
         return self.map.ranking.against(self.mask.binary)
+
+    @property
+    def prevalence(self) -> float:
+        """Share of the patch that is in the mask."""
+        return self.hits.positives / self.hits.pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,3 +199,17 @@ class Measure(ABC):
         value = self.value(pair) if view.plane_is_finite else NAN
         chance = self.chance(pair) if view.is_finite else NAN
         return value, NAN if self.needs == "relevance" and np.isnan(value) else chance
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormulaMeasure(Measure):
+    """A measure that two functions of a pair define: its value and its chance."""
+
+    formula: Callable[[Pair], float]
+    expected: Callable[[Pair], float]
+
+    def value(self, pair: Pair) -> float:
+        return self.formula(pair)
+
+    def chance(self, pair: Pair) -> float:
+        return self.expected(pair)

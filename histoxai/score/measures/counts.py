@@ -122,8 +122,7 @@ def _counts(rendered: RenderedMap, cut: str) -> np.ndarray:
         return rendered.counts[: len(rendered.masks)]
     if cut == "area":
         return np.stack([pair.hits.counts_among(pair.hits.positives) for pair in rendered.pairs])
-    assert rendered.relevance is not None
-    bright = otsu(rendered.relevance).ravel()
+    bright = otsu(rendered.required_relevance).ravel()
     return np.stack([confusion_counts(bright, mask.binary.ravel()) for mask in rendered.masks])
 
 

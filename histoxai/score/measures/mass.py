@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from histoxai.score.measures.base import Measure, Pair, PatchMask
+from histoxai.score.measures.base import FormulaMeasure, Pair, PatchMask
 
 
 def mass_accuracy(relevance: np.ndarray, truth: np.ndarray) -> float:
@@ -40,59 +38,39 @@ def within(truth: np.ndarray, pixels: float) -> np.ndarray:
     return distance_transform_edt(~truth) <= pixels
 
 
-def _near(mask: PatchMask, tolerance: float) -> np.ndarray:
+def _within_tolerance(mask: PatchMask, tolerance: float) -> np.ndarray:
     return within(mask.binary, tolerance)
 
 
-@dataclass(frozen=True, kw_only=True)
-class MassMeasure(Measure):
-    """The share of the mass inside the mask; of_plane: of the rendered plane instead of the relevance."""
-
-    of_plane: bool = False
-
-    def value(self, pair: Pair) -> float:
-        mass = pair.map.plane if self.of_plane else pair.map.relevance
-        assert mass is not None
-        return mass_accuracy(mass, pair.mask.binary)
-
-    def chance(self, pair: Pair) -> float:
-        return pair.hits.positives / pair.hits.pixels
+def _near(pair: Pair) -> np.ndarray:
+    # the mask and its surroundings are computed once for all maps of a patch
+    return pair.mask.once(_within_tolerance, pair.map.settings.tolerance)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PointingMeasure(Measure):
-    """Whether the strongest pixel lies within the tolerance of the mask."""
-
-    def value(self, pair: Pair) -> float:
-        assert pair.map.relevance is not None
-        return pointing_game(pair.map.relevance, self._near(pair))
-
-    def chance(self, pair: Pair) -> float:
-        return float(self._near(pair).mean())
-
-    def _near(self, pair: Pair) -> np.ndarray:
-        return pair.mask.once(_near, pair.map.settings.tolerance)
-
-
-MASS_ACCURACY = MassMeasure(
+MASS_ACCURACY = FormulaMeasure(
     name="mass_accuracy",
     label="mass accuracy",
     subject="relevance",
     description="share of it inside the mask (Arras et al. 2022)",
     source="Arras, Osman and Samek 2022, arXiv 2003.07258",
+    formula=lambda pair: mass_accuracy(pair.map.required_relevance, pair.mask.binary),
+    expected=lambda pair: pair.prevalence,
 )
-POINTING_GAME = PointingMeasure(
+POINTING_GAME = FormulaMeasure(
     name="pointing_game",
     label="pointing game",
     subject="relevance",
     description="whether the strongest pixel is in the mask, or within `--tolerance` px (Zhang et al. 2016)",
     source="Zhang et al. 2016, arXiv 1608.00507",
+    formula=lambda pair: pointing_game(pair.map.required_relevance, _near(pair)),
+    expected=lambda pair: float(_near(pair).mean()),
 )
-ENERGY_POINTING = MassMeasure(
+ENERGY_POINTING = FormulaMeasure(
     name="energy_pointing",
     label="energy pointing",
     subject="the plane",
     description="share of it inside the mask (Wang et al. 2020)",
     source="wang2020",
-    of_plane=True,
+    formula=lambda pair: mass_accuracy(pair.map.plane, pair.mask.binary),
+    expected=lambda pair: pair.prevalence,
 )

@@ -47,8 +47,7 @@ def compare_with_null(s: Scores, primary: np.ndarray, statistics: Statistics) ->
 
 def _difference(s: Scores, values: np.ndarray, mask: str, statistics: Statistics) -> dict[str, Any]:
     # a `Comparison` of values (n, 2), without corrected p
-    how = (statistics.repetitions, statistics.seed, statistics.level)
-    found = asdict(paired(values[:, 0], values[:, 1], s.group, *how))
+    found = asdict(paired(values[:, 0], values[:, 1], s.group, *statistics.bootstrap))
     numbers = {k: v if isinstance(v, int) else or_none(v) for k, v in found.items()}
     return {"mask": mask, "metric": statistics.primary, "difference": numbers.pop("mean"), **numbers}
 

@@ -1,4 +1,4 @@
-"""Tests of maps on the model, summed up: means with intervals, curves, and the sanity check."""
+"""Summarise tests of maps on the model: means with intervals, curves, and the sanity check."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def faithfulness(s: Scores, values: np.ndarray, probes: list[str], statistics: S
     rows = []
     for name, members in strata:
         flat = values[members].astype(np.float64).reshape(int(members.sum()), -1)
-        found = means(flat, s.group[members], statistics.repetitions, statistics.seed, statistics.level)
+        found = means(flat, s.group[members], *statistics.bootstrap)
         pairs = [(method, probe) for method in s.methods for probe in probes]
         rows += [_row(found, k, name, method, probe) for k, (method, probe) in enumerate(pairs)]
     return rows
@@ -66,7 +66,7 @@ def sanity(s: Scores, similarity: np.ndarray, layers: list[str], statistics: Sta
     numbers are drawn anew, which is as similar as a map can be.
     """
     flat = similarity.astype(np.float64).reshape(len(similarity), -1)
-    found = means(flat, s.group, statistics.repetitions, statistics.seed, statistics.level)
+    found = means(flat, s.group, *statistics.bootstrap)
     rows: list[SanityRow] = []
     for i, method in enumerate(s.methods):
         for k, layer in enumerate([None, *layers]):

@@ -126,8 +126,8 @@ def _beside_chance(s: Scores, members: np.ndarray, statistics: Statistics) -> tu
         differences_by_group.append(by_group(difference.reshape(len(group), -1), group))
         chance[i] = _mean_where(both, by_chance)
     sums, counts = zip(*values_by_group, *differences_by_group, strict=True)
-    how = (statistics.repetitions, statistics.seed, statistics.level)
-    return of_ratio(np.concatenate(sums, axis=1), np.concatenate(counts, axis=1), *how), chance
+    ratio = of_ratio(np.concatenate(sums, axis=1), np.concatenate(counts, axis=1), *statistics.bootstrap)
+    return ratio, chance
 
 
 def _mean_where(defined: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -162,9 +162,8 @@ def _size_rows(s: Scores, statistics: Statistics, j: int, members: np.ndarray, s
     # j: which mask; members (n,) bool: patches whose mask is of this size
     values, by_chance, group = s.values[members][:, :, j], s.chance[members][:, :, j], s.group[members]
     area = (s.counts[:, 0, j, 0] + s.counts[:, 0, j, 2])[members]
-    how = (statistics.repetitions, statistics.seed, statistics.level)
-    columns = int(np.prod(values.shape[1:]))
-    found = means(values.reshape(len(values), columns), group, *how) if len(values) else _nothing(columns)
+    columns = values.reshape(len(values), int(np.prod(values.shape[1:])))
+    found = means(columns, group, *statistics.bootstrap) if len(values) else _nothing(columns.shape[1])
     low, high = _clipped(found, s, len(s.methods))
     chance = _mean_where(np.isfinite(values) & np.isfinite(by_chance), by_chance)
     return [
