@@ -60,9 +60,13 @@ def bounded(default: Any, **bounds: Any) -> Any:
     return field(default=default, metadata=bounds)
 
 
-def option(default: Any, declared: Option, **bounds: Any) -> Any:
-    """Declare a dataclass field that is an option of the command line, with bounds as in `bounded`."""
-    return field(default=default, metadata={**bounds, "option": declared})
+def option(default: Any, help: str, panel: str = METHOD, unit: str | None = None, **more: Any) -> Any:
+    """Declare a dataclass field that is an option of the command line.
+
+    more: bounds as in `bounded`, and further fields of `Option`.
+    """
+    bounds = {key: more.pop(key) for key in (*_BOUNDS, "choices") if key in more}
+    return field(default=default, metadata={**bounds, "option": Option(help, panel, unit, **more)})
 
 
 def declared(entry: Field[Any]) -> Option | None:
@@ -133,39 +137,39 @@ def join(values: tuple[Any, ...] | None) -> str | None:
 
 def seed() -> Any:
     """Declare `--seed`."""
-    return option(0, Option("Seed of everything random.", BEHAVIOUR, "N"), ge=0)
+    return option(0, "Seed of everything random.", BEHAVIOUR, "N", ge=0)
 
 
 def device() -> Any:
     """Declare `--device`."""
-    return option("auto", Option("auto, cpu, cuda or cuda:INDEX.", DEVICE, "NAME"))
+    return option("auto", "auto, cpu, cuda or cuda:INDEX.", DEVICE, "NAME")
 
 
 def micro_batch() -> Any:
     """Declare `--micro-batch` of a network that only looks at patches."""
-    return option(16, Option("Patches in one pass of the network.", DEVICE, "N"), ge=1, le=MAX_MICRO_BATCH)
+    return option(16, "Patches in one pass of the network.", DEVICE, "N", ge=1, le=MAX_MICRO_BATCH)
 
 
 def shard_size(default: int) -> Any:
     """Declare `--shard-size`."""
-    declared = Option("Patches of a shard, the unit of work.", ARRAY, "N")
-    return option(default, declared, ge=1, le=MAX_SHARD_ROWS)
+    return option(default, "Patches of a shard, the unit of work.", ARRAY, "N", ge=1, le=MAX_SHARD_ROWS)
 
 
 def split(default: str) -> Any:
     """Declare `--split`."""
-    return option(default, Option("Patches of which split", INPUT), choices=("train", "validation", "test", "all"))
+    return option(default, "Patches of which split", INPUT, choices=("train", "validation", "test", "all"))
 
 
 def primary(panel: str) -> Any:
     """Declare `--primary`."""
     default_text = "auroc; iou for the thesis profile"
-    return option(None, Option("Measure by which methods are compared.", panel, "NAME", default_text=default_text))
+    return option(None, "Measure by which methods are compared.", panel, "NAME", default_text=default_text)
 
 
 def cancer(panel: str) -> Any:
     """Declare `--cancer`."""
-    declared = Option(
+    return option(
+        None,
         "Classes with tumor, commas between.",
         panel,
         "NAMES",
@@ -173,4 +177,3 @@ def cancer(panel: str) -> Any:
         text=join,
         default_text="all but A, N, ...",
     )
-    return option(None, declared)

@@ -21,12 +21,10 @@ _PROFILE = typer.Option(
 )
 
 
-@options.verb(
+@options.sharded(
     settings.Score,
     settings.Statistics,
     settings.Faithfulness,
-    work=options.SHARDED,
-    modes=options.SHARDED_MODES,
     examples=(
         "histoxai score maps.zarr --masks masks.zarr -o scores.zarr",
         "histoxai score maps.zarr --masks masks.zarr -o scores.zarr --json | jq .conclusions",

@@ -9,10 +9,15 @@ from rich.text import Text
 
 
 class Table(RichTable):
-    """A table whose titles and cells are plain text: a class named `[red]` is no markup."""
+    """A table whose titles and cells are plain text: a class named `[red]` is no markup.
 
-    def __init__(self, title: str, **options: Any) -> None:
+    columns: headers, the first one aligned left and all others right.
+    """
+
+    def __init__(self, title: str, *columns: str, **options: Any) -> None:
         super().__init__(title=Text(title, justify="left"), **options)
+        for number, name in enumerate(columns):
+            self.add_column(name, justify="right" if number else "left")
 
     def add_row(self, *cells: Any, **options: Any) -> None:
         super().add_row(*[Text(str(c)) for c in cells], **options)

@@ -50,9 +50,7 @@ def rates(summary: dict[str, Any]) -> Group:
 
 
 def _of_classes(title: str, scores: dict[str, Any], mean: float | None) -> Table:
-    table = Table(title=title)
-    for name in ("class", "patches", "accuracy", "95 % interval"):
-        table.add_column(name, justify="left" if name == "class" else "right")
+    table = Table(title, "class", "patches", "accuracy", "95 % interval")
     for name, row in scores["per_class"].items():
         table.add_row(name, str(row["n"]), number(row["mean"]), _interval(row))
     everything = scores["accuracy"]
@@ -76,9 +74,7 @@ def _others(scores: dict[str, Any]) -> str:
 
 def segmentation(summary: dict[str, Any]) -> Table:
     """Show IoU and Dice of each plane on the test split, or on validation without one."""
-    table = Table(title=f"{summary['output']}: {summary['split']}, pooled pixels")
-    for column in ("mask", "IoU", "Dice"):
-        table.add_column(column, justify="left" if column == "mask" else "right")
+    table = Table(f"{summary['output']}: {summary['split']}, pooled pixels", "mask", "IoU", "Dice")
     for name, value in summary["masks"].items():
         table.add_row(name, number(value["iou"]), number(value["dice"]))
     return table
