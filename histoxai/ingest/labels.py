@@ -10,6 +10,7 @@ import numpy as np
 from histoxai.core.errors import InputRefused
 from histoxai.ingest.npy_files import RowArray
 
+NO_CLASS, LEFT_OUT = -1, -2  # in place of a class: a patch without a label, and one that is not wanted
 _MOST = 1000  # distinct values; an array with more holds no class labels
 
 
@@ -48,7 +49,8 @@ class LabelEncoder:
     themselves, numbers or text, they select classes instead. from_metadata: labels may come from a table later, so that
     an array without labels can have selected classes.
 
-    classes: the names. codes: of each array int64 indices, -1 for empty text, -2 for labels that `selected` leaves out.
+    classes: the names. codes: of each array int64 indices, NO_CLASS for empty text, LEFT_OUT for labels that are not
+    selected.
     Raises InputRefused for a label without a name, and a name that no label has.
     """
 
@@ -78,8 +80,8 @@ class LabelEncoder:
         if unknown := [c for c in self.classes if c not in words]:
             raise InputRefused(f"{paths[0]}: has no label '{unknown[0]}'; it has {', '.join(words)}")
         code = {word: k for k, word in enumerate(self.classes)}
-        unlabelled = {} if selected else {"": -1}  # selected classes leave out patches without a label
-        coded = np.array([(code | unlabelled).get(word, -2) for word in present.astype(str).tolist()])
+        unlabelled = {} if selected else {"": NO_CLASS}  # selected classes leave out patches without a label
+        coded = np.array([(code | unlabelled).get(word, LEFT_OUT) for word in present.astype(str).tolist()])
         self.codes = [None if v is None else coded[np.searchsorted(present, v)] for v in self.codes]
 
 

@@ -162,7 +162,6 @@ class PatchSource(Protocol):
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Return images (n, H, W, 3) uint8 and targets (n, 2, H, W) uint8 in {0, 1}, or None without masks."""
-        ...
 
 
 class SourceFormat(PatchSource, Protocol):
