@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from histoxai.core.errors import UsageError
 from histoxai.settings import base
@@ -20,8 +21,7 @@ def parse_fractions(text: str) -> tuple[float, float, float]:
     return train, validation, test
 
 
-def _near() -> base.Any:
-    return option(None, "Near duplicates: bits by which hashes may differ.", _SPLIT, "BITS", ge=0, le=8)
+_near = partial(option, None, "Near duplicates: bits by which hashes may differ.", _SPLIT, "BITS", ge=0, le=8)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import Field, dataclass, field, fields
+from functools import partial
 from typing import Any
 
 from histoxai.core.errors import UsageError
@@ -132,48 +133,28 @@ def join(values: tuple[Any, ...] | None) -> str | None:
     return None if values is None else ",".join(map(str, values))
 
 
-# ---- options that several verbs have
+# ---- options that several verbs have; each is called with what differs between the verbs
 
-
-def seed() -> Any:
-    """Declare `--seed`."""
-    return option(0, "Seed of everything random.", BEHAVIOUR, "N", ge=0)
-
-
-def device() -> Any:
-    """Declare `--device`."""
-    return option("auto", "auto, cpu, cuda or cuda:INDEX.", DEVICE, "NAME")
-
-
-def micro_batch() -> Any:
-    """Declare `--micro-batch` of a network that only looks at patches."""
-    return option(16, "Patches in one pass of the network.", DEVICE, "N", ge=1, le=MAX_MICRO_BATCH)
-
-
-def shard_size(default: int) -> Any:
-    """Declare `--shard-size`."""
-    return option(default, "Patches of a shard, the unit of work.", ARRAY, "N", ge=1, le=MAX_SHARD_ROWS)
-
-
-def split(default: str) -> Any:
-    """Declare `--split`."""
-    return option(default, "Patches of which split", INPUT, choices=("train", "validation", "test", "all"))
-
-
-def primary(panel: str) -> Any:
-    """Declare `--primary`."""
-    default_text = "auroc; iou for the thesis profile"
-    return option(None, "Measure by which methods are compared.", panel, "NAME", default_text=default_text)
-
-
-def cancer(panel: str) -> Any:
-    """Declare `--cancer`."""
-    return option(
-        None,
-        "Classes with tumor, commas between.",
-        panel,
-        "NAMES",
-        parse=names("--cancer"),
-        text=join,
-        default_text="all but A, N, ...",
-    )
+seed = partial(option, 0, "Seed of everything random.", BEHAVIOUR, "N", ge=0)
+device = partial(option, "auto", "auto, cpu, cuda or cuda:INDEX.", DEVICE, "NAME")
+micro_batch = partial(option, 16, "Patches in one pass of the network.", DEVICE, "N", ge=1, le=MAX_MICRO_BATCH)
+shard_size = partial(
+    option, help="Patches of a shard, the unit of work.", panel=ARRAY, unit="N", ge=1, le=MAX_SHARD_ROWS
+)
+split = partial(option, help="Patches of which split", panel=INPUT, choices=("train", "validation", "test", "all"))
+primary = partial(
+    option,
+    None,
+    "Measure by which methods are compared.",
+    unit="NAME",
+    default_text="auroc; iou for the thesis profile",
+)
+cancer = partial(
+    option,
+    None,
+    "Classes with tumor, commas between.",
+    unit="NAMES",
+    parse=names("--cancer"),
+    text=join,
+    default_text="all but A, N, ...",
+)

@@ -87,4 +87,4 @@ def score(
         for row in scores_store.patch_rows(output, profile, statistics.empty):
             terminal.emit(row)
     else:
-        terminal.show_all(summary, json, tables.scored)
+        terminal.show(summary, json, tables.scored)
