@@ -25,7 +25,7 @@ from histoxai.settings import Work
 
 
 class Boundary(TyperGroup):
-    """Convert errors to a line on stderr and an exit code, in this one place.
+    """Convert errors to a line on stderr and an exit code.
 
     It overrides `invoke`, since Typer carries its own Click: our exceptions would pass its handlers and end as a crash.
     """

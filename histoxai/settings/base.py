@@ -113,12 +113,12 @@ def names(flag: str) -> Callable[[str], tuple[str, ...]]:
     """Return a parser of names with commas between them; it raises UsageError for none, and for one given twice."""
 
     def parse(text: str) -> tuple[str, ...]:
-        found = tuple(word.strip() for word in text.split(",") if word.strip())
-        if not found:
+        words = tuple(word.strip() for word in text.split(",") if word.strip())
+        if not words:
             raise UsageError(f"{flag}: names at least one, comma between them")
-        if len(set(found)) < len(found):
+        if len(set(words)) < len(words):
             raise UsageError(f"{flag} {text}: names one twice")
-        return found
+        return words
 
     return parse
 

@@ -15,7 +15,7 @@ from histoxai.core.progress import Progress
 from histoxai.ingest.descriptors import DESCRIPTORS, compute_descriptors
 from histoxai.settings import Augment, Augmentation, Work
 from histoxai.split.leaks import find_components, require_column
-from histoxai.split.rotation import quarter_turns, rotation_suffix
+from histoxai.split.rotation import rotation_suffix
 from histoxai.split.split import (
     TRAIN,
     SplitPlan,
@@ -206,7 +206,7 @@ class _Augment(ShardedStage):
 
 
 def _rotated(images: np.ndarray, rows: np.ndarray, turns: np.ndarray, axes: tuple[int, int]) -> np.ndarray:
-    return np.stack([quarter_turns(images[r], int(t), axes) for r, t in zip(rows, turns, strict=True)])
+    return np.stack([np.rot90(images[r], t, axes) for r, t in zip(rows, turns, strict=True)])
 
 
 def _ids(patches: Patches, plan: SplitPlan) -> np.ndarray:
@@ -256,7 +256,7 @@ def _stored_copies(patches: Patches) -> Copies:
 
 def _planned_copies(patches: Patches, plan: SplitPlan) -> Copies:
     def image(row: int) -> np.ndarray:
-        return np.ascontiguousarray(quarter_turns(patches.read([plan.parent[row]])[0], int(plan.rotation[row])))
+        return np.ascontiguousarray(np.rot90(patches.read([plan.parent[row]])[0], plan.rotation[row]))
 
     label = _classes(patches)[0][plan.parent]
     return Copies(plan.parent, plan.rotation, plan.split, label, _ids(patches, plan), image)

@@ -31,8 +31,9 @@ def number(value: float | None) -> str:
 
 
 def partial(summary: dict[str, Any]) -> str:
-    found = summary.get("partial")
-    return f"PARTIAL, {found['patches']} of {found['of']} patches: " if found else ""
+    """Return the mark before the title of a table that lacks patches; empty where none is missing."""
+    counts = summary.get("partial")
+    return f"PARTIAL, {counts['patches']} of {counts['of']} patches: " if counts else ""
 
 
 def small(value: float | None) -> str:
