@@ -53,11 +53,11 @@ class _Parameter:
 
     field: str
     declared: Option
-    typer: inspect.Parameter
+    parameter: inspect.Parameter
 
     def read(self, values: Mapping[str, Any]) -> Any:
         """Return the field's value from those that Typer parsed."""
-        value, parse = values[self.typer.name], self.declared.parse
+        value, parse = values[self.parameter.name], self.declared.parse
         if self.declared.repeated:
             return tuple(value)
         return value if parse is None or value is None else parse(value)
@@ -167,14 +167,14 @@ class _Reader:
             self._settings[names[Work]] = (Work, _parameters(Work, work))
         self._modes = {value: _mode(value) for value in modes}
         every = [p for _, parameters in self._settings.values() for p in parameters]
-        options = {p.name: p for p in (*(m.typer for m in every), *self._modes.values())}
+        options = {p.name: p for p in (*(m.parameter for m in every), *self._modes.values())}
         rest = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own if p.name not in self._settings]
         self._passed = {p.name for p in rest}
         first = [p for p in rest if p.default is p.empty or _panel(p) not in (INPUT, BEHAVIOUR)]
         last = [p for p in rest if p not in first]
         shared = (p for name, p in options.items() if name not in self._passed)
         self.signature = inspect.Signature([*first, *shared, *last])
-        how = {m.typer.name for m in every if not m.declared.changes_numbers}
+        how = {m.parameter.name for m in every if not m.declared.changes_numbers}
         self.unrecorded = how | {p.name for p in self._modes.values()} | PRESENTATION
 
     def read(self, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,10 @@ class Annotation(Protocol):
     notes: Counter[str]
 
     def shares(self, names: Sequence[str], x: np.ndarray, y: np.ndarray, extent: float) -> np.ndarray:
-        """Return (n) float64 in 0..1: share of each tile that these classes cover together."""
+        """Return (n) float64 in 0..1: share of each tile that these classes cover together.
+
+        x, y: (n) upper-left corners; extent: the side.
+        """
 
     def plane(self, names: Sequence[str], x: float, y: float, extent: float, size: int) -> np.ndarray:
         """Return (size, size) uint8 in {0, 1}: pixels of a tile whose centre lies in one of these classes."""

@@ -70,6 +70,11 @@ def option(default: Any, help: str, panel: str = METHOD, unit: str | None = None
     return field(default=default, metadata={**bounds, "option": Option(help, panel, unit, **more)})
 
 
+def with_default(parent: type, name: str, default: Any) -> Any:
+    """Declare a field as a parent dataclass does, with another default."""
+    return field(default=default, metadata=next(f.metadata for f in fields(parent) if f.name == name))
+
+
 def declared(entry: Field[Any]) -> Option | None:
     """Return how a field appears on the command line; None for one that does not."""
     return entry.metadata.get("option")

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from histoxai.core import registry
 from histoxai.core.errors import UsageError
 from histoxai.settings import base
-from histoxai.settings.base import BEHAVIOUR, DEVICE, Checked, bounded, option
+from histoxai.settings.base import BEHAVIOUR, DEVICE, Checked, bounded, option, with_default
 
 _NETWORK = "Network"
 _STEPS = "Optimisation"
@@ -177,10 +177,10 @@ class TrainSeg(Training):
     has 24 and 32.
     """
 
-    epochs: int = option(5000, "Most epochs.", _STEPS, "N", ge=1)
-    batch_size: int = option(1, "Patches of one pass, over all devices.", _STEPS, "N", ge=1)
-    lr: float = option(1e-4, "Learning rate of Adam.", _STEPS, "X", gt=0)
-    patience: int = option(50, "Epochs without a lower validation loss.", _STEPS, "N", ge=1)
+    epochs: int = with_default(Training, "epochs", 5000)
+    batch_size: int = with_default(Training, "batch_size", 1)
+    lr: float = with_default(Training, "lr", 1e-4)
+    patience: int = with_default(Training, "patience", 50)
     arch: str = option("unet", "unet, or smp:ARCHITECTURE/ENCODER, say smp:Unet/resnet18.", _NETWORK, "NAME")
     width: int = option(32, "Channels of the first U-Net block.", _NETWORK, "N", ge=1)
     dice: str = option("plain", "Dice loss (the study's code, its text)", _LOSS, choices=("plain", "squared"))

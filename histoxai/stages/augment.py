@@ -56,14 +56,12 @@ def augment(source: Path, output: Path | None, settings: Augment, progress: Prog
         resources.keep_freed_memory()
         stage = _Augment((patches, plan), target, settings, progress, work)
         stage.fill(partial(augment, source, target, settings))
-    return {
-        "schema": "histoxai.augment/1",
-        "output": None if target is None else str(target),
-        "split_by": settings.split_by,
-        "table": plan.table,
-        "notes": plan.notes,
-        "largest_deviation": plan.largest_deviation,
-    }
+    summary = _summary(target, split_by=settings.split_by, table=plan.table, notes=plan.notes)
+    return summary | {"largest_deviation": plan.largest_deviation}
+
+
+def _summary(output: Path | None, **facts: Any) -> dict[str, Any]:
+    return {"schema": "histoxai.augment/1", "output": None if output is None else str(output), **facts}
 
 
 def make_plan(patches: Patches, settings: Augment) -> SplitPlan:
@@ -238,14 +236,7 @@ def preview(
     drawn = draw_preview(source.name, f"split by {split_by}", _classes(patches)[1], copies, changes, settings.seed)
     write_atomically(output, drawn)
     progress.say(f"{output}: written")
-    return {
-        "schema": "histoxai.augment/1",
-        "output": None,
-        "preview": str(output),
-        "split_by": split_by,
-        "table": table,
-        "notes": notes,
-    }
+    return _summary(None, preview=str(output), split_by=split_by, table=table, notes=notes)
 
 
 def _stored_copies(patches: Patches) -> Copies:
