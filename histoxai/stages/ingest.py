@@ -19,7 +19,7 @@ from histoxai.core.safe_text import require_single_line
 from histoxai.ingest.descriptors import DESCRIPTORS, compute_descriptors
 from histoxai.ingest.formats.base import PatchIndex, PatchSource, SourceFormat, require_source
 from histoxai.ingest.metadata import add_metadata, patch_groups
-from histoxai.ingest.quality_filter import QualityFilter, SelectedPatches
+from histoxai.ingest.quality_filter import SelectedPatches, passing_rows
 from histoxai.ingest.stain_reference import STAINED, UNCHANGED, fit_stain
 from histoxai.settings import Ingest, Work
 from histoxai.stages.base import ShardedStage
@@ -115,7 +115,7 @@ class _Ingest(ShardedStage):
             rows = np.flatnonzero(np.isin(index.patch_id, store.read("patch_id")))
             index.left_out = [(file, error) for file, error in store.group.attrs["left_out"]]
         else:
-            rows = QualityFilter(min_tissue, settings.skip_bad, self.work.threads).select(source, self.progress)
+            rows = passing_rows(source, min_tissue, settings.skip_bad, self.work.threads, self.progress)
         return source if len(rows) == len(index) else SelectedPatches(source, rows)
 
     def items(self) -> list[Item]:
