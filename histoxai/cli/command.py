@@ -1,4 +1,4 @@
-"""How every command shows its help, and how it is recorded in the stores that it writes."""
+"""Write a command's compact help, and record the command for the stores that it writes."""
 
 from __future__ import annotations
 

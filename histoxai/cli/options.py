@@ -155,7 +155,7 @@ training = functools.partial(verb, work=("threads", "force"), modes=("find-lr", 
 
 
 class _Reader:
-    """From the values that Typer parsed to the arguments of a command."""
+    """Turns the values that Typer parsed into the arguments of a command."""
 
     def __init__(
         self, kinds: Sequence[type], work: tuple[str, ...], modes: tuple[str, ...], command: Callable[..., None]

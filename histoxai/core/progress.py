@@ -1,4 +1,4 @@
-"""How stages report progress, whoever displays it."""
+"""Report the progress of stages, whoever displays it."""
 
 from __future__ import annotations
 

@@ -74,6 +74,6 @@ class Augment(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class Audit(Checked):
-    """What `audit` looks for; near: as in `Augment`, None to leave near duplicates out."""
+    """Settings of `audit`; near: as in `Augment`, None to leave near duplicates out."""
 
     near: int | None = _near()

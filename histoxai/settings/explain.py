@@ -10,7 +10,7 @@ from histoxai.settings.base import DEVICE, INPUT, MAX_MICRO_BATCH, Checked, opti
 
 @dataclass(frozen=True, kw_only=True)
 class Explain(Checked):
-    """Which patches `explain` explains, with which methods.
+    """The patches that `explain` explains, and the methods.
 
     micro_batch: None for that of an existing store, else a fast one for the network on a CPU, and one that fits the
     memory of a GPU. random_weights: methods that explain the network with weights drawn anew.

@@ -23,7 +23,7 @@ def _names(name: str, help: str, default_text: str | None = None, unit: str = "N
 
 @dataclass(frozen=True, kw_only=True)
 class Ingest(Checked):
-    """What `ingest` reads and how; a format uses what means something to it and refuses what does not.
+    """Settings of `ingest`; a format uses those that apply to it and refuses the others.
 
     mpp: of slides that at which tiles are cut, elsewhere that of the images. images, masks, labels: folders or endings
     of `pairs`, datasets of `hdf5` and `zarr`, files of `npy`.

@@ -10,7 +10,7 @@ from histoxai.settings.base import Checked, option
 
 @dataclass(frozen=True, kw_only=True)
 class Masks(Checked):
-    """Which patches `masks` segments and how; rescale: bring patches to the segmenter's mpp before it sees them."""
+    """The patches that `masks` segments, and how."""
 
     split: str = base.split("test")
     rescale: bool = option(False, "Bring patches to the segmenter's mpp.")

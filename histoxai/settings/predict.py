@@ -10,7 +10,7 @@ from histoxai.settings.base import Checked, option
 
 @dataclass(frozen=True, kw_only=True)
 class Predict(Checked):
-    """Which patches `predict` classifies; embeddings: store the input of the network's last layer too."""
+    """The patches that `predict` classifies, and how."""
 
     split: str = base.split("all")
     embeddings: bool = option(False, "Store the input of the network's last layer too.")

@@ -13,7 +13,7 @@ _TITLE = "histoxai report"
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(Checked):
-    """What a page that compares several scores stores shows; primary as in `Statistics`."""
+    """Settings of a page that compares several scores stores; primary as in `Statistics`."""
 
     title: str = "histoxai comparison"
     primary: str | None = None
@@ -21,7 +21,7 @@ class Comparison(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class Report(Checked):
-    """What the page of one scores store shows; primary and cancer as in `Statistics`."""
+    """Settings of the page of one scores store; primary and cancer as in `Statistics`."""
 
     title: str = option(_TITLE, "Title of the page.", _PAGE, parse=lambda text: text or _TITLE)
     colours: str = option("safe", "Overlays (safe: for colour-blind readers too)", _PAGE, choices=("safe", "study"))

@@ -1,4 +1,4 @@
-"""How complete a store is, which shards are damaged, and which command repairs them."""
+"""Describe how complete a store is, which shards are damaged, and which command repairs them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all tables share: text that is no markup, and how numbers read."""
+"""Tables of plain text, and the way they write numbers."""
 
 from __future__ import annotations
 

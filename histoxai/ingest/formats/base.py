@@ -1,4 +1,4 @@
-"""What a source format has to give, for its author.
+"""The interface of a source format, for its author.
 
 A format is one class in one file. It is registered by name: in `core/registry.py`, or by an installed package through
 the entry point `histoxai.formats`. `ingest` uses three things of it:
