@@ -21,12 +21,10 @@ _PROFILE = typer.Option(
 )
 
 
-@options.verb(
+@options.sharded(
     settings.Score,
     settings.Statistics,
     settings.Faithfulness,
-    work=options.SHARDED,
-    modes=options.SHARDED_MODES,
     examples=(
         "histoxai score maps.zarr --masks masks.zarr -o scores.zarr",
         "histoxai score maps.zarr --masks masks.zarr -o scores.zarr --json | jq .conclusions",
@@ -86,7 +84,7 @@ def score(
         for row in scores_store.patch_rows(output, profile, statistics.empty):
             terminal.emit(row)
     else:
-        terminal.show_all(summary, json, tables.scored)
+        terminal.show(summary, json, tables.scored)
 
 
 def _check_model(model: Path | None, needed: bool) -> None:
