@@ -19,6 +19,10 @@ import torch
 from typer.testing import CliRunner
 
 from histoxai.cli.app import app
+from histoxai.core.progress import Progress
+from histoxai.settings import Work
+from histoxai.store.jobs.runner import Compute, Stream, Task, run_shards
+from histoxai.store.shards import Item, Store
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 64
@@ -163,6 +167,12 @@ def real_data() -> Path:
     if not path or not Path(path).is_dir():
         pytest.skip("HISTOXAI_TEST_DATA names no folder of real H&E images (CI sets it)")
     return Path(path)
+
+
+def fill_item(store: Store, item: Item, compute: Compute | Stream, progress: Progress) -> int:
+    """Do the missing shards of one item as a stage does; return how many were done."""
+    task = Task([item], lambda: store, None, lambda store: {item.name: compute}, lambda **_: {}, {})
+    return run_shards(task, progress, Work())["done"][item.name]
 
 
 def without_seal(path: Path) -> dict[str, Any]:

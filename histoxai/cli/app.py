@@ -78,7 +78,7 @@ def main() -> None:
     os.environ.setdefault("TERM", "dumb")  # without one nobody knows how to move a cursor
     try:
         app(prog_name="histoxai")
-    except OSError as error:  # a help text that finds no room; what commands meet is told by `Boundary`
+    except OSError as error:  # such as a full disk while help is printed; `Boundary` reports the errors of commands
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more may fail at the end
         print(f"histoxai: stdout: {error.strerror or error}", file=sys.stderr)
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""How every command shows its help, and how it is recorded in the stores that it writes."""
+"""Write a command's compact help, and record the command for the stores that it writes."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def recorded(ctx: Any) -> list[str]:
         value = ctx.params.get(parameter.name)
         if ctx.get_parameter_source(parameter.name).name == "DEFAULT" or parameter.name in left_out or value is None:
             continue
-        if parameter.param_type_name == "argument":
+        if _is_argument(parameter):
             words += [str(v) for v in (value if isinstance(value, list | tuple) else [value])]
         else:
             flags += _flag_words(parameter, value)
@@ -99,17 +99,25 @@ def _flag_words(parameter: Any, value: Any) -> Iterator[str]:
 
 def _usage(parameters: Iterable[Any]) -> Iterator[str]:
     for p in parameters:
-        if p.param_type_name == "argument":
-            yield metavar_of(p) + ("..." if p.nargs < 0 else "")
+        if _is_argument(p):
+            yield _argument_usage(p)
     for p in parameters:
-        if p.param_type_name == "option" and p.required:
+        if not _is_argument(p) and p.required:
             yield f"{min(p.opts, key=len)} {metavar_of(p)}"
     yield "[OPTIONS]"
 
 
+def _is_argument(parameter: Any) -> bool:
+    return bool(parameter.param_type_name == "argument")
+
+
+def _argument_usage(parameter: Any) -> str:
+    return metavar_of(parameter) + ("..." if parameter.nargs < 0 else "")
+
+
 def metavar_of(parameter: Any) -> str:
     """Return the word that stands for a parameter's value; empty for a switch."""
-    if parameter.param_type_name == "argument":
+    if _is_argument(parameter):
         return str(parameter.metavar or parameter.name).upper()
     if parameter.is_flag:
         return ""
@@ -118,29 +126,26 @@ def metavar_of(parameter: Any) -> str:
 
 def panels(parameters: Iterable[Any]) -> Iterator[tuple[str, list[Any]]]:
     """Yield each panel with its parameters: what everybody needs first, how the command behaves last."""
-    found: dict[str, list[Any]] = {name: [] for name in _FIRST}
+    by_panel: dict[str, list[Any]] = {name: [] for name in _FIRST}
     for parameter in parameters:
         if not getattr(parameter, "hidden", False):
-            panel = getattr(parameter, "rich_help_panel", None)
-            found.setdefault(panel or (INPUT if parameter.param_type_name == "argument" else BEHAVIOUR), []).append(
-                parameter
-            )
-    last = {name: found.pop(name) for name in _LAST if name in found}
-    for name, options in {**found, **last}.items():
+            default = INPUT if _is_argument(parameter) else BEHAVIOUR
+            by_panel.setdefault(getattr(parameter, "rich_help_panel", None) or default, []).append(parameter)
+    last = {name: by_panel.pop(name) for name in _LAST if name in by_panel}
+    for name, options in {**by_panel, **last}.items():
         if options:
-            yield name, sorted(options, key=lambda p: (p.param_type_name != "argument", not p.required))
+            yield name, sorted(options, key=lambda p: (not _is_argument(p), not p.required))
 
 
 def _row(parameter: Any) -> list[str]:
-    if parameter.param_type_name == "argument":
-        return _columns(f"  {metavar_of(parameter)}{'...' if parameter.nargs < 0 else ''}", parameter.help or "", _LEFT)
-    long = [flag for flag in parameter.opts if flag.startswith("--")] or parameter.opts
-    short = [flag for flag in parameter.opts if not flag.startswith("--")]
-    names = [*short, *long]
-    if parameter.secondary_opts:
-        names = [f"--[no-]{long[0].removeprefix('--')}"]
-    left = f"  {', '.join(names)} {metavar_of(parameter)}".rstrip()
-    return _columns(left, parameter.help or "", _LEFT)
+    if _is_argument(parameter):
+        left = _argument_usage(parameter)
+    elif parameter.secondary_opts:
+        left = f"--[no-]{parameter.opts[0].removeprefix('--')}"
+    else:
+        flags = sorted(parameter.opts, key=lambda flag: flag.startswith("--"))
+        left = f"{', '.join(flags)} {metavar_of(parameter)}".rstrip()
+    return _columns(f"  {left}", parameter.help or "", _LEFT)
 
 
 def _columns(left: str, right: str, width: int) -> list[str]:

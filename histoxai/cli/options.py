@@ -49,58 +49,44 @@ PRESENTATION = frozenset({"quiet", "json", "jsonl", "workers", "export", "contac
 
 @dataclass(frozen=True)
 class _Parameter:
-    """One option of a command and the settings field that it was made from."""
+    """One option of a command: the settings field that it was made from, and the parameter that Typer reads."""
 
-    name: str
-    entry: Field[Any]
-    seen: inspect.Parameter
+    field: str
+    declared: Option
+    parameter: inspect.Parameter
 
-    def read(self, given: Any) -> Any:
-        """Return the field's value for what the command line gave."""
-        known = declared(self.entry)
-        assert known is not None
-        if known.repeated:
-            return tuple(given)
-        return known.parse(given) if known.parse is not None and given is not None else given
+    def read(self, values: Mapping[str, Any]) -> Any:
+        """Return the field's value from those that Typer parsed."""
+        value, parse = values[self.parameter.name], self.declared.parse
+        if self.declared.repeated:
+            return tuple(value)
+        return value if parse is None or value is None else parse(value)
 
 
-def _default(entry: Field[Any]) -> Any:
-    known = declared(entry)
-    value = None if entry.default is MISSING else entry.default
-    assert known is not None
+def _parameter(entry: Field[Any], known: Option, hint: Any) -> _Parameter:
+    default = None if entry.default is MISSING else entry.default
+    is_switch = hint is bool
     if known.repeated:
-        return list(value or ())
-    return value if known.parse is None else known.text(value)
-
-
-def _type(entry: Field[Any], hint: Any, default: Any) -> Any:
-    known = declared(entry)
-    assert known is not None
-    if known.repeated:
-        return list[str]
-    if known.parse is not None:
-        return str if default is not None else str | None
-    return hint
-
-
-def _parameter(entry: Field[Any], hint: Any) -> _Parameter:
-    known = declared(entry)
-    assert known is not None
-    flags = [known.short] if known.short else []
+        default, hint = list(default or ()), list[str]
+    elif known.parse is not None:
+        default = known.text(default)
+        hint = str if default is not None else str | None
     choices = entry.metadata.get("choices")
-    default = _default(entry)
     option = typer.Option(
-        *flags,
+        *([known.short] if known.short else []),
         flag_of(entry),
         help=help_text(known, choices, default),
         rich_help_panel=known.panel,
-        metavar=None if hint is bool else known.unit or ("NAME" if choices else "TEXT"),
+        metavar=None if is_switch else known.unit or ("NAME" if choices else "TEXT"),
         envvar=_SHARED_VARIABLES.get(entry.name),
     )
-    annotation = Annotated[_type(entry, hint, default), option]  # type: ignore[valid-type]
-    name = flag_of(entry).removeprefix("--").replace("-", "_")  # which names the variable, as HISTOXAI_EXPLAIN_METHOD
-    seen = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-    return _Parameter(name, entry, seen)
+    return _Parameter(entry.name, known, _keyword(flag_of(entry), hint, option, default))
+
+
+def _keyword(flag: str, kind: Any, option: Any, default: Any) -> inspect.Parameter:
+    """Return a flag as a parameter, whose name also names its variable: HISTOXAI_EXPLAIN_METHOD."""
+    name = flag.removeprefix("--").replace("-", "_")
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
 
 
 def help_text(known: Option, choices: Sequence[str] | None, default: Any) -> str:
@@ -117,23 +103,19 @@ def help_text(known: Option, choices: Sequence[str] | None, default: Any) -> str
 
 def _parameters(kind: type, only: Iterable[str] | None = None) -> list[_Parameter]:
     hints = get_type_hints(kind)
-    wanted = [entry for entry in fields(kind) if declared(entry) and (only is None or entry.name in only)]
-    return [_parameter(entry, hints[entry.name]) for entry in wanted]
+    return [
+        _parameter(entry, known, hints[entry.name])
+        for entry in fields(kind)
+        if (known := declared(entry)) and (only is None or entry.name in only)
+    ]
 
 
 def _mode(value: str) -> inspect.Parameter:
     flag, known = MODES[value]
-    kind: Any = int | None if known.unit else bool
+    if known.unit is None:
+        return _keyword(flag, bool, switch(flag, known.help, known.panel), False)
     option = typer.Option(flag, help=known.help, rich_help_panel=known.panel, metavar=known.unit, min=1)
-    option = option if known.unit else typer.Option(flag, help=known.help, rich_help_panel=known.panel)
-    default = None if known.unit else False
-    name = flag.removeprefix("--").replace("-", "_")
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
-
-
-# The fields of `Work` that a verb whose work is cut into shards takes, and its modes.
-SHARDED = ("shard", "one_indexed", "verify", "workers", "threads", "force")
-SHARDED_MODES = ("count", "missing", "check")
+    return _keyword(flag, int | None, option, None)
 
 
 def verb(
@@ -153,18 +135,27 @@ def verb(
         def called(**values: Any) -> None:
             command(**reader.read(values))
 
-        seen: Any = called  # by Typer, as if the options had been written out
-        seen.__signature__ = reader.signature
-        seen.__annotations__ = {p.name: p.annotation for p in reader.signature.parameters.values()}
-        seen.read, seen.examples, seen.unrecorded = reader.read, tuple(examples), reader.unrecorded
-        del seen.__wrapped__
+        typed: Any = called  # Typer reads it as if the options had been written out
+        typed.__signature__ = reader.signature
+        typed.__annotations__ = {p.name: p.annotation for p in reader.signature.parameters.values()}
+        typed.read, typed.examples, typed.unrecorded = reader.read, tuple(examples), reader.unrecorded
+        del typed.__wrapped__
         return called
 
     return decorate
 
 
+# `verb` for commands whose work is cut into shards, and for those that train.
+sharded = functools.partial(
+    verb,
+    work=("shard", "one_indexed", "verify", "workers", "threads", "force"),
+    modes=("count", "missing", "check"),
+)
+training = functools.partial(verb, work=("threads", "force"), modes=("find-lr", "check"))
+
+
 class _Reader:
-    """From the values that Typer parsed to the arguments of a command."""
+    """Turns the values that Typer parsed into the arguments of a command."""
 
     def __init__(
         self, kinds: Sequence[type], work: tuple[str, ...], modes: tuple[str, ...], command: Callable[..., None]
@@ -172,32 +163,27 @@ class _Reader:
         own = list(inspect.signature(command, eval_str=True).parameters.values())
         names = {p.annotation: p.name for p in own if inspect.isclass(p.annotation)}
         self._settings = {names[kind]: (kind, _parameters(kind)) for kind in kinds}
-        self._work_name = names.get(Work)
-        self._work = _parameters(Work, work) if self._work_name else []
+        if Work in names:
+            self._settings[names[Work]] = (Work, _parameters(Work, work))
         self._modes = {value: _mode(value) for value in modes}
-        options = {p.name: p.seen for _, found in self._settings.values() for p in found}
-        options |= {p.name: p.seen for p in self._work} | {p.name: p for p in self._modes.values()}
-        ready = {*self._settings, self._work_name}
-        rest = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own if p.name not in ready]
+        every = [p for _, parameters in self._settings.values() for p in parameters]
+        options = {p.name: p for p in (*(m.parameter for m in every), *self._modes.values())}
+        rest = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own if p.name not in self._settings]
         self._passed = {p.name for p in rest}
         first = [p for p in rest if p.default is p.empty or _panel(p) not in (INPUT, BEHAVIOUR)]
         last = [p for p in rest if p not in first]
         shared = (p for name, p in options.items() if name not in self._passed)
         self.signature = inspect.Signature([*first, *shared, *last])
-        every = [p for _, found in self._settings.values() for p in found] + self._work
-        how = {p.name for p in every if not _known(p.entry).changes_numbers}
+        how = {m.parameter.name for m in every if not m.declared.changes_numbers}
         self.unrecorded = how | {p.name for p in self._modes.values()} | PRESENTATION
 
     def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the command's arguments: settings objects, `work`, and what it takes itself."""
-        found: dict[str, Any] = {name: values[name] for name in self._passed}
+        arguments: dict[str, Any] = {name: values[name] for name in self._passed}
         for name, (kind, parameters) in self._settings.items():
-            given = {p.entry.name: p.read(values[p.name]) for p in parameters}
-            found[name] = kind(**{field: v for field, v in given.items() if v is not None})
-        if self._work_name:
-            given = {p.entry.name: p.read(values[p.name]) for p in self._work}
-            found[self._work_name] = Work(**given, **self._mode_of(values))
-        return found
+            given = {p.field: value for p in parameters if (value := p.read(values)) is not None}
+            arguments[name] = kind(**given, **(self._mode_of(values) if kind is Work else {}))
+        return arguments
 
     def _mode_of(self, values: Mapping[str, Any]) -> dict[str, Any]:
         asked = [value for value, p in self._modes.items() if values[p.name] not in (None, False)]
@@ -213,9 +199,3 @@ class _Reader:
 
 def _panel(parameter: inspect.Parameter) -> str | None:
     return next((m.rich_help_panel for m in getattr(parameter.annotation, "__metadata__", ())), None)
-
-
-def _known(entry: Field[Any]) -> Option:
-    known = declared(entry)
-    assert known is not None
-    return known

@@ -109,7 +109,7 @@ class _Table(RichProgress):
         yield from super().get_renderables()
 
 
-class _Bars:
+class _Bars(Progress):
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bar: _Table | None = None

@@ -6,12 +6,12 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console
 from typer.core import TyperGroup
 
 from histoxai.cli.command import format_group_help
@@ -25,7 +25,7 @@ from histoxai.settings import Work
 
 
 class Boundary(TyperGroup):
-    """Convert errors to a line on stderr and an exit code, in this one place.
+    """Convert errors to a line on stderr and an exit code.
 
     It overrides `invoke`, since Typer carries its own Click: our exceptions would pass its handlers and end as a crash.
     """
@@ -81,15 +81,15 @@ def _to_mirrors(words: list[str]) -> list[str]:
     for name, value in os.environ.items():
         if name.startswith("HISTOXAI_") and value.startswith("s3://"):
             os.environ[name] = _to_mirror("", value)
-    return [word if (found := split_argument(word)) is None else _to_mirror(*found) for word in words]
+    return [word if (parts := split_argument(word)) is None else _to_mirror(*parts) for word in words]
 
 
 def _to_mirror(before: str, url: str) -> str:
     from histoxai.store.storage.s3_mirror import refresh
 
-    place = mirror_path(url)
-    refresh(place)
-    return f"{before}{place}"
+    path = mirror_path(url)
+    refresh(path)
+    return f"{before}{path}"
 
 
 def use_threads(threads: int | None, workers: int = 1) -> int:
@@ -150,27 +150,20 @@ class _Out(Console):
         raise BrokenPipeError  # for `Boundary`; Rich would exit with 1
 
 
-def show(summary: Mapping[str, Any], json: bool, table: Any) -> None:
-    """Show a stage's summary: one JSON object, or the table that `table` makes of it."""
+def show(summary: Mapping[str, Any], json: bool, draw: Callable[[Any], Any]) -> None:
+    """Show a stage's summary: one JSON object, or the table or list of tables that `draw` makes of it."""
     if json:
         emit(summary)
     elif summary.get("dry_run"):
         out().print("checked; nothing written", highlight=False)
     else:
-        out().print(table(escape_nested(with_s3_urls(summary))))
-
-
-def show_all(summary: Mapping[str, Any], json: bool, tables: Callable[[Any], Iterable[RenderableType]]) -> None:
-    """Show a stage's summary: one JSON object, or the tables that `tables` makes of it."""
-    if json:
-        emit(summary)
-    else:
-        for table in tables(escape_nested(with_s3_urls(summary))):
+        tables = draw(escape_nested(with_s3_urls(summary)))
+        for table in tables if isinstance(tables, list) else [tables]:
             out().print(table)
 
 
 def show_training(summary: Mapping[str, Any], json: bool, table: Any) -> None:
-    """Show a training's summary, the rate that was found, or all folds together; nothing in another rank."""
+    """Show a training's summary, the suggested learning rate, or all folds together; nothing in another rank."""
     if summary:
         special = {"histoxai.find-lr/1": training.rates, "histoxai.train-cls-folds/1": training.folds}
         show(summary, json, special.get(summary["schema"], table))

@@ -1,13 +1,12 @@
-"""The interface through which stages report progress, whoever displays it."""
+"""Report the progress of stages, whoever displays it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
 
 
-class Progress(Protocol):
-    """Receives a stage's progress and messages; `cli.terminal` displays them, `Silent` does not."""
+class Progress:
+    """Receives a stage's progress and messages, and displays nothing; `cli.progress_display` derives what does."""
 
     def start(self, what: str, total: int | None, done: int = 0) -> None:
         """Start a task of `total` steps (None: unknown), `done` of them finished; ends the task before it."""
@@ -31,26 +30,11 @@ class Progress(Protocol):
         """Print one line about an event during the work, such as a smaller micro-batch; worker processes relay it."""
 
 
-class Silent:
+class Silent(Progress):
     """Displays nothing; collects warnings in `warnings`."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
-
-    def start(self, what: str, total: int | None, done: int = 0) -> None:
-        pass
-
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        pass
-
-    def stop(self) -> None:
-        pass
-
-    def row(self, cells: Mapping[str, str]) -> None:
-        pass
-
-    def say(self, message: str) -> None:
-        pass
 
     def warn(self, message: str) -> None:
         self.warnings.append(message)

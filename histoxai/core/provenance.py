@@ -91,13 +91,13 @@ def keyed_seed(seed: int, *parts: object, bits: int = 32) -> int:
 @cache
 def versions() -> Mapping[str, str]:
     """Return the installed versions of histoxai, Python and the packages that numbers depend on."""
-    found = {"histoxai": __version__, "python": platform.python_version()}
+    installed = {"histoxai": __version__, "python": platform.python_version()}
     for name in _PACKAGES:  # each takes a millisecond: once per process, not once per record
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
+            installed[name] = "absent"
+    return installed
 
 
 def run_facts() -> dict[str, str]:
@@ -156,10 +156,10 @@ def keep_apart(output: Path, *inputs: Path) -> None:
     """Raise InputRefused where an output is a file, or is, contains or lies in one of its inputs."""
     if output.exists() and not output.is_dir():
         raise InputRefused(f"{output}: is a file; the output is a folder, choose another name")
-    place = output.resolve()
+    written = output.resolve()
     for path in inputs:
-        other = path.resolve()
-        if place == other or place in other.parents or other in place.parents:
+        read = path.resolve()
+        if written.is_relative_to(read) or read.is_relative_to(written):
             raise InputRefused(f"{output}: overlaps the input {path}, which is never changed; choose another output")
 
 

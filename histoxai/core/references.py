@@ -35,11 +35,11 @@ class Reference:
 
 
 def parse_bibtex(text: str) -> dict[str, Reference]:
-    """References by key; every entry starts with @ at the start of a line."""
-    return {found[1]: Reference(found[1], found[0].strip()) for found in _ENTRY.finditer(text)}
+    """Parse the entries of a BibTeX file, each of which starts with @ at the start of a line, by key."""
+    return {match[1]: Reference(match[1], match[0].strip()) for match in _ENTRY.finditer(text)}
 
 
 @cache
 def references() -> dict[str, Reference]:
-    """The references that come with histoxai, in the order of their file."""
+    """Return the references that come with histoxai, in the order of their file."""
     return parse_bibtex((files("histoxai.core") / "references.bib").read_text(encoding="utf-8"))

@@ -126,12 +126,12 @@ class Plugin:
 
 
 def builtin_names(kind: str) -> list[str]:
-    """Names of histoxai's own entries, in the order in which they are offered; quick enough for `--help`."""
+    """Return the names of histoxai's own entries, in the order in which they are offered; quick enough for `--help`."""
     return [*ENTRIES[kind], *(f"{library}:NAME" for library in LIBRARIES.get(kind, {}))]
 
 
 def names(kind: str) -> list[str]:
-    """All names of a kind: histoxai's own, then those of plugins.
+    """Return all names of a kind: histoxai's own, then those of plugins.
 
     Raises HistoxaiError if a plugin takes a name that is in use.
     """
@@ -140,7 +140,7 @@ def names(kind: str) -> list[str]:
 
 @cache
 def plugins(kind: str) -> dict[str, Plugin]:
-    """Plugins of a kind by name, sorted by package and name; nothing of them is imported.
+    """Return the plugins of a kind by name, sorted by package and name; nothing of them is imported.
 
     Raises HistoxaiError if a plugin takes a name that is in use.
     """
@@ -148,18 +148,18 @@ def plugins(kind: str) -> dict[str, Plugin]:
         return {}
     from importlib.metadata import entry_points  # takes as long as all of `histoxai --help`
 
-    found: dict[str, Plugin] = {}
+    by_name: dict[str, Plugin] = {}
     listed = [Plugin(_package(entry), entry) for entry in entry_points(group=GROUPS[kind])]
     for plugin in sorted(listed, key=lambda p: (p.package, p.entry.name)):
         name = plugin.entry.name
-        owner = OWN if name in ENTRIES[kind] else found[name].package if name in found else None
+        owner = OWN if name in ENTRIES[kind] else by_name[name].package if name in by_name else None
         if owner is not None:
             raise HistoxaiError(
                 f"the package {plugin.package} registers the {kind} '{name}', a name that {owner} has already; "
                 f"uninstall {plugin.package}, or have the {kind} renamed in its entry points ({GROUPS[kind]})"
             )
-        found[name] = plugin
-    return found
+        by_name[name] = plugin
+    return by_name
 
 
 def _package(entry: EntryPoint) -> str:
@@ -167,14 +167,14 @@ def _package(entry: EntryPoint) -> str:
 
 
 def origin(kind: str, name: str) -> str:
-    """Where a registered name comes from: "histoxai", or a plugin's package and version."""
+    """Return where a registered name comes from: "histoxai", or a plugin's package and version."""
     resolve_name(kind, name)
     plugin = plugins(kind).get(name)
     return OWN if plugin is None else plugin.package
 
 
 def resolve_name(kind: str, name: str) -> str:
-    """The "module:object" behind a name; nothing is imported.
+    """Return the "module:object" behind a name; nothing is imported.
 
     Raises UsageError for an unknown name, listing the known ones, and HistoxaiError if plugins' names collide.
     """

@@ -39,34 +39,26 @@ def method_rows() -> list[MethodRow]:
 
 
 def _row(name: str) -> MethodRow:
-    package = origin("method", name)
-    try:
-        kind = resolve("method", name)
-        options = kind.Options()
-        return {
-            "method": name,
-            "what": summary_of(kind),
-            "source": source_of(kind),
-            "passes": kind.cost(options),
-            "options": dict(vars(options)),
-            "label": kind.label,
-            "family": kind.family,
-            "citations": list(kind.citations),
-            "origin": package,
-        }
-    except HistoxaiError as error:
-        problem = str(error)
-    return {
+    row: MethodRow = {
         "method": name,
-        "what": problem,
+        "what": "",
         "source": "",
         "passes": "",
         "options": {},
         "label": name,
         "family": "",
         "citations": [],
-        "origin": package,
+        "origin": origin("method", name),
     }
+    try:
+        kind = resolve("method", name)
+        options = kind.Options()
+        row["what"], row["source"], row["passes"] = summary_of(kind), source_of(kind), kind.cost(options)
+        row["label"], row["family"], row["citations"] = kind.label, kind.family, list(kind.citations)
+        row["options"] = dict(vars(options))
+    except HistoxaiError as error:
+        row["what"] = str(error)
+    return row
 
 
 def summary_of(kind: type[Method]) -> str:

@@ -26,6 +26,7 @@ from histoxai.networks.inference import prediction_arrays, to_tensor
 from histoxai.networks.run_folder import Run
 from histoxai.networks.weights import load_model
 from histoxai.settings import Explain, Work
+from histoxai.statistics.ranks import spearman
 from histoxai.store.header import header_identity
 from histoxai.store.patches import Patches
 from histoxai.store.shards import Store
@@ -112,9 +113,8 @@ class Job:
         if name in self.settings.random_weights:
             facts["random_weights"] = True
         if self.nuclei is not None and inputs.wants_nuclei(self.explainers[name]):
-            facts["masks"] = provenance.fingerprint(
-                header_identity(self.nuclei.masks.header)
-            )  # stays while it is filled
+            # the identity of a store does not change while it is filled
+            facts["masks"] = provenance.fingerprint(header_identity(self.nuclei.masks.header))
         return facts
 
     def index(self) -> dict[str, np.ndarray]:
@@ -228,16 +228,11 @@ class Job:
 
     def rank_to_fp32(self, name: str, position: int, target: int, raw: dict[str, np.ndarray]) -> float:
         """Spearman's correlation of one patch's map with its map in float32; NaN if one of them is constant."""
-        from scipy.stats import spearmanr
-
         net, explainer = self.net_of(name), self.explainers[name]
         with net.in_fp32(min(ROWS_OF_ONE_PATCH, net.full_micro_batch)) as exact:
             batch = self.batch(name, np.array([position]), np.array([target]))
             result = next(explainer.explain(exact, batch))[1]
-        a, b = explainer.evidence(raw).ravel(), explainer.evidence(result.raw).ravel()
-        if len(a) != len(b) or len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
-            return float("nan")
-        return float(spearmanr(a, b).statistic)
+        return spearman(explainer.evidence(raw).ravel(), explainer.evidence(result.raw).ravel())
 
 
 def _record_halving(facts: dict[str, Any], progress: Progress, micro_batch: int) -> None:

@@ -19,6 +19,8 @@ SHARE_OF_MAX, OF_WEIGHTS = 1e-5, 1e-6
 # Where it is larger: largest error to float64, in errors of the library.
 TIMES_LIBRARY_ERROR = 1.5
 
+Arrays = dict[str, np.ndarray]
+
 
 @dataclass(frozen=True)
 class Parity:
@@ -71,27 +73,25 @@ def compare(
     )
 
 
-def _distance(explainer: Method, a: dict[str, np.ndarray], b: dict[str, np.ndarray], scale: float) -> float:
+def _distance(explainer: Method, a: Arrays, b: Arrays, scale: float) -> float:
     if "segments" in a and not np.array_equal(a["segments"], b["segments"]):
         return float("inf")
     one, two = (explainer.evidence(x).astype(np.float64) for x in (a, b))
     return float(np.abs(one - two).max(initial=0.0)) / scale if one.shape == two.shape else float("inf")
 
 
-def _scale(explainer: Method, library: dict[str, np.ndarray]) -> float:
+def _scale(explainer: Method, library: Arrays) -> float:
     if "weights" in library:
         return 1.0
     return float(np.abs(explainer.evidence(library)).max(initial=0.0)) or 1.0
 
 
-def _by_difference(explainer: Method, ours: dict[str, np.ndarray], library: dict[str, np.ndarray]) -> Parity:
+def _by_difference(explainer: Method, ours: Arrays, library: Arrays) -> Parity:
     difference = _distance(explainer, ours, library, _scale(explainer, library))
     return Parity(1, difference, difference <= (OF_WEIGHTS if "weights" in library else SHARE_OF_MAX))
 
 
-def _by_error(
-    explainer: Method, ours: dict[str, np.ndarray], library: dict[str, np.ndarray], truth: dict[str, np.ndarray]
-) -> Parity:
+def _by_error(explainer: Method, ours: Arrays, library: Arrays, truth: Arrays) -> Parity:
     scale = _scale(explainer, library)
     own, theirs = (_distance(explainer, x, truth, scale) for x in (ours, library))
     return Parity(1, _distance(explainer, ours, library, scale), own <= TIMES_LIBRARY_ERROR * theirs, own, theirs)

@@ -11,6 +11,7 @@ import numpy as np
 
 from histoxai.core.errors import InputRefused, UsageError
 from histoxai.ingest.label_masks import LabelMask, parse_class_map
+from histoxai.ingest.labels import LEFT_OUT, NO_CLASS
 from histoxai.ingest.polygons import Polygons
 from histoxai.ingest.slide_files import SLIDES, TIFFS, iterate_files
 from histoxai.ingest.slide_grid import scanned_area
@@ -32,12 +33,13 @@ class Annotation(Protocol):
     notes: Counter[str]
 
     def shares(self, names: Sequence[str], x: np.ndarray, y: np.ndarray, extent: float) -> np.ndarray:
-        """Return (n) float64 in 0..1: share of each tile that these classes cover together."""
-        ...
+        """Return (n) float64 in 0..1: share of each tile that these classes cover together.
+
+        x, y: (n) upper-left corners; extent: the side.
+        """
 
     def plane(self, names: Sequence[str], x: float, y: float, extent: float, size: int) -> np.ndarray:
         """Return (size, size) uint8 in {0, 1}: pixels of a tile whose centre lies in one of these classes."""
-        ...
 
 
 def read_annotation(path: Path, slide: Any, settings: Ingest) -> Annotation:
@@ -117,7 +119,7 @@ def label_tiles(
 ) -> tuple[np.ndarray, list[str]]:
     """Return the label of each tile (n), and the class names that labels index.
 
-    Label -2: no class covers `min_overlap` of the tile. Label -1: targets are selected without classes, and their
+    LEFT_OUT: no class covers `min_overlap` of the tile. NO_CLASS: targets are selected without classes, and their
     classes together cover as much. Of several classes that cover enough the one that covers most counts, then the one
     named first. x, y: (n) corners, extent: the side, in level-0 px. `counts` grows by the tiles that are left out.
     """
@@ -126,11 +128,11 @@ def label_tiles(
         covered = annotation.shares([*settings.tumor, *(settings.non_tumor or ())], x, y, extent)
         counts["outside of every annotation"] += int((covered == 0).sum())
         counts["at the edge of one"] += int(((covered > 0) & (covered < least)).sum())
-        return np.where(covered >= least, -1, -2), []
+        return np.where(covered >= least, NO_CLASS, LEFT_OUT), []
     names = [n for n in settings.classes or annotation.names if n in annotation.names]
     if not names:
         counts["outside of every annotation"] += len(x)
-        return np.full(len(x), -2), []
+        return np.full(len(x), LEFT_OUT), []
     table = np.stack([annotation.shares([n], x, y, extent) for n in names])
     # rounded, so that the last bits of an area do not decide between two classes that cover the same
     best, most = np.round(table, 9).argmax(axis=0), table.max(axis=0)
@@ -138,4 +140,4 @@ def label_tiles(
     for k, name in enumerate(names):
         counts[f"at the edge of {name}"] += int(((best == k) & (most > 0) & (most < least)).sum())
     counts["in two classes"] += int(((table >= least).sum(axis=0) > 1).sum())
-    return np.where(most >= least, best, -2), names
+    return np.where(most >= least, best, LEFT_OUT), names

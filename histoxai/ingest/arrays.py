@@ -11,7 +11,7 @@ from histoxai.ingest.array_checks import as_uint8, require_images
 from histoxai.ingest.array_roles import ArrayGroup
 from histoxai.ingest.chunk_checks import missing_chunks_note, require_all_chunks, require_plausible_size
 from histoxai.ingest.formats.base import PatchIndex, identifier, require_only_settings, require_unique_ids
-from histoxai.ingest.labels import LabelEncoder, read_labels
+from histoxai.ingest.labels import LEFT_OUT, NO_CLASS, encode_labels, read_labels
 from histoxai.ingest.npy_files import RowArray
 from histoxai.ingest.targets import TargetPlanes
 from histoxai.settings import Ingest
@@ -79,12 +79,11 @@ class ArrayPatches:
         """Fill in classes, targets and patches from the labels of each group of arrays."""
         index = self.index
         paths = [g.labels.path if g.labels else g.images.path for g in self.groups]
-        encoder = LabelEncoder(labels, paths, settings.classes, settings.metadata is not None)
-        index.classes = encoder.classes
+        index.classes, codes = encode_labels(labels, paths, settings.classes, settings.metadata is not None)
         self._set_targets(paths[0], settings)
-        for number, codes in enumerate(encoder.codes):
-            self._add_group(number, codes)
-        if index.classes and (unlabelled := index.label.count(-1)):
+        for number, codes_of_group in enumerate(codes):
+            self._add_group(number, codes_of_group)
+        if index.classes and (unlabelled := index.label.count(NO_CLASS)):
             index.notes.append(f"{unlabelled} patches have no label: their text is empty")
 
     def _set_targets(self, path: Path, settings: Ingest) -> None:
@@ -107,12 +106,12 @@ class ArrayPatches:
             index.notes.append(self._targets.note)
 
     def _add_group(self, number: int, codes: np.ndarray | None) -> None:
-        """Add the patches of a group of arrays; `codes`: class of each row, -2 for rows that are left out."""
+        """Add the patches of a group of arrays; `codes`: class of each row, or LEFT_OUT."""
         group = self.groups[number]
-        rows = np.arange(group.images.shape[0]) if codes is None else np.flatnonzero(codes >= -1)
+        rows = np.arange(group.images.shape[0]) if codes is None else np.flatnonzero(codes != LEFT_OUT)
         ids = [f"{group.stem}#{i}" for i in rows]
         names = _group_names(group, ids, rows)
-        self.index.add_patches(ids, names, -1 if codes is None else codes[rows].tolist(), group.split)
+        self.index.add_patches(ids, names, NO_CLASS if codes is None else codes[rows].tolist(), group.split)
         self._number += [number] * len(rows)
         self._row += rows.tolist()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from histoxai.core.errors import InputRefused
@@ -37,9 +37,9 @@ def list_files(root: Path, suffixes: Collection[str], notes: list[str]) -> list[
     top, linked, folders = os.path.realpath(root), set[str](), [str(root)]
     while folders:
         for entry in _entries(folders.pop()):
-            if os.path.splitext(entry.name)[1].lower() in suffixes and (entry.is_symlink() or _is_file(entry)):
+            if os.path.splitext(entry.name)[1].lower() in suffixes and (entry.is_symlink() or _holds(entry.is_file)):
                 files.append(Path(entry.path))
-            elif _is_folder(entry):
+            elif _holds(entry.is_dir):
                 if entry.is_symlink():
                     target = os.path.realpath(entry.path)
                     if _is_inside(target, top) or _is_inside(top, target) or target in linked:
@@ -60,16 +60,9 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
         ) from error
 
 
-def _is_file(entry: os.DirEntry[str]) -> bool:
+def _holds(test: Callable[[], bool]) -> bool:
     try:
-        return entry.is_file()
-    except OSError:  # a link to itself
-        return False
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
+        return test()
     except OSError:  # a link to itself
         return False
 

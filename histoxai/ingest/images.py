@@ -1,4 +1,4 @@
-"""Decode image files; the one place that decides about unusual ones (docs/ingest.md has the table)."""
+"""Decode image files; unusual ones are accepted or refused here alone (docs/ingest.md has the table)."""
 
 from __future__ import annotations
 

@@ -68,10 +68,7 @@ class LabelMask:
         return np.isin(self._mask[region], [v for n in names for v in self._values.get(n, [])])
 
     def shares(self, names: Sequence[str], x: np.ndarray, y: np.ndarray, extent: float) -> np.ndarray:
-        """Return (n) float64 in 0..1: share of each tile that these classes cover, exact also for cut mask pixels.
-
-        x, y: (n) upper-left corners, extent: the side, in level-0 px.
-        """
+        """Return the share of each tile that these classes cover, as `Annotation`, exact also for cut mask pixels."""
         out = np.zeros(len(x))
         tops, line = np.unique(y, return_inverse=True)
         order = np.argsort(line, kind="stable")

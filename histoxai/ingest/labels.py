@@ -10,6 +10,7 @@ import numpy as np
 from histoxai.core.errors import InputRefused
 from histoxai.ingest.npy_files import RowArray
 
+NO_CLASS, LEFT_OUT = -1, -2  # in place of a class: a patch without a label, and one that is not wanted
 _MOST = 1000  # distinct values; an array with more holds no class labels
 
 
@@ -40,47 +41,39 @@ def read_labels(array: RowArray, what: str = "labels") -> np.ndarray:
     return whole
 
 
-class LabelEncoder:
-    """Class names, and the labels of several arrays as indices into them.
+def encode_labels(
+    labels: Sequence[np.ndarray | None],
+    paths: Sequence[Path],
+    selected: tuple[str, ...] | None,
+    from_metadata: bool,
+) -> tuple[list[str], list[np.ndarray | None]]:
+    """Return class names, and the labels of several arrays as int64 indices into them.
 
     labels: of each array, as `read_labels` gives them, None where there are none; paths: of each array, for messages.
     selected: the classes that the user names. Numbers 0..k-1 take these names. Where the names are the labels
     themselves, numbers or text, they select classes instead. from_metadata: labels may come from a table later, so that
     an array without labels can have selected classes.
 
-    classes: the names. codes: of each array int64 indices, -1 for empty text, -2 for labels that `selected` leaves out.
-    Raises InputRefused for a label without a name, and a name that no label has.
+    An index is NO_CLASS for empty text, and LEFT_OUT for a label that is not selected. Raises InputRefused for a label
+    without a name, and a name that no label has.
     """
-
-    def __init__(
-        self,
-        labels: Sequence[np.ndarray | None],
-        paths: Sequence[Path],
-        selected: tuple[str, ...] | None,
-        from_metadata: bool = False,
-    ) -> None:
-        self.classes: list[str] = list(selected or ())
-        self.codes: list[np.ndarray | None] = list(labels)
-        present = _distinct_labels(labels, paths)
-        if present is None:
-            if selected and not from_metadata:
-                path = paths[0] if paths else "source"
-                raise InputRefused(f"{path}: has no labels to go with --classes; leave it out")
-            self.codes = [None for _ in labels]
-        elif present.dtype.kind == "i" and selected and not set(selected) <= set(present.astype(str)):
-            _require_names(labels, paths, len(selected))
-        else:
-            self._encode(present, paths, selected)
-
-    def _encode(self, present: np.ndarray, paths: Sequence[Path], selected: tuple[str, ...] | None) -> None:
-        words = [w for w in present.astype(str).tolist() if w]
-        self.classes = list(selected or words)
-        if unknown := [c for c in self.classes if c not in words]:
-            raise InputRefused(f"{paths[0]}: has no label '{unknown[0]}'; it has {', '.join(words)}")
-        code = {word: k for k, word in enumerate(self.classes)}
-        unlabelled = {} if selected else {"": -1}  # selected classes leave out patches without a label
-        coded = np.array([(code | unlabelled).get(word, -2) for word in present.astype(str).tolist()])
-        self.codes = [None if v is None else coded[np.searchsorted(present, v)] for v in self.codes]
+    present = _distinct_labels(labels, paths)
+    if present is None:
+        if selected and not from_metadata:
+            raise InputRefused(f"{paths[0]}: has no labels to go with --classes; leave it out")
+        return list(selected or ()), [None for _ in labels]
+    if present.dtype.kind == "i" and selected and not set(selected) <= set(present.astype(str)):
+        _require_names(labels, paths, len(selected))
+        return list(selected), list(labels)
+    texts = present.astype(str).tolist()
+    words = [text for text in texts if text]
+    classes = list(selected or words)
+    if unknown := [c for c in classes if c not in words]:
+        raise InputRefused(f"{paths[0]}: has no label '{unknown[0]}'; it has {', '.join(words)}")
+    code = {word: k for k, word in enumerate(classes)}
+    unlabelled = {} if selected else {"": NO_CLASS}  # selected classes leave out patches without a label
+    coded = np.array([(code | unlabelled).get(text, LEFT_OUT) for text in texts])
+    return classes, [None if v is None else coded[np.searchsorted(present, v)] for v in labels]
 
 
 def _distinct_labels(labels: Sequence[np.ndarray | None], paths: Sequence[Path]) -> np.ndarray | None:

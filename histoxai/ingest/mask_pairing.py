@@ -153,10 +153,8 @@ def _pair_by_key(root: Path, paths: list[Path], images: _FileRule, masks: _FileR
 
 
 def _image_error(path: Path, masks: list[Path], rule: _FileRule) -> InputRefused:
-    found = f"{len(masks)} masks ({', '.join(escape_text(m) for m in masks)})" if masks else "no mask"
-    return InputRefused(
-        f"{escape_text(path)}: has {found}; looked in {rule}: add it, or name another place with --masks"
-    )
+    has = f"{len(masks)} masks ({', '.join(escape_text(m) for m in masks)})" if masks else "no mask"
+    return InputRefused(f"{escape_text(path)}: has {has}; looked in {rule}: add it, or name another place with --masks")
 
 
 def _strip_endings(masks_by_key: dict[Key, list[Path]], image_keys: set[Key]) -> None:

@@ -32,11 +32,9 @@ class RowArray(Protocol):
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return rows [start, stop); raises InputRefused where they cannot be read."""
-        ...
 
     def chunk_counts(self) -> ChunkCounts | None:
         """Count the chunks in the file; None for an array that is stored in one piece."""
-        ...
 
 
 class NpyFile:

@@ -49,12 +49,11 @@ class OmeTiles:
             raise UsageError(f"--overlap {settings.overlap}: must be less than the side of a tile, {side}")
         self.index = PatchIndex([], settings.mpp, (side, side))
         self.index.facts = {"size": side, "overlap": settings.overlap}
-        self.index.extra = {"frame": [], "x": [], "y": [], "extent": []}
         if settings.size is None:
             self.index.notes.append(f"cut into tiles of {_SIDE} px (--size chooses)")
         self._levels: list[Level] = []
         self._tiles: list[tuple[int, Corner]] = []
-        self._tile_settings = Ingest(size=side, overlap=settings.overlap)
+        self._overlap = settings.overlap
         for image in images:
             with self.index.skipping_bad(path_in_source(root, image.path), settings):
                 self._add_image(root, image, settings.mpp)
@@ -85,10 +84,10 @@ class OmeTiles:
 
     def _cut(self, image: ZarrNode, level: Level) -> list[Corner]:
         (height, width), (side, _) = level.size, self.index.size
-        step = side - self._tile_settings.overlap
+        step = side - self._overlap
         if (height // step + 1) * (width // step + 1) > MAX_ROWS:
             raise InputRefused(f"{image.path}: claims {width:,} x {height:,} px; is it damaged?")
-        tiles = corners(level.size, self._tile_settings)
+        tiles = corners(level.size, side, self._overlap)
         if not tiles:
             raise InputRefused(f"{image.path}: is {width} x {height} px, smaller than a tile; choose a smaller --size")
         return tiles

@@ -103,10 +103,7 @@ class Polygons:
         return self._unions[key]
 
     def shares(self, names: Sequence[str], x: np.ndarray, y: np.ndarray, extent: float) -> np.ndarray:
-        """Return (n) float64 in 0..1: share of each tile that these classes cover together, by exact areas.
-
-        x, y: (n) upper-left corners, extent: the side, in level-0 px.
-        """
+        """Return the share of each tile that these classes cover together, as `Annotation`, by exact areas."""
         shapely, parts = self._shapely, self._union(names)
         covered = np.zeros(len(x))
         boxes = shapely.box(x, y, x + extent, y + extent)

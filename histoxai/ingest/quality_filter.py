@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from histoxai.ingest.formats.base import PatchSource
 from histoxai.ingest.quality import measure_quality, tissue_share
 
 _BATCH = 16  # patches that are read at once
+Measured = tuple[int, str | None, float]  # row, error or None, share of tissue
 
 
 class SelectedPatches:
@@ -45,63 +46,54 @@ class SelectedPatches:
         return np.concatenate([i for i, _ in parts]), np.concatenate(targets) if targets else None
 
 
-@dataclass(frozen=True)
-class QualityFilter:
-    """Criteria of the filter.
+def passing_rows(
+    source: PatchSource, min_tissue: float | None, skip_bad: bool, threads: int, progress: Progress
+) -> np.ndarray:
+    """Return the rows of a source that pass the filter; notes in its index say what is left out.
 
-    min_tissue: least share of tissue in 0..1, None for no limit. skip_bad: leave out patches that cannot be read
-    instead of raising their error. threads: patches are read by so many.
+    min_tissue: least share of tissue in 0..1, None for no limit. Raises InputRefused for a patch that cannot be read,
+    unless `skip_bad`, and where no patch passes.
     """
+    index, passes = source.index, np.ones(len(source.index), bool)
+    too_little_tissue = 0
+    progress.start("looking at all patches", len(index))
+    for batch in _measure(source, skip_bad, threads):
+        for row, error, share in batch:
+            passes[row] = error is None and (min_tissue is None or share >= min_tissue)
+            if error is not None:
+                index.left_out.append((index.patch_id[row], error))
+            elif not passes[row]:
+                too_little_tissue += 1
+        progress.advance(len(batch))
+    progress.stop()
+    if too_little_tissue:
+        index.notes.append(
+            f"left out: {too_little_tissue} of {len(index)} patches with less than {min_tissue:g} tissue"
+        )
+    if not passes.any():
+        raise InputRefused("no patch of the source is left; lower --min-tissue, or look at what --skip-bad lists")
+    return np.flatnonzero(passes)
 
-    min_tissue: float | None
-    skip_bad: bool
-    threads: int = 1
 
-    def select(self, source: PatchSource, progress: Progress) -> np.ndarray:
-        """Return the rows of a source that pass; notes in its index say what is left out.
-
-        Raises InputRefused for a patch that cannot be read, unless `skip_bad`, and where no patch passes.
-        """
-        index, passes = source.index, np.ones(len(source.index), bool)
-        too_little_tissue = 0
-        progress.start("looking at all patches", len(index))
-        for batch in self._measure(source):
-            for row, error, share in batch:
-                passes[row] = error is None and (self.min_tissue is None or share >= self.min_tissue)
-                if error is not None:
-                    index.left_out.append((index.patch_id[row], error))
-                elif not passes[row]:
-                    too_little_tissue += 1
-            progress.advance(len(batch))
-        progress.stop()
-        if too_little_tissue:
-            index.notes.append(
-                f"left out: {too_little_tissue} of {len(index)} patches with less than {self.min_tissue:g} tissue"
-            )
-        if not passes.any():
-            raise InputRefused("no patch of the source is left; lower --min-tissue, or look at what --skip-bad lists")
-        return np.flatnonzero(passes)
-
-    def _measure(self, source: PatchSource) -> Iterator[list[tuple[int, str | None, float]]]:
-        """Yield (row, error or None, share of tissue) of all patches, in batches."""
-
-        def measure(start: int) -> list[tuple[int, str | None, float]]:
-            stop = min(start + _BATCH, len(source.index))
-            try:
-                return [(start + i, None, share) for i, share in enumerate(_tissue(source, start, stop))]
-            except InputRefused:
-                return [self._measure_single(source, row) for row in range(start, stop)]
-
-        with ThreadPoolExecutor(max(1, self.threads)) as pool:
-            yield from pool.map(measure, range(0, len(source.index), _BATCH))
-
-    def _measure_single(self, source: PatchSource, row: int) -> tuple[int, str | None, float]:
+def _measure(source: PatchSource, skip_bad: bool, threads: int) -> Iterator[list[Measured]]:
+    def measure(start: int) -> list[Measured]:
+        stop = min(start + _BATCH, len(source.index))
         try:
-            return row, None, _tissue(source, row, row + 1)[0]
-        except InputRefused as error:
-            if not self.skip_bad:
-                raise
-            return row, str(error), 0.0
+            return [(start + i, None, share) for i, share in enumerate(_tissue(source, start, stop))]
+        except InputRefused:
+            return [_measure_single(source, row, skip_bad) for row in range(start, stop)]
+
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        yield from pool.map(measure, range(0, len(source.index), _BATCH))
+
+
+def _measure_single(source: PatchSource, row: int, skip_bad: bool) -> Measured:
+    try:
+        return row, None, _tissue(source, row, row + 1)[0]
+    except InputRefused as error:
+        if not skip_bad:
+            raise
+        return row, str(error), 0.0
 
 
 def _tissue(source: PatchSource, start: int, stop: int) -> list[float]:

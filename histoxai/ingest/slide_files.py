@@ -176,7 +176,7 @@ class ThreadLocalCache(threading.local, Generic[T]):
         return self._cached.cache_info().currsize
 
     def get(self, key: Path) -> T:
-        """Return the cached result, made where it is missing."""
+        """Return the cached result; create it where it is missing."""
         result: T = self._cached(os.getpid(), key)
         return result
 

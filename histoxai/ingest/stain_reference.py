@@ -62,11 +62,6 @@ def fit_stain(settings: Ingest) -> FittedStain | None:
     )
 
 
-def count_unchanged(stained: np.ndarray) -> int:
-    """Count the stored patches for which no fit was possible."""
-    return int((stained == UNCHANGED).sum())
-
-
 def _read_reference(path: Path) -> tuple[np.ndarray, str]:
     """Return the reference (H, W, 3) uint8, and the checksum of the file or the digest of the store."""
     if not path.exists():

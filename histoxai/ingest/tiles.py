@@ -24,19 +24,13 @@ class Corner(NamedTuple):
     x: int
 
 
-def corners(size: tuple[int, int], settings: Ingest) -> list[Corner]:
+def corners(size: tuple[int, int], side: int, overlap: int) -> list[Corner]:
     """Return the corners of all whole tiles of an image of `size` (height, width), row by row.
 
     Up to a tile at the right and the lower edge is left out.
     """
-    if settings.size is None:
-        return [Corner(0, 0)]
-    step = settings.size - settings.overlap
-    return [
-        Corner(y, x)
-        for y in range(0, size[0] - settings.size + 1, step)
-        for x in range(0, size[1] - settings.size + 1, step)
-    ]
+    rows, columns = (range(0, length - side + 1, side - overlap) for length in size)
+    return [Corner(y, x) for y in rows for x in columns]
 
 
 class TileLayout:
@@ -52,7 +46,6 @@ class TileLayout:
         if settings.size is not None:
             index.size = (settings.size, settings.size)
             index.facts |= {"size": settings.size, "overlap": settings.overlap}
-            index.extra |= {"frame": [], "x": [], "y": [], "extent": []}
 
     def add(self, number: int, path: Path, size: tuple[int, int], frame: str) -> int:
         """Cut image `number` of `size` (height, width) into patches; return how many there are.
@@ -61,7 +54,7 @@ class TileLayout:
         without tiles, not of the first image's size.
         """
         index, side = self._index, self._settings.size
-        tiles = corners(size, self._settings)
+        tiles = [Corner(0, 0)] if side is None else corners(size, side, self._settings.overlap)
         if not tiles:
             raise InputRefused(
                 f"{escape_text(path)}: is {size[1]} x {size[0]} px, smaller than a tile; "

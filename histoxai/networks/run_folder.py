@@ -107,10 +107,7 @@ def run_state(path: Path, identity: dict[str, Any], command: str) -> str:
 
 
 def discard_run(path: Path) -> None:
-    """Remove a run folder, to start over.
-
-    Raises InputRefused for a folder that holds no run.
-    """
+    """Remove a run folder, to start over; raises InputRefused for a folder that holds no run."""
     if not path.exists() or not any(path.iterdir()):
         return
     facts = read_json(path / RUN)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import numpy as np
 
 from histoxai.core.progress import Progress
-from histoxai.report.content import PageContent, run_facts
 from histoxai.report.figures.pool import FigurePool
 from histoxai.report.lineage import Lineage
 from histoxai.report.patch_explorer import choose_patches, positions_of
-from histoxai.report.script_data import ChosenPatches, ScriptData, add_explorer, choose_marks, script_data
+from histoxai.report.script_data import PagePatches, add_explorer, choose_points, script_data
 from histoxai.report.sections import (
     answer,
     classifier,
@@ -21,16 +20,14 @@ from histoxai.report.sections import (
     evidence,
     faithfulness,
     masks,
-    means,
-    origin,
     patches,
     robustness,
     scores,
     slides,
 )
 from histoxai.report.sections.base import ReportInputs
-from histoxai.report.sections.patches import ExplorerContent
 from histoxai.report.wording import hyphenated
+from histoxai.score.summary.scores import Scores
 from histoxai.settings import Report
 
 # Their figures take longest, so they are drawn while statistics are computed; their arrays come last in data.zarr.
@@ -45,17 +42,20 @@ _BUILDERS = (
     evidence.build,
     faithfulness.build,
     robustness.build,
-    means.build,
-    origin.build,
+    scores.build_all_means,
 )
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page: values of its template, data of its scripts, arrays of data.zarr and the names along their axes."""
+    """A page: values of its template, data of its scripts, arrays of data.zarr and the names along their axes.
 
-    content: PageContent
-    data: ScriptData
+    scores: in the corrected profile, from which the page is made.
+    """
+
+    content: dict[str, Any]
+    data: dict[str, Any]
+    scores: Scores
     arrays: dict[str, np.ndarray]
     axes: dict[str, list[str]]
 
@@ -66,26 +66,27 @@ def build_page(lineage: Lineage, settings: Report, figures: FigurePool, progress
     Raises UsageError for a measure, class or patch that the store lacks.
     """
     inputs = ReportInputs(lineage, settings, figures, progress)
-    requested = positions_of(settings.show, inputs.patch_id)
+    from_option = positions_of(settings.show, inputs.patch_id)
     slow_sections = [build(inputs) for build in _SLOW_BUILDERS]
     sections = [*[build(inputs) for build in _BUILDERS], *slow_sections]
-    shown = choose_patches(inputs, requested)
-    marked = choose_marks(inputs.results.scores, shown)
-    scripts = script_data(inputs, marked)
+    with_layers = choose_patches(inputs, from_option)
+    with_points = choose_points(inputs.results.scores, with_layers)
+    scripts = script_data(inputs, with_points)
     figures.finish(progress)
-    count = add_explorer(inputs, scripts, ChosenPatches(shown, marked, requested))
-    explorer: ExplorerContent = {"count": count, "points": len(marked), "mask": hyphenated(inputs.primary_mask)}
-    content: dict[str, object] = {
-        **run_facts(lineage),
+    count = add_explorer(inputs, scripts, PagePatches(with_layers, with_points, from_option))
+    content: dict[str, Any] = {
+        **lineage.facts(),
         "title": settings.title,
         "methods": lineage.method_names,
-        "explorer": explorer,
+        "explorer": {"count": count, "points": len(with_points), "mask": hyphenated(inputs.primary_mask)},
+        "lineage": lineage.ancestors(),
+        "commands": lineage.commands(),
     }
     arrays: dict[str, np.ndarray] = {}
     for section in sections:
         content |= section.content
         arrays |= section.arrays
-    return Page(cast(PageContent, content), scripts, arrays, _axes_of_arrays(inputs))
+    return Page(content, scripts, inputs.results.scores, arrays, _axes_of_arrays(inputs))
 
 
 def _axes_of_arrays(inputs: ReportInputs) -> dict[str, list[str]]:

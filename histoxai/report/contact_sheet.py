@@ -91,7 +91,7 @@ def draw_sheet(title: str, subtitle: str, sections: Sequence[Section]) -> bytes:
 
 
 def _draw_section(canvas: _Canvas, section: Section, top: int) -> int:
-    # from `top` on; returns the top of what follows
+    # draws from `top` on, and returns the top of the next section
     if section.heading:
         canvas.rule(top)
         canvas.text((_MARGIN, top + 10), section.heading, _HEAD_SIZE, canvas.width - 2 * _MARGIN, bold=True)
@@ -117,7 +117,7 @@ def _strips_by_line(strips: Sequence[Strip], width: int) -> list[list[Strip]]:
 
 
 def _draw_strips(canvas: _Canvas, strips: Sequence[Strip], top: int) -> int:
-    # names, tiles and notes of one line; returns the top of the next line
+    # draws names, tiles and notes of one line, and returns the top of the next line
     names = [in_two_lines(strip.name, strip.width, _font(_NOTE_SIZE, False)) for strip in strips]
     tiles = [tile for strip in strips for tile in strip.tiles]
     names_height = _NOTE_HEIGHT * max(len(name) for name in names) + 2

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypedDict
 
 import numpy as np
 
+from histoxai import __version__
 from histoxai.core.errors import Damaged, Incomplete, InputRefused, ParentChanged
 from histoxai.core.s3_paths import with_s3_urls
 from histoxai.explain.maps_store import StoredMethod, stored_methods
@@ -34,15 +35,6 @@ class Partial(TypedDict):
 
     patches: int
     of: int
-
-
-class Ancestor(TypedDict):
-    """A store or run folder that a page was made from, and the command that made it."""
-
-    name: str
-    path: str
-    digest: str
-    command: str
 
 
 @dataclass
@@ -70,6 +62,25 @@ class Lineage:
         recorded = self.scores.header.get("partial")
         total = recorded["of"] if recorded else self.scores.array("values").shape[0]
         return {"patches": len(self.rows), "of": total} if recorded or len(self.rows) < total else None
+
+    @property
+    def partial_note(self) -> str:
+        """The note on figures of an incomplete store, as in "partial: 8 of 10 patches"; empty for a complete one."""
+        partial = self.partial
+        return f"partial: {partial['patches']:,} of {partial['of']:,} patches" if partial else ""
+
+    def facts(self) -> dict[str, Any]:
+        """Return the run at a glance; size: height and width; split_by: None for stores that recorded no rule."""
+        return {
+            "version": __version__,
+            "patches": len(self.rows),
+            "partial": self.partial_note,
+            "groups": len(set(self.column("group").tolist())),
+            "split": self.maps.header["settings"]["split"],
+            "split_by": self.patches.store.header["settings"].get("split_by"),
+            "size": self.patches.size,
+            "target": self.scores.header["target"],
+        }
 
     @cached_property
     def methods(self) -> dict[str, StoredMethod]:
@@ -152,7 +163,7 @@ class Lineage:
         predicted = abbreviate(self.patches.classes[int(prediction[position])])
         return f"{abbreviate(class_name)}\npred. {predicted}, {probability[position]:.2f}"
 
-    def ancestors(self) -> list[Ancestor]:
+    def ancestors(self) -> list[dict[str, str]]:
         """Return name, path, digest and command of every ancestor, and of the scores store."""
         stores: list[tuple[str, Path, str, Mapping[str, Any]]] = [
             ("patches", self.patches.path, self.patches.digest, self.patches.store.header),

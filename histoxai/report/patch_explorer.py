@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from typing import TypedDict
+from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 
@@ -16,27 +18,6 @@ from histoxai.report.sections.base import ReportInputs
 from histoxai.score.threshold_curves import levels
 
 MAX_SIGNED_SIDE = 128  # px of signed evidence: it is only looked at, and noise does not compress
-
-
-class SignedLayer(TypedDict):
-    """Signed evidence: `plane` packed, 127 is zero and 254 is `most`, the largest absolute value; size: H, W."""
-
-    plane: str
-    size: list[int]
-    most: str
-
-
-class PatchLayers(TypedDict):
-    """A patch as JPEG, its masks (bit 0 tumor, bit 1 non-tumor), and by method its map and signed evidence.
-
-    maps: packed counts of the thresholds 0, 0.01, ... below each pixel, as scores count them. A layer is None where a
-    map is not finite.
-    """
-
-    image: str
-    masks: str
-    maps: list[str | None]
-    signed: list[SignedLayer | None]
 
 
 def positions_of(patch_ids: Sequence[str], known: np.ndarray) -> list[int]:
@@ -52,18 +33,17 @@ def positions_of(patch_ids: Sequence[str], known: np.ndarray) -> list[int]:
     return [position[i] for i in patch_ids]
 
 
-def choose_patches(inputs: ReportInputs, requested: Sequence[int]) -> list[int]:
-    """Choose the patches to show, the most important first: `requested`, then at most `--examples` in all.
+def choose_patches(inputs: ReportInputs, required: Sequence[int]) -> list[int]:
+    """Choose the patches to show, the most important first: `required` ones, then at most `--examples` in all.
 
     The study's examples are followed by, of each class in turn, the best and the worst patch by the mean of methods,
     the one on which methods differ most, and a random one.
     """
     most = inputs.settings.examples
     chosen = [i for row in inputs.examples for i in row if i is not None]
-    rankings = _rankings(inputs, most)
-    for k in range(max((len(r) for r in rankings), default=0)):
-        chosen += [r[k] for r in rankings if k < len(r)]
-    first = list(dict.fromkeys(requested))
+    for of_rank in zip_longest(*_rankings(inputs, most)):
+        chosen += [i for i in of_rank if i is not None]
+    first = list(dict.fromkeys(required))
     rest = [i for i in dict.fromkeys(chosen) if i not in set(first)]
     return first + rest[: max(0, most - len(first))]
 
@@ -85,17 +65,20 @@ def _rankings(inputs: ReportInputs, most: int) -> list[list[int]]:
 
 def _mean_and_range(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # over the methods of values (n, methods); NaN without a value, and a range without two
-    finite = np.isfinite(values)
-    n = finite.sum(axis=1)
-    mean = np.where(n > 0, np.where(finite, values, 0).sum(axis=1) / np.maximum(n, 1), np.nan)
-    spread = np.where(finite, values, -np.inf).max(axis=1) - np.where(finite, values, np.inf).min(axis=1)
-    return mean, np.where(n > 1, spread, np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of patches without a value
+        mean, spread = np.nanmean(values, axis=1), np.nanmax(values, axis=1) - np.nanmin(values, axis=1)
+    return mean, np.where(np.isfinite(values).sum(axis=1) > 1, spread, np.nan)
 
 
-def encode_patches(lineage: Lineage, positions: Sequence[int], budget: int, progress: Progress) -> list[PatchLayers]:
-    """Encode the layers of the first patches among `positions`, as many as fit into `budget` characters."""
+def encode_patches(lineage: Lineage, positions: Sequence[int], budget: int, progress: Progress) -> list[dict[str, Any]]:
+    """Encode the layers of the first patches among `positions`, as many as fit into `budget` characters.
+
+    A patch has its image as JPEG, its masks (bit 0 tumor, bit 1 non-tumor), and by method its map and signed evidence,
+    None where a map is not finite.
+    """
     progress.start("patches", len(positions))
-    encoded: list[PatchLayers] = []
+    encoded: list[dict[str, Any]] = []
     for position in positions:
         layers = _encode(lineage, position)
         budget -= _length(layers)
@@ -107,7 +90,7 @@ def encode_patches(lineage: Lineage, positions: Sequence[int], budget: int, prog
     return encoded
 
 
-def _encode(lineage: Lineage, position: int) -> PatchLayers:
+def _encode(lineage: Lineage, position: int) -> dict[str, Any]:
     patch, methods = lineage.masked_patches([position])[0], lineage.method_names
     return {
         "image": jpeg(patch.image),
@@ -117,18 +100,20 @@ def _encode(lineage: Lineage, position: int) -> PatchLayers:
     }
 
 
-def _length(layers: PatchLayers) -> int:
+def _length(layers: dict[str, Any]) -> int:
     planes = [m for m in layers["maps"] if m] + [s["plane"] for s in layers["signed"] if s]
     return sum(len(text) for text in (layers["image"], layers["masks"], *planes))
 
 
 def _map_layer(plane: np.ndarray) -> str | None:
+    # at each pixel the number of thresholds 0, 0.01, ... below its value, as scores count them
     if not np.isfinite(plane).all():
         return None
     return packed(levels(plane).astype(np.uint8).reshape(plane.shape))
 
 
-def _signed_layer(evidence: np.ndarray) -> SignedLayer | None:
+def _signed_layer(evidence: np.ndarray) -> dict[str, Any] | None:
+    # 127 is zero and 254 is `most`, the largest absolute value; size: H, W
     if not np.isfinite(evidence).all():
         return None
     # averaged over squares of `step` px, so that no side is longer than MAX_SIGNED_SIDE

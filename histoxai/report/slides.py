@@ -84,11 +84,11 @@ def patch_positions(lineage: Lineage) -> PatchPositions | None:
     names, which = np.unique(frame, return_inverse=True)
     order = np.argsort(turns, kind="stable")
     _, first = np.unique(np.column_stack([which, x, y, extent])[order], axis=0, return_index=True)
-    kept = np.full(len(rows), -1)
-    kept[order[first]] = which[order[first]]
+    slide_of_patch = np.full(len(rows), -1)
+    slide_of_patch[order[first]] = which[order[first]]
     if (unnamed := np.flatnonzero(names == "")).size:
-        kept[kept == unnamed[0]] = -1
-    return PatchPositions(names.tolist(), kept, x, y, extent, turns) if (kept >= 0).any() else None
+        slide_of_patch[slide_of_patch == unnamed[0]] = -1
+    return PatchPositions(names.tolist(), slide_of_patch, x, y, extent, turns) if (slide_of_patch >= 0).any() else None
 
 
 def find_slides(lineage: Lineage, positions: PatchPositions | None, most: int | None = None) -> list[Slide]:
@@ -123,7 +123,7 @@ def _slide(
 
 
 def _ingested(patches: Patches) -> Patches | None:
-    # the store that ingest made, whose header names the slides
+    # the store written by `ingest`; its header names the slides
     try:
         while "patches" in patches.store.header["parents"]:
             patches = Patches(locate_parent(patches.path, patches.store.header["parents"]["patches"]["path"]))
@@ -160,7 +160,7 @@ def _viewer_frame(path: Path) -> tuple[int, int, int, int] | None:
 def paste(canvas: np.ndarray, plane: np.ndarray, square: tuple[float, float, float], scale: float) -> None:
     """Resize a patch (H, W, ...) and paste it onto a canvas of `scale` px per px of the slide.
 
-    square: corner x, y and width of the patch in px of the slide. What lies outside of the canvas is cut off.
+    square: corner x, y and width of the patch in px of the slide. Pixels outside of the canvas are cut off.
     """
     x, y, width = square
     left, top = round(x * scale), round(y * scale)

@@ -16,7 +16,7 @@ from histoxai.store.patches import Copies
 from histoxai.store.schema import SPLITS
 from histoxai.train.augmentation import Augmenter
 
-_EPOCHS = 4  # whose augmentation is drawn
+_EPOCHS = 4  # with augmented tiles
 _LEAST_PARENTS = 2
 
 

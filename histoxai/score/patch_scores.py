@@ -1,4 +1,4 @@
-"""Score the maps of one patch: the arrays of a scores store, and what fills a row of each.
+"""Score the maps of one patch, and fill its row in every array of a scores store.
 
 The built-in profiles share arrays. `values`: the study's seven measures in both profiles. `measures`: all other
 measures of the corrected profile. `chance`: the chance of all measures of the corrected profile. Each further profile
@@ -53,9 +53,9 @@ def score_axes(methods: list[StoredMethod]) -> dict[str, Any]:
 
 
 def score_item(axes: dict[str, Any], patches: int, classes: int, height: int, shard: int) -> Item:
-    """Return the work item of a scores store: all arrays of `patches` rows, in shards of so many.
+    """Return the work item of a scores store: all arrays, of `patches` rows, in shards of `shard` rows.
 
-    axes: of `score_axes`. height: lines of a mask.
+    axes: from `score_axes`. classes: number of classes. height: lines of a mask.
     """
     pairs = (len(axes["method"]), len(axes["mask"]))
     counts = len(axes["count"])
@@ -84,14 +84,14 @@ def score_item(axes: dict[str, Any], patches: int, classes: int, height: int, sh
 
 
 def _plugin_parameters(axes: dict[str, Any]) -> dict[str, Any]:
-    """Return what the columns depend on beyond histoxai: packages of measures, and further profiles' measures.
+    """Return the plugins that columns depend on: packages of measures, and measures of further profiles.
 
-    Tasks with other plugins are then refused. Empty without plugins, so that stores stay as they are.
+    They become parameters of the work item, so that a task with other plugins is refused. Empty without plugins.
     """
     origins = {name: registry.origin("measure", name) for name in axes["chance"] if name in registry.names("measure")}
     packages = {name: package for name, package in origins.items() if package != registry.OWN}
-    found = {"measures": packages, "profiles": axes.get("profiles", {})}
-    return {key: value for key, value in found.items() if value}
+    parameters = {"measures": packages, "profiles": axes.get("profiles", {})}
+    return {key: value for key, value in parameters.items() if value}
 
 
 @dataclass(frozen=True)
@@ -122,10 +122,10 @@ class PatchScorer:
         return self.settings.measures == "all"
 
     def _views(self, method: StoredMethod, raw: Arrays, masks: PatchMasks) -> dict[str, RenderedMap]:
-        # the map as each profile renders it; equal renderings are one object, so that they share what is computed
+        # the map as each profile renders it; equal renderings are one object, so that results are computed once
         height, width = masks[0].binary.shape
         nan_plane = method.plane(raw, 0, (height, width), NAN)
-        # without NaN no channel is constant: what `constant` stands for does not matter, and one rendering serves all
+        # a plane without NaN has no constant channel, so that all values of `constant` render the same
         is_finite = bool(np.isfinite(nan_plane).all())
 
         def plane(constant: float) -> np.ndarray:
@@ -142,15 +142,14 @@ class PatchScorer:
         return views
 
     def _fill_built_in(self, views: dict[str, RenderedMap], out: Arrays, grey: list[np.ndarray]) -> None:
-        # grey: levels of each mask's probability, where all is measured
+        # grey: `levels` of each mask's probability; empty with --measures counts
         view, masks = views["corrected"], views["corrected"].masks
         out["counts"][:], out["union"][:] = view.counts[:-1], view.counts[-1]
         out["stretched"][:] = views["thesis"].once(stretched_counts)
         values, out["chance"][:] = CorrectedProfile().score(view)
-        at = [k for k, m in enumerate(CorrectedProfile.measures()) if m.name in STUDY]
-        others = [k for k, m in enumerate(CorrectedProfile.measures()) if m.name not in STUDY]
-        out["values"][:, 0], out["values"][:, 1] = values[:, at], views["thesis"].once(values_of)
-        out["measures"][:], out["flags"][:] = values[:, others], view.flags
+        study = np.array([m.name in STUDY for m in CorrectedProfile.measures()])
+        out["values"][:, 0], out["values"][:, 1] = values[:, study], views["thesis"].once(values_of)
+        out["measures"][:], out["flags"][:] = values[:, ~study], view.flags
         if self._all:
             map_levels = levels(view.plane)
             out["curves"][:] = [threshold_histogram(map_levels, mask.binary) for mask in masks]

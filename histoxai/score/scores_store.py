@@ -1,4 +1,4 @@
-"""What a scores store says: its values in one profile, summed up with intervals, chance and tests."""
+"""Read a scores store in one profile, and summarise it with intervals, chance and tests."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from histoxai.core.registry import resolve
 from histoxai.score.export import write_table
 from histoxai.score.profiles.base import ProfileScores, StoredScores
 from histoxai.score.results import FaithfulnessSummary, ItemState, SanitySummary, ScoreSummary
-from histoxai.score.summary import faithfulness
-from histoxai.score.summary import summarise as summarise_module
+from histoxai.score.summary import faithfulness, summarise
 from histoxai.score.summary.scores import Method, Scores, apply_convention, measures_of, with_primary
 from histoxai.settings import PROBES, SANITY, Statistics
 from histoxai.store.shards import Store, open_store
@@ -24,11 +23,11 @@ SCHEMA = "histoxai.score/1"
 
 
 def export(path: Path, profile: str, statistics: Statistics, table: Path, summary: ScoreSummary | None) -> None:
-    """Write one table beside a scores store: the means, where its name begins so, or one row per patch."""
+    """Write one table of a scores store: the means, if its name begins with "means", else one row per patch."""
     if summary is not None and table.name.startswith("means"):
         write_table(table, (dict(row) for row in summary["rows"]))
     else:
-        write_table(table, (dict(row) for row in summarise_module.patch_rows(read(path, profile, statistics.empty))))
+        write_table(table, (dict(row) for row in summarise.patch_rows(read(path, profile, statistics.empty))))
 
 
 def profiles_of(header: dict[str, Any]) -> list[str]:
@@ -102,26 +101,26 @@ def summary_of(
 ) -> ScoreSummary:
     """Return `summary` of what `read` gave for these rows."""
     statistics = with_primary(scores, statistics)
-    made = summarise_module.summarise(scores, statistics, progress.advance)
-    runs = _FaithfulnessRuns.open(path, rows, progress)
+    means = summarise.summarise(scores, statistics, progress.advance)
+    runs = _StoredRuns.open(path, rows, progress)
     return {
         "schema": SCHEMA,
-        **made,
+        **means,
         "faithfulness": runs.faithfulness(scores, statistics),
         "sanity": runs.sanity(scores, statistics),
     }
 
 
 @dataclass(frozen=True)
-class _FaithfulnessRuns:
-    """Items of a scores store that tested maps on the model, as far as they are done; rows: of which patches."""
+class _StoredRuns:
+    """Tests of maps on the model that a scores store holds, as far as they are done; rows: of which patches."""
 
     store: Store
     rows: np.ndarray | None
     states: dict[str, Any]
 
     @classmethod
-    def open(cls, path: Path, rows: np.ndarray | None, progress: Progress) -> _FaithfulnessRuns:
+    def open(cls, path: Path, rows: np.ndarray | None, progress: Progress) -> _StoredRuns:
         """Open a store, and warn of items that have gaps."""
         store = open_store(path, "scores", "score")
         states = {name: state for name, state in store.completeness().items() if name in (*PROBES, SANITY)}
@@ -144,7 +143,7 @@ class _FaithfulnessRuns:
         return {"probes": {p: self._about(p) for p in probes}, "rows": rows, "curves": drawn}
 
     def sanity(self, scores: Scores, statistics: Statistics) -> SanitySummary | None:
-        """Return what is left of maps under randomised weights; None where that was not tested."""
+        """Return the rows of the sanity check; None where it was not run."""
         if SANITY not in self.states:
             return None
         layers = self.states[SANITY]["what"]["layers"]
@@ -162,5 +161,5 @@ class _FaithfulnessRuns:
 
 def patch_rows(path: Path, profile: str, empty: str = "exclude") -> Iterator[dict[str, Any]]:
     """Yield what `score --jsonl` prints: one row per patch, method, mask and metric, with the keys of `summary`."""
-    for row in summarise_module.patch_rows(read(path, profile, empty)):
+    for row in summarise.patch_rows(read(path, profile, empty)):
         yield {"schema": SCHEMA, **row}

@@ -1,5 +1,6 @@
 """One frozen dataclass a verb: every option's default (the study's, where it has one), bounds, unit and help."""
 
+# ruff: noqa: F401
 from histoxai.settings.augment import Audit, Augment
 from histoxai.settings.base import bounded, check_bounds
 from histoxai.settings.explain import Explain
@@ -10,27 +11,3 @@ from histoxai.settings.report import Comparison, Report
 from histoxai.settings.score import INFILLS, PROBES, SANITY, Faithfulness, Score, Statistics
 from histoxai.settings.train import Augmentation, TrainCls, Training, TrainSeg
 from histoxai.settings.work import Work
-
-__all__ = [
-    "INFILLS",
-    "PROBES",
-    "SANITY",
-    "Audit",
-    "Augment",
-    "Augmentation",
-    "Comparison",
-    "Explain",
-    "Faithfulness",
-    "Ingest",
-    "Masks",
-    "Predict",
-    "Report",
-    "Score",
-    "Statistics",
-    "TrainCls",
-    "TrainSeg",
-    "Training",
-    "Work",
-    "bounded",
-    "check_bounds",
-]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from histoxai.core.errors import UsageError
 from histoxai.settings import base
-from histoxai.settings.base import Checked, Option, option
+from histoxai.settings.base import Checked, option
 
 _SPLIT = "Split"
 
@@ -20,44 +21,39 @@ def parse_fractions(text: str) -> tuple[float, float, float]:
     return train, validation, test
 
 
-def _near() -> base.Any:
-    declared = Option("Near duplicates: bits by which hashes may differ.", _SPLIT, "BITS")
-    return option(None, declared, ge=0, le=8)
+_near = partial(option, None, "Near duplicates: bits by which hashes may differ.", _SPLIT, "BITS", ge=0, le=8)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augment(Checked):
     """How `augment` splits, rotates and balances patches.
 
-    fractions: of train, validation and test; they add up to 1. split_by: what stays on one side of the split with all
-    its relatives; group is the patient where known, else the scan; patch is the study's rule, and source keeps the
-    source's own split. folds, fold: cut into that many equal parts, of which this one is test and the next validation.
-    hold_out: sites that are the test split. near: patches whose perceptual hashes differ in at most so many bits stay
-    together too.
+    fractions: they add up to 1. split_by: what stays on one side of the split with all its relatives; group is the
+    patient where known, else the scan; patch is the study's rule, and source keeps the source's own split. near:
+    patches whose perceptual hashes differ in at most so many bits stay together too.
     """
 
     fractions: tuple[float, float, float] = option(
-        (0.5, 0.2, 0.3),
-        Option("Shares of train, validation, test.", _SPLIT, "A,B,C", parse=parse_fractions, text=base.join),
+        (0.5, 0.2, 0.3), "Shares of train, validation, test.", _SPLIT, "A,B,C", parse=parse_fractions, text=base.join
     )
     split_by: str = option(
         "group",
-        Option("What no two splits share", _SPLIT, "NAME"),
+        "What no two splits share",
+        _SPLIT,
+        "NAME",
         choices=("group", "scan", "patient", "site", "patch", "source"),
     )
     seed: int = base.seed()
     shard_size: int = base.shard_size(512)
-    folds: int | None = option(None, Option("Cut into equal parts instead; with --fold.", _SPLIT, "K"), ge=3, le=1000)
-    fold: int | None = option(None, Option("Part for testing, from 0; the next validates.", _SPLIT, "I"), ge=0)
+    folds: int | None = option(None, "Cut into equal parts instead; with --fold.", _SPLIT, "K", ge=3, le=1000)
+    fold: int | None = option(None, "Part for testing, from 0; the next validates.", _SPLIT, "I", ge=0)
     hold_out: tuple[str, ...] | None = option(
         None,
-        Option(
-            "Sites that are the test split, commas between.",
-            _SPLIT,
-            "NAMES",
-            parse=base.names("--hold-out"),
-            text=base.join,
-        ),
+        "Sites that are the test split, commas between.",
+        _SPLIT,
+        "NAMES",
+        parse=base.names("--hold-out"),
+        text=base.join,
     )
     near: int | None = _near()
 
@@ -78,6 +74,6 @@ class Augment(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class Audit(Checked):
-    """What `audit` looks for; near: as in `Augment`, None to leave near duplicates out."""
+    """Settings of `audit`; near: as in `Augment`, None to leave near duplicates out."""
 
     near: int | None = _near()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import Field, dataclass, field, fields
+from functools import partial
 from typing import Any
 
 from histoxai.core.errors import UsageError
@@ -60,9 +61,18 @@ def bounded(default: Any, **bounds: Any) -> Any:
     return field(default=default, metadata=bounds)
 
 
-def option(default: Any, declared: Option, **bounds: Any) -> Any:
-    """Declare a dataclass field that is an option of the command line, with bounds as in `bounded`."""
-    return field(default=default, metadata={**bounds, "option": declared})
+def option(default: Any, help: str, panel: str = METHOD, unit: str | None = None, **more: Any) -> Any:
+    """Declare a dataclass field that is an option of the command line.
+
+    more: bounds as in `bounded`, and further fields of `Option`.
+    """
+    bounds = {key: more.pop(key) for key in (*_BOUNDS, "choices") if key in more}
+    return field(default=default, metadata={**bounds, "option": Option(help, panel, unit, **more)})
+
+
+def with_default(parent: type, name: str, default: Any) -> Any:
+    """Declare a field as a parent dataclass does, with another default."""
+    return field(default=default, metadata=next(f.metadata for f in fields(parent) if f.name == name))
 
 
 def declared(entry: Field[Any]) -> Option | None:
@@ -108,12 +118,12 @@ def names(flag: str) -> Callable[[str], tuple[str, ...]]:
     """Return a parser of names with commas between them; it raises UsageError for none, and for one given twice."""
 
     def parse(text: str) -> tuple[str, ...]:
-        found = tuple(word.strip() for word in text.split(",") if word.strip())
-        if not found:
+        words = tuple(word.strip() for word in text.split(",") if word.strip())
+        if not words:
             raise UsageError(f"{flag}: names at least one, comma between them")
-        if len(set(found)) < len(found):
+        if len(set(words)) < len(words):
             raise UsageError(f"{flag} {text}: names one twice")
-        return found
+        return words
 
     return parse
 
@@ -128,49 +138,28 @@ def join(values: tuple[Any, ...] | None) -> str | None:
     return None if values is None else ",".join(map(str, values))
 
 
-# ---- options that several verbs have
+# ---- options that several verbs have; each is called with what differs between the verbs
 
-
-def seed() -> Any:
-    """Declare `--seed`."""
-    return option(0, Option("Seed of everything random.", BEHAVIOUR, "N"), ge=0)
-
-
-def device() -> Any:
-    """Declare `--device`."""
-    return option("auto", Option("auto, cpu, cuda or cuda:INDEX.", DEVICE, "NAME"))
-
-
-def micro_batch() -> Any:
-    """Declare `--micro-batch` of a network that only looks at patches."""
-    return option(16, Option("Patches in one pass of the network.", DEVICE, "N"), ge=1, le=MAX_MICRO_BATCH)
-
-
-def shard_size(default: int) -> Any:
-    """Declare `--shard-size`."""
-    declared = Option("Patches of a shard, the unit of work.", ARRAY, "N")
-    return option(default, declared, ge=1, le=MAX_SHARD_ROWS)
-
-
-def split(default: str) -> Any:
-    """Declare `--split`."""
-    return option(default, Option("Patches of which split", INPUT), choices=("train", "validation", "test", "all"))
-
-
-def primary(panel: str) -> Any:
-    """Declare `--primary`."""
-    default_text = "auroc; iou for the thesis profile"
-    return option(None, Option("Measure by which methods are compared.", panel, "NAME", default_text=default_text))
-
-
-def cancer(panel: str) -> Any:
-    """Declare `--cancer`."""
-    declared = Option(
-        "Classes with tumor, commas between.",
-        panel,
-        "NAMES",
-        parse=names("--cancer"),
-        text=join,
-        default_text="all but A, N, ...",
-    )
-    return option(None, declared)
+seed = partial(option, 0, "Seed of everything random.", BEHAVIOUR, "N", ge=0)
+device = partial(option, "auto", "auto, cpu, cuda or cuda:INDEX.", DEVICE, "NAME")
+micro_batch = partial(option, 16, "Patches in one pass of the network.", DEVICE, "N", ge=1, le=MAX_MICRO_BATCH)
+shard_size = partial(
+    option, help="Patches of a shard, the unit of work.", panel=ARRAY, unit="N", ge=1, le=MAX_SHARD_ROWS
+)
+split = partial(option, help="Patches of which split", panel=INPUT, choices=("train", "validation", "test", "all"))
+primary = partial(
+    option,
+    None,
+    "Measure by which methods are compared.",
+    unit="NAME",
+    default_text="auroc; iou for the thesis profile",
+)
+cancer = partial(
+    option,
+    None,
+    "Classes with tumor, commas between.",
+    unit="NAMES",
+    parse=names("--cancer"),
+    text=join,
+    default_text="all but A, N, ...",
+)

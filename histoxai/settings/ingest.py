@@ -8,7 +8,7 @@ from pathlib import Path
 from histoxai.core import registry
 from histoxai.core.errors import UsageError
 from histoxai.settings import base
-from histoxai.settings.base import INPUT, Checked, Option, option
+from histoxai.settings.base import INPUT, Checked, option
 
 _TARGETS = "Classes and masks"
 _PIXELS = "Pixels and quality"
@@ -17,53 +17,45 @@ _PIXELS = "Pixels and quality"
 def _names(name: str, help: str, default_text: str | None = None, unit: str = "NAMES", empty: bool = False) -> base.Any:
     # names with commas between them; `empty`: () by default instead of None
     text = (lambda names: base.join(names) or None) if empty else base.join  # () is no text
-    declared = Option(help, _TARGETS, unit, parse=base.names(name), text=text, default_text=default_text)
-    return option(() if empty else None, declared)
+    default = () if empty else None
+    return option(default, help, _TARGETS, unit, parse=base.names(name), text=text, default_text=default_text)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ingest(Checked):
-    """What `ingest` reads and how; a format uses what means something to it and refuses what does not.
+    """Settings of `ingest`; a format uses those that apply to it and refuses the others.
 
-    mpp: micrometres per pixel, for slides those at which tiles are cut, elsewhere those of the images. size: side of a
-    tile in px; None takes images as they are. images, masks, labels: names of the parts of a source (folders or endings
-    of `pairs`, datasets of `hdf5` and `zarr`, files of `npy`). stain_reference: an image or a patch store.
+    mpp: of slides that at which tiles are cut, elsewhere that of the images. images, masks, labels: folders or endings
+    of `pairs`, datasets of `hdf5` and `zarr`, files of `npy`.
     """
 
-    format: str = option("auto", Option("auto, " + ", ".join(registry.builtin_names("format")) + ".", INPUT, "NAME"))
+    format: str = option("auto", "auto, " + ", ".join(registry.builtin_names("format")) + ".", INPUT, "NAME")
     classes: tuple[str, ...] | None = _names("--classes", "Classes in order: A,N,R1.")
-    mpp: float | None = option(None, Option("Micrometres per pixel.", _PIXELS, "UM"), gt=0.01, lt=100)
+    mpp: float | None = option(None, "Micrometres per pixel.", _PIXELS, "UM", gt=0.01, lt=100)
     tumor: tuple[str, ...] | None = _names("--tumor", "Mask types in the tumor plane.", "PanNuke: neoplastic")
     non_tumor: tuple[str, ...] | None = _names(
         "--non-tumor", "Mask types in the non-tumor plane.", "PanNuke: connective"
     )
     shard_size: int = base.shard_size(512)
     size: int | None = option(
-        None,
-        Option("Side of the tiles.", _PIXELS, "PX", default_text="slides: 256; else images as they are"),
-        ge=8,
-        le=8192,
+        None, "Side of the tiles.", _PIXELS, "PX", default_text="slides: 256; else images as they are", ge=8, le=8192
     )
-    overlap: int = option(0, Option("Overlap of neighbouring tiles.", _PIXELS, "PX"), ge=0)
+    overlap: int = option(0, "Overlap of neighbouring tiles.", _PIXELS, "PX", ge=0)
     class_map: tuple[str, ...] = _names("--class-map", "Mask values: 3=epithelial,4=spindle.", unit="PAIRS", empty=True)
-    images: str | None = option(None, Option("Folder, ending, dataset or file of the images.", INPUT, "NAME"))
-    masks: str | None = option(None, Option("Folder, ending, dataset or file of the masks.", INPUT, "NAME"))
-    labels: str | None = option(None, Option("Folder, ending, dataset or file of the labels.", INPUT, "NAME"))
+    images: str | None = option(None, "Folder, ending, dataset or file of the images.", INPUT, "NAME")
+    masks: str | None = option(None, "Folder, ending, dataset or file of the masks.", INPUT, "NAME")
+    labels: str | None = option(None, "Folder, ending, dataset or file of the labels.", INPUT, "NAME")
     magnification: str = option(
-        "20x", Option("DiagSet's folder of which magnification", INPUT), choices=("5x", "10x", "20x", "40x")
+        "20x", "DiagSet's folder of which magnification", INPUT, choices=("5x", "10x", "20x", "40x")
     )
-    partition: str | None = option(None, Option("DiagSet's folder of partitions, if several.", INPUT, "NAME"))
-    annotations: Path | None = option(None, Option("GeoJSON or mask TIFF of slides, or a folder.", _TARGETS, "PATH"))
-    min_overlap: float = option(
-        0.75, Option("Share of a tile to be covered by annotation.", _TARGETS, "SHARE"), gt=0, le=1
-    )
-    min_tissue: float | None = option(
-        None, Option("Leave out patches with less tissue, 0 to 1.", _PIXELS, "SHARE"), ge=0, le=1
-    )
-    metadata: Path | None = option(None, Option("CSV from scan to patient, site, label.", INPUT, "CSV"))
-    stain: str = option("none", Option("Normalise stains by", _PIXELS), choices=("none", "macenko", "reinhard"))
-    stain_reference: Path | None = option(None, Option("Image or patch store whose stains to match.", _PIXELS, "PATH"))
-    skip_bad: bool = option(False, Option("Leave out unreadable files, and list them.", _PIXELS))
+    partition: str | None = option(None, "DiagSet's folder of partitions, if several.", INPUT, "NAME")
+    annotations: Path | None = option(None, "GeoJSON or mask TIFF of slides, or a folder.", _TARGETS, "PATH")
+    min_overlap: float = option(0.75, "Share of a tile to be covered by annotation.", _TARGETS, "SHARE", gt=0, le=1)
+    min_tissue: float | None = option(None, "Leave out patches with less tissue, 0 to 1.", _PIXELS, "SHARE", ge=0, le=1)
+    metadata: Path | None = option(None, "CSV from scan to patient, site, label.", INPUT, "CSV")
+    stain: str = option("none", "Normalise stains by", _PIXELS, choices=("none", "macenko", "reinhard"))
+    stain_reference: Path | None = option(None, "Image or patch store whose stains to match.", _PIXELS, "PATH")
+    skip_bad: bool = option(False, "Leave out unreadable files, and list them.", _PIXELS)
 
     def __post_init__(self) -> None:
         super().__post_init__()

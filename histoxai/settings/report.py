@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from histoxai.settings import base
-from histoxai.settings.base import Checked, Option, option
+from histoxai.settings.base import Checked, option
 
 _PAGE = "Page"
 _TITLE = "histoxai report"
@@ -13,7 +13,7 @@ _TITLE = "histoxai report"
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(Checked):
-    """What a page that compares several scores stores shows; primary as in `Statistics`."""
+    """Settings of a page that compares several scores stores; primary as in `Statistics`."""
 
     title: str = "histoxai comparison"
     primary: str | None = None
@@ -21,20 +21,13 @@ class Comparison(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class Report(Checked):
-    """What the page of one scores store shows.
+    """Settings of the page of one scores store; primary and cancer as in `Statistics`."""
 
-    colours: of overlays; safe ones can be told apart by colour-blind readers. examples: patches that can be looked at
-    on the page. show: ids of patches that must be among them. limit: size of the page in MB. primary and cancer as in
-    `Statistics`.
-    """
-
-    title: str = option(_TITLE, Option("Title of the page.", _PAGE, parse=lambda text: text or _TITLE))
-    colours: str = option(
-        "safe", Option("Overlays (safe: for colour-blind readers too)", _PAGE), choices=("safe", "study")
-    )
-    examples: int = option(100, Option("Patches that can be looked at on the page.", _PAGE, "N"), ge=0)
-    show: tuple[str, ...] = option((), Option("A patch that must be among them.", _PAGE, "ID", repeated=True))
-    limit: float = option(25.0, Option("Largest size of the page.", _PAGE, "MB"), ge=1)
+    title: str = option(_TITLE, "Title of the page.", _PAGE, parse=lambda text: text or _TITLE)
+    colours: str = option("safe", "Overlays (safe: for colour-blind readers too)", _PAGE, choices=("safe", "study"))
+    examples: int = option(100, "Patches that can be looked at on the page.", _PAGE, "N", ge=0)
+    show: tuple[str, ...] = option((), "A patch that must be among them.", _PAGE, "ID", repeated=True)
+    limit: float = option(25.0, "Largest size of the page.", _PAGE, "MB", ge=1)
     primary: str | None = base.primary(_PAGE)
     cancer: tuple[str, ...] | None = base.cancer(_PAGE)
 

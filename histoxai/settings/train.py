@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from histoxai.core import registry
 from histoxai.core.errors import UsageError
 from histoxai.settings import base
-from histoxai.settings.base import BEHAVIOUR, DEVICE, Checked, Option, bounded, option
+from histoxai.settings.base import BEHAVIOUR, DEVICE, Checked, bounded, option, with_default
 
 _NETWORK = "Network"
 _STEPS = "Optimisation"
@@ -87,55 +87,46 @@ def augmentation_text(augmentation: Augmentation | None) -> str:
 class Training(Checked):
     """Settings that both training verbs share.
 
-    batch_size: patches of one pass, over all devices together. patience: epochs without a lower validation loss.
     augment: None for no augmentation, the study's rule. lr: the step size of Adam (AdamW where weight_decay is not 0)
     at the end of `warmup` epochs; `schedule` then leaves it, lets it fall to 0 along a cosine, or halves it on a
-    plateau of the validation loss. clip: largest norm of the gradient. accumulate: passes that make one step. ema:
-    decay of the averaged weights, which then are those evaluated and stored. overfit_batches: train and validate on
-    that many batches alone. devices, nodes: None for those of srun or torchrun, else one. checkpoint_minutes: the
-    longest time without a checkpoint. resume: "required" refuses to begin anew.
+    plateau of the validation loss. ema: decay of the averaged weights, which then are those evaluated and stored.
+    devices, nodes: None for those of srun or torchrun, else one.
     """
 
-    epochs: int = option(50, Option("Most epochs.", _STEPS, "N"), ge=1)
-    batch_size: int = option(64, Option("Patches of one pass, over all devices.", _STEPS, "N"), ge=1)
-    lr: float = option(1e-3, Option("Learning rate of Adam.", _STEPS, "X"), gt=0)
-    patience: int = option(5, Option("Epochs without a lower validation loss.", _STEPS, "N"), ge=1)
+    epochs: int = option(50, "Most epochs.", _STEPS, "N", ge=1)
+    batch_size: int = option(64, "Patches of one pass, over all devices.", _STEPS, "N", ge=1)
+    lr: float = option(1e-3, "Learning rate of Adam.", _STEPS, "X", gt=0)
+    patience: int = option(5, "Epochs without a lower validation loss.", _STEPS, "N", ge=1)
     seed: int = base.seed()
     device: str = base.device()
     augment: Augmentation | None = option(
         None,
-        Option(
-            "none, light, strong, or flips, rotations, colour, hed, blur, erase; strengths as hed=0.1.",
-            _DATA,
-            "TRANSFORMS",
-            parse=parse_augmentation,
-            text=augmentation_text,
-        ),
+        "none, light, strong, or flips, rotations, colour, hed, blur, erase; strengths as hed=0.1.",
+        _DATA,
+        "TRANSFORMS",
+        parse=parse_augmentation,
+        text=augmentation_text,
     )
     schedule: str = option(
-        "constant", Option("Of the learning rate", _STEPS, "NAME"), choices=("constant", "cosine", "plateau")
+        "constant", "Of the learning rate", _STEPS, "NAME", choices=("constant", "cosine", "plateau")
     )
-    warmup: float = option(0.0, Option("Epochs in which the rate grows to --lr.", _STEPS, "EPOCHS"), ge=0)
-    weight_decay: float = option(0.0, Option("Weight decay of AdamW; 0 is Adam.", _STEPS, "X"), ge=0)
-    clip: float | None = option(None, Option("Largest norm of the gradient.", _STEPS, "X"), gt=0)
-    accumulate: int = option(1, Option("Passes that make one step.", _STEPS, "N"), ge=1)
-    ema: float | None = option(None, Option("Average the weights with this decay, say 0.999.", _STEPS, "X"), gt=0, lt=1)
-    overfit_batches: int | None = option(
-        None, Option("Train and validate on that few batches, as a test.", _DATA, "N"), ge=1
-    )
-    precision: str = option(
-        "fp32", Option("Arithmetic (GPUs: all)", DEVICE, "NAME"), choices=("fp32", "tf32", "bf16", "fp16")
-    )
-    compile: bool = option(False, Option("Train through torch.compile.", DEVICE))
-    deterministic: bool = option(False, Option("Use GPU kernels that give the same bits each time.", DEVICE))
-    devices: int | None = option(
-        None, Option("GPUs, or processes of --threads each.", DEVICE, "N", default_text="1"), ge=1
-    )
-    nodes: int | None = option(None, Option("Nodes, under srun or torchrun.", DEVICE, "N", default_text="1"), ge=1)
-    checkpoint_minutes: float = option(10.0, Option("Longest time without a checkpoint.", BEHAVIOUR, "MINUTES"), ge=0)
+    warmup: float = option(0.0, "Epochs in which the rate grows to --lr.", _STEPS, "EPOCHS", ge=0)
+    weight_decay: float = option(0.0, "Weight decay of AdamW; 0 is Adam.", _STEPS, "X", ge=0)
+    clip: float | None = option(None, "Largest norm of the gradient.", _STEPS, "X", gt=0)
+    accumulate: int = option(1, "Passes that make one step.", _STEPS, "N", ge=1)
+    ema: float | None = option(None, "Average the weights with this decay, say 0.999.", _STEPS, "X", gt=0, lt=1)
+    overfit_batches: int | None = option(None, "Train and validate on that few batches, as a test.", _DATA, "N", ge=1)
+    precision: str = option("fp32", "Arithmetic (GPUs: all)", DEVICE, "NAME", choices=("fp32", "tf32", "bf16", "fp16"))
+    compile: bool = option(False, "Train through torch.compile.", DEVICE)
+    deterministic: bool = option(False, "Use GPU kernels that give the same bits each time.", DEVICE)
+    devices: int | None = option(None, "GPUs, or processes of --threads each.", DEVICE, "N", default_text="1", ge=1)
+    nodes: int | None = option(None, "Nodes, under srun or torchrun.", DEVICE, "N", default_text="1", ge=1)
+    checkpoint_minutes: float = option(10.0, "Longest time without a checkpoint.", BEHAVIOUR, "MINUTES", ge=0)
     resume: str = option(
         "auto",
-        Option("Go on with a run (required: never begin anew)", BEHAVIOUR, changes_numbers=False),
+        "Go on with a run (required: never begin anew)",
+        BEHAVIOUR,
+        changes_numbers=False,
         choices=("auto", "required"),
     )
 
@@ -152,28 +143,23 @@ class Training(Checked):
 class TrainCls(Training):
     """The classifier's training; the defaults are the study's: Adam 1e-3, batch 64, at most 50 epochs, patience 5.
 
-    allow_leakage: train although splits share relatives, which goes on record. weights: a file to start from. freeze:
-    "encoder" trains the head alone. normalise: the network's first layer; None for ImageNet's mean and deviation with
-    `weights`, else for none. class_weights: of the loss; balanced is n / (classes x patches of the class). sampling:
-    balanced draws as many patches of each class in every epoch. label_smoothing: share of each label that is spread
-    over all classes. mixup: alpha of its beta distribution, 0 for none. temperature: scale the logits so that
-    probabilities of validation patches are calibrated.
+    freeze: "encoder" trains the head alone. normalise: None for ImageNet's mean and deviation with `weights`, else for
+    none. class_weights: balanced is n / (classes x patches of the class). sampling: balanced draws as many patches of
+    each class in every epoch. mixup: alpha of its beta distribution.
     """
 
-    arch: str = option("thesis-cnn", Option(", ".join(registry.builtin_names("classifier")) + ".", _NETWORK, "NAME"))
-    allow_leakage: bool = option(False, Option("Train although splits share relatives.", BEHAVIOUR))
-    weights: Path | None = option(None, Option("Start from .safetensors, .pth or .pt.", _NETWORK, "FILE"))
-    freeze: str | None = option(None, Option("What stays as in --weights", _NETWORK), choices=("encoder",))
+    arch: str = option("thesis-cnn", ", ".join(registry.builtin_names("classifier")) + ".", _NETWORK, "NAME")
+    allow_leakage: bool = option(False, "Train although splits share relatives.", BEHAVIOUR)
+    weights: Path | None = option(None, "Start from .safetensors, .pth or .pt.", _NETWORK, "FILE")
+    freeze: str | None = option(None, "What stays as in --weights", _NETWORK, choices=("encoder",))
     normalise: str | None = option(
-        None,
-        Option("First layer", _NETWORK, default_text="imagenet with --weights"),
-        choices=("none", "imagenet"),
+        None, "First layer", _NETWORK, default_text="imagenet with --weights", choices=("none", "imagenet")
     )
-    class_weights: str = option("none", Option("Weights of the loss", _LOSS), choices=("none", "balanced"))
-    sampling: str = option("shuffled", Option("Patches of an epoch", _DATA), choices=("shuffled", "balanced"))
-    label_smoothing: float = option(0.0, Option("Share of a label spread over all.", _LOSS, "SHARE"), ge=0, lt=1)
-    mixup: float = option(0.0, Option("Mix pairs of patches with this alpha; 0 is off.", _DATA, "ALPHA"), ge=0, le=10)
-    temperature: bool = option(False, Option("Calibrate probabilities on the validation split.", _LOSS))
+    class_weights: str = option("none", "Weights of the loss", _LOSS, choices=("none", "balanced"))
+    sampling: str = option("shuffled", "Patches of an epoch", _DATA, choices=("shuffled", "balanced"))
+    label_smoothing: float = option(0.0, "Share of a label spread over all.", _LOSS, "SHARE", ge=0, lt=1)
+    mixup: float = option(0.0, "Mix pairs of patches with this alpha; 0 is off.", _DATA, "ALPHA", ge=0, le=10)
+    temperature: bool = option(False, "Calibrate probabilities on the validation split.", _LOSS)
 
     @property
     def first_layer(self) -> str | None:
@@ -187,26 +173,21 @@ class TrainSeg(Training):
     """The segmenter's training; the defaults are the study's U-Net's: Adam 1e-4, batch 1, at most 5,000 epochs,
     patience 50, loss BCE + Dice.
 
-    dice: "plain" has sums in the denominator, as the study's code; "squared" has squares, as its text. loss: None for
-    the study's, bce-dice. gamma: of the focal losses. width: channels of the U-Net's first block; the study has 24
-    and 32.
+    dice: "plain" has sums in the denominator, as the study's code; "squared" has squares, as its text. width: the study
+    has 24 and 32.
     """
 
-    epochs: int = option(5000, Option("Most epochs.", _STEPS, "N"), ge=1)
-    batch_size: int = option(1, Option("Patches of one pass, over all devices.", _STEPS, "N"), ge=1)
-    lr: float = option(1e-4, Option("Learning rate of Adam.", _STEPS, "X"), gt=0)
-    patience: int = option(50, Option("Epochs without a lower validation loss.", _STEPS, "N"), ge=1)
-    arch: str = option("unet", Option("unet, or smp:ARCHITECTURE/ENCODER, say smp:Unet/resnet18.", _NETWORK, "NAME"))
-    width: int = option(32, Option("Channels of the first U-Net block.", _NETWORK, "N"), ge=1)
-    dice: str = option("plain", Option("Dice loss (the study's code, its text)", _LOSS), choices=("plain", "squared"))
+    epochs: int = with_default(Training, "epochs", 5000)
+    batch_size: int = with_default(Training, "batch_size", 1)
+    lr: float = with_default(Training, "lr", 1e-4)
+    patience: int = with_default(Training, "patience", 50)
+    arch: str = option("unet", "unet, or smp:ARCHITECTURE/ENCODER, say smp:Unet/resnet18.", _NETWORK, "NAME")
+    width: int = option(32, "Channels of the first U-Net block.", _NETWORK, "N", ge=1)
+    dice: str = option("plain", "Dice loss (the study's code, its text)", _LOSS, choices=("plain", "squared"))
     loss: str | None = option(
-        None,
-        Option("Loss", _LOSS, "NAME", default_text="bce-dice"),
-        choices=("bce-dice", "focal-dice", "dice", "focal", "bce"),
+        None, "Loss", _LOSS, "NAME", default_text="bce-dice", choices=("bce-dice", "focal-dice", "dice", "focal", "bce")
     )
-    gamma: float | None = option(
-        None, Option("Exponent of the focal losses.", _LOSS, "X", default_text="2"), ge=0, le=10
-    )
+    gamma: float | None = option(None, "Exponent of the focal losses.", _LOSS, "X", default_text="2", ge=0, le=10)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -19,19 +19,14 @@ class Work(Checked):
     """
 
     shard: str | None = option(
-        None,
-        Option("Only these shards: 5, 0-7, 3,9, or auto (Slurm's).", ARRAY, "SHARDS", changes_numbers=False),
+        None, "Only these shards: 5, 0-7, 3,9, or auto (Slurm's).", ARRAY, "SHARDS", changes_numbers=False
     )
-    one_indexed: bool = option(
-        False, Option("Number shards from 1, as given and as printed.", ARRAY, changes_numbers=False)
-    )
+    one_indexed: bool = option(False, "Number shards from 1, as given and as printed.", ARRAY, changes_numbers=False)
     only: str | None = bounded(None, choices=("count", "missing", "check", "estimate", "parity", "find-lr", "plan"))
-    force: bool = option(False, Option("Start over where the output exists.", BEHAVIOUR, changes_numbers=False))
-    verify: bool = option(False, Option("Recompute checksums; redo damaged shards.", BEHAVIOUR, changes_numbers=False))
-    workers: int = option(1, Option("Processes; --threads is for each.", DEVICE, "N", changes_numbers=False), ge=1)
-    threads: int = option(
-        0, Option("CPU threads.", DEVICE, "N", default_text="Slurm's, else the cores, at most 8"), ge=0
-    )
+    force: bool = option(False, "Start over where the output exists.", BEHAVIOUR, changes_numbers=False)
+    verify: bool = option(False, "Recompute checksums; redo damaged shards.", BEHAVIOUR, changes_numbers=False)
+    workers: int = option(1, "Processes; --threads is for each.", DEVICE, "N", changes_numbers=False, ge=1)
+    threads: int = option(0, "CPU threads.", DEVICE, "N", default_text="Slurm's, else the cores, at most 8", ge=0)
     feed: Iterable[int] | None = None
     rank: int = 0
     parity: int = bounded(0, ge=0)

@@ -1,4 +1,4 @@
-"""Which patches are related, so that a split that separates them leaks.
+"""Find related patches: a split that separates them leaks.
 
 Kinds of relations: `scan` and `patient`, the same one where known (`site` on request); `copy`, rotated copies that
 `augment` made of one patch; `duplicate`, all pixels equal; `rotated`, equal after a rotation or mirroring; `overlap`,
@@ -38,7 +38,7 @@ class TilePositions:
 
 @dataclass(frozen=True)
 class PatchIdentity:
-    """What is known of the identity of n patches; None for what a store does not have.
+    """The identity of n patches; None for what a store does not have.
 
     groups: names (n,) str by kind (`scan`, `patient`, ...), "" where unknown. parent (n,): equal for copies of one
     patch. content, orbit (n, 2) uint64: hashes of the pixels, as they are and in any rotation. perceptual (n,) uint64.

@@ -1,13 +1,6 @@
-"""Rotations of patches by multiples of 90 degrees."""
+"""Names of patches that are rotated by multiples of 90 degrees, counter-clockwise."""
 
 from __future__ import annotations
-
-import numpy as np
-
-
-def quarter_turns(image: np.ndarray, turns: int, axes: tuple[int, int] = (0, 1)) -> np.ndarray:
-    """Rotate an image by `turns` x 90 degrees counter-clockwise; pixels only move, so that values are exact."""
-    return np.rot90(image, turns, axes)
 
 
 def rotation_suffix(turns: int) -> str:

@@ -139,8 +139,7 @@ def split_units(label: np.ndarray, unit: np.ndarray, classes: int, fractions: Fr
 
     unit (n,): a group, or a connected component of related patches.
     """
-    member, part = _assign_units(label, unit, classes, np.asarray(fractions), seed)
-    return (part[member] + 1).astype(np.uint8)
+    return (_assign_units(label, unit, classes, np.asarray(fractions), seed) + 1).astype(np.uint8)
 
 
 def split_folds(label: np.ndarray, unit: np.ndarray, classes: int, folds: int, fold: int, seed: int) -> np.ndarray:
@@ -148,8 +147,7 @@ def split_folds(label: np.ndarray, unit: np.ndarray, classes: int, folds: int, f
 
     Part `fold` is test, the next one validation, the rest train.
     """
-    member, part = _assign_units(label, unit, classes, np.full(folds, 1 / folds), seed)
-    distance = (part[member] - fold) % folds
+    distance = (_assign_units(label, unit, classes, np.full(folds, 1 / folds), seed) - fold) % folds
     return np.where(distance == 0, TEST, np.where(distance == 1, VALIDATION, TRAIN)).astype(np.uint8)
 
 
@@ -165,20 +163,17 @@ def hold_out(
     rest = ~np.isin(unit, unit[held_out])
     if rest.any():
         shares = np.array(fractions[:2]) / sum(fractions[:2])
-        member, part = _assign_units(label[rest], unit[rest], classes, shares, seed)
-        split[rest] = part[member] + 1
+        split[rest] = _assign_units(label[rest], unit[rest], classes, shares, seed) + 1
     return split
 
 
-def _assign_units(
-    label: np.ndarray, unit: np.ndarray, classes: int, targets: np.ndarray, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the number of each row's unit among all units, and the part of each unit."""
+def _assign_units(label: np.ndarray, unit: np.ndarray, classes: int, targets: np.ndarray, seed: int) -> np.ndarray:
+    """Return the part (n,) of each row; units stay whole."""
     ids, first, member = np.unique(unit, return_index=True, return_inverse=True)
     counts = np.zeros((len(ids), classes), np.int64)
     known = label >= 0
     np.add.at(counts, (member[known], label[known]), 1)
-    return member, assign_groups(counts, targets, first, seed)  # units are named by their first row
+    return assign_groups(counts, targets, first, seed)[member]  # units are named by their first row
 
 
 def _copies(rows: np.ndarray, rotate: bool) -> np.ndarray:

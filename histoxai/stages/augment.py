@@ -15,7 +15,7 @@ from histoxai.core.progress import Progress
 from histoxai.ingest.descriptors import DESCRIPTORS, compute_descriptors
 from histoxai.settings import Augment, Augmentation, Work
 from histoxai.split.leaks import find_components, require_column
-from histoxai.split.rotation import quarter_turns, rotation_suffix
+from histoxai.split.rotation import rotation_suffix
 from histoxai.split.split import (
     TRAIN,
     SplitPlan,
@@ -56,14 +56,12 @@ def augment(source: Path, output: Path | None, settings: Augment, progress: Prog
         resources.keep_freed_memory()
         stage = _Augment((patches, plan), target, settings, progress, work)
         stage.fill(partial(augment, source, target, settings))
-    return {
-        "schema": "histoxai.augment/1",
-        "output": None if target is None else str(target),
-        "split_by": settings.split_by,
-        "table": plan.table,
-        "notes": plan.notes,
-        "largest_deviation": plan.largest_deviation,
-    }
+    summary = _summary(target, split_by=settings.split_by, table=plan.table, notes=plan.notes)
+    return summary | {"largest_deviation": plan.largest_deviation}
+
+
+def _summary(output: Path | None, **facts: Any) -> dict[str, Any]:
+    return {"schema": "histoxai.augment/1", "output": None if output is None else str(output), **facts}
 
 
 def make_plan(patches: Patches, settings: Augment) -> SplitPlan:
@@ -206,7 +204,7 @@ class _Augment(ShardedStage):
 
 
 def _rotated(images: np.ndarray, rows: np.ndarray, turns: np.ndarray, axes: tuple[int, int]) -> np.ndarray:
-    return np.stack([quarter_turns(images[r], int(t), axes) for r, t in zip(rows, turns, strict=True)])
+    return np.stack([np.rot90(images[r], t, axes) for r, t in zip(rows, turns, strict=True)])
 
 
 def _ids(patches: Patches, plan: SplitPlan) -> np.ndarray:
@@ -238,14 +236,7 @@ def preview(
     drawn = draw_preview(source.name, f"split by {split_by}", _classes(patches)[1], copies, changes, settings.seed)
     write_atomically(output, drawn)
     progress.say(f"{output}: written")
-    return {
-        "schema": "histoxai.augment/1",
-        "output": None,
-        "preview": str(output),
-        "split_by": split_by,
-        "table": table,
-        "notes": notes,
-    }
+    return _summary(None, preview=str(output), split_by=split_by, table=table, notes=notes)
 
 
 def _stored_copies(patches: Patches) -> Copies:
@@ -256,7 +247,7 @@ def _stored_copies(patches: Patches) -> Copies:
 
 def _planned_copies(patches: Patches, plan: SplitPlan) -> Copies:
     def image(row: int) -> np.ndarray:
-        return np.ascontiguousarray(quarter_turns(patches.read([plan.parent[row]])[0], int(plan.rotation[row])))
+        return np.ascontiguousarray(np.rot90(patches.read([plan.parent[row]])[0], plan.rotation[row]))
 
     label = _classes(patches)[0][plan.parent]
     return Copies(plan.parent, plan.rotation, plan.split, label, _ids(patches, plan), image)

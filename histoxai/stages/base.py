@@ -6,14 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from histoxai.core import provenance
 from histoxai.core.progress import Progress
+from histoxai.networks.run_folder import open_run
 from histoxai.settings import Work
 from histoxai.store.create import create_or_match, match
 from histoxai.store.jobs.runner import Producers, Task, run_shards
+from histoxai.store.patches import Patches
 from histoxai.store.shards import Item, Store
 
 if TYPE_CHECKING:
@@ -83,12 +86,49 @@ class ShardedStage(ABC):
         return run_shards(task, self.progress, self.work)
 
 
-def inference_settings(device: torch.device, settings: Any) -> Mapping[str, Any]:
-    """Return what a header says of passes through a network in float32."""
-    return {
-        "micro_batch": settings.micro_batch,
-        "device": device.type,
-        "precision": "fp32",
-        "memory_format": "channels_last",
-        "shard_size": settings.shard_size,
-    }
+class InferenceStage(ShardedStage):
+    """Runs the network of a run folder over the patches of a split, in float32.
+
+    A subclass names the kind of its run folder, the schema of its output and its only item. It puts settings of its own
+    into `recorded`, and computes rows in `infer`.
+    """
+
+    kind: ClassVar[str]
+    schema: ClassVar[str]
+    item_name: ClassVar[str]
+
+    def __init__(self, source: Path, model: Path, output: Path, settings: Any, progress: Progress, work: Work) -> None:
+        super().__init__(output, settings, progress, work)
+        provenance.keep_apart(output, source, model)
+        self.patches, self.run = Patches(source), open_run(model, self.kind)
+        self.rows = self.patches.rows(settings.split)
+        self.facts["micro_batch"] = settings.micro_batch
+        self.recorded: dict[str, Any] = {"split": settings.split}
+
+    @abstractmethod
+    def infer(self, network: torch.nn.Module, images: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Return the rows of each array for patches (n, H, W, 3) uint8."""
+
+    def header(self) -> dict[str, Any]:
+        settings = {
+            **self.recorded,
+            "micro_batch": self.settings.micro_batch,
+            "device": self.device.type,
+            "precision": "fp32",
+            "memory_format": "channels_last",
+            "shard_size": self.settings.shard_size,
+        }
+        parents = {
+            "patches": provenance.parent(self.patches.path, self.output, self.patches.digest),
+            self.kind: provenance.parent(self.run.path, self.output, self.run.digest),
+        }
+        return provenance.header(self.schema, settings, None, parents)
+
+    def index(self) -> dict[str, np.ndarray]:
+        return {"row": self.rows.astype(np.int32), "patch_id": self.patches.patch_id[self.rows]}
+
+    def produce(self, store: Store) -> Producers:
+        from histoxai.networks.weights import load_model
+
+        network = load_model(self.run, self.device)
+        return {self.item_name: lambda start, stop: self.infer(network, self.patches.read(self.rows[start:stop]))}

@@ -11,15 +11,13 @@ from histoxai.core.errors import ParentChanged, UsageError
 from histoxai.core.progress import Progress
 from histoxai.report.comparison.build import build_comparison
 from histoxai.report.comparison.runs import names_of
-from histoxai.report.content import methods_facts
 from histoxai.report.export.comparison_tables import comparison_tables
 from histoxai.report.export.files import export_files
 from histoxai.report.export.qupath import file_stems
 from histoxai.report.figures.pool import FigurePool
 from histoxai.report.lineage import Lineage, resolve_lineage
-from histoxai.report.output import ReportOutput
+from histoxai.report.output import ReportOutput, ReportRequest
 from histoxai.report.page.render import render
-from histoxai.report.request import ReportRequest
 from histoxai.settings import Comparison
 
 SCHEMA = "comparison/1"
@@ -42,15 +40,15 @@ def compare(scores: Sequence[Path], request: ReportRequest, settings: Comparison
     is_written = not request.force and output.is_written(header)
     if request.dry_run or (is_written and request.export is None):
         return summary
-    mark = "; ".join(f"{name}: partial" for name in partial)
-    with FigurePool(request.workers, request.export is not None, mark) as figures:
+    note = "; ".join(f"{name}: partial" for name in partial)
+    with FigurePool(request.workers, request.export is not None, note) as figures:
         content, arrays = build_comparison(lineages, settings, figures, progress)
     if not is_written:
         output.write(render("compare.html", content), header, arrays, progress)
     if request.export is not None:
-        runs = zip(file_stems(names), lineages.values(), strict=True)
-        facts = {stem: methods_facts(lineage, content["statistics"]) for stem, lineage in runs}
-        output.write_export(export_files(comparison_tables(content), figures, facts), len(figures), progress)
+        runs = dict(zip(file_stems(names), lineages.values(), strict=True))
+        exported = export_files(comparison_tables(content), figures, runs, content["statistics"])
+        output.write_export(exported, len(figures), progress)
         summary["export"] = str(request.export)
     return summary
 

@@ -19,8 +19,8 @@ from histoxai.core.safe_text import require_single_line
 from histoxai.ingest.descriptors import DESCRIPTORS, compute_descriptors
 from histoxai.ingest.formats.base import PatchIndex, PatchSource, SourceFormat, require_source
 from histoxai.ingest.metadata import add_metadata, patch_groups
-from histoxai.ingest.quality_filter import QualityFilter, SelectedPatches
-from histoxai.ingest.stain_reference import STAINED, count_unchanged, fit_stain
+from histoxai.ingest.quality_filter import SelectedPatches, passing_rows
+from histoxai.ingest.stain_reference import STAINED, UNCHANGED, fit_stain
 from histoxai.settings import Ingest, Work
 from histoxai.stages.base import ShardedStage
 from histoxai.store.create import discard, match
@@ -115,7 +115,7 @@ class _Ingest(ShardedStage):
             rows = np.flatnonzero(np.isin(index.patch_id, store.read("patch_id")))
             index.left_out = [(file, error) for file, error in store.group.attrs["left_out"]]
         else:
-            rows = QualityFilter(min_tissue, settings.skip_bad, self.work.threads).select(source, self.progress)
+            rows = passing_rows(source, min_tissue, settings.skip_bad, self.work.threads, self.progress)
         return source if len(rows) == len(index) else SelectedPatches(source, rows)
 
     def items(self) -> list[Item]:
@@ -154,7 +154,7 @@ class _Ingest(ShardedStage):
         """Fill the store; say how many patches keep their stains once all are there."""
         summary = self.fill(rerun)
         is_finished = self.stain and self.work.only is None and self.work.feed is None
-        if is_finished and (unchanged := count_unchanged(Store(self.output).read(STAINED))):
+        if is_finished and (unchanged := int((Store(self.output).read(STAINED) == UNCHANGED).sum())):
             self.progress.say(f"{unchanged:,} patches keep their stains: glass, almost no tissue, or one colour only")
             summary["stains_kept"] = unchanged
         return summary

@@ -10,30 +10,20 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from histoxai.core import provenance
 from histoxai.core.progress import Progress
 from histoxai.networks.inference import forward
-from histoxai.networks.run_folder import Run, open_run
-from histoxai.networks.weights import load_model
+from histoxai.networks.run_folder import Run
 from histoxai.settings import Masks, Work
-from histoxai.stages.base import ShardedStage, inference_settings
-from histoxai.store.jobs.runner import Producers
+from histoxai.stages.base import InferenceStage
 from histoxai.store.patches import Patches
 from histoxai.store.schema import ArraySpec
-from histoxai.store.shards import Item, Store
+from histoxai.store.shards import Item
 
 PROBABILITY = "probability"
 _SAME_SCALE = 0.05  # relative difference of micrometres per pixel that does not matter
 
 
-def masks(
-    source: Path,
-    model: Path,
-    output: Path,
-    settings: Masks,
-    progress: Progress,
-    work: Work,
-) -> dict[str, Any]:
+def masks(source: Path, model: Path, output: Path, settings: Masks, progress: Progress, work: Work) -> dict[str, Any]:
     """Segment every patch of a split, shard by shard.
 
     source: patch store. model: run folder of a segmenter. Raises InputRefused if the run folder holds no segmenter,
@@ -44,45 +34,26 @@ def masks(
     return {"schema": "histoxai.masks/1", "output": str(output), "patches": len(stage.rows), **summary}
 
 
-class _Masks(ShardedStage):
+class _Masks(InferenceStage):
     """Probability planes (n, 2, H, W) float32 in 0..1 of the patches of a split."""
 
     settings: Masks
+    kind, schema, item_name = "segmenter", "masks/1", "masks"
 
     def __init__(
         self, source: Path, model: Path, output: Path, settings: Masks, progress: Progress, work: Work
     ) -> None:
-        super().__init__(output, settings, progress, work)
-        provenance.keep_apart(output, source, model)
-        self.patches, self.run = Patches(source), open_run(model, "segmenter")
-        self.rows = self.patches.rows(settings.split)
+        super().__init__(source, model, output, settings, progress, work)
         self.scale = _scale(self.patches, self.run, settings, progress)
-        self.facts["micro_batch"] = settings.micro_batch
-
-    def header(self) -> dict[str, Any]:
-        settings = {"split": self.settings.split, "scale": self.scale, **inference_settings(self.device, self.settings)}
-        parents = {
-            "patches": provenance.parent(self.patches.path, self.output, self.patches.digest),
-            "segmenter": provenance.parent(self.run.path, self.output, self.run.digest),
-        }
-        return provenance.header("masks/1", settings, None, parents)
-
-    def index(self) -> dict[str, np.ndarray]:
-        return {"row": self.rows.astype(np.int32), "patch_id": self.patches.patch_id[self.rows]}
+        self.recorded["scale"] = self.scale
 
     def items(self) -> list[Item]:
         shape = (len(self.rows), 2, *self.patches.size)
         spec = ArraySpec(PROBABILITY, shape, np.float32, self.settings.shard_size)
-        return [Item("masks", (spec,), rows_per_step=self.settings.micro_batch)]
+        return [Item(self.item_name, (spec,), rows_per_step=self.settings.micro_batch)]
 
-    def produce(self, store: Store) -> Producers:
-        network = load_model(self.run, self.device)
-
-        def compute(start: int, stop: int) -> dict[str, np.ndarray]:
-            images = self.patches.read(self.rows[start:stop])
-            return {PROBABILITY: segment(network, images, self.settings.micro_batch, self.device, self.scale)}
-
-        return {"masks": compute}
+    def infer(self, network: torch.nn.Module, images: np.ndarray) -> dict[str, np.ndarray]:
+        return {PROBABILITY: segment(network, images, self.settings.micro_batch, self.device, self.scale)}
 
 
 def segment(

@@ -9,29 +9,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from histoxai.core import provenance
 from histoxai.core.errors import InputRefused
 from histoxai.core.progress import Progress
 from histoxai.networks.inference import predict_patches
-from histoxai.networks.run_folder import Run, open_run
+from histoxai.networks.run_folder import Run
 from histoxai.networks.weights import load_model
 from histoxai.settings import Predict, Work
-from histoxai.stages.base import ShardedStage, inference_settings
-from histoxai.store.jobs.runner import Producers
+from histoxai.stages.base import InferenceStage
 from histoxai.store.patches import Patches
 from histoxai.store.schema import ArraySpec
-from histoxai.store.shards import Item, Store
+from histoxai.store.shards import Item
 
 PREDICTIONS, EMBEDDING = "predictions", "embedding"
 
 
 def predict(
-    source: Path,
-    model: Path,
-    output: Path,
-    settings: Predict,
-    progress: Progress,
-    work: Work,
+    source: Path, model: Path, output: Path, settings: Predict, progress: Progress, work: Work
 ) -> dict[str, Any]:
     """Classify every patch of a split, shard by shard; patches need no labels.
 
@@ -43,37 +36,22 @@ def predict(
     return {"schema": "histoxai.predict/1", "output": str(output), "patches": len(stage.rows), **summary}
 
 
-class _Predict(ShardedStage):
+class _Predict(InferenceStage):
     """Logits (n, classes) float32, predicted class (n,) int16 and its probability (n,) float32."""
 
     settings: Predict
+    kind, schema, item_name = "classifier", "predictions/1", PREDICTIONS
 
     def __init__(
         self, source: Path, model: Path, output: Path, settings: Predict, progress: Progress, work: Work
     ) -> None:
-        super().__init__(output, settings, progress, work)
-        provenance.keep_apart(output, source, model)
-        self.patches, self.run = Patches(source), open_run(model, "classifier")
+        super().__init__(source, model, output, settings, progress, work)
         _check(self.patches, self.run, progress)
-        self.rows = self.patches.rows(settings.split)
         self.attributes = {"classes": self.run.facts["classes"]}
-        self.facts["micro_batch"] = settings.micro_batch
-
-    def header(self) -> dict[str, Any]:
-        own = {"split": self.settings.split, "embeddings": self.settings.embeddings}
-        parents = {
-            "patches": provenance.parent(self.patches.path, self.output, self.patches.digest),
-            "classifier": provenance.parent(self.run.path, self.output, self.run.digest),
-        }
-        settings = {**own, **inference_settings(self.device, self.settings)}
-        return provenance.header("predictions/1", settings, None, parents)
+        self.recorded["embeddings"] = settings.embeddings
 
     def index(self) -> dict[str, np.ndarray]:
-        return {
-            "row": self.rows.astype(np.int32),
-            "patch_id": self.patches.patch_id[self.rows],
-            "label": self.patches.label[self.rows].astype(np.int16),
-        }
+        return {**super().index(), "label": self.patches.label[self.rows].astype(np.int16)}
 
     def items(self) -> list[Item]:
         n, classes, size = len(self.rows), len(self.run.facts["classes"]), self.settings.shard_size
@@ -88,14 +66,8 @@ class _Predict(ShardedStage):
             specs.append(ArraySpec(EMBEDDING, (n, int(width)), np.float32, size))
         return [Item(PREDICTIONS, tuple(specs), rows_per_step=self.settings.micro_batch)]
 
-    def produce(self, store: Store) -> Producers:
-        network = load_model(self.run, self.device)
-
-        def compute(start: int, stop: int) -> dict[str, np.ndarray]:
-            images = self.patches.read(self.rows[start:stop])
-            return predict_patches(network, images, self.settings.micro_batch, self.device, self.settings.embeddings)
-
-        return {PREDICTIONS: compute}
+    def infer(self, network: torch.nn.Module, images: np.ndarray) -> dict[str, np.ndarray]:
+        return predict_patches(network, images, self.settings.micro_batch, self.device, self.settings.embeddings)
 
 
 def _check(patches: Patches, run: Run, progress: Progress) -> None:

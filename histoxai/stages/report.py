@@ -10,29 +10,22 @@ from typing import Any
 from histoxai.core import provenance
 from histoxai.core.progress import Progress
 from histoxai.report.build import build_page
-from histoxai.report.content import methods_facts, partial_label
 from histoxai.report.export import qupath
 from histoxai.report.export.files import export_files
 from histoxai.report.export.report_tables import report_tables
 from histoxai.report.export.slides import OverlaySource, overlay_files
 from histoxai.report.figures.pool import FigurePool
 from histoxai.report.lineage import resolve_lineage
-from histoxai.report.output import ReportOutput
+from histoxai.report.output import ReportOutput, ReportRequest
 from histoxai.report.page.render import render
-from histoxai.report.request import ReportRequest
 from histoxai.report.slides import find_slides, patch_positions
-from histoxai.score.scores_store import read
 from histoxai.settings import Report
 
 SCHEMA = "report/2"
 
 
 def report(
-    scores: Path,
-    request: ReportRequest,
-    settings: Report,
-    progress: Progress,
-    moved: Mapping[str, Path | None],
+    scores: Path, request: ReportRequest, settings: Report, progress: Progress, moved: Mapping[str, Path | None]
 ) -> dict[str, Any]:
     """Write the page and its numbers; `data.zarr` comes last, so a report that has it is complete.
 
@@ -52,17 +45,15 @@ def report(
     positions = patch_positions(lineage) if request.export is not None and request.slides else None
     if positions is not None:
         qupath.require_libraries()
-    with FigurePool(request.workers, request.export is not None, partial_label(lineage.partial)) as figures:
+    with FigurePool(request.workers, request.export is not None, lineage.partial_note) as figures:
         page = build_page(lineage, settings, figures, progress)
     if not is_written:
-        text = render("report.html", page.content, page.data)
-        output.write(text, {**header, "axes": page.axes}, page.arrays, progress)
+        html = render("report.html", page.content, page.data)
+        output.write(html, {**header, "axes": page.axes}, page.arrays, progress)
     if request.export is not None:
-        facts = {"": methods_facts(lineage, page.content["statistics"])}
-        exported = export_files(report_tables(page.content), figures, facts)
+        exported = export_files(report_tables(page.content), figures, {"": lineage}, page.content["statistics"])
         if positions is not None:
-            values = read(scores, "corrected", rows=lineage.rows)
-            source = OverlaySource(lineage, values, page.data["primary"], settings.colours)
+            source = OverlaySource(lineage, page.scores, page.data["primary"], settings.colours)
             exported = chain(exported, overlay_files(find_slides(lineage, positions), source, progress))
         output.write_export(exported, len(figures), progress)
         summary["export"] = str(request.export)

@@ -113,7 +113,8 @@ class _Scores(ShardedStage):
         self.classes = self.maps.group.attrs["classes"]
         self.attributes = {"classes": self.classes}
         self.axes = score_axes(self.methods)
-        self.scores = self._scores_item()
+        height = self.masks.array("probability").shape[-2]
+        self.scores = score_item(self.axes, len(self.rows), len(self.classes), height, settings.shard_size)
         self.faithfulness = self._faithfulness_runs(inputs.faithfulness) if inputs.faithfulness else None
         resources.keep_freed_memory()
 
@@ -153,11 +154,10 @@ class _Scores(ShardedStage):
         )
 
     def index(self) -> dict[str, np.ndarray]:
-        return _index(self.maps, self.rows, self.settings)
-
-    def _scores_item(self) -> Item:
-        height = self.masks.array("probability").shape[-2]
-        return score_item(self.axes, len(self.rows), len(self.classes), height, self.settings.shard_size)
+        columns = {k: self.maps.take(k, self.rows) for k in ("patch_id", "row", "label", "group")}
+        columns |= {k: self.maps.take(f"predictions/{k}", self.rows) for k in ("prediction", "probability")}
+        case = cases(columns["label"], columns["prediction"], columns["probability"], self.settings.sure)
+        return columns | {"case": case.astype(np.uint8)}
 
     def items(self) -> list[Item]:
         return [self.scores, *(self.faithfulness.items(self.settings.shard_size) if self.faithfulness else [])]
@@ -181,10 +181,3 @@ class _Scores(ShardedStage):
         with ThreadPoolExecutor(max(1, self.work.threads)) as pool:
             list(pool.map(score_patch, range(stop - start)))
         return out
-
-
-def _index(maps: Store, rows: np.ndarray, settings: Score) -> dict[str, np.ndarray]:
-    columns = {k: maps.take(k, rows) for k in ("patch_id", "row", "label", "group")}
-    columns |= {k: maps.take(f"predictions/{k}", rows) for k in ("prediction", "probability")}
-    case = cases(columns["label"], columns["prediction"], columns["probability"], settings.sure)
-    return columns | {"case": case.astype(np.uint8)}

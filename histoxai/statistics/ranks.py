@@ -66,6 +66,15 @@ def rank_correlation(first: np.ndarray | None, second: np.ndarray | None) -> flo
     return float("nan") if first is None or second is None else float(np.clip(np.einsum("i,i", first, second), -1, 1))
 
 
+def spearman(first: np.ndarray, second: np.ndarray) -> float:
+    """Return scipy's Spearman correlation of two arrays (n,); NaN where lengths differ or one is constant."""
+    from scipy.stats import spearmanr
+
+    if len(first) != len(second) or len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
+        return float("nan")
+    return float(spearmanr(first, second).statistic)
+
+
 @dataclass(frozen=True)
 class Ranking:
     """Hold a plane of N pixels sorted from its strongest.

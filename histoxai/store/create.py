@@ -39,7 +39,7 @@ from histoxai.store.sealing import (
     recorded_metadata,
     seal_attributes,
 )
-from histoxai.store.shards import Item, Store, item_fingerprint
+from histoxai.store.shards import Item, Store
 from histoxai.store.storage import s3_mirror
 from histoxai.store.storage.files import (
     create_json,
@@ -159,7 +159,7 @@ def _item_facts(header: dict[str, Any], item: Item) -> dict[str, Any]:
     facts = {
         "name": item.name,
         "what": plain(item.parameters),
-        "fingerprint": item_fingerprint(header, item),
+        "fingerprint": item.fingerprint(header),
         "rows": item.rows,
         "shard": item.shard,
         "arrays": [s.path for s in item.specs],

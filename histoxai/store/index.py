@@ -60,11 +60,9 @@ def repair_index(store: Store, index: dict[str, np.ndarray], attrs: dict[str, An
     changed = [p for p, data in written.items() if p in recorded and recorded[p] != (data and checksum(data))]
     readable = {path: data for path, data in index.items() if path not in {spec.path for spec, _ in lost}}
     changed += [path for path, data in readable.items() if not np.array_equal(store.read(path), data)]
+    remedy = f"`{run_facts()['command']} --force` makes the store again"
     if changed:
-        raise Damaged(
-            f"{store.path}: {changed[0]} is not what this command makes; `{run_facts()['command']} --force` makes "
-            "the store again"
-        )
+        raise Damaged(f"{store.path}: {changed[0]} is not what this command makes; {remedy}")
     for path, data in written.items():
         require_inside(store.path, store.path / path)
         if data is None:
@@ -72,10 +70,7 @@ def repair_index(store: Store, index: dict[str, np.ndarray], attrs: dict[str, An
         else:
             write_atomically(store.path / path, data)
     if "checksum" in store.header and not is_sealed(plain(dict(store.group.attrs))):
-        raise Damaged(
-            f"{store.path}: neither its zarr.json nor its index's record holds; `{run_facts()['command']} --force` "
-            "makes the store again"
-        )
+        raise Damaged(f"{store.path}: neither its zarr.json nor its index's record holds; {remedy}")
     write_index_record(store.path, index, store.header, attrs, "checksum" in store.header)
 
 

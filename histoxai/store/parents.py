@@ -32,8 +32,8 @@ class ParentKind(Generic[Opened]):
 def open_parent(kind: ParentKind[Opened], child: Path, header: Mapping[str, Any], moved: Path | None = None) -> Opened:
     """Open a parent of a store or run folder and check that it is the one the child was made from.
 
-    child, header: path and header of the child. moved: the parent's new path, None for the recorded one. Raises
-    ParentChanged if the parent is missing or its digest differs from the recorded one.
+    moved: the parent's new path, None for the recorded one. Raises ParentChanged if the parent is missing or its digest
+    differs from the recorded one.
     """
     recorded = header["parents"][kind.name]
     path = moved or locate_parent(child, recorded["path"])

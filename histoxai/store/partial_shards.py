@@ -76,10 +76,7 @@ class PartialShard:
         return new
 
     def flush(self) -> None:
-        """Write the rows that are in no file yet.
-
-        Raises HistoxaiError if the system refuses.
-        """
+        """Write the rows that are in no file yet; raises HistoxaiError if the system refuses."""
         runs, self._pending = _merge_runs(self._pending), []
         if not runs:
             return

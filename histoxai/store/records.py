@@ -36,7 +36,7 @@ def read_item(root: Path, name: str) -> dict[str, Any] | None:
     kinds = {"what": dict, "fingerprint": str, "rows": int, "shard": int, "arrays": list, "command": str}
     if not isinstance(facts, dict) or not all(isinstance(facts.get(k), t) for k, t in kinds.items()):
         return None
-    if not _is_intact(facts) or facts.get("name", name) != name:  # facts of another item in this one's place
+    if not _is_intact(facts) or facts.get("name", name) != name:  # another item's facts under this name
         return None
     return facts if 0 < facts["rows"] <= MAX_ROWS and facts["shard"] > 0 else None
 

@@ -56,11 +56,11 @@ class ArraySpec:
         """Return the path of a shard's file in the store."""
         return "/".join([self.path, "c", str(shard), *["0"] * (len(self.shape) - 1)])
 
-    def create(self, store: Any, *, name: str | None = None) -> zarr.Array[Any]:
-        """Write the array's metadata to a zarr store, and no chunk; `name` overrides the path."""
+    def create(self, store: Any) -> zarr.Array[Any]:
+        """Write the array's metadata to a zarr store, and no chunk."""
         shape = self.shape
         common: dict[str, Any] = {
-            "name": self.path if name is None else (name or None),
+            "name": self.path,
             "shape": shape,
             "dtype": str if self.dtype is str else np.dtype(self.dtype),
             "compressors": [BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"), Crc32cCodec()],

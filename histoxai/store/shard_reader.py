@@ -81,18 +81,13 @@ class Layout:
             if not _has_row_chunks(inner, shape):
                 return None
             codecs, sharded = inner["codecs"], True
-        if tuple(c["name"] for c in codecs) != _CODECS or _endian(codecs[0]) != "little":
+        if tuple(c["name"] for c in codecs) != _CODECS or not _is_little_endian(codecs[0]):
             return None
         dtype = np.dtype(meta["data_type"]).newbyteorder("<")
         if dtype.kind not in "iuf":
             return None
         fill = np.array(float(meta["fill_value"]) if dtype.kind == "f" else meta["fill_value"], dtype)
         return cls(shape, dtype, fill, chunk[0], sharded)
-
-    @property
-    def row_bytes(self) -> int:
-        """Uncompressed bytes of a row."""
-        return int(self.dtype.itemsize * np.prod(self.shape[1:], dtype=np.int64))
 
     def file(self, k: int) -> str:
         """Return the path of file k in the array's folder."""
@@ -297,8 +292,8 @@ def _has_row_chunks(inner: dict[str, Any], shape: tuple[int, ...]) -> bool:
     return is_by_row and [c["name"] for c in inner["index_codecs"]] == ["bytes", "crc32c"]
 
 
-def _endian(codec: dict[str, Any]) -> str:
-    return str(codec.get("configuration", {}).get("endian", "little"))
+def _is_little_endian(codec: dict[str, Any]) -> bool:
+    return bool(codec.get("configuration", {}).get("endian", "little") == "little")
 
 
 def _without_crc(data: bytes) -> np.ndarray:

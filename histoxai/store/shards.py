@@ -25,6 +25,7 @@ from histoxai.core.s3_paths import is_on_s3
 from histoxai.store.header import RootSnapshot, check_header, header_identity
 from histoxai.store.records import (
     MAX_ROWS,
+    bad_files,
     digest,
     is_done,
     item_names,
@@ -36,7 +37,7 @@ from histoxai.store.records import (
 from histoxai.store.schema import VERSIONS, ArraySpec, open_group
 from histoxai.store.sealing import changed_metadata, is_sealed, recorded_metadata
 from histoxai.store.shard_reader import ChunkDamaged, Rows, open_rows
-from histoxai.store.state import completeness, remake_command, repair_hint, require_complete, with_force, with_output
+from histoxai.store.state import gaps_text, item_state, remake_command, repair_hint, with_force, with_output
 from histoxai.store.storage import s3_mirror
 from histoxai.store.storage.files import file_error, read_json, remove, require_inside, write_atomically, write_json
 
@@ -73,6 +74,10 @@ class Item:
         """The rows [a, b) of a shard."""
         return shard * self.shard, min(self.rows, (shard + 1) * self.shard)
 
+    def fingerprint(self, header: dict[str, Any]) -> str:
+        """Return the checksum of all that changes the numbers: own settings, the store's, parents and version."""
+        return fingerprint([NUMERICS_VERSION, self.name, self.parameters, header_identity(header)])
+
 
 class Store:
     """A store, for reading and for filling.
@@ -98,8 +103,8 @@ class Store:
         return str(self.header["schema"])
 
     def fingerprint(self, item: Item) -> str:
-        """Return the checksum of all that changes an item's numbers (`item_fingerprint`)."""
-        return item_fingerprint(self.header, item)
+        """Return `Item.fingerprint` in this store."""
+        return item.fingerprint(self.header)
 
     # ---- items
 
@@ -157,10 +162,8 @@ class Store:
             s3_mirror.fetch(self.path / "zarr.json")
         root = read_json(self.path / "zarr.json")
         header = root.get("attributes", {}).get("histoxai") if isinstance(root, dict) else None
-        is_same = isinstance(header, dict) and header_identity(check_header(self.path, header)) == header_identity(
-            self.header
-        )
-        if not is_same:
+        identity = header_identity(self.header)
+        if not isinstance(header, dict) or header_identity(check_header(self.path, header)) != identity:
             raise HistoxaiError(f"{self.path}: was removed or started over while this task was at work; it stops here")
 
     # ---- reading
@@ -170,12 +173,25 @@ class Store:
         return digest(self.path, None if names is None else list(names))
 
     def completeness(self, verify: bool = False) -> dict[str, dict[str, Any]]:
-        """Return the state of each item by name (`store.state.item_state`)."""
-        return completeness(self.path, self.header, verify)
+        """Return the state of each item that the store has or should have, by name (`state.item_state`)."""
+        names = dict.fromkeys(["index", *item_names(self.path), *self.header.get("items", [])])
+        return {name: item_state(self.path, self.header, name, verify) for name in names}
 
     def require_complete(self, names: Sequence[str] | None = None) -> None:
-        """Raise Incomplete for the first item with gaps, naming the command that fills them; names: None for all."""
-        require_complete(self.path, self.header, names)
+        """Raise Incomplete for the first item with gaps, naming the command that fills them; names: None for all.
+
+        Raises Damaged if ids, labels or splits differ from what was written.
+        """
+        for name, state in self.completeness().items():
+            if state["missing"] and (names is None or name in names):
+                raise Incomplete(gaps_text(self.path, name, state["missing"], state["command"]))
+        # ids, labels and splits are small, and what people edit by hand: compare their checksums
+        record = None if is_on_s3(self.path) else read_record(self.path, "index", 0)
+        if record is not None and (changed := next(bad_files(self.path, record, True), None)):
+            raise Damaged(
+                f"{self.path}: {changed} is damaged, or was changed after it was written; make the store again: "
+                f"`{with_force(self.creating_command())}`"
+            )
 
     def arrays(self, folder: str = "") -> list[str]:
         """Return the paths of all arrays below a folder of the store, lost ones too.
@@ -185,11 +201,8 @@ class Store:
         files = sorted((self.path / folder).rglob("zarr.json"))
         nodes = {f.parent.relative_to(self.path).as_posix(): f for f in files if f.parent != self.path}
         recorded = (name.rpartition("/")[0] for name in self._recorded())
-        nodes |= {
-            path: self.path / path / "zarr.json"
-            for path in recorded
-            if f"{path}/".startswith(f"{folder}/" if folder else "")
-        }
+        inside = f"{folder}/" if folder else ""
+        nodes |= {path: self.path / path / "zarr.json" for path in recorded if f"{path}/".startswith(inside)}
         return sorted(path for path, file in nodes.items() if self._is_array(path, file))
 
     def _is_array(self, path: str, file: Path) -> bool:
@@ -252,8 +265,12 @@ class Store:
 
     def _repair(self, path: str) -> str:
         item = self._item_of(path)
-        command = with_output(item[1] if item else self.header["run"]["command"], self.path)
+        command = with_output(item[1], self.path) if item else self.creating_command()
         return f"`{command}` writes it again and keeps what is done"
+
+    def creating_command(self) -> str:
+        """Return the command that created the store, with its current path as output."""
+        return with_output(str(self.header["run"]["command"]), self.path)
 
     def read(self, path: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Read rows [start, stop) of an array, None for its end; raises what `take` raises."""
@@ -301,11 +318,7 @@ class Store:
     def _damaged(self, path: str, damage: ChunkDamaged) -> Damaged:
         item = self._item_of(path)
         if item is None:
-            command = with_output(self.header["run"]["command"], self.path)
-            return Damaged(
-                f"{self.path}: array {path} is damaged ({damage.reason}); `{command}` writes it again and keeps "
-                "what is done"
-            )
+            return Damaged(f"{self.path}: array {path} is damaged ({damage.reason}); {self._repair(path)}")
         patch = f"row {damage.row}"
         if path != "patch_id" and self.has("patch_id"):
             with suppress(Damaged):
@@ -329,14 +342,8 @@ def open_store(path: Path, schema: str, made_by: str) -> Store:
     if int(version) > known:
         raise InputRefused(f"{path}: schema {store.schema} is newer than this histoxai; upgrade it")
     if int(version) < known:
-        command = with_output(store.header["run"]["command"], path)
         raise InputRefused(
             f"{path}: schema {store.schema} is of an older histoxai, and this one reads {kind}/{known}; make it again: "
-            f"`{with_force(command)}`"
+            f"`{with_force(store.creating_command())}`"
         )
     return store
-
-
-def item_fingerprint(header: dict[str, Any], item: Item) -> str:
-    """Return the checksum of all that changes an item's numbers: its settings, the store's, parents and version."""
-    return fingerprint([NUMERICS_VERSION, item.name, item.parameters, header_identity(header)])

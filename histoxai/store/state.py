@@ -1,4 +1,4 @@
-"""How complete a store is, which shards are damaged, and which command repairs them."""
+"""Describe how complete a store is, which shards are damaged, and which command repairs them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from histoxai.core.errors import Damaged, Incomplete
-from histoxai.core.s3_paths import is_on_s3, with_s3_urls
-from histoxai.store.records import bad_files, is_done, item_names, read_item, read_record, read_records
+from histoxai.core.s3_paths import with_s3_urls
+from histoxai.store.records import bad_files, is_done, item_names, read_item, read_records
 
 # Commands with `--shard`, and commands with `--verify`.
 _SHARDED = ("ingest", "masks", "predict", "explain")
@@ -61,36 +60,12 @@ def item_state(root: Path, header: Mapping[str, Any], name: str, verify: bool = 
     }
 
 
-def completeness(root: Path, header: Mapping[str, Any], verify: bool = False) -> dict[str, dict[str, Any]]:
-    """Return `item_state` of every item that the store has or should have, by name."""
-    names = dict.fromkeys(["index", *item_names(root), *header.get("items", [])])
-    return {name: item_state(root, header, name, verify) for name in names}
-
-
 def gaps_text(root: Path, name: str, missing: Sequence[int], command: str) -> str:
     """Return a message with an item's missing shards and the command that fills them."""
     noun = "shard" if len(missing) == 1 else "shards"
     # ids and labels are written with the store: the command without --shard repairs their record
     run = command if name == "index" else fill_command(command, missing)
     return f"{root}: '{name}' lacks {noun} {format_ranges(missing)}; run `{run}`"
-
-
-def require_complete(root: Path, header: Mapping[str, Any], names: Sequence[str] | None = None) -> None:
-    """Raise Incomplete for the first item with gaps, naming the command that fills them; names: None for all.
-
-    Raises Damaged if ids, labels or splits differ from what was written.
-    """
-    for name, state in completeness(root, header).items():
-        if state["missing"] and (names is None or name in names):
-            raise Incomplete(gaps_text(root, name, state["missing"], state["command"]))
-    # ids, labels and splits are small, and what people edit by hand: compare their checksums
-    record = None if is_on_s3(root) else read_record(root, "index", 0)
-    if record is not None and (changed := next(bad_files(root, record, True), None)):
-        command = with_output(str(header["run"]["command"]), root)
-        raise Damaged(
-            f"{root}: {changed} is damaged, or was changed after it was written; make the store again: "
-            f"`{with_force(command)}`"
-        )
 
 
 def rows_done(state: Mapping[str, Any]) -> np.ndarray:

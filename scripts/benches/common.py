@@ -8,11 +8,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import numpy as np
 import torch
+
+if TYPE_CHECKING:
+    from histoxai.store.shards import Item, Store
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_data" / "diagset" / "blobs" / "S" / "20x"
 
@@ -39,15 +42,20 @@ def write_tree(root: Path, images: np.ndarray, blob: int = 256) -> None:
         np.save(folder / f"scan.blob.{i // blob:05d}.npy", images[i : i + blob])
 
 
+def write_shards(store: Store, item: Item, arrays: dict[str, np.ndarray]) -> None:
+    """Write all shards of an item from whole arrays: path -> (n, ...)."""
+    for shard in range(item.count):
+        start, stop = item.span(shard)
+        store.write(item, shard, {path: rows[start:stop] for path, rows in arrays.items()}, 0.0)
+
+
 def inputs(
     work: Path, n: int, name: str, size: int = 96, arch: str = "thesis-cnn", classes: int = 2
 ) -> tuple[Path, Path]:
     """Make a patch store of n test patches and a run folder with an untrained network; return both paths."""
     from histoxai.core import provenance, registry
-    from histoxai.core.progress import Silent
     from histoxai.networks.weights import finish
     from histoxai.store.create import create_or_match
-    from histoxai.store.jobs.runner import fill_item
     from histoxai.store.patches import image_item
 
     images, words = tissue(n, size), [f"c{k}" for k in range(classes)]
@@ -60,7 +68,7 @@ def inputs(
     }
     item = image_item(n, (size, size), 512, False, {})
     store = create_or_match(work / f"{name}.zarr", header, index, [item], attrs={"classes": words, "mpp": None})
-    fill_item(store, item, lambda a, b: {"images": images[a:b]}, Silent())
+    write_shards(store, item, {"images": images})
     torch.manual_seed(0)
     recipe = {"classes": classes, "size": [size, size]}
     facts = {

@@ -14,12 +14,10 @@ import zarr
 from numcodecs import blosc
 from torch.utils.data import DataLoader, Dataset
 
-from benches.common import row, tissue
+from benches.common import row, tissue, write_shards
 from histoxai.core import provenance, resources
-from histoxai.core.progress import Silent
 from histoxai.networks.inference import to_tensor
 from histoxai.store.create import create_or_match
-from histoxai.store.jobs.runner import fill_item
 from histoxai.store.patches import Patches, image_item
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item, Store
@@ -40,7 +38,7 @@ def make_patches(path: Path) -> Patches:
     }
     item = image_item(PATCHES, (256, 256), 512, False, {})
     store = create_or_match(path, header, index, [item], attrs={"classes": ["a"], "mpp": None})
-    fill_item(store, item, lambda a, b: {"images": images[a:b]}, Silent())
+    write_shards(store, item, {"images": images})
     return Patches(path)
 
 
@@ -127,7 +125,7 @@ def decompression(work: Path) -> dict[str, Any]:
     maps = np.random.default_rng(0).normal(size=spec.shape).astype(np.float32)
     item = Item("ig", (spec,))
     store = create_or_match(work / "m.zarr", provenance.header("maps/1", {}, 0, {}), {}, [item])
-    fill_item(store, item, lambda a, b: {"maps": maps[a:b]}, Silent())
+    write_shards(store, item, {"maps": maps})
     chunks = []
     for k in range(item.count):
         data = (store.path / spec.file(k)).read_bytes()

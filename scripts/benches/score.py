@@ -18,7 +18,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import spearmanr
 from sklearn import metrics as sk
 
-from benches.common import inputs, peak_megabytes, row
+from benches.common import inputs, peak_megabytes, row, write_shards
 from histoxai.core import provenance, resources
 from histoxai.core.progress import Silent
 from histoxai.explain.bases.method import channels_to_plane
@@ -30,7 +30,6 @@ from histoxai.settings import Explain, Score, Statistics, Work
 from histoxai.stages import explain, score
 from histoxai.statistics.confusion import confusion_counts
 from histoxai.store.create import create_or_match
-from histoxai.store.jobs.runner import fill_item
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item, Store
 
@@ -67,7 +66,7 @@ def make_masks(patches: Store, path: Path) -> Store:
     index = {"row": np.arange(n, dtype=np.int32), "patch_id": patches.read("patch_id")}
     header = provenance.header("masks/1", {"split": "test", "scale": 1.0}, None, parents)
     store = create_or_match(path, header, index, [item])
-    fill_item(store, item, lambda a, b: {"probability": probability[a:b]}, Silent())
+    write_shards(store, item, {"probability": probability})
     return store
 
 

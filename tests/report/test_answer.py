@@ -164,7 +164,7 @@ def test_figures_are_the_same_bytes_whoever_draws_them() -> None:
     rows = [{"confidence": 0.5, "accuracy": 0.4, "n": 3}]
     made = []
     for workers in (1, 2):
-        with FigurePool(workers, for_print=True, mark="partial: 1 of 2 patches") as pool:
+        with FigurePool(workers, for_print=True, note="partial: 1 of 2 patches") as pool:
             figures = [pool.add("a/b", reliability_curve, rows), pool.add("A b", reliability_curve, rows)]
             pool.finish(Silent())
         made.append(({f.name: f.png for f in figures}, dict(pool.files())))

@@ -19,10 +19,11 @@ from histoxai.core.slurm import array_block
 from histoxai.settings import Work
 from histoxai.store import partial_shards
 from histoxai.store.create import create_or_match
-from histoxai.store.jobs.runner import Task, fill_item, parse_shards, run_shards
+from histoxai.store.jobs.runner import Task, parse_shards, run_shards
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item, Store
 from histoxai.store.storage import files
+from tests.conftest import fill_item
 
 SPEC = ArraySpec("maps", (10, 3, 16, 16), np.float32, 4)
 DATA = np.random.default_rng(0).random(SPEC.shape, np.float32)

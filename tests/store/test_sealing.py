@@ -17,13 +17,12 @@ from histoxai.core.progress import Silent
 from histoxai.core.provenance import header
 from histoxai.store import shards
 from histoxai.store.create import create_or_match
-from histoxai.store.jobs.runner import fill_item
 from histoxai.store.partial_shards import remove_partial
 from histoxai.store.records import read_item, with_checksum
 from histoxai.store.schema import ArraySpec
 from histoxai.store.sealing import metadata_documents, seal_attributes
 from histoxai.store.shards import Item, Store
-from tests.conftest import Mini, array_files, done, run, without_seal
+from tests.conftest import Mini, array_files, done, fill_item, run, without_seal
 
 ROWS, SHARD = 7, 4
 SPECS = (ArraySpec("a/x", (ROWS, 300), np.float32, SHARD, float("nan")), ArraySpec("y", (ROWS,), np.int16, SHARD))

@@ -18,11 +18,11 @@ from histoxai.core.errors import Damaged, HistoxaiError
 from histoxai.core.progress import Silent
 from histoxai.store import shard_reader
 from histoxai.store.create import create_or_match
-from histoxai.store.jobs.runner import fill_item
 from histoxai.store.records import with_checksum
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shard_reader import LibraryRows, ShardRows, open_rows
 from histoxai.store.shards import Item, Store
+from tests.conftest import fill_item
 
 RNG = np.random.default_rng(0)
 SPECS = [

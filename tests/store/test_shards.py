@@ -15,14 +15,14 @@ from histoxai.core import provenance
 from histoxai.core.errors import Damaged, HistoxaiError, Incomplete, InputRefused, SettingsDiffer, UsageError
 from histoxai.core.progress import Silent
 from histoxai.store.create import add_item, create_or_match
-from histoxai.store.jobs.runner import fill_item, parse_shards
+from histoxai.store.jobs.runner import parse_shards
 from histoxai.store.patches import Patches
 from histoxai.store.records import is_done, record_path, with_checksum
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item, Store, open_store
 from histoxai.store.state import format_ranges, with_force, with_output
 from histoxai.store.storage.files import read_json, remove_temporary_folder, write_atomically, write_json
-from tests.conftest import without_seal
+from tests.conftest import fill_item, without_seal
 
 SPECS = [
     ArraySpec("images", (10, 40, 30, 3), np.uint8, 4),

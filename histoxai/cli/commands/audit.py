@@ -32,4 +32,4 @@ def audit(
     from histoxai.stages.audit import audit as stage
 
     summary = stage(patches, run, settings, Statistics(seed=seed))
-    terminal.show_all(summary, json, tables)
+    terminal.show(summary, json, tables)

@@ -31,9 +31,8 @@ _LIST = typer.Option(
 )
 
 
-@options.verb(
+@options.sharded(
     settings.Explain,
-    work=options.SHARDED,
     modes=("count", "missing", "estimate", "parity", "check"),
     examples=(
         "histoxai explain balanced.zarr --model cls/ -o maps.zarr --per-class 50",

@@ -20,6 +20,6 @@ def info(
     from histoxai.stages import info as stage
 
     summary = stage.info(path, verify)
-    terminal.show_all(summary, json, store)
+    terminal.show(summary, json, store)
     sys.stdout.flush()
     stage.raise_if_damaged(summary)

@@ -12,10 +12,8 @@ from histoxai.cli.tables.ingest import counts
 from histoxai.core.errors import UsageError
 
 
-@options.verb(
+@options.sharded(
     settings.Ingest,
-    work=options.SHARDED,
-    modes=options.SHARDED_MODES,
     examples=(
         "histoxai ingest DiagSet/ -o patches.zarr --classes A,N,R1,R2,R3,R4,R5",
         "histoxai ingest slides/ -o patches.zarr --mpp 0.5 --annotations geojson/",

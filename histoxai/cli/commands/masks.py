@@ -10,10 +10,8 @@ from histoxai.cli import options, terminal
 from histoxai.cli.progress_display import display
 
 
-@options.verb(
+@options.sharded(
     settings.Masks,
-    work=options.SHARDED,
-    modes=options.SHARDED_MODES,
     examples=(
         "histoxai masks balanced.zarr --model seg/ -o masks.zarr",
         "histoxai masks balanced.zarr --model seg/ -o masks.zarr --shard auto",

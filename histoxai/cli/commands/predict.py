@@ -10,10 +10,8 @@ from histoxai.cli import options, terminal
 from histoxai.cli.progress_display import display
 
 
-@options.verb(
+@options.sharded(
     settings.Predict,
-    work=options.SHARDED,
-    modes=options.SHARDED_MODES,
     examples=(
         "histoxai predict patches.zarr --model cls/ -o preds.zarr",
         "histoxai predict patches.zarr --model cls/ -o preds.zarr --embeddings --workers 2",

@@ -63,7 +63,7 @@ def report(
         raise UsageError(f"report: {wrong} applies only to a report of a single store; remove it to compare several")
     work = terminal.with_threads(work)
     with display(quiet) as progress:
-        from histoxai.report.request import ReportRequest
+        from histoxai.report.output import ReportRequest
 
         drawing = workers or min(4, work.threads)
         request = ReportRequest(output, export, slides, drawing, work.force, work.only == "check", allow_partial)

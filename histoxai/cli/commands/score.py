@@ -21,12 +21,10 @@ _PROFILE = typer.Option(
 )
 
 
-@options.verb(
+@options.sharded(
     settings.Score,
     settings.Statistics,
     settings.Faithfulness,
-    work=options.SHARDED,
-    modes=options.SHARDED_MODES,
     examples=(
         "histoxai score maps.zarr --masks masks.zarr -o scores.zarr",
         "histoxai score maps.zarr --masks masks.zarr -o scores.zarr --json | jq .conclusions",
@@ -66,21 +64,18 @@ def score(
     if json and jsonl:
         raise UsageError("score: --json and --jsonl exclude each other")
     registry.resolve_name("profile", profile)
-    on_model = faithfulness or tests.sanity > 0
     if export and (work.shard is not None or work.prints_shards):
         raise UsageError("--export: tables are of all shards; leave out --shard, --count-shards and --missing")
-    if on_model and model is None:
-        raise UsageError("--faithfulness and --sanity test maps on their model; name its run folder with --model")
-    if model is not None and not on_model:
-        raise UsageError("--model: is what maps are tested on; ask for --faithfulness or --sanity")
     tests = tests if faithfulness else replace(tests, probes=())
+    _check_model(model, faithfulness or tests.sanity > 0)
     work = terminal.with_threads(work)
     with display(quiet or work.prints_shards) as progress:
         from histoxai.score import scores_store
+        from histoxai.score.inputs import FaithfulnessInputs, ScoreInputs
         from histoxai.stages import score as stage
 
-        faithfulness_inputs = stage.FaithfulnessInputs(tests, model, patches) if model is not None else None
-        inputs = stage.ScoreInputs(maps, masks, allow_partial, faithfulness_inputs)
+        on_model = FaithfulnessInputs(tests, model, patches) if model is not None else None
+        inputs = ScoreInputs(maps, masks, allow_partial, on_model)
         requested = stage.Summary(profile, statistics, export, with_means=not jsonl)
         summary = stage.score(inputs, output, settings, requested, progress, work)
     if work.only is not None or work.shard is not None:
@@ -89,4 +84,11 @@ def score(
         for row in scores_store.patch_rows(output, profile, statistics.empty):
             terminal.emit(row)
     else:
-        terminal.show_all(summary, json, tables.scored)
+        terminal.show(summary, json, tables.scored)
+
+
+def _check_model(model: Path | None, needed: bool) -> None:
+    if needed and model is None:
+        raise UsageError("--faithfulness and --sanity test maps on their model; name its run folder with --model")
+    if model is not None and not needed:
+        raise UsageError("--model: is what maps are tested on; ask for --faithfulness or --sanity")

@@ -11,10 +11,8 @@ from histoxai.cli.progress_display import display
 from histoxai.cli.tables import train as tables
 
 
-@options.verb(
+@options.training(
     settings.TrainCls,
-    work=("threads", "force"),
-    modes=("find-lr", "check"),
     examples=(
         "histoxai train-cls balanced.zarr -o cls/",
         "histoxai train-cls balanced.zarr -o cls/ --arch resnet18 --augment light --schedule cosine",

@@ -11,10 +11,8 @@ from histoxai.cli.progress_display import display
 from histoxai.cli.tables import train as tables
 
 
-@options.verb(
+@options.training(
     settings.TrainSeg,
-    work=("threads", "force"),
-    modes=("find-lr", "check"),
     examples=(
         "histoxai train-seg nuclei.zarr -o seg/",
         "histoxai train-seg nuclei.zarr -o seg/ --width 16 --batch-size 4 --epochs 30 --schedule cosine",

@@ -21,28 +21,25 @@ KINDS = {
 
 def audit(summary: dict[str, Any]) -> list[Table]:
     """Show what the splits of a store leak, and what the study's rule would leak."""
-    made = [_leaks(summary)]
+    tables = [_leaks(summary)]
     if summary["relatives"]:
-        table = Table(title=f"relatives among all {summary['patches']:,} patches, {summary['families']:,} families")
-        for column in ("kind", "patches", "sets", "across groups"):
-            table.add_column(column, justify="left" if column == "kind" else "right")
+        title = f"relatives among all {summary['patches']:,} patches, {summary['families']:,} families"
+        table = Table(title, "kind", "patches", "sets", "across groups")
         for r in summary["relatives"]:
             table.add_row(KINDS[r["kind"]], f"{r['patches']:,}", f"{r['sets']:,}", f"{r['across_groups']:,}")
-        made.append(table)
+        tables.append(table)
     if summary["study_rule"]["withheld"] is None:
-        made.append(_study_rule(summary["study_rule"]))
+        tables.append(_study_rule(summary["study_rule"]))
     if summary["run"] is not None:
-        made.append(_worth(summary["run"]))
-    return made
+        tables.append(_accuracy_of_run(summary["run"]))
+    return tables
 
 
 def _leaks(summary: dict[str, Any]) -> Table:
     sizes = ", ".join(f"{name} {n:,}" for name, n in summary["splits"].items() if n)
-    table = Table(title=f"{summary['path']}: {sizes}")
     pairs = list(dict.fromkeys((r["held_out"], r["seen_in"]) for r in summary["leaks"]))
-    table.add_column("has a relative in another split")
-    for held, seen in pairs:
-        table.add_column(f"{held}, seen in {seen}", justify="right")
+    columns = [f"{held}, seen in {seen}" for held, seen in pairs]
+    table = Table(f"{summary['path']}: {sizes}", "has a relative in another split", *columns)
     for kind in dict.fromkeys(r["kind"] for r in summary["leaks"]):
         rows = [
             r for pair in pairs for r in summary["leaks"] if (r["held_out"], r["seen_in"], r["kind"]) == (*pair, kind)
@@ -52,23 +49,19 @@ def _leaks(summary: dict[str, Any]) -> Table:
     return table
 
 
-def _study_rule(found: dict[str, Any]) -> Table:
-    table = Table(title="what the study's rule (a draw over patches) would leak into its test split")
-    for column in ("class", "test", "rotated copy in training", "any relative there"):
-        table.add_column(column, justify="left" if column == "class" else "right")
-    for name, row in [*found["classes"].items(), ("all", found)]:
+def _study_rule(rule: dict[str, Any]) -> Table:
+    title = "what the study's rule (a draw over patches) would leak into its test split"
+    table = Table(title, "class", "test", "rotated copy in training", "any relative there")
+    for name, row in [*rule["classes"].items(), ("all", rule)]:
         share = f" ({row['copy_share']:.1%})" if row["copy"] else ""
         table.add_row(name, f"{row['test']:,}", f"{row['copy']:,}{share}", f"{row['any']:,}")
     return table
 
 
-def _worth(found: dict[str, Any]) -> Table:
-    table = Table(
-        title=f"{found['path']}: accuracy on {found['split']} patches with a relative in training, and without any"
-    )
-    for column in ("kind", "patches", "leaked", "clean", "difference", "interval"):
-        table.add_column(column, justify="left" if column == "kind" else "right")
-    for row in found["kinds"]:
+def _accuracy_of_run(run: dict[str, Any]) -> Table:
+    title = f"{run['path']}: accuracy on {run['split']} patches with a relative in training, and without any"
+    table = Table(title, "kind", "patches", "leaked", "clean", "difference", "interval")
+    for row in run["kinds"]:
         leaked, clean, both = row["leaked"], row["clean"], row["difference"]
         ends = "-" if both is None or both["low"] is None else f"{both['low']:+.3f} to {both['high']:+.3f}"
         table.add_row(
@@ -79,6 +72,6 @@ def _worth(found: dict[str, Any]) -> Table:
             "-" if both is None else f"{both['accuracy']:+.3f}",
             ends,
         )
-    if not found["kinds"]:
-        table.add_row("no patch has one", "0", "-", number(found["accuracy"]), "-", "-")
+    if not run["kinds"]:
+        table.add_row("no patch has one", "0", "-", number(run["accuracy"]), "-", "-")
     return table

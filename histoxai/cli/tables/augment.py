@@ -9,17 +9,9 @@ from histoxai.cli.tables.base import Table
 
 def plan(summary: dict[str, Any]) -> Table:
     """Show patches by class and split after `augment`, as the study's table 1."""
-    table = Table(title=f"split by {summary['split_by']}")
-    table.add_column("class")
-    columns = {
-        "patches": "patches",
-        "rotated": "after rotation",
-        "train": "train",
-        "validation": "validation",
-        "test": "test",
-    }
-    for words in columns.values():
-        table.add_column(words, justify="right")
+    title = f"split by {summary['split_by']}"
+    table = Table(title, "class", "patches", "after rotation", "train", "validation", "test")
     for row in summary["table"]:
-        table.add_row(row["class"], *[f"{row[c]:,}" for c in columns])
+        counts = (row[name] for name in ("patches", "rotated", "train", "validation", "test"))
+        table.add_row(row["class"], *[f"{n:,}" for n in counts])
     return table

@@ -1,4 +1,4 @@
-"""What all tables share: text that is no markup, and how numbers read."""
+"""Tables of plain text, and the way they write numbers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from rich.text import Text
 
 
 class Table(RichTable):
-    """A table whose titles and cells are plain text: a class named `[red]` is no markup."""
+    """A table whose titles and cells are plain text: a class named `[red]` is no markup.
 
-    def __init__(self, title: str, **options: Any) -> None:
+    columns: headers, the first one aligned left and all others right.
+    """
+
+    def __init__(self, title: str, *columns: str, **options: Any) -> None:
         super().__init__(title=Text(title, justify="left"), **options)
+        for number, name in enumerate(columns):
+            self.add_column(name, justify="right" if number else "left")
 
     def add_row(self, *cells: Any, **options: Any) -> None:
         super().add_row(*[Text(str(c)) for c in cells], **options)
@@ -26,8 +31,9 @@ def number(value: float | None) -> str:
 
 
 def partial(summary: dict[str, Any]) -> str:
-    found = summary.get("partial")
-    return f"PARTIAL, {found['patches']} of {found['of']} patches: " if found else ""
+    """Return the mark before the title of a table that lacks patches; empty where none is missing."""
+    counts = summary.get("partial")
+    return f"PARTIAL, {counts['patches']} of {counts['of']} patches: " if counts else ""
 
 
 def small(value: float | None) -> str:

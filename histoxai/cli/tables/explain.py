@@ -9,13 +9,11 @@ from histoxai.cli.tables.base import Table, small
 
 def estimate(summary: dict[str, Any]) -> Table:
     """Show the cost of each method as `explain --estimate` measured it."""
-    table = Table(
-        title=f"one process, {summary['threads']} threads, {summary['device']}: {summary['patches']:,} patches, "
+    title = (
+        f"one process, {summary['threads']} threads, {summary['device']}: {summary['patches']:,} patches, "
         f"{summary['shards']} shards"
     )
-    table.add_column("method")
-    for column in ("s a patch", "hours", "GB", "files"):
-        table.add_column(column, justify="right")
+    table = Table(title, "method", "s a patch", "hours", "GB", "files")
     for row in summary["rows"]:
         last = row is summary["rows"][-1]
         cells = f"{row['seconds_per_patch']:.3g}", _hours(row["hours"]), f"{row['gb']:.3g}", f"{row['files']:,}"

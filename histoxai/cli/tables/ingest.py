@@ -9,9 +9,8 @@ from histoxai.cli.tables.base import Table
 
 def counts(summary: dict[str, Any]) -> Table:
     """Count patches by class after `ingest`, the first column of the study's table 1."""
-    table = Table(title=f"{summary['output']}: {summary['patches']} patches, {summary['groups']} groups")
-    table.add_column("class")
-    table.add_column("patches", justify="right")
+    title = f"{summary['output']}: {summary['patches']} patches, {summary['groups']} groups"
+    table = Table(title, "class", "patches")
     for name, n in summary["classes"].items():
         table.add_row(name, f"{n:,}")
     if not summary["classes"]:

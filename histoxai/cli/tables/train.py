@@ -26,33 +26,31 @@ def accuracy(summary: dict[str, Any]) -> Group:
 def folds(summary: dict[str, Any]) -> Group:
     """Show the accuracy on all folds' test patches together, and of each fold."""
     scores, each = summary["scores"], summary["accuracy_of_folds"]
-    found, of = len(summary["runs"]), summary["folds"]
-    which = f"all {of} folds'" if found == of else f"{found} of {of} folds'"
+    trained, of = len(summary["runs"]), summary["folds"]
+    which = f"all {of} folds'" if trained == of else f"{trained} of {of} folds'"
     title = f"{summary['output']}: accuracy on {which} test patches ({scores['patches']} patches)"
-    parted = ", ".join(number(v) for v in each["each"])
-    lines = [_others(scores), f"accuracy of folds {parted}; mean {number(each['mean'])}, sd {number(each['sd'])}"]
+    each_fold = ", ".join(number(v) for v in each["each"])
+    lines = [_others(scores), f"accuracy of folds {each_fold}; mean {number(each['mean'])}, sd {number(each['sd'])}"]
     return Group(_of_classes(title, scores, scores["balanced_accuracy"]), *map(Text, lines))
 
 
 def rates(summary: dict[str, Any]) -> Group:
     """Show learning rates that were tried with their loss, and the suggested one."""
-    curve, found = summary["curve"], summary["suggestion"]
+    curve, suggested = summary["curve"], summary["suggestion"]
     table = Table(title="learning rates tried")
     for name in ("rate", "loss", ""):
         table.add_column(name, justify="left" if not name else "right")
-    chosen = next((k for k, c in enumerate(curve) if c["lr"] == found), None)
+    marked = next((k for k, c in enumerate(curve) if c["lr"] == suggested), None)
     for k, row in enumerate(curve):
-        if k % 7 == 0 or k == chosen:
-            mark = "falls fastest" if k == chosen else ""
+        if k % 7 == 0 or k == marked:
+            mark = "falls fastest" if k == marked else ""
             table.add_row(f"{row['lr']:.1e}", f"{row['smoothed']:.4f}", mark, style="bold" if mark else None)
-    word = "the loss never fell; look at the data" if found is None else f"try --lr {found:.1e}"
+    word = "the loss never fell; look at the data" if suggested is None else f"try --lr {suggested:.1e}"
     return Group(table, Text(word))
 
 
 def _of_classes(title: str, scores: dict[str, Any], mean: float | None) -> Table:
-    table = Table(title=title)
-    for name in ("class", "patches", "accuracy", "95 % interval"):
-        table.add_column(name, justify="left" if name == "class" else "right")
+    table = Table(title, "class", "patches", "accuracy", "95 % interval")
     for name, row in scores["per_class"].items():
         table.add_row(name, str(row["n"]), number(row["mean"]), _interval(row))
     everything = scores["accuracy"]
@@ -76,9 +74,7 @@ def _others(scores: dict[str, Any]) -> str:
 
 def segmentation(summary: dict[str, Any]) -> Table:
     """Show IoU and Dice of each plane on the test split, or on validation without one."""
-    table = Table(title=f"{summary['output']}: {summary['split']}, pooled pixels")
-    for column in ("mask", "IoU", "Dice"):
-        table.add_column(column, justify="left" if column == "mask" else "right")
+    table = Table(f"{summary['output']}: {summary['split']}, pooled pixels", "mask", "IoU", "Dice")
     for name, value in summary["masks"].items():
         table.add_row(name, number(value["iou"]), number(value["dice"]))
     return table

@@ -55,11 +55,13 @@ class CAM(Method):
 
         As pytorch-grad-cam's authors reshape for transformers: the class token is dropped, the others form the grid.
         """
+        from torch import nn
+
         grid = getattr(body, "gradcam_grid", None)
         if values.ndim == 3 and grid and values.shape[1] >= grid[0] * grid[1]:
             tokens = values[:, -grid[0] * grid[1] :]
             return tokens.transpose(1, 2).reshape(len(values), values.shape[2], *grid)
-        if values.ndim == 4 and getattr(body, "gradcam_last", False) and not _is_convolution(self.layer(body)):
+        if values.ndim == 4 and getattr(body, "gradcam_last", False) and not isinstance(self.layer(body), nn.Conv2d):
             return values.permute(0, 3, 1, 2)
         return values
 
@@ -155,12 +157,6 @@ class SinglePassCAM(CAM, SinglePass):
 class _NoHooks:
     def release(self) -> None:
         """Do nothing; the library calls this from `__del__`."""
-
-
-def _is_convolution(layer: nn.Module) -> bool:
-    from torch import nn
-
-    return isinstance(layer, nn.Conv2d)
 
 
 def _scaled(plane: np.ndarray) -> np.ndarray:

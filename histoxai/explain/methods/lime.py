@@ -28,6 +28,7 @@ from histoxai.explain.bases.superpixels import (
     with_nuclei,
 )
 from histoxai.settings import bounded
+from histoxai.statistics.ranks import spearman
 
 if TYPE_CHECKING:
     import torch
@@ -85,14 +86,6 @@ def ridge(on: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
 def _most(size: tuple[int, ...]) -> int:
     # the largest number of superpixels of a patch of this size (H, W)
     return min(65535, size[0] * size[1] // 16)
-
-
-def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    from scipy.stats import spearmanr
-
-    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return float("nan")
-    return float(spearmanr(a, b).statistic)
 
 
 @dataclass(frozen=True)
@@ -179,7 +172,7 @@ class Lime(Sampling):
         weights, r2 = ridge(on[0], y[: len(on[0])])
         checks = {"r2": r2}
         if self.options.stability:
-            checks["stability"] = _rank_correlation(weights, ridge(on[1], y[len(on[0]) :])[0])
+            checks["stability"] = spearman(weights, ridge(on[1], y[len(on[0]) :])[0])
         segments = self.segmented.segments
         stored = np.full(_most(segments.shape), np.nan, np.float32)
         stored[: len(weights)] = weights

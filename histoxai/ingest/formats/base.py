@@ -1,4 +1,4 @@
-"""What a source format has to give, for its author.
+"""The interface of a source format, for its author.
 
 A format is one class in one file. It is registered by name: in `core/registry.py`, or by an installed package through
 the entry point `histoxai.formats`. `ingest` uses three things of it:
@@ -162,7 +162,6 @@ class PatchSource(Protocol):
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Return images (n, H, W, 3) uint8 and targets (n, 2, H, W) uint8 in {0, 1}, or None without masks."""
-        ...
 
 
 class SourceFormat(PatchSource, Protocol):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,27 +42,27 @@ class H5Array:
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return rows [start, stop); raises InputRefused where they cannot be read."""
-        try:
-            with _import_h5py(self.file).File(self.file, "r") as file:
-                dataset = file[self.name]
-                numbers = (stop - start) * math.prod(self.shape[1:]) + math.prod(dataset.chunks or ())
-                with bounded_memory(self.dtype.itemsize * numbers):
-                    return np.asarray(dataset[start:stop])
-        except MemoryError as error:
-            raise InputRefused(f"{self.path}: a chunk unpacks to far more than it should; is it harmful?") from error
-        except _READ_ERRORS as error:
-            raise InputRefused(f"{self.path}: cannot be read ({error}); copy it again from the source") from error
+        with self._opened() as dataset:
+            numbers = (stop - start) * math.prod(self.shape[1:]) + math.prod(dataset.chunks or ())
+            with bounded_memory(self.dtype.itemsize * numbers):
+                return np.asarray(dataset[start:stop])
 
     def chunk_counts(self) -> ChunkCounts | None:
         """Count the chunks in the file; None for a dataset that is stored in one piece."""
+        with self._opened() as dataset:
+            if dataset.chunks is None or dataset.is_virtual:
+                return None
+            total = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
+            present = min(int(dataset.id.get_num_chunks()), total)
+            return ChunkCounts(present, total, int(dataset.id.get_storage_size()), dataset.fillvalue)
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
         try:
             with _import_h5py(self.file).File(self.file, "r") as file:
-                dataset = file[self.name]
-                if dataset.chunks is None or dataset.is_virtual:
-                    return None
-                total = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
-                present = min(int(dataset.id.get_num_chunks()), total)
-                return ChunkCounts(present, total, int(dataset.id.get_storage_size()), dataset.fillvalue)
+                yield file[self.name]
+        except MemoryError as error:
+            raise InputRefused(f"{self.path}: a chunk unpacks to far more than it should; is it harmful?") from error
         except _READ_ERRORS as error:
             raise InputRefused(f"{self.path}: cannot be read ({error}); copy it again from the source") from error
 

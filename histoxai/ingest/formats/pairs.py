@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from histoxai.core.errors import InputRefused
+from histoxai.ingest.array_roles import SPLITS
 from histoxai.ingest.file_listing import list_files, require_utf8_name
 from histoxai.ingest.formats.base import (
     PatchIndex,
@@ -23,10 +24,9 @@ from histoxai.ingest.targets import TargetPlanes
 from histoxai.ingest.tiles import TileLayout
 from histoxai.settings import Ingest
 
-_CODES = {"train": 1, "training": 1, "val": 2, "valid": 2, "validation": 2, "test": 3, "testing": 3}
-_FOLDER = re.compile(rf"(?:.*[_\- .])?({'|'.join(_CODES)})", re.IGNORECASE)  # train, stage1_train
-_NAME = re.compile(rf"({'|'.join(_CODES)})[a-z]?_.*", re.IGNORECASE)  # train_1, testA_1
-_GENERIC = re.compile(rf"(({'|'.join(_CODES)})[a-z]?|images?|img|patch|tile|sample)?", re.IGNORECASE)
+_FOLDER = re.compile(rf"(?:.*[_\- .])?({'|'.join(SPLITS)})", re.IGNORECASE)  # train, stage1_train
+_NAME = re.compile(rf"({'|'.join(SPLITS)})[a-z]?_.*", re.IGNORECASE)  # train_1, testA_1
+_GENERIC = re.compile(rf"(({'|'.join(SPLITS)})[a-z]?|images?|img|patch|tile|sample)?", re.IGNORECASE)
 
 
 class PairsFormat:
@@ -116,7 +116,7 @@ def _splits(keys: list[Key]) -> list[int]:
 
 def _split_code(pattern: re.Pattern[str], text: str) -> int:
     match = pattern.fullmatch(text)
-    return _CODES[match[1].lower()] if match else 0
+    return SPLITS[match[1].lower()] if match else 0
 
 
 def _groups(pairs: list[Pair], splits: list[int]) -> list[str]:

@@ -22,6 +22,7 @@ from histoxai.ingest.annotations import (
     require_masks_for_class_map,
 )
 from histoxai.ingest.formats.base import PatchIndex
+from histoxai.ingest.labels import LEFT_OUT, NO_CLASS
 from histoxai.ingest.slide_files import (
     SLIDES,
     TIFFS,
@@ -49,8 +50,8 @@ _OPEN_ANNOTATIONS = 2
 class SlideTiles:
     """The tiles of one slide.
 
-    x, y (n): upper-left corners in level-0 px. label (n): index into `names`, -1 none. names: classes that tiles can
-    have. annotation: the file, and `annotated` the classes in it.
+    x, y (n): upper-left corners in level-0 px. label (n): index into `names`, or NO_CLASS. names: classes of tiles.
+    annotation: the file, and `annotated` the classes in it.
     """
 
     name: str
@@ -179,10 +180,10 @@ class SlideFormat:
             annotation = read_annotation(file, slide, self._settings) if file else None
             x, y = self._tiles_with_tissue(slide, path, plan)
         if annotation is None:
-            return SlideTiles(name, path, plan, x, y, np.full(len(x), -1), [])
+            return SlideTiles(name, path, plan, x, y, np.full(len(x), NO_CLASS), [])
         self._counts.annotations.update(annotation.notes)
         label, names = label_tiles(annotation, x, y, plan.extent, self._settings, self._counts.tiles)
-        keep = label > -2
+        keep = label != LEFT_OUT
         return SlideTiles(name, path, plan, x[keep], y[keep], label[keep], names, file, tuple(annotation.names))
 
     def _tiles_with_tissue(self, slide: Any, path: Path, plan: TilePlan) -> tuple[np.ndarray, np.ndarray]:
@@ -221,10 +222,9 @@ class SlideFormat:
 
     def _list_tiles(self) -> None:
         index, settings = self.index, self._settings
-        index.extra = {"frame": [], "x": [], "y": [], "extent": []}
         code = {name: k for k, name in enumerate(index.classes)}
         for tiles in self._slides:
-            codes = np.array([*(code[name] for name in tiles.names), -1])  # label -1 takes the last one
+            codes = np.array([*(code[name] for name in tiles.names), NO_CLASS])  # NO_CLASS, -1, takes the last one
             x, y = tiles.x.tolist(), tiles.y.tolist()
             ids = [f"{tiles.name}#x{a}y{b}" for a, b in zip(x, y, strict=True)]
             index.add_patches(ids, tiles.name, codes[tiles.label].tolist())

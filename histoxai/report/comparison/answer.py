@@ -1,11 +1,11 @@
-"""Write the comparison's first lines: the question, a sentence or two for each run, and what is not supported."""
+"""Write the comparison's first lines: the question, a sentence or two for each run, and unsupported claims."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from histoxai.report.comparison.content import AccuracyDifference, MethodDifference, RunPair
+from histoxai.report.comparison.pairs import AccuracyDifference, MethodDifference, RunPair
 from histoxai.report.sections.answer import Answer
 from histoxai.report.wording import count_groups, hyphenated, is_or_are, join_names
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
-from histoxai.report.comparison.content import AccuracyDifference, DifferenceTest, MethodDifference, RunPair
 from histoxai.score.summary.scores import Scores
 from histoxai.settings import Statistics
 from histoxai.statistics.bootstrap import FEWEST, counted
@@ -16,9 +16,58 @@ from histoxai.statistics.tests import holm, paired
 from histoxai.store.parents import join_rows
 
 
+class DifferenceTest(TypedDict):
+    """A mean paired difference with its interval and p-values, before and after Holm's correction.
+
+    wilcoxon: p of Wilcoxon's test on the groups; effect: its rank-biserial correlation; withheld: why there is no p.
+    """
+
+    difference: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    p_holm: float | None
+    wilcoxon: float | None
+    wilcoxon_holm: float | None
+    effect: float | None
+    n: int
+    groups: int
+    withheld: str | None
+
+
+class MethodDifference(DifferenceTest):
+    """The test of one method on one mask: `run` less the first run; null: a null model in both."""
+
+    run: str
+    mask: str
+    method: str
+    null: bool
+
+
+class AccuracyDifference(DifferenceTest):
+    """The test of the classifiers: the share of patches that each run classifies as their label."""
+
+    theirs: float
+    first: float
+
+
+class RunPair(TypedDict):
+    """A run beside the first: common patches and groups, those of one run alone, deviating labels, and tests."""
+
+    run: str
+    patches: int
+    groups: int
+    only_first: int
+    only_theirs: int
+    other_class: int
+    other_group: int
+    rows: list[MethodDifference]
+    accuracy: AccuracyDifference | None
+
+
 @dataclass(frozen=True)
 class _CommonPatches:
-    """The m patches that two runs share: rows in each, and groups (m,) that keep together what either run does."""
+    """The m patches that two runs share: rows in each, and their joined groups (m,)."""
 
     first: Scores
     other: Scores
@@ -87,7 +136,7 @@ def _accuracy_difference(common: _CommonPatches, same: np.ndarray, statistics: S
 
 
 def join_groups(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return groups (n,) that keep together what either of two groupings (n,) keeps together."""
+    """Join two groupings (n,): patches that share a group in either grouping share one in the result (n,)."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -120,7 +169,7 @@ def _test(theirs: np.ndarray, first: np.ndarray, group: np.ndarray, statistics: 
 
 def correct_by_holm(rows: Sequence[DifferenceTest]) -> None:
     """Fill in `p_holm` and `wilcoxon_holm` of one family of tests."""
-    p = holm(np.array([np.nan if r["p"] is None else r["p"] for r in rows]))
-    wilcoxon = holm(np.array([np.nan if r["wilcoxon"] is None else r["wilcoxon"] for r in rows]))
+    p = holm(np.array([r["p"] for r in rows], float))
+    wilcoxon = holm(np.array([r["wilcoxon"] for r in rows], float))
     for k, row in enumerate(rows):
         row["p_holm"], row["wilcoxon_holm"] = or_none(p[k]), or_none(wilcoxon[k])

@@ -1,4 +1,4 @@
-"""Describe the compared runs: their facts, the settings in which they differ, and what limits a comparison."""
+"""Describe the compared runs: their facts, their different settings, and the limits of the comparison."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from histoxai.core import provenance
-from histoxai.report.comparison.content import ComparedRun, RunPair, SettingRow
+from histoxai.report.comparison.pairs import RunPair
 from histoxai.report.lineage import Lineage
 
 _STEPS = ("patches", "classifier", "segmenter", "masks", "maps", "scores")
@@ -25,25 +25,23 @@ def names_of(paths: Sequence[Path]) -> list[str]:
     return [f"{name} ({k + 1})" for k, name in enumerate(names)]
 
 
-def describe_run(name: str, lineage: Lineage) -> ComparedRun:
+def describe_run(name: str, lineage: Lineage) -> dict[str, Any]:
     """Return the facts of a run."""
     return {
         "name": name,
         "arch": lineage.classifier.facts["arch"],
-        "patches": len(lineage.rows),
-        "groups": len(set(lineage.column("group").tolist())),
-        "split": lineage.maps.header["settings"]["split"],
+        **{k: v for k, v in lineage.facts().items() if k in ("patches", "groups", "split")},
         "methods": ", ".join(lineage.method_names),
         "path": str(lineage.scores.path),
     }
 
 
-def differing_settings(lineages: Mapping[str, Lineage]) -> list[SettingRow]:
+def differing_settings(lineages: Mapping[str, Lineage]) -> list[dict[str, Any]]:
     """Return every setting, and every store's digest, that is not the same in all runs, in the pipeline's order."""
     common_methods = set.intersection(*(set(lineage.methods) for lineage in lineages.values()))
     settings = [_all_settings(lineage, common_methods) for lineage in lineages.values()]
     keys = sorted(dict.fromkeys(key for of_run in settings for key in of_run), key=lambda key: _STEPS.index(key[0]))
-    rows: list[SettingRow] = []
+    rows = []
     for step, setting in keys:
         values = ["–" if (v := of_run.get((step, setting))) is None else str(v) for of_run in settings]
         if len(set(values)) > 1:
@@ -78,7 +76,7 @@ def _digests(lineage: Lineage) -> dict[str, str]:
 
 
 def notes_on(lineages: Mapping[str, Lineage], pairs: Sequence[RunPair]) -> list[str]:
-    """Return what may explain a difference other than the maps, for every run beside the first."""
+    """Return explanations of a difference other than the maps, for every run beside the first."""
     first = next(iter(lineages))
     digests = {name: _digests(lineage) for name, lineage in lineages.items()}
     notes = []
@@ -132,7 +130,7 @@ def _pixel_hashes(lineage: Lineage) -> dict[str, tuple[int, ...]]:
 
 
 def _changed_score_settings(first: Lineage, other: Lineage) -> str:
-    # those that change what a score means
+    # the settings that change the meaning of a score
     ours, theirs = ({**run.scores.header["settings"], "target": run.scores.header["target"]} for run in (first, other))
     changed = [k for k in ours if k != "shard_size" and ours[k] != theirs.get(k)]
     return ", ".join(f"{k} {theirs.get(k)} instead of {ours[k]}" for k in changed)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from histoxai.report.comparison.content import ComparisonContent
 from histoxai.report.export.tables import Table
 from histoxai.report.wording import hyphenated
 
@@ -21,8 +20,8 @@ _TEST = {
 }
 
 
-def comparison_tables(content: ComparisonContent) -> Iterator[Table]:
-    """Yield every table of the page."""
+def comparison_tables(content: Mapping[str, Any]) -> Iterator[Table]:
+    """Yield every table of the page; content: of `build_comparison`."""
     names, measure = [run["name"] for run in content["runs"]], content["primary_words"]
     yield Table(
         "runs",
@@ -36,9 +35,9 @@ def comparison_tables(content: ComparisonContent) -> Iterator[Table]:
         ["of", "setting", *names],
         [[r["of"], r["setting"], *r["values"]] for r in content["settings"]],
     )
-    for mask, rows in content["means"].items():
+    for mask, by_method in content["means"].items():
         heads = [f"{n}: {k}" for n in names for k in _MEAN]
-        cells = [[row["method"], *(v for m in row["of"] for v in _values(m, _MEAN))] for row in rows]
+        cells = [[m, *(v for row in of_runs for v in _values(row, _MEAN))] for m, of_runs in by_method.items()]
         yield Table(f"means-{mask}", f"{measure} of every run, {hyphenated(mask)} mask", ["method", *heads], cells)
     yield Table(
         "differences",

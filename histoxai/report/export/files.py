@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
-from histoxai.report.content import MethodsFacts
 from histoxai.report.export.methods_text import as_latex, as_markdown, bibliography, methods_sentences
 from histoxai.report.export.tables import Table
 from histoxai.report.figures.pool import FigurePool
+from histoxai.report.lineage import Lineage
 
 
 def export_files(
-    tables: Iterable[Table], figures: FigurePool, facts: Mapping[str, MethodsFacts]
+    tables: Iterable[Table], figures: FigurePool, runs: Mapping[str, Lineage], statistics: Mapping[str, Any]
 ) -> Iterator[tuple[str, bytes]]:
     """Yield path below the export's folder, and bytes, of every file.
 
-    figures: the page's, drawn for print. facts: of each run by name; the name of a single run is "".
+    figures: the page's, drawn for print. runs: by name; the name of a single run is "". statistics: settings as used.
     """
     for table in tables:
         yield f"tables/{table.name}.csv", table.csv()
@@ -24,8 +25,8 @@ def export_files(
     for name, data in figures.files():
         yield f"figures/{name}", data
     all_sentences = []
-    for run, facts_of_run in facts.items():
-        sentences = methods_sentences(facts_of_run)
+    for run, lineage in runs.items():
+        sentences = methods_sentences(lineage, statistics)
         name = f"methods-{run}" if run else "methods"
         yield f"{name}.md", as_markdown(sentences)
         yield f"{name}.tex", as_latex(sentences)

@@ -1,17 +1,18 @@
-"""Write the methods paragraph of a paper: what was done, with its settings and citations."""
+"""Write the methods paragraph of a paper: every step with its settings and citations."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from histoxai import __version__
+from histoxai.core.provenance import plain
 from histoxai.core.references import references
-from histoxai.core.registry import resolve
-from histoxai.explain.bases.method import Method
 from histoxai.explain.bases.null_model import NullModel
 from histoxai.explain.catalogue import plugin_references
-from histoxai.report.content import MethodFacts, MethodsFacts
+from histoxai.explain.maps_store import StoredMethod
 from histoxai.report.export.tables import escape_latex, escape_markdown
+from histoxai.report.lineage import Lineage
 
 STUDY = "valatkaite2024"
 # Citation keys by registered network.
@@ -26,12 +27,13 @@ class Sentence(NamedTuple):
     citations: tuple[str, ...] = ()
 
 
-def methods_sentences(facts: MethodsFacts) -> list[Sentence]:
-    """Write the methods paragraph of one run, sentence by sentence."""
-    classifier, segmenter, target = facts["classifier"], facts["segmenter"], facts["target"]
-    null = [m for m in facts["methods"] if m["null"]]
+def methods_sentences(lineage: Lineage, statistics: Mapping[str, Any]) -> list[Sentence]:
+    """Write the methods paragraph of one run, sentence by sentence; statistics: settings as they were used."""
+    classifier, segmenter = lineage.classifier.facts, lineage.segmenter.facts
+    methods, target = [lineage.methods[name] for name in lineage.method_names], lineage.scores.header["target"]
+    null = [m for m in methods if m.null]
     return [
-        Sentence(_patches(facts)),
+        Sentence(_patches(lineage.facts())),
         Sentence(
             f"The classifier, {classifier['arch']}, {_training(classifier)}; {_accuracy(classifier)}",
             _NETWORK_CITATIONS.get(classifier["arch"], ()),
@@ -41,17 +43,17 @@ def methods_sentences(facts: MethodsFacts) -> list[Sentence]:
             _NETWORK_CITATIONS.get(segmenter["arch"], ()),
         ),
         Sentence(f"Maps explain the {_TARGETS.get(target, f'class {target}')}"),
-        *[
-            Sentence(f"{m['name']} was computed with {_options(m)}", _method(m).citations)
-            for m in facts["methods"]
-            if not m["null"]
-        ],
+        *[Sentence(f"{m.name} was computed with {_options(m)}", m.explainer.citations) for m in methods if not m.null],
         *([_null_models(null)] if null else []),
-        *_scores_and_statistics(facts),
+        *_scores_and_statistics(lineage.scores.header["settings"], statistics),
+        Sentence(
+            f"All of it was computed with histoxai {__version__} on PyTorch, Captum and pytorch-grad-cam",
+            ("kokhlikyan2020",),
+        ),
     ]
 
 
-def _patches(facts: MethodsFacts) -> str:
+def _patches(facts: Mapping[str, Any]) -> str:
     height, width = facts["size"]
     text = (
         f"We explained {facts['patches']} patches of {width} x {height} px from {facts['groups']} groups of the "
@@ -61,17 +63,15 @@ def _patches(facts: MethodsFacts) -> str:
     return text + (f"; this is {facts['partial']}" if facts["partial"] else "")
 
 
-def _null_models(methods: Sequence[MethodFacts]) -> Sentence:
+def _null_models(methods: Sequence[StoredMethod]) -> Sentence:
     names = [
-        m["name"] if issubclass(_method(m), NullModel) else f"{m['name']} ({m['method']} on random weights)"
-        for m in methods
+        m.name if isinstance(m.explainer, NullModel) else f"{m.name} ({m.method} on random weights)" for m in methods
     ]
-    citations = dict.fromkeys(k for m in methods for k in _method(m).citations)
+    citations = dict.fromkeys(k for m in methods for k in m.explainer.citations)
     return Sentence(f"Null models, which cannot know what the network looks at: {', '.join(names)}", tuple(citations))
 
 
-def _scores_and_statistics(facts: MethodsFacts) -> list[Sentence]:
-    score, statistics = facts["score"], facts["statistics"]
+def _scores_and_statistics(score: Mapping[str, Any], statistics: Mapping[str, Any]) -> list[Sentence]:
     return [
         Sentence(
             f"Maps were compared with masks (threshold {score['mask_threshold']:g}) by {statistics['primary']}; "
@@ -84,10 +84,6 @@ def _scores_and_statistics(facts: MethodsFacts) -> list[Sentence]:
             f"{statistics['repetitions']} repetitions; p-values are corrected after Holm, ranks compared by Friedman's "
             f"test, and absence of a difference tested as equivalence within {statistics['margin']:g}",
             ("holm1979", "demsar2006", "schuirmann1987"),
-        ),
-        Sentence(
-            f"All of it was computed with histoxai {facts['version']} on PyTorch, Captum and pytorch-grad-cam",
-            ("kokhlikyan2020",),
         ),
     ]
 
@@ -112,10 +108,6 @@ def bibliography(sentences: Sequence[Sentence]) -> bytes:
     cited = {STUDY, *(key for _, keys in sentences for key in keys)}
     works = {**plugin_references(), **references()} if cited - references().keys() else references()
     return ("\n".join(work.entry for key, work in works.items() if key in cited) + "\n").encode()
-
-
-def _method(facts: MethodFacts) -> type[Method]:
-    return resolve("method", facts["method"])
 
 
 def _training(run: Mapping[str, Any]) -> str:
@@ -163,6 +155,6 @@ def _percent(value: float | None) -> str:
     return "unknown" if value is None else f"{100 * value:.1f} %"
 
 
-def _options(method: MethodFacts) -> str:
-    options = {k: v for k, v in method["options"].items() if v is not None and v is not False and v != ""}
+def _options(method: StoredMethod) -> str:
+    options = {k: v for k, v in plain(method.explainer.options).items() if v is not None and v is not False and v != ""}
     return ", ".join(f"{k} = {v}" for k, v in options.items()) or "no further options"

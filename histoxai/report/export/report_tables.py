@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from histoxai.report.content import PageContent
 from histoxai.report.export.tables import Table
-from histoxai.report.sections.base import SummaryRow
-from histoxai.report.sections.classifier import Classifier
+
+# values of the page's template, as `build_page` returns them
+PageContent = Mapping[str, Any]
 
 
 def report_tables(content: PageContent) -> Iterator[Table]:
@@ -38,7 +38,7 @@ def _data(content: PageContent) -> Iterator[Table]:
     )
 
 
-def _accuracy(classifier: Classifier) -> Table:
+def _accuracy(classifier: Mapping[str, Any]) -> Table:
     rows: list[list[Any]] = [
         [r["name"], r["n"], r["accuracy"], r.get("low"), r.get("high")] for r in classifier["table"]
     ]
@@ -81,7 +81,7 @@ def _evidence(content: PageContent, partial: str) -> Iterator[Table]:
     )
 
 
-def _chance_row(row: SummaryRow) -> list[Any]:
+def _chance_row(row: Mapping[str, Any]) -> list[Any]:
     above = row["above_chance"]
     return [
         *(row["method"], _yes_or_no(row["null"]), row["mean"], row["low"], row["high"], row["chance"]),

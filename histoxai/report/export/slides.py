@@ -26,7 +26,7 @@ _MASKS = ("tumor", "non_tumor")
 
 @dataclass(frozen=True)
 class OverlaySource:
-    """What overlays are made from: stores, scores in the corrected profile, primary measure, key of OVERLAY_COLOURS."""
+    """Inputs of overlays: stores, scores in the corrected profile, the primary measure, a key of OVERLAY_COLOURS."""
 
     lineage: Lineage
     scores: Scores

@@ -17,9 +17,8 @@ from histoxai.core import signals
 from histoxai.core.child_process import spawn_context
 from histoxai.core.errors import HistoxaiError
 from histoxai.core.progress import Progress
-from histoxai.report.figures.style import figure_mark, print_formats, to_png
+from histoxai.report.figures.style import print_formats, to_png, with_note
 
-Draw = Callable[..., Figure]
 _KILLED = "a process that draws figures was killed (out of memory?); try again with --workers 1"
 _POLL_SECONDS = 0.5
 
@@ -46,11 +45,11 @@ class FigurePool:
     """Draws figures under unique names; as a context manager it ends its processes.
 
     workers: processes that draw; one draws in this process. for_print: draw SVG, PDF and large PNG too, for `files`.
-    mark: text above every figure, in red. The number of processes changes no figure.
+    note: text above every figure, in red. The number of processes changes no figure.
     """
 
-    def __init__(self, workers: int = 1, for_print: bool = False, mark: str = "") -> None:
-        self._for_print, self._mark = for_print, mark
+    def __init__(self, workers: int = 1, for_print: bool = False, note: str = "") -> None:
+        self._for_print, self._note = for_print, note
         self._figures: dict[str, PageFigure] = {}
         self._running: dict[Future[dict[str, bytes]], PageFigure] = {}
         self._pool = ProcessPoolExecutor(workers, spawn_context(), initializer=_set_signals) if workers > 1 else None
@@ -67,19 +66,19 @@ class FigurePool:
     def __len__(self) -> int:
         return len(self._figures)
 
-    def add(self, name: str, draw: Draw, *arguments: Any) -> PageFigure:
-        """Have `draw(*arguments)` called, which must be a module's function, since another process may call it.
+    def add(self, name: str, draw: Callable[..., Figure], *arguments: Any) -> PageFigure:
+        """Draw the figure of `draw(*arguments)`; `draw` is a module's function, since another process may call it.
 
         name: of the figure's files; made safe and unique. Raises HistoxaiError if a process was killed.
         """
         name = self._unique(name)
         figure = self._figures[name] = PageFigure(name)
-        job = (self._mark, self._for_print, draw, *arguments)
+        job = (self._note, self._for_print, draw, *arguments)
         if self._pool is None:
-            figure.formats = _drawn(*job)
+            figure.formats = _draw(*job)
         else:
             try:
-                self._running[self._pool.submit(_drawn, *job)] = figure
+                self._running[self._pool.submit(_draw, *job)] = figure
             except BrokenProcessPool:
                 raise HistoxaiError(_KILLED) from None
         return figure
@@ -130,8 +129,7 @@ def _set_signals() -> None:
     signals.die_with_parent(signal.SIGKILL)
 
 
-def _drawn(mark: str, for_print: bool, draw: Draw, *arguments: Any) -> dict[str, bytes]:
-    with figure_mark(mark):
-        figure = draw(*arguments)
-        formats = {"page": to_png(figure)}
-        return formats | print_formats(figure) if for_print else formats
+def _draw(note: str, for_print: bool, draw: Callable[..., Figure], *arguments: Any) -> dict[str, bytes]:
+    figure = with_note(draw(*arguments), note)
+    formats = {"page": to_png(figure)}
+    return formats | print_formats(figure) if for_print else formats

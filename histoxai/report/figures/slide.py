@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from histoxai.report.figures.style import BLUE, GREY, OVERLAY_COLOURS, RED, STYLE, abbreviate, with_mark
+from histoxai.report.figures.style import BLUE, GREY, OVERLAY_COLOURS, RED, abbreviate, styled
 
 _COLUMNS = 4
 _MAX_PANEL_HEIGHT = 8.0  # inches: a narrow slide leaves room at the sides of its panel
@@ -44,28 +42,30 @@ class SlideView:
     maps: Mapping[str, np.ndarray]
 
 
+@styled
 def slide_sheet(slide: SlideView, colours: str) -> Figure:
     """Draw the explained patches, the masks and each method's maps of a slide; colours: a key of OVERLAY_COLOURS."""
     scale = ScalarMappable(Normalize(0, 1), "magma")
     panels = [("explained patches", slide.thumbnail), ("masks", _painted_masks(slide, colours))]
     panels += [(abbreviate(name), _painted_map(slide, plane, scale)) for name, plane in slide.maps.items()]
-    with rc_context(STYLE):
-        columns = min(_COLUMNS, len(panels))
-        lines = -(-len(panels) // columns)
-        height, width = slide.thumbnail.shape[:2]
-        panel_height = min(_MAX_PANEL_HEIGHT, 2.5 * height / width)
-        size = (2.6 * columns + 0.9, (panel_height + 0.35) * lines + 0.3)
-        figure = Figure(figsize=size, layout="constrained")
-        grid = figure.subplots(lines, columns, squeeze=False)
-        for axes in grid.ravel():
-            axes.set_axis_off()
-        for axes, (title, image) in zip(grid.ravel(), panels, strict=False):
-            axes.imshow(image)
-            axes.set_title(title, fontsize=8)
-        _draw_boxes(grid[0, 0], slide.boxes)
-        figure.colorbar(scale, ax=grid, shrink=0.6, pad=0.01, label="map as scored, 0 to 1")
-        _add_legend(figure, colours)
-        return with_mark(figure)
+    columns = min(_COLUMNS, len(panels))
+    lines = -(-len(panels) // columns)
+    height, width = slide.thumbnail.shape[:2]
+    panel_height = min(_MAX_PANEL_HEIGHT, 2.5 * height / width)
+    size = (2.6 * columns + 0.9, (panel_height + 0.35) * lines + 0.3)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False)
+    for axes in grid.ravel():
+        axes.set_axis_off()
+    for axes, (title, image) in zip(grid.ravel(), panels, strict=False):
+        axes.imshow(image)
+        axes.set_title(title, fontsize=8)
+    for box in slide.boxes:
+        colour = GREY if box.correct is None else BLUE if box.correct else RED
+        grid[0, 0].add_patch(Rectangle((box.x, box.y), box.width, box.height, fill=False, ec=colour, lw=0.8))
+    figure.colorbar(scale, ax=grid, shrink=0.6, pad=0.01, label="map as scored, 0 to 1")
+    _add_legend(figure, colours)
+    return figure
 
 
 def _greyed(slide: SlideView) -> np.ndarray:
@@ -86,12 +86,6 @@ def _painted_map(slide: SlideView, plane: np.ndarray, scale: ScalarMappable) -> 
     coloured = scale.to_rgba(np.nan_to_num(plane), bytes=True)[..., :3].astype(float)
     explained = np.isfinite(plane)[..., None]
     return np.where(explained, 0.25 * grey + 0.75 * coloured, grey).round().astype(np.uint8)
-
-
-def _draw_boxes(axes: Axes, boxes: Sequence[PatchBox]) -> None:
-    for box in boxes:
-        colour = GREY if box.correct is None else BLUE if box.correct else RED
-        axes.add_patch(Rectangle((box.x, box.y), box.width, box.height, fill=False, ec=colour, lw=0.8))
 
 
 def _add_legend(figure: Figure, colours: str) -> None:

@@ -1,4 +1,4 @@
-"""Hold the look that all figures share: fonts, colours, line styles, the red mark, and the file formats.
+"""Hold the look that all figures share: fonts, colours, line styles, the red note, and the file formats.
 
 Colours are those of Okabe and Ito, which colour-blind readers can tell apart. Overlays can have the study's green
 (map), red (tumor), blue (non-tumor) and yellow (map and tumor) instead.
@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Literal, TypedDict
+from functools import wraps
+from typing import Any, Literal, ParamSpec
 
-import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -30,7 +29,6 @@ STYLE = {
     "image.composite_image": False,  # SVG and PDF keep the pixels of each image
     "text.parse_math": False,  # a class may have a $ in its name
 }
-MATRIX_STYLE = {**STYLE, "axes.spines.left": False, "axes.spines.bottom": False}
 METHODS_PER_ROW = 6
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
 GRID_GREY = "#eeeeee"
@@ -54,41 +52,30 @@ OVERLAY_COLOURS = {
 MAX_NAME_LENGTH = 16
 
 
-class LineStyle(TypedDict):
-    """Keyword arguments of `Axes.plot` for one of several lines."""
-
-    color: str
-    ls: str
-    lw: float
+P = ParamSpec("P")
 
 
-_mark = ContextVar("mark", default="")
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Make a function draw its figure in STYLE."""
+
+    @wraps(draw)
+    def draw_in_style(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return draw_in_style
 
 
-@contextmanager
-def figure_mark(text: str) -> Iterator[None]:
-    """Write `text` in red above every figure drawn inside this context; write nothing if it is empty."""
-    token = _mark.set(text)
-    try:
-        yield
-    finally:
-        _mark.reset(token)
-
-
-def has_mark() -> bool:
-    """Return whether figures are being marked."""
-    return bool(_mark.get())
-
-
-def with_mark(figure: Figure) -> Figure:
-    """Add the text of `figure_mark` above a figure, and return the figure."""
-    if text := _mark.get():
-        figure.suptitle(text, x=0.005, ha="left", color=RED, weight="bold", fontsize=10)
+@styled
+def with_note(figure: Figure, note: str) -> Figure:
+    """Write a note in red above a figure, if there is one."""
+    if note:
+        figure.suptitle(note, x=0.005, ha="left", color=RED, weight="bold", fontsize=10)
     return figure
 
 
-def line_style(k: int, null: bool) -> LineStyle:
-    """Return colour and stroke of the k-th line; strokes differ too, and null models are dotted."""
+def line_style(k: int, null: bool) -> dict[str, Any]:
+    """Return the keywords of `Axes.plot` for the k-th line; strokes differ too, and null models are dotted."""
     strokes = ["-", "--", "-."]
     stroke = ":" if null else strokes[k // len(LINE_COLOURS) % len(strokes)]
     return {"color": LINE_COLOURS[k % len(LINE_COLOURS)], "ls": stroke, "lw": 1.5}
@@ -115,11 +102,6 @@ def label_rows(axes: Axes, names: Sequence[str]) -> None:
     axes.set_yticks(range(len(names)), [abbreviate(name) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     add_grid(axes, "x")
-
-
-def nan_for_none(values: Sequence[float | None]) -> list[float]:
-    """Replace None by NaN, which matplotlib leaves out of a line."""
-    return [np.nan if v is None else v for v in values]
 
 
 def to_png(figure: Figure, dpi: int = 110) -> bytes:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -16,10 +15,9 @@ from histoxai.report.figures.style import (
     LINE_COLOURS,
     ORANGE,
     RED,
-    STYLE,
     abbreviate,
     label_rows,
-    with_mark,
+    styled,
 )
 
 _INCHES_PER_METHOD = 0.32
@@ -39,40 +37,30 @@ class Bar:
     null: bool
 
 
-@dataclass(frozen=True)
-class RunMean:
-    """A method's mean in one run, with the ends of its interval and the mean of chance; None where undefined."""
-
-    mean: float | None
-    low: float | None
-    high: float | None
-    chance: float | None
+# a mean of `score --json`
+MeanRow = Mapping[str, Any]
 
 
-Panels = Sequence[tuple[str, Sequence[Bar]]]
-RunPanels = Sequence[tuple[str, Mapping[str, Sequence[RunMean | None]]]]
-
-
-def forest(panels: Panels, label: str, alpha: float) -> Figure:
+@styled
+def forest(panels: Sequence[tuple[str, Sequence[Bar]]], label: str, alpha: float) -> Figure:
     """Draw differences with their intervals, in a titled panel per mask.
 
-    label: of the horizontal axis. A mark is filled where the corrected p is at most `alpha`. Null models are orange.
+    label: of the horizontal axis. A dot is filled where the corrected p is at most `alpha`. Null models are orange.
     """
-    with rc_context(STYLE):
-        most = max(len(bars) for _, bars in panels)
-        figure = Figure(figsize=(8.6, 0.9 + _INCHES_PER_METHOD * most), layout="constrained")
-        grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
-        for axes, (title, bars) in zip(grid, panels, strict=True):
-            axes.axvline(0, color=GREY, lw=1)
-            if all(bar.difference is None for bar in bars):
-                text = "undefined: no patch has this mask"
-                axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=GREY)
-            for k, bar in enumerate(bars):
-                _draw_bar(axes, k, bar, alpha)
-            axes.set(title=title, xlabel=label)
-            axes.xaxis.get_major_locator().set_params(nbins=5)
-            label_rows(axes, [bar.name for bar in bars])
-        return with_mark(figure)
+    most = max(len(bars) for _, bars in panels)
+    figure = Figure(figsize=(8.6, 0.9 + _INCHES_PER_METHOD * most), layout="constrained")
+    grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, (title, bars) in zip(grid, panels, strict=True):
+        axes.axvline(0, color=GREY, lw=1)
+        if all(bar.difference is None for bar in bars):
+            text = "undefined: no patch has this mask"
+            axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=GREY)
+        for k, bar in enumerate(bars):
+            _draw_bar(axes, k, bar, alpha)
+        axes.set(title=title, xlabel=label)
+        axes.xaxis.get_major_locator().set_params(nbins=5)
+        label_rows(axes, [bar.name for bar in bars])
+    return figure
 
 
 def _draw_bar(axes: Axes, y: int, bar: Bar, alpha: float) -> None:
@@ -85,25 +73,27 @@ def _draw_bar(axes: Axes, y: int, bar: Bar, alpha: float) -> None:
     axes.plot(bar.difference, y, "o", ms=5, color=colour, mfc=colour if significant else "white")
 
 
-def means_of_runs(panels: RunPanels, runs: Sequence[str], label: str) -> Figure:
+@styled
+def means_of_runs(
+    panels: Sequence[tuple[str, Mapping[str, Sequence[MeanRow | None]]]], runs: Sequence[str], label: str
+) -> Figure:
     """Draw means with their intervals: a panel per mask, a line per method, a colour per run, chance as a grey tick.
 
-    panels: title, and of each method its mean in each of `runs`, None where a run lacks the method.
+    panels: title, and by method its mean in each of `runs`, None where a run lacks the method.
     """
-    with rc_context(STYLE):
-        most = max(len(methods) for _, methods in panels)
-        height = 1.2 + _INCHES_PER_RUN * (len(runs) + 1) * most
-        figure = Figure(figsize=(8.6, height), layout="constrained")
-        grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
-        for axes, (title, methods) in zip(grid, panels, strict=True):
-            for k, means in enumerate(methods.values()):
-                for r, mean in enumerate(means):
-                    _draw_run_mean(axes, k + (r - (len(runs) - 1) / 2) * 0.7 / len(runs), r, mean)
-            axes.set(title=title, xlabel=label)
-            label_rows(axes, list(methods))
-        handles = [axes.plot([], [], label=abbreviate(run), **_run_style(r))[0] for r, run in enumerate(runs)]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(runs)), frameon=False, fontsize=8)
-        return with_mark(figure)
+    most = max(len(methods) for _, methods in panels)
+    height = 1.2 + _INCHES_PER_RUN * (len(runs) + 1) * most
+    figure = Figure(figsize=(8.6, height), layout="constrained")
+    grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, (title, methods) in zip(grid, panels, strict=True):
+        for k, means in enumerate(methods.values()):
+            for r, mean in enumerate(means):
+                _draw_run_mean(axes, k + (r - (len(runs) - 1) / 2) * 0.7 / len(runs), r, mean)
+        axes.set(title=title, xlabel=label)
+        label_rows(axes, list(methods))
+    handles = [axes.plot([], [], label=abbreviate(run), **_run_style(r))[0] for r, run in enumerate(runs)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(runs)), frameon=False, fontsize=8)
+    return figure
 
 
 def _run_style(run: int) -> dict[str, Any]:
@@ -111,17 +101,18 @@ def _run_style(run: int) -> dict[str, Any]:
     return {"marker": marker, "ls": "", "color": colour}
 
 
-def _draw_run_mean(axes: Axes, y: float, run: int, mean: RunMean | None) -> None:
-    if mean is None or mean.mean is None:
+def _draw_run_mean(axes: Axes, y: float, run: int, row: MeanRow | None) -> None:
+    if row is None or row["mean"] is None:
         return
     style = _run_style(run)
-    if mean.chance is not None:
-        axes.plot([mean.chance] * 2, [y - 0.12, y + 0.12], color=GREY, lw=1)
-    if mean.low is not None and mean.high is not None:
-        axes.plot([mean.low, mean.high], [y, y], color=style["color"], lw=1.6)
-    axes.plot(mean.mean, y, ms=5, **style)
+    if row["chance"] is not None:
+        axes.plot([row["chance"]] * 2, [y - 0.12, y + 0.12], color=GREY, lw=1)
+    if row["low"] is not None:
+        axes.plot([row["low"], row["high"]], [y, y], color=style["color"], lw=1.6)
+    axes.plot(row["mean"], y, ms=5, **style)
 
 
+@styled
 def rank_diagram(friedman: Mapping[str, Any]) -> Figure:
     """Draw the mean ranks of methods (1 is best) with a bar over methods that do not differ.
 
@@ -129,25 +120,24 @@ def rank_diagram(friedman: Mapping[str, Any]) -> Figure:
     """
     ranks: Mapping[str, float] = friedman["ranks"]
     cliques = [c for c in friedman["cliques"] if len(c) > 1]
-    with rc_context(STYLE):
-        figure = Figure(figsize=(8.6, 1.0 + 0.24 * len(ranks) + 0.16 * len(cliques)), layout="constrained")
-        axes = figure.subplots()
-        top = len(ranks) + 1
-        axes.set(xlim=(1, len(ranks)), ylim=(-0.5, top + 0.35 * len(cliques) + 0.6))
-        for k, name in enumerate(sorted(ranks, key=lambda name: ranks[name])):
-            _draw_rank(axes, name, ranks[name], (top, len(ranks) - 1 - k))
-        for k, clique in enumerate(cliques):
-            of_clique = [ranks[name] for name in clique]
-            y = top + 0.45 + 0.35 * k
-            axes.plot([min(of_clique) - 0.03, max(of_clique) + 0.03], [y, y], color=RED, lw=3, solid_capstyle="butt")
-        axes.set_xlabel(f"mean rank over {friedman['groups']} groups (1 is best)")
-        axes.get_yaxis().set_visible(False)
-        axes.spines["left"].set_visible(False)
-        return with_mark(figure)
+    figure = Figure(figsize=(8.6, 1.0 + 0.24 * len(ranks) + 0.16 * len(cliques)), layout="constrained")
+    axes = figure.subplots()
+    top = len(ranks) + 1
+    axes.set(xlim=(1, len(ranks)), ylim=(-0.5, top + 0.35 * len(cliques) + 0.6))
+    for k, name in enumerate(sorted(ranks, key=lambda name: ranks[name])):
+        _draw_rank(axes, name, ranks[name], (top, len(ranks) - 1 - k))
+    for k, clique in enumerate(cliques):
+        of_clique = [ranks[name] for name in clique]
+        y = top + 0.45 + 0.35 * k
+        axes.plot([min(of_clique) - 0.03, max(of_clique) + 0.03], [y, y], color=RED, lw=3, solid_capstyle="butt")
+    axes.set_xlabel(f"mean rank over {friedman['groups']} groups (1 is best)")
+    axes.get_yaxis().set_visible(False)
+    axes.spines["left"].set_visible(False)
+    return figure
 
 
 def _draw_rank(axes: Axes, name: str, rank: float, ends: tuple[int, int]) -> None:
-    # ends: y of the scale, where the mark stands, and of the name
+    # ends: y of the scale, where the dot stands, and y of the name
     top, low = ends
     axes.plot([rank, rank], [top, low], color=GREY, lw=0.8)
     left_half = rank < top / 2

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -17,12 +16,10 @@ from histoxai.report.figures.style import (
     GREEN,
     METHODS_PER_ROW,
     RED,
-    STYLE,
     abbreviate,
     add_grid,
-    has_mark,
+    styled,
     tick_rotation,
-    with_mark,
 )
 
 _CASE_MARKERS = {
@@ -49,33 +46,32 @@ class PatchScores:
     masks: Sequence[str]
 
 
-def violins(scores: PatchScores, measure: str) -> Figure:
+@styled
+def violins(scores: PatchScores, measure: str, has_note: bool) -> Figure:
     """Draw a violin per class in a panel per mask (row) and method (column), with marks at the means of the cases.
 
-    measure: label of the vertical axis. Methods after the first METHODS_PER_ROW go on below.
+    measure: label of the vertical axis. has_note: leave room for a note above. Methods after the first
+    METHODS_PER_ROW go on below.
     """
     methods, masks = scores.methods, scores.masks
-    with rc_context(STYLE):
-        top = 0.55 if has_mark() else 0.3
-        columns, lines = min(METHODS_PER_ROW, len(methods)), -(-len(methods) // METHODS_PER_ROW) * len(masks)
-        width, height = 2.6 * columns + 0.8, 2.3 * lines + 0.3 + top
-        figure = Figure(figsize=(width, height))
-        grid = figure.subplots(lines, columns, sharey=True, squeeze=False)
-        # Margins in inches: an automatic layout would draw every panel twice.
-        figure.subplots_adjust(0.6 / width, 0.65 / height, 1 - 0.1 / width, 1 - top / height, 0.1, 0.38)
-        for (line, column), axes in np.ndenumerate(grid):
-            mask, method = line % len(masks), line // len(masks) * METHODS_PER_ROW + column
-            if method >= len(methods):
-                axes.set_visible(False)
-                continue
-            _draw_panel(axes, scores, method, mask)
-            if column == 0:
-                axes.set_ylabel(measure)
-        handles = [
-            Line2D([], [], marker=m, color=c, ls="", ms=5, label=label) for m, c, label in _CASE_MARKERS.values()
-        ]
-        figure.legend(handles=handles, loc="lower center", ncols=4, frameon=False)
-        return with_mark(figure)
+    top = 0.55 if has_note else 0.3
+    columns, lines = min(METHODS_PER_ROW, len(methods)), -(-len(methods) // METHODS_PER_ROW) * len(masks)
+    width, height = 2.6 * columns + 0.8, 2.3 * lines + 0.3 + top
+    figure = Figure(figsize=(width, height))
+    grid = figure.subplots(lines, columns, sharey=True, squeeze=False)
+    # Margins in inches: an automatic layout would draw every panel twice.
+    figure.subplots_adjust(0.6 / width, 0.65 / height, 1 - 0.1 / width, 1 - top / height, 0.1, 0.38)
+    for (line, column), axes in np.ndenumerate(grid):
+        mask, method = line % len(masks), line // len(masks) * METHODS_PER_ROW + column
+        if method >= len(methods):
+            axes.set_visible(False)
+            continue
+        _draw_panel(axes, scores, method, mask)
+        if column == 0:
+            axes.set_ylabel(measure)
+    handles = [Line2D([], [], marker=m, color=c, ls="", ms=5, label=label) for m, c, label in _CASE_MARKERS.values()]
+    figure.legend(handles=handles, loc="lower center", ncols=4, frameon=False)
+    return figure
 
 
 def _draw_panel(axes: Axes, scores: PatchScores, method: int, mask: int) -> None:

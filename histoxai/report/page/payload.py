@@ -1,4 +1,4 @@
-"""Encode what the scripts of a report's page read: means, threshold curves, and patches with their layers."""
+"""Encode data for the scripts of a report's page: means, threshold curves, and patches with their layers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import io
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -18,58 +18,23 @@ from histoxai.report.figures.style import OVERLAY_COLOURS
 from histoxai.report.page.render import p_value
 from histoxai.score.summary.scores import label_of
 
-# the keys of a mean row that say what it is the mean of
+# the keys that identify a mean row
 MEAN_KEYS = ("method", "mask", "class", "case", "metric", "profile")
-UNDEFINED = -32768  # in `MarkData.values`
+UNDEFINED = -32768  # among the values of `points`
 MeanRow = Mapping[str, Any]
 
 
-class MeanTableData(TypedDict):
-    """Every mean, column by column; columns of MEAN_KEYS hold indices into the lists of `words`."""
+def mean_table(means: Mapping[str, Sequence[MeanRow]], null_models: Sequence[str]) -> dict[str, Any]:
+    """Encode every mean, column by column; means: profile -> `rows` of `score --json`.
 
-    words: dict[str, list[str]]
-    columns: dict[str, list[Any]]
-    null_methods: list[str]
-
-
-class MarkData(TypedDict):
-    """Patches as marks of a plot.
-
-    values: base64 of int16 little-endian (n, method, mask, measure) in thousandths; label, prediction, group: indices
-    into the lists of `words`.
-    """
-
-    measures: list[str]
-    values: str
-    id: list[str]
-    case: list[int]
-    probability: list[float]
-    words: dict[str, list[str]]
-    label: list[int]
-    prediction: list[int]
-    group: list[int]
-
-
-class ColourData(TypedDict):
-    """Colours as texts #rrggbb: of overlays by palette, of maps (101 levels), of signed evidence (255 levels)."""
-
-    palette: str
-    palettes: dict[str, dict[str, str]]
-    sequential: list[str]
-    diverging: list[str]
-
-
-def mean_table(means: Mapping[str, Sequence[MeanRow]], null_models: Sequence[str]) -> MeanTableData:
-    """Encode every mean; means: profile -> `rows` of `score --json`.
-
-    Numbers are rounded here to the three decimals shown, since Python and JavaScript round a half differently.
+    Columns of MEAN_KEYS hold indices into the lists of `words`. Numbers are rounded here to the three decimals shown,
+    since Python and JavaScript round a half differently.
     """
     rows = [{**row, "profile": profile} for profile, of_profile in means.items() for row in of_profile]
     words = {k: list(dict.fromkeys(row[k] for row in rows)) for k in MEAN_KEYS}
     index = {k: {word: n for n, word in enumerate(known)} for k, known in words.items()}
     columns: dict[str, list[Any]] = {k: [index[k][row[k]] for row in rows] for k in MEAN_KEYS}
-    thesis = {_stratum(row): row["mean"] for row in means.get("thesis", ())}
-    columns["difference"] = [_difference(thesis.get(_stratum(row)), row["mean"]) for row in rows]
+    columns["difference"] = _differences_to_thesis(rows)
     for k in ("mean", "low", "high", "chance"):
         columns[k] = [three_decimals(row[k]) for row in rows]
     p_values = [row["above_chance"]["p_holm"] for row in rows]
@@ -79,12 +44,11 @@ def mean_table(means: Mapping[str, Sequence[MeanRow]], null_models: Sequence[str
     return {"words": words, "columns": columns, "null_methods": list(null_models)}
 
 
-def _stratum(row: MeanRow) -> tuple[str, ...]:
-    return tuple(row[k] for k in MEAN_KEYS if k != "profile")
-
-
-def _difference(thesis: float | None, other: float | None) -> float | None:
-    return None if thesis is None or other is None else three_decimals(thesis - other)
+def _differences_to_thesis(rows: Sequence[MeanRow]) -> list[float | None]:
+    strata = [tuple(row[k] for k in MEAN_KEYS if k != "profile") for row in rows]
+    thesis = {s: row["mean"] for s, row in zip(strata, rows, strict=True) if row["profile"] == "thesis"}
+    pairs = [(thesis.get(s), row["mean"]) for s, row in zip(strata, rows, strict=True)]
+    return [None if mean is None or other is None else three_decimals(mean - other) for mean, other in pairs]
 
 
 def threshold_curves(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -100,15 +64,15 @@ def threshold_curves(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def marks(values: np.ndarray, measures: Sequence[str], facts: Mapping[str, np.ndarray]) -> MarkData:
-    """Encode patches as marks: values (n, method, mask, measure), NaN undefined.
+def points(values: np.ndarray, measures: Sequence[str], facts: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Encode patches as points of a plot: values (n, method, mask, measure), NaN undefined.
 
-    facts: columns (n,) `patch_id`, `case`, `probability`, and as texts `label`, `prediction`, `group`.
+    facts: columns (n,) `patch_id`, `case`, `probability`, and as texts `label`, `prediction`, `group`. Values become
+    base64 of int16 little-endian, in thousandths; label, prediction and group become indices into lists of `words`.
     """
     rounded = [three_decimals(x) for x in values.ravel().tolist()]
     thousandths = [UNDEFINED if v is None else round(1000 * v) for v in rounded]
     coded = {k: np.unique(facts[k], return_inverse=True) for k in ("label", "prediction", "group")}
-    label, prediction, group = (codes.tolist() for _, codes in coded.values())
     return {
         "measures": list(measures),
         "values": base64.b64encode(np.array(thousandths, "<i2").tobytes()).decode(),
@@ -116,9 +80,7 @@ def marks(values: np.ndarray, measures: Sequence[str], facts: Mapping[str, np.nd
         "case": facts["case"].tolist(),
         "probability": [float(f"{p:.2f}") for p in facts["probability"].tolist()],
         "words": {k: words.tolist() for k, (words, _) in coded.items()},
-        "label": label,
-        "prediction": prediction,
-        "group": group,
+        **{k: codes.tolist() for k, (_, codes) in coded.items()},
     }
 
 
@@ -145,8 +107,11 @@ def packed(plane: np.ndarray) -> str:
     return base64.b64encode(min(forms, key=len)).decode()
 
 
-def colour_data(palette: str) -> ColourData:
-    """Return all colours that scripts draw with; palette: the key of OVERLAY_COLOURS that is shown first."""
+def colour_data(palette: str) -> dict[str, Any]:
+    """Return all colours that scripts draw with, as texts #rrggbb.
+
+    palette: the key of OVERLAY_COLOURS that is shown first. Maps have 101 levels, signed evidence has 255.
+    """
     palettes = {
         name: {k: "#" + bytes(c).hex() for k, c in colours.items()} for name, colours in OVERLAY_COLOURS.items()
     }

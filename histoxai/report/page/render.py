@@ -25,7 +25,7 @@ def render(template: str, content: Mapping[str, Any], data: Mapping[str, Any] | 
     """Render one self-contained HTML page; all of `content` is escaped, and scripts read `data`.
 
     The page's security policy names its scripts by their digest. No other script can run and nothing can be fetched,
-    whatever the name of a class or patch contains.
+    even if the name of a class or patch contains code.
     """
     assets = files("histoxai").joinpath(_ASSETS)
     style = assets.joinpath("style.css").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""Write the report's first lines: the question, the answer the tests give, and what they do not support.
+"""Write the report's first lines: the question, the answer of the tests, and the claims that they do not support.
 
 Every sentence follows from the numbers of `score --json` and says no more than its test does: a method is shown to beat
 chance, a null model or another method if p, corrected after Holm, is at most 1 - level.
@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypedDict
 
-from histoxai.report.sections.base import ReportInputs, ScoreSummary, Section, SummaryRow, first_mask
+from histoxai.report.sections.base import ReportInputs, Section, SummaryRow, first_mask
 from histoxai.report.wording import count_groups, does_or_do, hyphenated, is_or_are, join_names, measure_in_sentence
+from histoxai.score.results import ScoreSummary
 
 
 class Answer(TypedDict):
@@ -21,16 +22,9 @@ class Answer(TypedDict):
     unsupported: list[str]
 
 
-class AnswerContent(TypedDict):
-    """Values of the template `sections/answer.html`."""
-
-    answer: Answer
-
-
 def build(inputs: ReportInputs) -> Section:
     """Build the section that answers whether maps lie on the nuclei of the primary mask."""
-    content: AnswerContent = {"answer": write_answer(inputs.summary, inputs.lineage.patches.size)}
-    return Section(content)
+    return Section({"answer": write_answer(inputs.summary, inputs.lineage.patches.size)})
 
 
 def write_answer(summary: ScoreSummary, size: tuple[int, int]) -> Answer:

@@ -1,16 +1,16 @@
-"""What a section of the page is, and what every section is built from."""
+"""Define a section of the page, and the inputs that all sections share."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 
 from histoxai.core.progress import Progress
-from histoxai.report.figures.pool import FigurePool, PageFigure
+from histoxai.report.figures.pool import FigurePool
 from histoxai.report.lineage import Lineage
 from histoxai.score import scores_store
 from histoxai.score.results import ScoreSummary
@@ -22,19 +22,12 @@ from histoxai.settings import Report, Statistics
 SummaryRow = Mapping[str, Any]
 
 
-class NamedFigure(TypedDict):
-    """A figure under its name; None where there is nothing to draw."""
-
-    name: str
-    png: PageFigure | None
-
-
 @dataclass(frozen=True)
 class Section:
     """A section of the page: the values that its template reads, and its numbers for data.zarr."""
 
-    content: Mapping[str, object]
-    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    content: dict[str, Any]
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -149,30 +142,21 @@ def first_mask(masks: Sequence[str]) -> str:
     return "tumor" if "tumor" in masks else masks[0]
 
 
-def null_models(summary: ScoreSummary) -> dict[str, bool]:
-    """Return for every method whether it is a null model."""
-    return {name: method["null"] for name, method in summary["methods"].items()}
+def null_models(summary: ScoreSummary) -> list[str]:
+    """Return the names of the null models."""
+    return [name for name, method in summary["methods"].items() if method["null"]]
 
 
 def with_null(rows: Sequence[SummaryRow], summary: ScoreSummary) -> list[dict[str, Any]]:
     """Return rows with `null` added: whether their `method` is a null model."""
-    null = null_models(summary)
-    return [{**row, "null": null[row["method"]]} for row in rows]
+    return [{**row, "null": summary["methods"][row["method"]]["null"]} for row in rows]
 
 
-def floats(values: Sequence[float | None]) -> np.ndarray:
-    """Return values as float64, NaN for None."""
-    return np.array([np.nan if v is None else v for v in values], np.float64)
-
-
-def columns(prefix: str, rows: Sequence[SummaryRow], keys: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return columns of rows as arrays `<prefix>_<key>`, for texts and integers."""
-    return {f"{prefix}_{k}": np.array([r[k] for r in rows]) for k in keys}
-
-
-def float_columns(prefix: str, rows: Sequence[SummaryRow], keys: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return columns of rows as float64 arrays `<prefix>_<key>`, NaN for None."""
-    return {f"{prefix}_{k}": floats([r[k] for r in rows]) for k in keys}
+def columns(
+    prefix: str, rows: Sequence[SummaryRow], keys: Sequence[str], dtype: type | None = None
+) -> dict[str, np.ndarray]:
+    """Return columns of rows as arrays `<prefix>_<key>`; with dtype float, None becomes NaN."""
+    return {f"{prefix}_{k}": np.array([r[k] for r in rows], dtype) for k in keys}
 
 
 def pick_examples(

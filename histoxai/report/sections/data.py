@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 
@@ -16,55 +16,19 @@ from histoxai.store.patches import Patches
 _SPLITS = {1: "train", 2: "validation", 3: "test"}
 
 
-class ClassCounts(TypedDict):
-    """The study's table 1: heads of the columns of counts; rows of a class name and its counts."""
-
-    columns: list[str]
-    rows: list[list[Any]]
-
-
-class LeakRow(TypedDict):
-    """Patches of a held-out split with relatives in a split seen before, by the kind of relation."""
-
-    held_out: str
-    seen_in: str
-    words: str
-    patches: int
-    share: float
-
-
-class Leakage(TypedDict):
-    """Leaks between splits; `words` stands in place of a table without rows."""
-
-    rows: list[LeakRow]
-    words: str
-
-
-class DataContent(TypedDict):
-    """Values of the template `sections/data.html`."""
-
-    table1: ClassCounts
-    leakage: Leakage
-    notes: list[str]
-
-
 def build(inputs: ReportInputs) -> Section:
     """Build the section and the counts of its table."""
     patches = inputs.lineage.patches
-    counts = count_classes(patches)
-    content: DataContent = {
-        "table1": counts,
-        "leakage": find_leakage(patches),
-        "notes": notes_on_split(inputs.lineage),
-    }
+    counts = _count_classes(patches)
+    content = {"table1": counts, "leakage": _find_leakage(patches), "notes": _notes_on_split(inputs.lineage)}
     arrays = {"table1_class": np.array([row[0] for row in counts["rows"]])}
     for k, name in enumerate(counts["columns"], start=1):
         arrays[f"table1_{name.replace(' ', '_')}"] = np.array([row[k] for row in counts["rows"]])
     return Section(content, arrays)
 
 
-def count_classes(patches: Patches) -> ClassCounts:
-    """Return the study's table 1: recorded by `augment`, or counted in a store that was not augmented."""
+def _count_classes(patches: Patches) -> dict[str, Any]:
+    # the study's table 1: recorded by `augment`, or counted in a store that was not augmented
     if table := patches.store.header.get("table"):
         keys = {"patches": "patches", "after rotation": "rotated", **{s: s for s in _SPLITS.values()}}
         return {"columns": list(keys), "rows": [[r["class"], *[r[k] for k in keys.values()]] for r in table]}
@@ -75,8 +39,8 @@ def count_classes(patches: Patches) -> ClassCounts:
     return {"columns": ["patches", *_SPLITS.values()], "rows": rows}
 
 
-def find_leakage(patches: Patches) -> Leakage:
-    """Find patches of one split with relatives in another, as rows by kind of relation."""
+def _find_leakage(patches: Patches) -> dict[str, Any]:
+    # patches of one split with relatives in another, by kind of relation; "words" replace a table without rows
     used = np.unique(patches.split[patches.split > 0])
     if len(used) < 2:
         return {"rows": [], "words": "This store has no two splits between which anything could leak."}
@@ -84,7 +48,7 @@ def find_leakage(patches: Patches) -> Leakage:
         identity = read_identity(patches)
     except InputRefused as error:
         return {"rows": [], "words": f"Whether splits share relatives is not known ({error})."}
-    rows: list[LeakRow] = [
+    rows = [
         {
             "held_out": held_out,
             "seen_in": seen_in,
@@ -103,8 +67,8 @@ def find_leakage(patches: Patches) -> Leakage:
     }
 
 
-def notes_on_split(lineage: Lineage) -> list[str]:
-    """Return what a reader must know of the split before believing an accuracy."""
+def _notes_on_split(lineage: Lineage) -> list[str]:
+    # warnings about the split that put an accuracy in doubt
     notes = []
     if lineage.patches.store.header["settings"].get("split_by") == "patch":
         notes.append(

@@ -1,10 +1,9 @@
-"""Build the section on the segmenter: its training curves, and what its masks cover."""
+"""Build the section on the segmenter: its training curves, and the coverage of its masks."""
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Any
 
-from histoxai.report.figures.pool import PageFigure
 from histoxai.report.figures.training import training_curves
 from histoxai.report.lineage import Lineage
 from histoxai.report.sections.base import ReportInputs, Section
@@ -13,52 +12,24 @@ from histoxai.report.wording import hyphenated
 _SCALE_TOLERANCE = 0.05
 
 
-class MaskRow(TypedDict):
-    """A mask: IoU and Dice of the segmenter, its share of the explained patches' pixels, and how often it is empty."""
-
-    name: str
-    iou: float | None
-    dice: float | None
-    share: float
-    empty: str
-
-
-class Segmenter(TypedDict):
-    """How the segmenter was trained and what its masks cover; `warning` is empty if scales match."""
-
-    epochs: int
-    best_epoch: int
-    split: str
-    curves: PageFigure
-    table: list[MaskRow]
-    warning: str
-
-
-class MasksContent(TypedDict):
-    """Values of the template `sections/masks.html`."""
-
-    segmenter: Segmenter
-
-
 def build(inputs: ReportInputs) -> Section:
     """Build the section, with the training curves as arrays."""
     facts, history = inputs.lineage.segmenter.facts, inputs.lineage.history("segmenter")
     curves = (training_curves, history, facts["best_epoch"], "soft_iou", "soft IoU")
-    content: MasksContent = {
-        "segmenter": {
-            "epochs": facts["epochs"],
-            "best_epoch": facts["best_epoch"],
-            "split": facts.get("split", "validation"),  # older runs were measured on no other
-            "curves": inputs.figures.add("curves-segmenter", *curves),
-            "table": _mask_rows(inputs),
-            "warning": _scale_warning(inputs.lineage),
-        }
+    segmenter = {
+        "epochs": facts["epochs"],
+        "best_epoch": facts["best_epoch"],
+        "split": facts.get("split", "validation"),  # older runs were measured on no other
+        "curves": inputs.figures.add("curves-segmenter", *curves),
+        "table": _mask_rows(inputs),
+        "warning": _scale_warning(inputs.lineage),
     }
-    return Section(content, {f"segmenter_{k}": v for k, v in history.items()})
+    return Section({"segmenter": segmenter}, {f"segmenter_{k}": v for k, v in history.items()})
 
 
-def _mask_rows(inputs: ReportInputs) -> list[MaskRow]:
-    # counts (n, mask, 4) of any method: TP, FP, FN, TN; TP + FN are the mask's pixels, whatever the method
+def _mask_rows(inputs: ReportInputs) -> list[dict[str, Any]]:
+    # share: of the explained patches' pixels; empty: number of empty masks.
+    # counts (n, mask, 4) of the first method: TP, FP, FN, TN. For every method TP + FN are the mask's pixels.
     counts, metrics = inputs.lineage.column("counts")[:, 0], inputs.lineage.segmenter.facts["metrics"]
     mask_pixels, pixels = counts[..., 0] + counts[..., 2], counts.sum(axis=-1)
     return [

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TypedDict
+from typing import Any
 
 import numpy as np
 
 from histoxai.report.figures.maps import CaseRow, case_sheet, maps_of_method
 from histoxai.report.figures.style import METHODS_PER_ROW, abbreviate
-from histoxai.report.sections.base import NamedFigure, ReportInputs, Section
+from histoxai.report.sections.base import ReportInputs, Section
 
 _CASES = (
     "Case 1: right, highest probability",
@@ -24,25 +24,9 @@ _COLOURS = {
 }
 
 
-class ExplorerContent(TypedDict):
-    """Numbers of patches with layers and of marks, and the mask by which patches are ranked."""
-
-    count: int
-    points: int
-    mask: str
-
-
-class PatchesContent(TypedDict):
-    """Values of the template `sections/patches.html`; `explorer` is added once its patches are chosen."""
-
-    maps: list[NamedFigure]
-    cases: list[NamedFigure]
-    colour_words: str
-
-
 def build(inputs: ReportInputs) -> Section:
     """Build the section, with the ids of the example patches by case and class."""
-    content: PatchesContent = {
+    content = {
         "maps": _map_figures(inputs),
         "cases": list(_case_figures(inputs)),
         "colour_words": _COLOURS[inputs.settings.colours],
@@ -51,7 +35,7 @@ def build(inputs: ReportInputs) -> Section:
     return Section(content, {"example_patch_id": np.array(ids)})
 
 
-def _map_figures(inputs: ReportInputs) -> list[NamedFigure]:
+def _map_figures(inputs: ReportInputs) -> list[dict[str, Any]]:
     # of each class the right patch of highest probability, else the first of the other cases
     lineage = inputs.lineage
     chosen = {}
@@ -61,7 +45,7 @@ def _map_figures(inputs: ReportInputs) -> list[NamedFigure]:
             chosen[position] = lineage.patch_title(position, name)
     positions, look = list(chosen), (lineage.map_threshold, inputs.settings.colours)
     patches = lineage.masked_patches(positions, list(chosen.values()))
-    figures: list[NamedFigure] = []
+    figures = []
     for method in lineage.method_names:
         maps = lineage.patch_maps(method, positions)
         figure = inputs.figures.add(f"maps-{method}", maps_of_method, patches, maps, *look)
@@ -69,7 +53,7 @@ def _map_figures(inputs: ReportInputs) -> list[NamedFigure]:
     return figures
 
 
-def _case_figures(inputs: ReportInputs) -> Iterator[NamedFigure]:
+def _case_figures(inputs: ReportInputs) -> Iterator[dict[str, Any]]:
     # a figure per case and METHODS_PER_ROW methods
     methods, look = inputs.lineage.method_names, (inputs.lineage.map_threshold, inputs.settings.colours)
     for number, (examples, title) in enumerate(zip(inputs.examples, _CASES, strict=True), 1):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any
 
 import numpy as np
 
 from histoxai.core.errors import HistoxaiError
 from histoxai.ingest.slide_files import open_slide
 from histoxai.ingest.tissue import thumbnail
-from histoxai.report.figures.pool import PageFigure
 from histoxai.report.figures.slide import PatchBox, SlideView, slide_sheet
 from histoxai.report.lineage import Lineage
 from histoxai.report.sections.base import ReportInputs, Section
@@ -22,31 +21,15 @@ MAX_PATCHES = 1200  # of all slides together
 MAX_SIDE = 700  # px of a slide on the page
 
 
-class SlideFigure(TypedDict):
-    """A slide's figure, and its name with the number of explained patches."""
-
-    name: str
-    png: PageFigure
-    words: str
-
-
-class SlidesContent(TypedDict):
-    """Values of the template `sections/slides.html`; other_slides: how many have explained patches and no figure."""
-
-    slides: list[SlideFigure]
-    other_slides: int
-
-
 def build(inputs: ReportInputs) -> Section:
     """Build the section, which is empty if the patches do not know where they lie; it has no numbers."""
     positions = patch_positions(inputs.lineage)
     figures = _slide_figures(inputs, find_slides(inputs.lineage, positions, MAX_SLIDES))
     others = 0 if positions is None else positions.slides - len(figures)
-    content: SlidesContent = {"slides": figures, "other_slides": others}
-    return Section(content)
+    return Section({"slides": figures, "other_slides": others})
 
 
-def _slide_figures(inputs: ReportInputs, slides: Sequence[Slide]) -> list[SlideFigure]:
+def _slide_figures(inputs: ReportInputs, slides: Sequence[Slide]) -> list[dict[str, Any]]:
     room, figures = MAX_PATCHES, []
     inputs.progress.start("slides", len(slides))
     for slide in slides:
@@ -61,7 +44,7 @@ def _slide_figures(inputs: ReportInputs, slides: Sequence[Slide]) -> list[SlideF
         some = "" if len(which) == total else f"{len(which):,} of "
         words = f"{slide.name}: {some}{total:,} explained patches"
         figure = inputs.figures.add(f"slide-{slide.name}", slide_sheet, view, inputs.settings.colours)
-        figures.append(SlideFigure(name=slide.name, png=figure, words=words))
+        figures.append({"png": figure, "words": words})
         inputs.progress.advance()
     inputs.progress.stop()
     return figures

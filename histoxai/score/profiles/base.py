@@ -75,14 +75,13 @@ class Profile(ABC):
         """
         if name not in stored.header["axes"].get("profiles", {}):
             raise InputRefused(f"{stored.path}: was scored without the profile '{name}'; score again with --force")
-        columns = cls.columns(stored.header["axes"]["profiles"][name], stored)
         values, chance = (stored.column(array_path(name, kind)) for kind in ("values", "chance"))
-        return ProfileScores(list(columns), values[..., [*columns.values()]], chance[..., [*columns.values()]])
+        return cls.measured(ProfileScores(stored.header["axes"]["profiles"][name], values, chance), stored)
 
     @classmethod
-    def columns(cls, names: list[str], stored: StoredScores) -> dict[str, int]:
-        """Return the columns of stored measures, by name, without those that --measures counts has left out."""
-        skipped: set[str] = set()
-        if stored.header["settings"]["measures"] != "all":
-            skipped = {m.name for m in cls.measures()} - set(cls.available(counts_only=True))
-        return {name: k for k, name in enumerate(names) if name not in skipped}
+    def measured(cls, scores: ProfileScores, stored: StoredScores) -> ProfileScores:
+        """Return the scores without the measures that --measures counts has left out of a store."""
+        counts_only = stored.header["settings"]["measures"] != "all"
+        skipped = {m.name for m in cls.measures()} - set(cls.available(counts_only))
+        at = [k for k, name in enumerate(scores.names) if name not in skipped]
+        return ProfileScores([scores.names[k] for k in at], scores.values[..., at], scores.chance[..., at])

@@ -27,9 +27,7 @@ class CorrectedProfile(Profile):
         axes = stored.header["axes"]
         study = stored.column("values")[:, :, :, axes["profile"].index(name)]
         values = np.concatenate([study, stored.column("measures")], axis=-1)
-        columns = cls.columns(axes["chance"], stored)
-        at = [*columns.values()]
-        return ProfileScores(list(columns), values[..., at], stored.column("chance")[..., at])
+        return cls.measured(ProfileScores(axes["chance"], values, stored.column("chance")), stored)
 
 
 @cache

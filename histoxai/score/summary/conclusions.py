@@ -1,16 +1,15 @@
-"""The study's seven conclusions as tests, each with its answer in words.
+"""Test the study's seven conclusions, each with an answer in words.
 
-One-sided tests from the studentised cluster bootstrap; where a claim has several parts (a method above each other one)
-the largest p counts (intersection-union). The seventh claims the absence of a difference, which no test of a
-difference can show: it is a test of equivalence (two one-sided tests, Schuirmann 1987). Holm's correction is over all
-that can be tested, in both directions.
+Tests are one-sided, from the studentised cluster bootstrap. A claim with several parts (a method is above each other
+one) has the largest p of its parts (intersection-union). The seventh claims that there is no difference, which takes a
+test of equivalence (two one-sided tests, Schuirmann 1987). Holm's correction is over all testable claims, in both
+directions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +23,11 @@ from histoxai.statistics.tests import holm
 
 @dataclass
 class Conclusion:
-    """One claim: p that it is chance, p of the opposite, what was found in words, or why it cannot be tested."""
+    """One claim and its test.
+
+    p, opposite: p value of the claim and of its opposite. found: the result in words. untested: why there is no test.
+    parts: the numbers behind the result.
+    """
 
     name: str
     claim: str
@@ -36,12 +39,12 @@ class Conclusion:
 
 
 class _CannotTest(Exception):
-    pass
+    """Reason why a claim cannot be tested, as text."""
 
 
 @dataclass
 class _Data:
-    """What tests look at: values (n, M, K) of the primary measure, and rows of patches."""
+    """Data of the tests: scores, values (n, M, K) of the primary measure, and numbers of the classes with tumor."""
 
     scores: Scores
     primary: np.ndarray
@@ -52,7 +55,7 @@ class _Data:
         return self.scores.masks.index(name)
 
     def named(self, method: str) -> int:
-        """The first of the methods of this kind that is no null model."""
+        """Find the first entry of a registered method that is no null model."""
         kinds = [(m.method, m.null) for m in self.scores.methods.values()]
         if (method, False) in kinds:
             return kinds.index((method, False))
@@ -61,34 +64,31 @@ class _Data:
         )
 
     def mean(self, values: np.ndarray, against: float = 0.0) -> Estimate:
-        s = self.settings
-        found = means(values[:, None] - against, self.scores.group, s.repetitions, s.seed, s.level)
+        """Estimate the mean of values (n,) above `against`."""
+        found = means(values[:, None] - against, self.scores.group, *self.settings.bootstrap)
         if found.groups[0] < FEWEST:
             raise _CannotTest(f"{int(found.groups[0])} groups have the patches it needs; it takes {FEWEST}")
         return found
 
     def tumor(self) -> np.ndarray:
-        """Mean over all methods but null models of the primary measure on the tumor mask (n,)."""
+        """Return the mean (n,) over all methods but null models of the primary measure on the tumor mask."""
         return _mean_of_methods(self.primary[:, self.scores.real(), self.mask("tumor")])
 
 
 def conclude(s: Scores, primary: np.ndarray, cancer: list[int], settings: Statistics) -> list[ConclusionRow]:
-    """Test all seven; primary (n, M, K): values of the measure they rest on, higher is better."""
+    """Test all seven claims; primary (n, M, K): values of the primary measure, higher is better."""
     data = _Data(s, primary, cancer, settings)
-    made = []
+    words = {"primary": str(settings.primary).replace("_", " "), "margin": settings.margin}
+    conclusions = []
     for name, (claim, test) in CLAIMS.items():
-        conclusion = Conclusion(name, claim.format(**_words(settings)))
+        conclusion = Conclusion(name, claim.format(**words))
         try:
             test(data, conclusion)
         except _CannotTest as reason:
             conclusion.untested = str(reason)
-        made.append(conclusion)
-    adjusted = holm(np.array([[c.p, c.opposite] for c in made]).ravel()).reshape(-1, 2)
-    return [_row(c, float(p), float(q), 1 - settings.level) for c, (p, q) in zip(made, adjusted, strict=True)]
-
-
-def _words(settings: Statistics) -> dict[str, Any]:
-    return {"primary": str(settings.primary).replace("_", " "), "margin": settings.margin}
+        conclusions.append(conclusion)
+    adjusted = holm(np.array([[c.p, c.opposite] for c in conclusions]).ravel()).reshape(-1, 2)
+    return [_row(c, float(p), float(q), 1 - settings.level) for c, (p, q) in zip(conclusions, adjusted, strict=True)]
 
 
 def _row(c: Conclusion, p: float, opposite: float, alpha: float) -> ConclusionRow:
@@ -112,7 +112,7 @@ def _row(c: Conclusion, p: float, opposite: float, alpha: float) -> ConclusionRo
 
 
 def _mean_of_methods(values: np.ndarray) -> np.ndarray:
-    # mean over the methods that are defined; NaN where none is
+    # mean over the methods that have a value; NaN where none has
     n = np.isfinite(values).sum(axis=1)
     return np.where(n > 0, np.nansum(values, axis=1) / np.maximum(n, 1), np.nan)
 
@@ -138,20 +138,20 @@ def _tumor_over_non_tumor(d: _Data, c: Conclusion) -> None:
 
 
 def _above_all(d: _Data, c: Conclusion, above: list[int], below: list[int]) -> None:
-    # every method of `above` is better than every one of `below` on the tumor mask
+    # whether every method of `above` is better than every one of `below` on the tumor mask
     if not above or not below:
         raise _CannotTest("the store has no other method to compare with")
     j, names = d.mask("tumor"), list(d.scores.methods)
-    ps, others, words = [], [], []
+    ps, opposites, words = [], [], []
     for a in above:
         for b in below:
             found = d.mean(d.primary[:, a, j] - d.primary[:, b, j])
             ps.append(float(found.above[0]))
-            others.append(float(found.below[0]))
+            opposites.append(float(found.below[0]))
             c.parts[f"{names[a]} - {names[b]}"] = float(found.mean[0])
             words.append(f"{names[a]} is {_signed(found.mean[0])} from {names[b]}")
     c.p = max(ps)
-    c.opposite = min(1.0, min(others) * len(others))  # one counterexample is enough, of so many looked at
+    c.opposite = min(1.0, min(opposites) * len(opposites))  # Bonferroni: one counterexample is enough
     c.found = ", ".join(words)
 
 
@@ -187,16 +187,16 @@ def _ig_nt_worst(d: _Data, c: Conclusion) -> None:
 
 def _best_classified(d: _Data, c: Conclusion) -> None:
     s = d.scores
-    there = [k for k in d.cancer if (s.label == k).any()]
-    if len(there) < 3:
-        raise _CannotTest(f"it takes three classes with tumor, and patches are of {len(there)}")
-    right = {k: float((s.prediction[s.label == k] == k).mean()) for k in there}
-    best = sorted(there, key=lambda k: -right[k])[:2]
-    others = [k for k in there if k not in best]
+    present = [k for k in d.cancer if (s.label == k).any()]
+    if len(present) < 3:
+        raise _CannotTest(f"it takes three classes with tumor, and patches are of {len(present)}")
+    recall = {k: float((s.prediction[s.label == k] == k).mean()) for k in present}
+    best = sorted(present, key=lambda k: -recall[k])[:2]
+    others = [k for k in present if k not in best]
     sides = {"/".join(s.classes[k] for k in some): np.isin(s.label, some) for some in (best, others)}
     found = _gap(d, d.tumor(), sides)
     c.p, c.opposite = float(found.above[0]), float(found.below[0])
-    c.parts = {s.classes[k]: right[k] for k in there}
+    c.parts = {s.classes[k]: recall[k] for k in present}
     c.found = (
         f"maps of {' and '.join(s.classes[k] for k in best)}, the cancer classes classified best, agree with the tumor "
         f"mask by {_signed(found.mean[0])} more than those of the others"
@@ -208,21 +208,22 @@ def _independent(d: _Data, c: Conclusion) -> None:
     known = s.label >= 0
     ps, words = [], []
     margin = d.settings.margin
-    for one, other, mine in (("right", "wrong", s.prediction == s.label), ("sure", "unsure", np.isin(s.case, (1, 3)))):
-        sides = {f"{one} patches": known & mine, f"{other} patches": known & ~mine}
+    contrasts = {("right", "wrong"): s.prediction == s.label, ("sure", "unsure"): np.isin(s.case, (1, 3))}
+    for (one, other), members in contrasts.items():
+        sides = {f"{one} patches": known & members, f"{other} patches": known & ~members}
         low, high = _gap(d, values, sides, -margin), _gap(d, values, sides, margin)
         ps += [float(low.above[0]), float(high.below[0])]
         name = f"{one} from {other}"
         c.parts[name] = float(low.mean[0]) - margin
         words.append(f"{_signed(c.parts[name])} sets {name}")
     c.p = max(ps)
-    c.found = f"{', '.join(words)}, against a margin of {margin:g} that would mean nothing"
+    c.found = f"{', '.join(words)}; the equivalence margin is {margin:g}"
 
 
 def _gap(d: _Data, values: np.ndarray, sides: dict[str, np.ndarray], against: float = 0.0) -> Estimate:
-    # mean of the first of two named sets of patches less mean of the second less `against`
-    for name, mine in sides.items():
-        groups = len(np.unique(d.scores.group[mine & np.isfinite(values)]))
+    # mean over the first of two named sets of patches - mean over the second - against
+    for name, members in sides.items():
+        groups = len(np.unique(d.scores.group[members & np.isfinite(values)]))
         if groups < FEWEST:
             raise _CannotTest(f"{groups} groups have {name} with a value; it takes {FEWEST}")
     first, second = sides.values()

@@ -1,4 +1,4 @@
-"""Tests of maps on the model, summed up: means with intervals, curves, and the sanity check."""
+"""Summarise tests of maps on the model: means with intervals, curves, and the sanity check."""
 
 from __future__ import annotations
 

@@ -62,20 +62,6 @@ class Task:
     facts: Mapping[str, object]
 
 
-def fill_item(store: Store, item: Item, compute: Compute | Stream, progress: Progress, *, verify: bool = False) -> int:
-    """Do all missing shards of an item; return how many were done.
-
-    verify: shards whose checksums differ count as missing.
-    """
-    _remove_leftovers(store, [item], range(item.count))
-    missing = store.missing(item, verify=verify)
-    progress.start(item.name, sum(b - a for a, b in map(item.span, missing)))
-    for k in missing:
-        _do_shard(store, item, k, compute, progress, {})
-    progress.stop()
-    return len(missing)
-
-
 def parse_shards(
     text: str | None, count: int, one_indexed: bool = False, environ: Mapping[str, str] = os.environ
 ) -> list[int] | None:

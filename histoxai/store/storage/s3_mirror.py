@@ -147,7 +147,7 @@ def delete_tree(path: Path) -> None:
     """
     names = s3_objects.listing(path)
     if names and "zarr.json" not in names and not any(n.startswith("_done/") for n in names):
-        raise InputRefused(f"{with_s3_urls(str(path))}: is no store of ours; it will not be replaced")
+        raise InputRefused(f"{with_s3_urls(str(path))}: is not a histoxai store; it will not be replaced")
     s3_objects.remove([path / n for n in names if n == "zarr.json"])
     s3_objects.remove([path / n for n in names if n != "zarr.json" and not n.startswith("_done/")])
     s3_objects.remove([path / n for n in names if n.startswith("_done/")])

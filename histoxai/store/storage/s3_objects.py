@@ -20,10 +20,10 @@ import numpy as np
 
 from histoxai.core.errors import HistoxaiError, InputRefused, UsageError
 from histoxai.core.s3_paths import ENDPOINT_VARIABLES, bucket_and_key, endpoint, is_on_s3, with_s3_urls
+from histoxai.core.signals import RESUME_HINT
 
 # Approximate bytes of one request: it has to end within its time-out, and a failure repeats it.
 _PART = 16 << 20
-_RESUME_HINT = "what is finished is kept: run the same command again to go on"
 _DENIED = ("AccessDenied", "403 Forbidden", "401 Unauthorized", "SignatureDoesNotMatch", "InvalidAccessKeyId")
 
 _clients: dict[tuple[Any, ...], Any] = {}
@@ -231,5 +231,5 @@ def _refusal(path: Path, answer: str) -> HistoxaiError:
     # the rest of the library's message is internals and the server's error page
     reason = answer.split("\n")[0].partition("<?xml")[0].partition(": ")[2][:200].strip(" :")
     return HistoxaiError(
-        f"{url}: storage failed ({reason}); check the network and {ENDPOINT_VARIABLES[1]}; {_RESUME_HINT}"
+        f"{url}: storage failed ({reason}); check the network and {ENDPOINT_VARIABLES[1]}; {RESUME_HINT}"
     )
