@@ -10,6 +10,7 @@ import json
 import tempfile
 from pathlib import Path
 
+from benches.counts import bench_counts
 from benches.explain import bench_bf16, bench_explain, bench_explain_memory, bench_resnet18
 from benches.ingest import bench_ingest
 from benches.long import bench_long
@@ -22,6 +23,7 @@ from benches.train import bench_train
 from benches.workers import bench_memory, bench_workers
 
 BENCHES = {
+    "counts": bench_counts,
     "ingest": bench_ingest,
     "long": bench_long,
     "malloc": bench_malloc,

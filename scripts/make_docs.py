@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from benches import counts
+from gpu import waits
 
 from histoxai.cli.app import app
 from histoxai.cli.command import metavar_of, panels
@@ -43,7 +45,7 @@ def _cell(text: str | None) -> str:
 
 
 TABLES = {"options": option_table, "table": lambda name: LISTS[name]() + "\n"}
-LISTS = {"methods": markdown_table}
+LISTS = {"methods": markdown_table, "waits": waits.markdown, "roofline": counts.markdown}
 
 
 def generated(page: str) -> str:

@@ -192,14 +192,14 @@ def can_compile(device: torch.device) -> bool:
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _compiled(nn.ReLU())(torch.ones(2, device=device)).sum().item() == 2
+            return _compiled(nn.ReLU())(torch.ones(2, device=device)).sum().item() == 2  # waits: once a process
     except Exception:  # compilers fail in many ways, and all mean the same here
         return False
 
 
 def reinitialised(module: nn.Module, seed: int) -> nn.Module:
     """Copy a network with random weights, as before training (Adebayo et al. 2018, arXiv 1810.03292)."""
-    copied = copy.deepcopy(module).cpu()
+    copied = copy.deepcopy(module).cpu()  # waits: once a process
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for part in copied.modules():

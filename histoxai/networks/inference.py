@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -31,6 +33,15 @@ def pick_device(name: str, rank: int, precision: str = "fp32") -> torch.device:
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", rank % torch.cuda.device_count())
     return device
+
+
+def repeat_to_the_byte() -> None:
+    """Let GPU kernels give the same bytes each time, where torch has such kernels."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
+    warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a search for bugs, which takes time
+    torch.backends.cudnn.benchmark = False
 
 
 def _parse_device(name: str) -> torch.device:
@@ -83,7 +94,7 @@ class HostCopy:
     def array(self) -> np.ndarray:
         """Return the values."""
         if self._event is not None:
-            self._event.synchronize()
+            self._event.synchronize()  # waits: for one copy, while the device is at later passes
         return self._host.numpy()
 
 
@@ -120,16 +131,16 @@ def predict_patches(
         return prediction_arrays(forward(network, images, micro_batch, device))
     with _head_inputs(network) as inputs:
         logits = forward(network, images, micro_batch, device)
-    embedding = torch.cat(inputs)[: len(images)].numpy()  # only the last micro-batch is padded
+    embedding = np.concatenate([copy.array() for copy in inputs])[: len(images)]  # only the last micro-batch is padded
     return {**prediction_arrays(logits), "embedding": embedding}
 
 
 @contextmanager
-def _head_inputs(network: nn.Module) -> Iterator[list[torch.Tensor]]:
+def _head_inputs(network: nn.Module) -> Iterator[list[HostCopy]]:
     """Collect the input of the network's head in every pass made inside."""
-    inputs: list[torch.Tensor] = []
+    inputs: list[HostCopy] = []
     head = network.get_submodule(str(network.head_layer))
-    hook = head.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0].float().cpu()))
+    hook = head.register_forward_pre_hook(lambda _, arguments: inputs.append(HostCopy(arguments[0].float())))
     try:
         yield inputs
     finally:

@@ -35,6 +35,7 @@ class ShardedStage(ABC):
         self.output, self.settings, self.progress, self.work = output, settings, progress, work
         self.facts: dict[str, Any] = {"threads": work.threads}  # written into each shard's record
         self.attributes: dict[str, Any] = {}  # of the root group, beside the header
+        self.write_behind = False  # whether shards are written while the next ones are computed
 
     @abstractmethod
     def header(self) -> dict[str, Any]:
@@ -58,10 +59,14 @@ class ShardedStage(ABC):
     @cached_property
     def device(self) -> torch.device:
         """The device of this process: `settings.device`, where `cuda` gives each worker rank the next GPU."""
-        from histoxai.networks.inference import pick_device  # torch, which other stages do without
+        from histoxai.networks.inference import pick_device, repeat_to_the_byte  # torch: other stages do without
 
         settings = self.network_settings
-        return pick_device(settings.device, self.work.rank, getattr(settings, "precision", "fp32"))
+        device = pick_device(settings.device, self.work.rank, getattr(settings, "precision", "fp32"))
+        if device.type == "cuda":
+            self.write_behind = True
+            repeat_to_the_byte()
+        return device
 
     @property
     def network_settings(self) -> Any:
@@ -82,7 +87,7 @@ class ShardedStage(ABC):
             return create_or_match(output, header, index, items, attrs=self.attributes, force=force)
 
         look = (lambda: match(output, header, items)) if output.exists() and not force else None
-        task = Task(items, create, look, self.produce, rerun, self.facts)
+        task = Task(items, create, look, self.produce, rerun, self.facts, self.write_behind)
         return run_shards(task, self.progress, self.work)
 
 

@@ -106,7 +106,10 @@ class _Explain(ShardedStage):
             ArraySpec(f"{PREDICTIONS}/probability", (n,), np.float32, shard),
             ArraySpec("targets", (n,), np.int16, shard, -1),
         )
-        return [Item(PREDICTIONS, predictions), *[_method_item(self.job, name) for name in self.job.explainers]]
+        return [
+            Item(PREDICTIONS, predictions, read_back=True),
+            *[_method_item(self.job, name) for name in self.job.explainers],
+        ]
 
     def produce(self, store: Store) -> Producers:
         items = {item.name: item for item in self._items}

@@ -48,13 +48,14 @@ class Item:
 
     specs: its arrays. parameters: everything that changes their numbers beside the store's settings, such as method
     and options. rows_per_step: rows that are computed together, so that an interrupted shard keeps finished rows; None
-    for the whole shard.
+    for the whole shard. read_back: whether items that are computed after it read it from the store.
     """
 
     name: str
     specs: tuple[ArraySpec, ...]
     parameters: dict[str, Any] = field(default_factory=dict)
     rows_per_step: int | None = None
+    read_back: bool = False
 
     @property
     def rows(self) -> int:

@@ -243,7 +243,9 @@ class _Loop:
 
     def _read(self, outcomes: list[BatchOutcome], sums: list[float], split: str) -> None:
         """Add the outcomes of all ranks to `sums`; write a checkpoint or stop where any rank has to."""
-        values = torch.stack([torch.stack([o.loss.double(), o.metric.double()]) for o in outcomes]).cpu()
+        values = torch.stack(
+            [torch.stack([o.loss.double(), o.metric.double()]) for o in outcomes]
+        ).cpu()  # waits: every 16 batches
         losses = values[:, 0].tolist()
         bad = next((o for o, loss in zip(outcomes, losses, strict=True) if not np.isfinite(loss)), None)
         due = self.is_first and self.checkpoints.due(self.settings.checkpoint_minutes, epoch_ended=False)
@@ -251,7 +253,7 @@ class _Loop:
         flags = torch.tensor([[bad is not None, signals.stop_requested(), due]], dtype=torch.float64)
         table = torch.cat([torch.cat([values.nan_to_num() * patches, patches], dim=1), flags])
         if self.fabric.world_size > 1:
-            table = self.fabric.all_reduce(table, reduce_op="sum").cpu()
+            table = self.fabric.all_reduce(table, reduce_op="sum").cpu()  # waits: every 16 batches
         *rows, (any_bad, any_stopped, any_due) = table.tolist()
         if any_bad:
             raise self._not_finite(bad, split)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpu.results import RESULTS, append, read, write_report
+from histoxai.core import signals
 
 ROOT = Path(__file__).resolve().parents[2]
 MINUTES = 9.0
@@ -99,6 +100,7 @@ def _run(step: Step, folder: Path, lines: Path, rehearse: bool, deadline: float)
         stdout=log,
         stderr=log,
         start_new_session=True,
+        preexec_fn=signals.die_with_parent,
     )
     try:
         while process.poll() is None and time.monotonic() < deadline:

@@ -9,15 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import make_docs
 import pytest
 import typer
 
 from histoxai.cli.app import app
 from histoxai.core import registry
 from tests.conftest import ROOT, Mini
-
-sys.path.append(str(ROOT / "scripts"))
-import make_docs
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 

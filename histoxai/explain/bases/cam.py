@@ -150,7 +150,7 @@ class SinglePassCAM(CAM, SinglePass):
         """The library's weighted sum (n, 1, h, w) float32."""
         formula = object.__new__(self._library_class())  # without __init__, which would register hooks
         formula.activations_and_grads = _NoHooks()
-        arrays = value.cpu().numpy(), None if gradient is None else gradient.cpu().numpy()
+        arrays = value.cpu().numpy(), None if gradient is None else gradient.cpu().numpy()  # waits: library takes numpy
         return np.asarray(formula.get_cam_image(None, None, None, *arrays, False), np.float32)[:, None]
 
 

@@ -32,7 +32,7 @@ class NullModel(PixelMethod):
         del net
         for i in range(len(batch)):
             image, _, seed = batch.patch(i)
-            plane = self.plane(image.permute(1, 2, 0).cpu().numpy(), seed)
+            plane = self.plane(image.permute(1, 2, 0).numpy(), seed)
             yield i, Map({"": plane[None].astype(np.float32)})
 
     @classmethod

@@ -66,4 +66,5 @@ def logit_differences(net: Network, images: torch.Tensor, targets: torch.Tensor,
         ]
     ).double()
     classes = targets.to(logits.device)
-    return (of_targets(logits[: len(images)], classes) - logits[len(images)][classes]).cpu().numpy()
+    differences = of_targets(logits[: len(images)], classes) - logits[len(images)][classes]
+    return differences.cpu().numpy()  # waits: once a work item, before its first pass

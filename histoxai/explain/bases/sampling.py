@@ -153,10 +153,6 @@ class GradientSampling(PerturbedCopies):
     def summary(self) -> torch.Tensor:
         """The attribution (3, H, W), from the gradients of all copies."""
 
-    def reduce(self, attribution: torch.Tensor) -> Map:
-        """The map, from the attribution on the host."""
-        return Map({"": attribution.numpy()})
-
     def take(self, start: int, stop: int, outputs: torch.Tensor) -> None:
         for i, gradient in enumerate(outputs, start):
             self.accumulate(i, gradient)

@@ -123,7 +123,8 @@ class _Pass:
                 score = of_targets(logits, classes).sum()
                 inputs = [values[layer] for layer in self._with_gradient]
                 gradients = dict(zip(self._with_gradient, torch.autograd.grad(score, inputs), strict=True))
-        return logits.detach().cpu().numpy(), classes.cpu().numpy(), self._read(values, gradients)
+        raw = self._read(values, gradients)
+        return logits.detach().cpu().numpy(), classes.cpu().numpy(), raw  # waits: results of a whole micro-batch
 
     def _read(
         self, values: Mapping[nn.Module | None, torch.Tensor], gradients: Mapping[nn.Module | None, torch.Tensor]

@@ -30,7 +30,8 @@ class EigenCAM(SinglePassCAM):
 
     def read(self, value: torch.Tensor, gradient: torch.Tensor | None) -> np.ndarray:
         """Project centred activations (pixels, channels) on their first right singular vector."""
-        return np.stack([_first_component(activation) for activation in value.cpu().numpy()])
+        activations = value.cpu().numpy()  # waits: results of a whole micro-batch
+        return np.stack([_first_component(activation) for activation in activations])
 
 
 def _first_component(activation: np.ndarray) -> np.ndarray:

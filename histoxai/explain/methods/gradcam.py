@@ -28,4 +28,4 @@ class GradCAM(SinglePassCAM):
         """The weighted sum, on the device, so that one plane instead of all channels is copied to the CPU."""
         assert gradient is not None
         weights = gradient.mean(dim=(2, 3), keepdim=True)
-        return (weights * value).sum(dim=1, keepdim=True).cpu().numpy()
+        return (weights * value).sum(dim=1, keepdim=True).cpu().numpy()  # waits: results of a whole micro-batch

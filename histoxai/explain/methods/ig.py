@@ -90,7 +90,8 @@ class IntegratedGradients(CompleteGradients):
             self._start_round(2 * self.steps)
 
     def _error(self) -> float:
-        return completeness_error(self.summary().cpu().numpy(), self.difference)
+        attribution = self.summary().cpu().numpy()  # waits: steps=auto alone, whose error decides on more steps
+        return completeness_error(attribution, self.difference)
 
     def summary(self) -> torch.Tensor:
         return self._sum * self._delta

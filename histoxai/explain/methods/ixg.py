@@ -29,7 +29,7 @@ class InputXGradient(SinglePass, PixelMethod):
     def read(self, value: torch.Tensor, gradient: torch.Tensor | None) -> np.ndarray:
         """The input times its gradient; other methods share the gradient, captum would compute it again."""
         assert gradient is not None
-        return (value * gradient).cpu().numpy()
+        return (value * gradient).cpu().numpy()  # waits: results of a whole micro-batch
 
     def library(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> dict[str, np.ndarray]:
         from captum.attr import InputXGradient as CaptumIXG

@@ -76,7 +76,8 @@ class KernelSHAP(PixelMethod):
         if segments.max() < 1:  # a blank patch is one superpixel, which captum refuses: it has the whole difference
             off = torch.full_like(image, self.options.baseline)
             on, without = module(torch.stack([image, off]))[:, target].detach()
-            return (on - without).float().expand(1, *image.shape[1:]).cpu().numpy()
+            difference = (on - without).float().expand(1, *image.shape[1:])
+            return difference.cpu().numpy()  # waits: once a blank patch
         mask = torch.from_numpy(segments.astype(np.int64)).to(image.device)[None, None]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -88,7 +89,7 @@ class KernelSHAP(PixelMethod):
                 n_samples=self.options.samples,
                 perturbations_per_eval=rows,
             )
-        return values[0, :1].float().cpu().numpy()
+        return values[0, :1].float().cpu().numpy()  # waits: captum returns one patch at a time
 
     def library(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> dict[str, np.ndarray]:
         """captum's KernelShap, one perturbed patch a pass."""

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histoxai.explain.bases.method import Map, MethodOptions
+from histoxai.explain.bases.method import MethodOptions
+from histoxai.explain.bases.packing import PatchInputs
 from histoxai.explain.bases.sampling import Sampling
 from histoxai.settings import bounded
 
@@ -80,5 +81,4 @@ class RISE(Sampling):
             total.addcmul_(self._masks.mask(i)[0], probability.float())
         return (total / (self.rows * self.options.share))[None]
 
-    def reduce(self, outputs: torch.Tensor) -> Map:
-        return Map({"": outputs.numpy()})
+    reduce = PatchInputs.reduce  # the summary is the map

@@ -29,7 +29,7 @@ class Saliency(SinglePass, PixelMethod):
     def read(self, value: torch.Tensor, gradient: torch.Tensor | None) -> np.ndarray:
         """The gradient of the input; other methods share it, captum would compute it again."""
         assert gradient is not None
-        return gradient.cpu().numpy()
+        return gradient.cpu().numpy()  # waits: results of a whole micro-batch
 
     def library(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> dict[str, np.ndarray]:
         from captum.attr import Saliency as CaptumSaliency

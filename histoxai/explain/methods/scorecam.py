@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from histoxai.explain.bases.cam import CAM, SinglePassCAM
-from histoxai.explain.bases.method import Batch, Map
+from histoxai.explain.bases.method import Batch
+from histoxai.explain.bases.packing import PatchInputs
 from histoxai.explain.bases.sampling import Sampling
 from histoxai.explain.bases.single_pass import run_single_pass
 
@@ -64,8 +65,7 @@ class ScoreCAM(CAM, Sampling):
         weights = super().summary().softmax(dim=0)
         return (weights[:, None, None] * self.activation).sum(dim=0)[None]
 
-    def reduce(self, outputs: torch.Tensor) -> Map:
-        return Map({"": outputs.numpy()})
+    reduce = PatchInputs.reduce  # the summary is the map
 
 
 class _Activations(SinglePassCAM):
@@ -75,4 +75,4 @@ class _Activations(SinglePassCAM):
     needs_gradient = False
 
     def read(self, value: torch.Tensor, gradient: torch.Tensor | None) -> np.ndarray:
-        return value.cpu().numpy()
+        return value.cpu().numpy()  # waits: activations of a whole micro-batch

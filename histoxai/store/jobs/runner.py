@@ -7,6 +7,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,11 @@ Producers = Mapping[str, Compute | Stream]  # by item name
 class Task:
     """The work of one sharded stage.
 
-    items: done shard by shard in this order, so a later one may read what an earlier one wrote. create: creates or
-    matches the store. look: matches it and changes nothing; None if it does not exist yet. produce: gets the store,
-    loads what the work needs, such as a network, and returns what computes each item; called only if a shard is
-    missing. rerun: the stage with its inputs bound, for worker processes. facts: written into each record, as they
-    are at that time.
+    items: done shard by shard in this order, so a later one may read what an earlier one wrote if that is `read_back`.
+    create: creates or matches the store. look: matches it and changes nothing; None if it does not exist yet. produce:
+    gets the store, loads what the work needs, such as a network, and returns what computes each item; called only if a
+    shard is missing. rerun: the stage with its inputs bound, for worker processes. facts: written into each record, as
+    they are at that time. write_behind: compress and write a shard while the next one is computed.
     """
 
     items: Sequence[Item]
@@ -60,6 +61,7 @@ class Task:
     produce: Callable[[Store], Producers]
     rerun: RerunStage
     facts: Mapping[str, object]
+    write_behind: bool = False
 
 
 def parse_shards(
@@ -142,12 +144,13 @@ def _fill(store: Store, task: Task, todo: Iterable[tuple[int, list[Item]]], prog
     done = {item.name: 0 for item in task.items}
     producers: Producers | None = None
     shards = []
-    for k, items in todo:
-        producers = producers or task.produce(store)
-        for item in items:
-            _do_shard(store, item, k, producers[item.name], progress, task.facts)
-            done[item.name] += 1
-        shards.append(k)
+    with _Writer(store, task) as writer:
+        for k, items in todo:
+            producers = producers or task.produce(store)
+            for item in items:
+                _do_shard(store, item, k, producers[item.name], progress, writer)
+                done[item.name] += 1
+            shards.append(k)
     return {"shards": format_ranges(shards), "done": done}
 
 
@@ -170,8 +173,45 @@ def _summary(shards: Iterable[int], work: Work) -> dict[str, Any]:
     return {"shards": format_ranges(k + int(work.one_indexed) for k in shards), "done": {}}
 
 
+class _Writer:
+    """Writes finished shards: at once, or behind the work (one at a time), so that a GPU need not wait for it."""
+
+    def __init__(self, store: Store, task: Task) -> None:
+        self._store, self._task = store, task
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self._pending: Future[None] | None = None
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self._pool.shutdown()
+        if kind is None:
+            self.wait()
+
+    def write(self, item: Item, shard: int, rows: dict[str, np.ndarray], seconds: float) -> None:
+        """Write a shard and its record, then remove its saved rows; `wait` first."""
+        if self._task.write_behind and not item.read_back:
+            facts = {"peak_memory_mb": resources.peak_memory_mb(), **self._task.facts}
+            self._pending = self._pool.submit(self._write, item, shard, rows, seconds, facts)
+        else:
+            self._write(item, shard, rows, seconds, self._task.facts)
+
+    def _write(
+        self, item: Item, shard: int, rows: dict[str, np.ndarray], seconds: float, facts: Mapping[str, object]
+    ) -> None:
+        self._store.write(item, shard, rows, seconds, **facts)
+        remove_partial(self._store.path, item.name, shard)
+
+    def wait(self) -> None:
+        """Wait for the shard that is being written; raise its error."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+
 def _do_shard(
-    store: Store, item: Item, shard: int, compute: Compute | Stream, progress: Progress, facts: Mapping[str, object]
+    store: Store, item: Item, shard: int, compute: Compute | Stream, progress: Progress, writer: _Writer
 ) -> None:
     started = time.perf_counter()
     resources.reset_peak_memory()
@@ -186,8 +226,8 @@ def _do_shard(
         for first, finished in [] if partial.have.all() else stream(start, stop, partial.have.copy()):
             progress.advance(partial.add(first - start, finished), note)
             signals.check()
-    store.write(item, shard, rows, time.perf_counter() - started + partial.seconds, **facts)
-    remove_partial(store.path, item.name, shard)
+        writer.wait()
+    writer.write(item, shard, rows, time.perf_counter() - started + partial.seconds)
 
 
 def _in_steps(compute: Compute, step_rows: int | None) -> Callable[[int, int, np.ndarray], FinishedRows]:
