@@ -6,8 +6,11 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +26,7 @@ from histoxai.store.jobs.runner import Task, parse_shards, run_shards
 from histoxai.store.schema import ArraySpec
 from histoxai.store.shards import Item, Store
 from histoxai.store.storage import files
-from tests.conftest import fill_item
+from tests.conftest import array_files, fill_item
 
 SPEC = ArraySpec("maps", (10, 3, 16, 16), np.float32, 4)
 DATA = np.random.default_rng(0).random(SPEC.shape, np.float32)
@@ -168,6 +171,71 @@ def test_a_full_disk_while_stopping_does_not_hide_the_stop(tmp_path: Path, monke
 
     with pytest.raises(Interrupted):
         fill_item(store, ITEM, stops, Silent())
+
+
+TARGETS = Item("predictions", (ArraySpec("targets", (10,), np.int16, 4),), read_back=True)
+
+
+def _two_items(path: Path, write_behind: bool, threads: set[str]) -> Task:
+    """Targets, and maps that read the targets of their shard from the store."""
+
+    def produce(store: Store) -> dict[str, object]:
+        def maps(start: int, stop: int) -> dict[str, np.ndarray]:
+            assert store.read("targets", start, stop).tolist() == list(range(start, stop))
+            return rows(start, stop)
+
+        return {"predictions": lambda a, b: {"targets": np.arange(a, b, dtype=np.int16)}, "ig": maps}
+
+    def create() -> Store:
+        store = make(path, TARGETS, ITEM)
+        write = store.write
+
+        def noted(*arguments: Any, **facts: Any) -> None:
+            threads.add(f"{arguments[0].name}: {threading.current_thread().name.split('_')[0]}")
+            write(*arguments, **facts)
+
+        store.write = noted  # type: ignore[method-assign]
+        return store
+
+    return Task([TARGETS, ITEM], create, None, produce, lambda **_: {}, {"threads": 1}, write_behind)  # type: ignore[arg-type]
+
+
+def test_shards_written_behind_the_work_have_the_same_bytes(tmp_path: Path) -> None:
+    threads: dict[bool, set[str]] = {False: set(), True: set()}
+    for behind, used in threads.items():
+        run_shards(_two_items(tmp_path / str(behind), behind, used), Silent(), Work())
+    assert threads[False] == {"predictions: MainThread", "ig: MainThread"}
+    assert threads[True] == {"predictions: MainThread", "ig: writer"}
+    assert array_files(tmp_path / "True") == array_files(tmp_path / "False")
+    assert Store(tmp_path / "True").completeness()["ig"]["rows"] == 10
+
+
+@pytest.mark.parametrize("shard", [0, 2])
+def test_a_refused_write_behind_the_work_ends_it_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard: int
+) -> None:
+    write = Store.write
+
+    def full(self: Store, item: Item, k: int, *arguments: Any, **facts: Any) -> None:
+        if item.name == "ig" and k == shard:
+            raise HistoxaiError("no space left")
+        write(self, item, k, *arguments, **facts)
+
+    path = tmp_path / "store"
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "write", full)
+        with pytest.raises(HistoxaiError, match="no space left"):
+            run_shards(replace(task(path), write_behind=True), Silent(), Work())
+    computed: list[int] = []
+
+    def again(start: int, stop: int) -> dict[str, np.ndarray]:
+        computed.append(start)
+        return rows(start, stop)
+
+    fill_item(Store(path), ITEM, again, Silent())
+    # the rows of shard 1, which were computed while shard 0 was refused, were saved in pieces
+    assert computed == {0: [0, 1, 2, 3, 8, 9], 2: [8, 9]}[shard]
+    assert np.array_equal(Store(path).read("maps"), DATA)
 
 
 def test_a_signal_that_a_destructor_swallowed_ends_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
