@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from histoxai.core.progress import Progress
+from histoxai.report.content import PageContent
 from histoxai.report.figures.pool import FigurePool
 from histoxai.report.lineage import Lineage
 from histoxai.report.patch_explorer import choose_patches, positions_of
@@ -53,7 +54,7 @@ class Page:
     scores: in the corrected profile, from which the page is made.
     """
 
-    content: dict[str, Any]
+    content: PageContent
     data: dict[str, Any]
     scores: Scores
     arrays: dict[str, np.ndarray]
@@ -74,7 +75,7 @@ def build_page(lineage: Lineage, settings: Report, figures: FigurePool, progress
     scripts = script_data(inputs, with_points)
     figures.finish(progress)
     count = add_explorer(inputs, scripts, PagePatches(with_layers, with_points, from_option))
-    content: dict[str, Any] = {
+    content: PageContent = {
         **lineage.facts(),
         "title": settings.title,
         "methods": lineage.method_names,
@@ -84,7 +85,7 @@ def build_page(lineage: Lineage, settings: Report, figures: FigurePool, progress
     }
     arrays: dict[str, np.ndarray] = {}
     for section in sections:
-        content |= section.content
+        content.update(section.content)
         arrays |= section.arrays
     return Page(content, scripts, inputs.results.scores, arrays, _axes_of_arrays(inputs))
 

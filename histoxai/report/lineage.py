@@ -17,6 +17,7 @@ from histoxai.core.errors import Damaged, Incomplete, InputRefused, ParentChange
 from histoxai.core.s3_paths import with_s3_urls
 from histoxai.explain.maps_store import StoredMethod, stored_methods
 from histoxai.networks.run_folder import Run, run_parent
+from histoxai.report.content import RunFacts
 from histoxai.report.figures.maps import MaskedPatch, PatchMaps
 from histoxai.report.figures.style import abbreviate
 from histoxai.store.parents import Opened, ParentKind, join_rows, open_parent
@@ -69,7 +70,7 @@ class Lineage:
         partial = self.partial
         return f"partial: {partial['patches']:,} of {partial['of']:,} patches" if partial else ""
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> RunFacts:
         """Return the run at a glance; size: height and width; split_by: None for stores that recorded no rule."""
         return {
             "version": __version__,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from histoxai.report.comparison.pairs import AccuracyDifference, MethodDifference, RunPair
-from histoxai.report.sections.answer import Answer
+from histoxai.report.content import Answer
 from histoxai.report.wording import count_groups, hyphenated, is_or_are, join_names
 
 

@@ -13,6 +13,7 @@ from histoxai.core.progress import Progress
 from histoxai.report.comparison.answer import ComparisonQuestion, write_comparison_answer
 from histoxai.report.comparison.pairs import MethodDifference, RunPair, compare_pair, correct_by_holm
 from histoxai.report.comparison.runs import describe_run, differing_settings, notes_on
+from histoxai.report.content import ComparisonContent
 from histoxai.report.figures.pool import FigurePool, PageFigure
 from histoxai.report.figures.style import abbreviate
 from histoxai.report.figures.tests import Bar, forest, means_of_runs
@@ -67,18 +68,18 @@ class ComparisonInputs:
 
 def build_comparison(
     lineages: Mapping[str, Lineage], settings: Comparison, figures: FigurePool, progress: Progress
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+) -> tuple[ComparisonContent, dict[str, np.ndarray]]:
     """Build the values of the page and the arrays of its data.zarr; all figures are drawn when this returns.
 
     lineages: by the names of their runs; all others are compared with the first. Raises UsageError for a measure that
     some run lacks.
     """
     inputs = _test_runs(lineages, settings, figures, progress)
-    content: dict[str, Any] = {"title": settings.title, "version": __version__}
+    content: ComparisonContent = {"title": settings.title, "version": __version__}
     arrays: dict[str, np.ndarray] = {}
     for build in (_runs, _differences, _means, _answer):
         section = build(inputs)
-        content |= section.content
+        content.update(section.content)
         arrays |= section.arrays
     figures.finish(progress)
     return content, arrays
@@ -108,9 +109,9 @@ def _primary_means(scores: Scores, statistics: Statistics, progress: Progress) -
     return {(r["mask"], r["method"], r["class"]): r for r in primary}
 
 
-def _runs(inputs: ComparisonInputs) -> Section:
+def _runs(inputs: ComparisonInputs) -> Section[ComparisonContent]:
     lineages = inputs.lineages
-    content = {
+    content: ComparisonContent = {
         "runs": [describe_run(name, run) for name, run in lineages.items()],
         "settings": differing_settings(lineages),
         "notes": notes_on(lineages, inputs.pairs),
@@ -120,14 +121,14 @@ def _runs(inputs: ComparisonInputs) -> Section:
     return Section(content)
 
 
-def _means(inputs: ComparisonInputs) -> Section:
+def _means(inputs: ComparisonInputs) -> Section[ComparisonContent]:
     by_mask = {
         mask: {method: [of_run.get((mask, method, "all")) for of_run in inputs.means] for method in inputs.methods}
         for mask in inputs.masks
     }
     panels = [(f"{hyphenated(mask)} mask", by_method) for mask, by_method in by_mask.items()]
     label = measure_in_sentence(inputs.primary)
-    content = {
+    content: ComparisonContent = {
         "means": by_mask,
         "means_figure": inputs.figures.add("means", means_of_runs, panels, inputs.runs, label),
         "classes": list(_means_by_class(inputs, first_mask(inputs.masks))),
@@ -151,7 +152,7 @@ def _means_by_class(inputs: ComparisonInputs, mask: str) -> Iterator[dict[str, A
             yield {"class": name, "method": method, "means": means, "first": k == 0}
 
 
-def _differences(inputs: ComparisonInputs) -> Section:
+def _differences(inputs: ComparisonInputs) -> Section[ComparisonContent]:
     rows = [row for pair in inputs.pairs for row in pair["rows"]]
     figure = _draw_differences(inputs, rows) if rows else None
     # with explicit types: there may be no rows
@@ -175,10 +176,10 @@ def _bar(row: MethodDifference, with_run: bool) -> Bar:
     return Bar(name, row["difference"], row["low"], row["high"], row["p_holm"], row["null"])
 
 
-def _answer(inputs: ComparisonInputs) -> Section:
+def _answer(inputs: ComparisonInputs) -> Section[ComparisonContent]:
     mask, level, label = first_mask(inputs.masks), inputs.statistics.level, measure_in_sentence(inputs.primary)
     question = ComparisonQuestion(inputs.runs[0], label, mask, level)
-    content = {
+    content: ComparisonContent = {
         "answer": write_comparison_answer(question, inputs.pairs),
         "primary": inputs.primary,
         "primary_words": label,

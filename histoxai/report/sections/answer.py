@@ -7,22 +7,14 @@ chance, a null model or another method if p, corrected after Holm, is at most 1 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypedDict
 
+from histoxai.report.content import Answer, SectionContent
 from histoxai.report.sections.base import ReportInputs, Section, SummaryRow, first_mask
 from histoxai.report.wording import count_groups, does_or_do, hyphenated, is_or_are, join_names, measure_in_sentence
 from histoxai.score.results import ScoreSummary
 
 
-class Answer(TypedDict):
-    """The top of a page: a question, the sentences that answer it, and claims that the tests do not support."""
-
-    question: str
-    answer: list[str]
-    unsupported: list[str]
-
-
-def build(inputs: ReportInputs) -> Section:
+def build(inputs: ReportInputs) -> Section[SectionContent]:
     """Build the section that answers whether maps lie on the nuclei of the primary mask."""
     return Section({"answer": write_answer(inputs.summary, inputs.lineage.patches.size)})
 

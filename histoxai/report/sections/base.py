@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -22,11 +22,14 @@ from histoxai.settings import Report, Statistics
 SummaryRow = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Section:
-    """A section of the page: the values that its template reads, and its numbers for data.zarr."""
+Content = TypeVar("Content", bound=Mapping[str, object])
 
-    content: dict[str, Any]
+
+@dataclass(frozen=True)
+class Section(Generic[Content]):
+    """A section of a page: the values that its template reads, and its numbers for data.zarr."""
+
+    content: Content
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
 

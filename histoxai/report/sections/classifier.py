@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from histoxai.report.content import SectionContent
 from histoxai.report.figures.training import confusion_matrix, reliability_curve, training_curves
 from histoxai.report.sections.base import ReportInputs, Section, columns
 
 
-def build(inputs: ReportInputs) -> Section:
+def build(inputs: ReportInputs) -> Section[SectionContent]:
     """Build the section, with the study's table 4, the confusion matrix and the training curves as arrays.
 
     `scores` and `reliability` are None for runs of older versions.

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from histoxai.core.errors import InputRefused
+from histoxai.report.content import SectionContent
 from histoxai.report.lineage import Lineage
 from histoxai.report.sections.base import ReportInputs, Section
 from histoxai.split.leaks import KIND_LABELS, find_leaks, read_identity, share_of_split
@@ -16,11 +17,15 @@ from histoxai.store.patches import Patches
 _SPLITS = {1: "train", 2: "validation", 3: "test"}
 
 
-def build(inputs: ReportInputs) -> Section:
+def build(inputs: ReportInputs) -> Section[SectionContent]:
     """Build the section and the counts of its table."""
     patches = inputs.lineage.patches
     counts = _count_classes(patches)
-    content = {"table1": counts, "leakage": _find_leakage(patches), "notes": _notes_on_split(inputs.lineage)}
+    content: SectionContent = {
+        "table1": counts,
+        "leakage": _find_leakage(patches),
+        "notes": _notes_on_split(inputs.lineage),
+    }
     arrays = {"table1_class": np.array([row[0] for row in counts["rows"]])}
     for k, name in enumerate(counts["columns"], start=1):
         arrays[f"table1_{name.replace(' ', '_')}"] = np.array([row[k] for row in counts["rows"]])

@@ -6,14 +6,18 @@ from typing import Any
 
 import numpy as np
 
+from histoxai.report.content import SectionContent
 from histoxai.report.figures.violins import PatchScores, violins
 from histoxai.report.sections.base import ReportInputs, Section
 from histoxai.score.summary.scores import label_of
 
 
-def build(inputs: ReportInputs) -> Section:
+def build(inputs: ReportInputs) -> Section[SectionContent]:
     """Build the section, with the values, labels and cases of all patches as arrays."""
-    content = {"violins": _violin_figures(inputs), "sure": inputs.lineage.scores.header["settings"]["sure"]}
+    content: SectionContent = {
+        "violins": _violin_figures(inputs),
+        "sure": inputs.lineage.scores.header["settings"]["sure"],
+    }
     arrays = {
         "patch_values": inputs.values,
         "patch_label": inputs.label,

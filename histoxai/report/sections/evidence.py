@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from histoxai.report.content import SectionContent
 from histoxai.report.figures.pool import FigurePool
 from histoxai.report.figures.tests import Bar, forest, rank_diagram
 from histoxai.report.sections.base import ReportInputs, Section, SummaryRow, columns, with_null
@@ -14,10 +15,10 @@ from histoxai.report.wording import hyphenated, measure_in_sentence
 from histoxai.score.results import ScoreSummary
 
 
-def build(inputs: ReportInputs) -> Section:
+def build(inputs: ReportInputs) -> Section[SectionContent]:
     """Build the section and its numbers."""
     summary = inputs.summary
-    content = {"evidence": write_evidence(summary, inputs.figures), "statistics": summary["statistics"]}
+    content: SectionContent = {"evidence": write_evidence(summary, inputs.figures), "statistics": summary["statistics"]}
     return Section(content, evidence_arrays(summary))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from histoxai.report.content import SectionContent
 from histoxai.report.figures.faithfulness import probability_curves, randomisation_cascade
 from histoxai.report.figures.pool import FigurePool
 from histoxai.report.sections.base import ReportInputs, Section, SummaryRow, columns, null_models, with_null
@@ -20,11 +21,11 @@ _CHANGES = {"deletion": "removed", "insertion": "inserted"}
 _LEAST_CHANGE = 0.05  # of a rank correlation, below that of another seed
 
 
-def build(inputs: ReportInputs) -> Section:
+def build(inputs: ReportInputs) -> Section[SectionContent]:
     """Build the section and its numbers; tests that the scores store lacks are None."""
     summary, figures = inputs.summary, inputs.figures
     tested, sanity = summary["faithfulness"], summary["sanity"]
-    content = {
+    content: SectionContent = {
         "faithfulness": tested and _probes(tested, summary, figures),
         "sanity": sanity and _randomised_weights(sanity, summary, figures),
     }

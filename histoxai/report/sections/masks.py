@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from histoxai.report.content import SectionContent
 from histoxai.report.figures.training import training_curves
 from histoxai.report.lineage import Lineage
 from histoxai.report.sections.base import ReportInputs, Section
@@ -12,7 +13,7 @@ from histoxai.report.wording import hyphenated
 _SCALE_TOLERANCE = 0.05
 
 
-def build(inputs: ReportInputs) -> Section:
+def build(inputs: ReportInputs) -> Section[SectionContent]:
     """Build the section, with the training curves as arrays."""
     facts, history = inputs.lineage.segmenter.facts, inputs.lineage.history("segmenter")
     curves = (training_curves, history, facts["best_epoch"], "soft_iou", "soft IoU")

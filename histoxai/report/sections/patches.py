@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from histoxai.report.content import SectionContent
 from histoxai.report.figures.maps import CaseRow, case_sheet, maps_of_method
 from histoxai.report.figures.style import METHODS_PER_ROW, abbreviate
 from histoxai.report.sections.base import ReportInputs, Section
@@ -24,9 +25,9 @@ _COLOURS = {
 }
 
 
-def build(inputs: ReportInputs) -> Section:
+def build(inputs: ReportInputs) -> Section[SectionContent]:
     """Build the section, with the ids of the example patches by case and class."""
-    content = {
+    content: SectionContent = {
         "maps": _map_figures(inputs),
         "cases": list(_case_figures(inputs)),
         "colour_words": _COLOURS[inputs.settings.colours],

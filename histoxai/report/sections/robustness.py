@@ -9,6 +9,7 @@ import numpy as np
 
 from histoxai.core.progress import Progress
 from histoxai.core.provenance import keyed_seed
+from histoxai.report.content import SectionContent
 from histoxai.report.figures.robustness import CURVE_MEASURES, agreement_matrix, means_by_mask_size, threshold_curves
 from histoxai.report.lineage import Lineage
 from histoxai.report.sections.base import ReportInputs, Section, SummaryRow, columns, with_null
@@ -18,11 +19,11 @@ from histoxai.statistics.ranks import centred_ranks, rank_correlation
 _MAX_PATCHES = 200  # for the agreement of methods
 
 
-def build(inputs: ReportInputs) -> Section:
+def build(inputs: ReportInputs) -> Section[SectionContent]:
     """Build the section and its numbers; parts that the store cannot show are None."""
     sizes = [r for r in inputs.summary["sizes"] if r["metric"] == inputs.primary]
     curves = inputs.summary["map_thresholds"]
-    content = {
+    content: SectionContent = {
         "sizes": _size_figures(inputs, sizes),
         "thresholds": _threshold_figures(inputs, curves),
         "map_threshold": inputs.lineage.map_threshold,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from histoxai.report.content import SectionContent
 from histoxai.report.page.payload import MEAN_KEYS
 from histoxai.report.sections.base import ReportInputs, Section, columns
 from histoxai.report.wording import hyphenated
@@ -14,7 +15,7 @@ from histoxai.score.profiles.thesis import ThesisProfile
 from histoxai.score.summary.scores import label_of
 
 
-def build(inputs: ReportInputs) -> Section:
+def build(inputs: ReportInputs) -> Section[SectionContent]:
     """Build the section, with means by class, and by class and case, in every profile.
 
     Means have the axes (profile, mask, metric, method, class + all) and, by case, (..., case).
@@ -25,7 +26,7 @@ def build(inputs: ReportInputs) -> Section:
     undefined = np.array([of_class.sum() for of_class in classes]) - n
     by_case = [_means(values, [of_class & (inputs.case == k) for of_class in classes]) for k in (1, 2, 3, 4)]
     case_mean, case_n = (np.stack(parts, axis=-1) for parts in zip(*by_case, strict=True))
-    content = {
+    content: SectionContent = {
         "table6": [
             {
                 "mask": hyphenated(mask),
@@ -84,7 +85,7 @@ def _cell(mean: np.ndarray, undefined: np.ndarray, method: int, class_index: int
     }
 
 
-def build_all_means(inputs: ReportInputs) -> Section:
+def build_all_means(inputs: ReportInputs) -> Section[SectionContent]:
     """Build arrays of every mean of every profile, a row each; the page's scripts draw their table."""
     rows = [{**row, "profile": profile} for profile, means in inputs.results.means.items() for row in means]
     numbers = columns("means", rows, ("mean", "low", "high", "chance"), float)

@@ -11,6 +11,7 @@ import numpy as np
 from histoxai.core.errors import HistoxaiError
 from histoxai.ingest.slide_files import open_slide
 from histoxai.ingest.tissue import thumbnail
+from histoxai.report.content import SectionContent
 from histoxai.report.figures.slide import PatchBox, SlideView, slide_sheet
 from histoxai.report.lineage import Lineage
 from histoxai.report.sections.base import ReportInputs, Section
@@ -21,7 +22,7 @@ MAX_PATCHES = 1200  # of all slides together
 MAX_SIDE = 700  # px of a slide on the page
 
 
-def build(inputs: ReportInputs) -> Section:
+def build(inputs: ReportInputs) -> Section[SectionContent]:
     """Build the section, which is empty if the patches do not know where they lie; it has no numbers."""
     positions = patch_positions(inputs.lineage)
     figures = _slide_figures(inputs, find_slides(inputs.lineage, positions, MAX_SLIDES))
