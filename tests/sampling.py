@@ -88,7 +88,7 @@ def main(task: str, phase: str, number: str, quick_seconds: str = "", *later: st
     if task == "describe":
         print(described(phase, float(number)))
     else:
-        print(f"{affordable(phase, (time.time() - float(number)) / 60, float(quick_seconds) / 60, later):.3f}")
+        print(f"{affordable(phase, (time.time() - float(number)) / 60, float(quick_seconds) / 60, later):z.3f}")
 
 
 if __name__ == "__main__":
