@@ -43,11 +43,11 @@ def _rates(name: str, least: float = 15) -> Step:
 METHODS = "tests/gpu/test_methods.py"
 STEPS = (
     Step("facts", ("-m", "gpu.facts"), 0),
-    _tests("tests: the study's methods", METHODS, "-k", "study_methods and study"),
+    _tests("tests: the study's methods", METHODS, "-k", "study_methods and thesis-cnn"),
     _rates("study"),
     _tests("tests: whole commands", "tests/gpu/test_stores.py"),
     _tests("tests: training", "tests/gpu/test_training.py"),
-    _tests("tests: the study's methods on other networks", METHODS, "-k", "study_methods and not study]"),
+    _tests("tests: the study's methods on other networks", METHODS, "-k", "study_methods and not thesis-cnn"),
     _rates("libraries"),
     _rates("waiting"),
     _rates("training"),
