@@ -391,7 +391,7 @@ def test_shapley_values_of_a_linear_network_are_what_each_superpixel_holds() -> 
         x[0, :, row : row + 8, column : column + 8] = colours[k][:, None, None]
     b = Batch(x, torch.tensor([1]), [3])
     explainer = build("kernelshap", samples="200", max_dist="5", kernel_size="1")
-    segments = explainer.segment(x[0])  # type: ignore[attr-defined]
+    segments = explainer.segment(x[0].permute(1, 2, 0).numpy())  # type: ignore[attr-defined]
     got = explain_all(explainer, net, b)[""][0, 0]
     assert 3 < segments.max() + 1 <= 40
     held = (weight[1] * x[0]).sum(dim=0).numpy()

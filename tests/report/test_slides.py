@@ -97,6 +97,7 @@ def lineage(tissue: Path) -> Lineage:
     return resolve_lineage(tissue / "s", {})
 
 
+@pytest.mark.slow
 def test_every_place_of_a_slide_is_there_once(lineage: Lineage, tissue: Path) -> None:
     found = find_slides(lineage, patch_positions(lineage))
     assert sum(len(s.rows) for s in found) == len({i.split("@")[0] for i in lineage.column("patch_id").tolist()})
@@ -108,6 +109,7 @@ def test_every_place_of_a_slide_is_there_once(lineage: Lineage, tissue: Path) ->
     assert "4 other slides" in text
 
 
+@pytest.mark.slow
 def test_overlay_file_has_the_maps_where_patches_lie(lineage: Lineage, tissue: Path) -> None:
     found = find_slides(lineage, patch_positions(lineage))
     for slide, stem in zip(found, file_stems([s.name for s in found]), strict=True):
@@ -128,6 +130,7 @@ def test_overlay_file_has_the_maps_where_patches_lie(lineage: Lineage, tissue: P
             assert np.array_equal(here[4] == 255, np.rot90(other, -turns))
 
 
+@pytest.mark.slow
 def test_geojson_has_tiles_regions_and_measurements(lineage: Lineage, tissue: Path) -> None:
     found = find_slides(lineage, patch_positions(lineage))
     ids = lineage.column("patch_id").tolist()
@@ -157,6 +160,7 @@ def test_geojson_has_tiles_regions_and_measurements(lineage: Lineage, tissue: Pa
         seen |= set(keys)
 
 
+@pytest.mark.slow
 def test_the_same_bytes_again_and_without_slides_where_asked(tissue: Path, lineage: Lineage) -> None:
     before = {f"slides/{p.name}": p.read_bytes() for p in (tissue / "paper/slides").iterdir()}
     assert len(before) == 16
@@ -180,6 +184,7 @@ class Opened:
         pass
 
 
+@pytest.mark.slow
 def test_places_are_counted_from_where_viewers_count(lineage: Lineage, tmp_path: Path) -> None:
     places = patch_positions(lineage)
     assert places is not None
@@ -213,6 +218,7 @@ def test_a_label_mask_beside_a_slide_is_not_the_slide(tmp_path: Path) -> None:
     assert {k: v.name for k, v in found.items()} == {"a": "a.svs", "b": "b.tiff"}
 
 
+@pytest.mark.slow
 def test_a_geojson_that_grows_too_large_keeps_its_tiles(lineage: Lineage) -> None:
     places = patch_positions(lineage)
     slide, progress = find_slides(lineage, places)[0], Silent()

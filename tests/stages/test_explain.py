@@ -135,6 +135,7 @@ def test_check_parity_on_the_users_own_store(mini: Mini, tmp_path: Path, monkeyp
     assert "BROKEN" in outcome.out
 
 
+@pytest.mark.slow
 def test_bfloat16_says_how_far_it_is_from_float32(mini: Mini, tmp_path: Path) -> None:
     command = explain(mini, tmp_path / "m", "--method", "ig,gradcam", "-O", "ig.steps=8", "--shard-size", 4)
     summary = json.loads(done(*command, "--precision", "bf16", "--json"))
@@ -375,6 +376,7 @@ def test_a_task_follows_the_one_that_made_the_store(
     assert Store(tmp_path / "m").header["settings"]["micro_batch"] == 8
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler, and g++ is not there")
 def test_compiled_passes_agree(mini: Mini, tmp_path: Path) -> None:
     command = ["--method", "lime", *FAST[-4:], "--per-class", 1]

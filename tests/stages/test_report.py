@@ -127,6 +127,7 @@ def test_the_page_stands_alone(mini: Mini) -> None:
     assert len(text) < 25e6
 
 
+@pytest.mark.slow
 def test_same_stores_same_page(mini: Mini, tmp_path: Path) -> None:
     for workers in (1, 3):
         done("report", mini.scores, "-o", tmp_path / f"r{workers}", "--workers", workers)
@@ -134,6 +135,7 @@ def test_same_stores_same_page(mini: Mini, tmp_path: Path) -> None:
         assert array_files(tmp_path / f"r{workers}/data.zarr") == array_files(mini.report / "data.zarr")
 
 
+@pytest.mark.slow
 def test_what_a_page_has_no_room_for_is_said(mini: Mini, tmp_path: Path) -> None:
     wanted = str(Store(mini.scores).read("patch_id")[5])
     outcome = run("report", mini.scores, "-o", tmp_path / "small", "--limit", 1, "--show", wanted)
@@ -163,6 +165,7 @@ def test_every_command_to_repeat_it_is_there(mini: Mini) -> None:
         assert f"-o {getattr(mini, made)}" in line
 
 
+@pytest.mark.slow
 def test_no_patch_has_a_mask(mini: Mini, tmp_path: Path) -> None:
     done("score", mini.maps, "--masks", mini.masks, "-o", tmp_path / "s", "--mask-threshold", 0.99999999)
     assert not Store(tmp_path / "s").read("counts")[..., [0, 2]].any()
@@ -262,6 +265,7 @@ def test_the_evidence_of_the_page_is_that_of_score(mini: Mini) -> None:
     assert data.read("conclusion_answer").tolist() == [c["answer"] for c in out["conclusions"]]
 
 
+@pytest.mark.slow
 def test_export_writes_what_the_page_shows(mini: Mini, tmp_path: Path) -> None:
     before = (mini.report / "index.html").stat().st_mtime_ns
     summary = json.loads(done("report", mini.scores, "-o", mini.report, "--export", tmp_path / "paper", "--json"))

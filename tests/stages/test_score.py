@@ -403,6 +403,7 @@ def means_over_all(path: Path, profile: str) -> dict[tuple[str, str, str], tuple
     return {(r["method"], r["mask"], r["metric"]): (r["mean"], r["chance"]) for r in rows}
 
 
+@pytest.mark.slow
 def test_a_further_profile_and_a_further_measure_need_no_other_change(
     mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ def test_predictions_of_training_and_of_explain_agree(mini: Mini) -> None:
     assert facts["metrics"]["accuracy"] == pytest.approx(right.mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["thread", "workers"])
 def test_a_set_too_large_to_keep_is_read_ahead(
     mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
@@ -70,6 +71,7 @@ def test_settings_that_cannot_be_trained(mini: Mini, tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_the_features_through_the_command_line(mini: Mini, tmp_path: Path) -> None:
     out = json.loads(
         done(

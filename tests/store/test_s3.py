@@ -81,6 +81,7 @@ def other_machine(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     s3_objects.known_sizes.clear()
 
 
+@pytest.mark.slow
 def test_the_pipeline_on_storage_is_the_pipeline_on_disk(
     mini: Mini, cloud: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +134,7 @@ def test_the_pipeline_on_storage_is_the_pipeline_on_disk(
     assert not [f for f in tmp_path.glob("machine*/**/c/*/**/*") if f.is_file() and f.stat().st_size > 100_000]
 
 
+@pytest.mark.slow
 def test_a_killed_ingest_goes_on(cloud: Any, tmp_path: Path) -> None:
     write_diagset(tmp_path / "set")
     source = upload(cloud, tmp_path / "set", "set")

@@ -212,6 +212,7 @@ def test_only_training_patches_are_augmented(mini: Mini, tmp_path: Path, monkeyp
     assert {e for e, _ in seen} == {0, 1}
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_weights(mini: Mini, tmp_path: Path) -> None:
     from histoxai.core.progress import Silent
     from histoxai.settings import TrainCls, Work

@@ -85,7 +85,7 @@ def run_packed(
 ) -> Iterator[tuple[int, Map]]:
     """Run all inputs of all patches; yield (position, map) of each patch when it is finished.
 
-    The maps of a micro-batch are made while a GPU runs the next one: their summaries are copied to the host meanwhile.
+    A GPU runs the next micro-batch while summaries are copied to the host and the maps of this one are made.
 
     step(x (n, 3, H, W), targets (n,)) -> outputs (n, ...), row by row. work: (position, inputs) of each patch.
     shape: of one input, (3, H, W).
@@ -102,6 +102,8 @@ def run_packed(
         x[stop:], targets[stop:] = x[stop - 1], targets[stop - 1]  # pad with the last row
         parts = net.run(step, x, to_device(targets, net.device))
         before, finished = finished, _take(slices, waiting, parts[0] if len(parts) == 1 else torch.cat(parts))
+        if net.device.type == "cpu":
+            before, finished = finished, []
         yield from (one.map() for one in before)
     yield from (one.map() for one in finished)
 
