@@ -11,6 +11,7 @@ from histoxai.core.references import references
 from histoxai.explain.bases.null_model import NullModel
 from histoxai.explain.catalogue import plugin_references
 from histoxai.explain.maps_store import StoredMethod
+from histoxai.networks.run_folder import Run
 from histoxai.report.export.tables import escape_latex, escape_markdown
 from histoxai.report.lineage import Lineage
 
@@ -35,7 +36,7 @@ def methods_sentences(lineage: Lineage, statistics: Mapping[str, Any]) -> list[S
     return [
         Sentence(_patches(lineage.facts())),
         Sentence(
-            f"The classifier, {classifier['arch']}, {_training(classifier)}; {_accuracy(classifier)}",
+            f"The classifier, {_network(lineage.classifier)}, {_training(classifier)}; {_accuracy(classifier)}",
             _NETWORK_CITATIONS.get(classifier["arch"], ()),
         ),
         Sentence(
@@ -108,6 +109,10 @@ def bibliography(sentences: Sequence[Sentence]) -> bytes:
     cited = {STUDY, *(key for _, keys in sentences for key in keys)}
     works = {**plugin_references(), **references()} if cited - references().keys() else references()
     return ("\n".join(work.entry for key, work in works.items() if key in cited) + "\n").encode()
+
+
+def _network(run: Run) -> str:
+    return run.facts["arch"] + (f" {run.difference}" if run.difference else "")
 
 
 def _training(run: Mapping[str, Any]) -> str:
