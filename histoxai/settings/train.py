@@ -15,6 +15,7 @@ _NETWORK = "Network"
 _STEPS = "Optimisation"
 _DATA = "Sampling and augmentation"
 _LOSS = "Loss and calibration"
+STOP_RULES = ("patience", "thesis")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +98,8 @@ class Training(Checked):
     batch_size: int = option(64, "Patches of one pass, over all devices.", _STEPS, "N", ge=1)
     lr: float = option(1e-3, "Learning rate of Adam.", _STEPS, "X", gt=0)
     patience: int = option(5, "Epochs without a lower validation loss.", _STEPS, "N", ge=1)
+    # which epochs count towards `patience`; the study printed its rule for the classifier, whose option it is
+    stop_rule: str = bounded("patience", choices=STOP_RULES)
     seed: int = base.seed()
     device: str = base.device()
     augment: Augmentation | None = option(
@@ -130,6 +133,11 @@ class Training(Checked):
         choices=("auto", "required"),
     )
 
+    @property
+    def most_epochs(self) -> int:
+        """The most epochs that are trained: the study's code has `range(n_epochs + 1)`, one more than its text."""
+        return self.epochs + (self.stop_rule == "thesis")
+
     # settings that change no number, up to the last bits that the number of processes decides
     HOW: ClassVar = ("devices", "nodes", "checkpoint_minutes", "resume")
 
@@ -145,9 +153,10 @@ class TrainCls(Training):
 
     freeze: "encoder" trains the head alone. normalise: None for ImageNet's mean and deviation with `weights`, else for
     none. class_weights: balanced is n / (classes x patches of the class). sampling: balanced draws as many patches of
-    each class in every epoch. mixup: alpha of its beta distribution.
+    each class in every epoch. mixup: alpha of its beta distribution. stop_rule: thesis is the rule of the study's code.
     """
 
+    stop_rule: str = option("patience", "Stopping rule (plain, or of the study's code)", _STEPS, choices=STOP_RULES)
     arch: str = option("thesis-cnn", ", ".join(registry.builtin_names("classifier")) + ".", _NETWORK, "NAME")
     allow_leakage: bool = option(False, "Train although splits share relatives.", BEHAVIOUR)
     weights: Path | None = option(None, "Start from .safetensors, .pth or .pt.", _NETWORK, "FILE")

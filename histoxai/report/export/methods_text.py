@@ -132,6 +132,8 @@ def _training_extras(settings: Mapping[str, Any]) -> list[str]:
     extras = []
     if settings.get("schedule", "constant") != "constant":
         extras.append(f"{settings['schedule']} schedule")
+    if settings.get("stop_rule", "patience") != "patience":
+        extras.append("stopped by the rule of the study's code")
     numbers = ("warmup", "clip", "ema", "label_smoothing", "mixup")
     extras += [f"{name.replace('_', ' ')} {settings[name]:g}" for name in numbers if settings.get(name)]
     if settings.get("accumulate", 1) > 1:
