@@ -33,7 +33,12 @@ _TYPES = {  # of what every `run.json` has
     "run": dict,
 }
 # What earlier versions of histoxai did, which had no setting for it and did not record it.
-_UNRECORDED = {"network_version": 1, "settings.stop_rule": "patience"}
+_UNRECORDED = {
+    "network_version": 1,
+    "settings.stop_rule": "patience",
+    "settings.augment.noise": 0.0,
+    "settings.augment.crop": 0.0,
+}
 # How a network of an older recipe differs from that of today, by architecture and version.
 _DIFFERENCES = {("thesis-cnn", 1): "without the study's ReLU between BatchNorm and the second linear layer"}
 

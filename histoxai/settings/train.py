@@ -24,7 +24,8 @@ class Augmentation(Checked):
 
     flips; rotations: by quarter turns. colour: largest relative change of brightness, contrast and saturation; hue
     changes by a quarter of it. blur: largest standard deviation, px. hed: sigma of stain jitter, in optical density.
-    erase: largest share of a patch that is covered.
+    erase: largest share of a patch that is covered. noise: standard deviation, where white is 1. crop: largest share of
+    each side that is cut off.
     """
 
     flips: bool = False
@@ -33,10 +34,21 @@ class Augmentation(Checked):
     blur: float = bounded(0.0, ge=0, le=10)
     hed: float = bounded(0.0, ge=0, le=1)
     erase: float = bounded(0.0, ge=0, le=0.5)
+    noise: float = bounded(0.0, ge=0, le=1)
+    crop: float = bounded(0.0, ge=0, le=0.5)
 
 
 # Strength of a transform that is named alone, and the presets.
-_ALONE: dict[str, Any] = {"flips": True, "rotations": True, "colour": 0.1, "hed": 0.05, "blur": 1.0, "erase": 0.1}
+_ALONE: dict[str, Any] = {
+    "flips": True,
+    "rotations": True,
+    "crop": 0.2,
+    "colour": 0.1,
+    "hed": 0.05,
+    "blur": 1.0,
+    "noise": 0.02,
+    "erase": 0.1,
+}
 _PRESETS: dict[str, dict[str, Any]] = {
     "light": {"flips": True, "rotations": True, "colour": 0.1, "hed": 0.05},
     "strong": {"flips": True, "rotations": True, "colour": 0.2, "hed": 0.1, "blur": 1.5, "erase": 0.1},
@@ -104,7 +116,7 @@ class Training(Checked):
     device: str = base.device()
     augment: Augmentation | None = option(
         None,
-        "none, light, strong, or flips, rotations, colour, hed, blur, erase; strengths as hed=0.1.",
+        "none, light, strong, or flips, rotations, crop, colour, hed, blur, noise, erase; strengths as hed=0.1.",
         _DATA,
         "TRANSFORMS",
         parse=parse_augmentation,
