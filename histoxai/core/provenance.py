@@ -38,6 +38,7 @@ _PACKAGES = (
     "lime",
     "grad-cam",
     "scikit-image",
+    "scikit-learn",
     "scipy",
 )
 

@@ -110,6 +110,10 @@ LIBRARIES: dict[str, dict[str, str]] = {
     "segmenter": {"smp": "histoxai.networks.smp:smp_model"},
 }
 
+# Version of the recipe of networks whose layers have changed. Recipes of version 1 do not name it, and are still built
+# as they were.
+RECIPE_VERSIONS = {"thesis-cnn": 2}
+
 # Entry-point groups in which installed packages register names.
 GROUPS = {"method": "histoxai.methods", "measure": "histoxai.measures", "format": "histoxai.formats"}
 # Classes that a plugin's method is derived from, and that its measure is an instance of.

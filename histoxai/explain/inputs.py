@@ -65,6 +65,8 @@ def open_patches_and_run(paths: ExplainInputs, progress: Progress) -> tuple[Patc
             f"{run.path}: was trained on patches of {w} x {h} px; {patches.path} has "
             f"{patches.size[1]} x {patches.size[0]}"
         )
+    if run.notice:
+        progress.warn(run.notice)
     if run.facts["parents"]["patches"]["digest"] != patches.digest:
         progress.warn(
             f"{run.path} was trained on another patch store than {patches.path}: its test patches may have been "

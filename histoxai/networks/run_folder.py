@@ -32,6 +32,15 @@ _TYPES = {  # of what every `run.json` has
     "metrics": dict,
     "run": dict,
 }
+# What earlier versions of histoxai did, which had no setting for it and did not record it.
+_UNRECORDED = {
+    "network_version": 1,
+    "settings.stop_rule": "patience",
+    "settings.augment.noise": 0.0,
+    "settings.augment.crop": 0.0,
+}
+# How a network of an older recipe differs from that of today, by architecture and version.
+_DIFFERENCES = {("thesis-cnn", 1): "without the study's ReLU between BatchNorm and the second linear layer"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,22 @@ class Run:
     def remedy(self) -> str:
         """How to replace a damaged folder: the command that trains it again."""
         return f"train again: `{with_force(with_output(str(self.facts['run'].get('command')), self.path))}`"
+
+    @property
+    def difference(self) -> str | None:
+        """How the network of an older recipe differs from that of today; None where it does not."""
+        of = (self.facts["arch"], self.facts["recipe"].get("version", 1))
+        return next((words for older, words in _DIFFERENCES.items() if older == of), None)
+
+    @property
+    def notice(self) -> str | None:
+        """What a user should know before this network is used; None for nothing."""
+        if self.difference is None:
+            return None
+        return (
+            f"{self.path}: holds the {self.facts['arch']} of an earlier histoxai, {self.difference}; it is used as it "
+            f"was trained; for the study's network {self.remedy}"
+        )
 
 
 def run_parent(name: str, kind: str) -> ParentKind[Run]:
@@ -98,12 +123,17 @@ def run_state(path: Path, identity: dict[str, Any], command: str) -> str:
         return "new"  # stopped before it had written anything of use
     if old is None:
         raise InputRefused(f"{path}: exists and is no run folder; choose another output for `histoxai {command}`")
-    if difference := provenance.first_difference(old, identity):
+    if difference := _first_difference(old, identity):
         name, a, b = difference
         raise SettingsDiffer(
             f"{path}: exists with {name} = {a}, asked for {b}; choose another output, or --force to start over"
         )
     return "finished" if facts else "unfinished"
+
+
+def _first_difference(old: dict[str, Any], new: dict[str, Any]) -> tuple[str, Any, Any] | None:
+    asked, recorded = (provenance.flatten(provenance.plain(identity)) for identity in (new, old))
+    return provenance.first_difference({k: v for k, v in _UNRECORDED.items() if k in asked} | recorded, asked)
 
 
 def discard_run(path: Path) -> None:

@@ -60,9 +60,14 @@ def _require_shapes(facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> 
 
 
 def build(facts: dict[str, Any]) -> nn.Module:
-    """Build a network with random weights from the recipe in `run.json`; `normalise` in it adds a first layer."""
+    """Build a network with random weights from the recipe in `run.json`; `normalise` in it adds a first layer.
+
+    A recipe that names no version is of the first one.
+    """
     recipe = dict(facts["recipe"])
     normalise = recipe.pop("normalise", None)
+    if facts["arch"] in registry.RECIPE_VERSIONS:
+        recipe.setdefault("version", 1)
     if "size" in recipe:
         recipe["size"] = tuple(recipe["size"])
     net = registry.resolve(facts["kind"], facts["arch"])(**recipe)

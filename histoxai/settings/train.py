@@ -15,6 +15,7 @@ _NETWORK = "Network"
 _STEPS = "Optimisation"
 _DATA = "Sampling and augmentation"
 _LOSS = "Loss and calibration"
+STOP_RULES = ("patience", "thesis")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,8 @@ class Augmentation(Checked):
 
     flips; rotations: by quarter turns. colour: largest relative change of brightness, contrast and saturation; hue
     changes by a quarter of it. blur: largest standard deviation, px. hed: sigma of stain jitter, in optical density.
-    erase: largest share of a patch that is covered.
+    erase: largest share of a patch that is covered. noise: standard deviation, where white is 1. crop: largest share of
+    each side that is cut off.
     """
 
     flips: bool = False
@@ -32,10 +34,21 @@ class Augmentation(Checked):
     blur: float = bounded(0.0, ge=0, le=10)
     hed: float = bounded(0.0, ge=0, le=1)
     erase: float = bounded(0.0, ge=0, le=0.5)
+    noise: float = bounded(0.0, ge=0, le=1)
+    crop: float = bounded(0.0, ge=0, le=0.5)
 
 
 # Strength of a transform that is named alone, and the presets.
-_ALONE: dict[str, Any] = {"flips": True, "rotations": True, "colour": 0.1, "hed": 0.05, "blur": 1.0, "erase": 0.1}
+_ALONE: dict[str, Any] = {
+    "flips": True,
+    "rotations": True,
+    "crop": 0.2,
+    "colour": 0.1,
+    "hed": 0.05,
+    "blur": 1.0,
+    "noise": 0.02,
+    "erase": 0.1,
+}
 _PRESETS: dict[str, dict[str, Any]] = {
     "light": {"flips": True, "rotations": True, "colour": 0.1, "hed": 0.05},
     "strong": {"flips": True, "rotations": True, "colour": 0.2, "hed": 0.1, "blur": 1.5, "erase": 0.1},
@@ -97,11 +110,13 @@ class Training(Checked):
     batch_size: int = option(64, "Patches of one pass, over all devices.", _STEPS, "N", ge=1)
     lr: float = option(1e-3, "Learning rate of Adam.", _STEPS, "X", gt=0)
     patience: int = option(5, "Epochs without a lower validation loss.", _STEPS, "N", ge=1)
+    # which epochs count towards `patience`; the study printed its rule for the classifier, whose option it is
+    stop_rule: str = bounded("patience", choices=STOP_RULES)
     seed: int = base.seed()
     device: str = base.device()
     augment: Augmentation | None = option(
         None,
-        "none, light, strong, or flips, rotations, colour, hed, blur, erase; strengths as hed=0.1.",
+        "none, light, strong, or flips, rotations, crop, colour, hed, blur, noise, erase; strengths as hed=0.1.",
         _DATA,
         "TRANSFORMS",
         parse=parse_augmentation,
@@ -130,6 +145,11 @@ class Training(Checked):
         choices=("auto", "required"),
     )
 
+    @property
+    def most_epochs(self) -> int:
+        """The most epochs that are trained: the study's code has `range(n_epochs + 1)`, one more than its text."""
+        return self.epochs + (self.stop_rule == "thesis")
+
     # settings that change no number, up to the last bits that the number of processes decides
     HOW: ClassVar = ("devices", "nodes", "checkpoint_minutes", "resume")
 
@@ -145,9 +165,10 @@ class TrainCls(Training):
 
     freeze: "encoder" trains the head alone. normalise: None for ImageNet's mean and deviation with `weights`, else for
     none. class_weights: balanced is n / (classes x patches of the class). sampling: balanced draws as many patches of
-    each class in every epoch. mixup: alpha of its beta distribution.
+    each class in every epoch. mixup: alpha of its beta distribution. stop_rule: thesis is the rule of the study's code.
     """
 
+    stop_rule: str = option("patience", "Stopping rule (plain, or of the study's code)", _STEPS, choices=STOP_RULES)
     arch: str = option("thesis-cnn", ", ".join(registry.builtin_names("classifier")) + ".", _NETWORK, "NAME")
     allow_leakage: bool = option(False, "Train although splits share relatives.", BEHAVIOUR)
     weights: Path | None = option(None, "Start from .safetensors, .pth or .pt.", _NETWORK, "FILE")

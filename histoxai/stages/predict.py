@@ -77,6 +77,8 @@ def _check(patches: Patches, run: Run, progress: Progress) -> None:
             f"{run.path}: was trained on patches of {w} x {h} px; {patches.path} has {patches.size[1]} x "
             f"{patches.size[0]}; ingest it with --size {h}, or train on patches of its size"
         )
+    if run.notice:
+        progress.warn(run.notice)
     if patches.classes != run.facts["classes"]:
         progress.warn(
             f"{patches.path}: its classes ({', '.join(patches.classes) or 'none'}) are not those of {run.path} "

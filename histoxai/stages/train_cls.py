@@ -116,6 +116,8 @@ def _recipe(patches: Patches, settings: TrainCls) -> NetworkRecipe:
     arguments: dict[str, Any] = {"classes": len(patches.classes), "size": list(patches.size)}
     if settings.first_layer:
         arguments["normalise"] = settings.first_layer
+    if settings.arch in registry.RECIPE_VERSIONS:
+        arguments["version"] = registry.RECIPE_VERSIONS[settings.arch]
     return NetworkRecipe("classifier", settings.arch, arguments)
 
 

@@ -10,7 +10,6 @@ from scipy.special import softmax
 from histoxai.settings import Statistics
 from histoxai.statistics.bootstrap import Estimate, means
 from histoxai.statistics.numbers import or_none
-from histoxai.statistics.ranks import Ranking
 
 BINS = 15  # of the reliability curve (Guo et al. 2017, arXiv 1706.04599)
 
@@ -78,7 +77,7 @@ def confusion(label: np.ndarray, prediction: np.ndarray, classes: int) -> np.nda
     """Count patches (C, C) int64 by true class (rows) and predicted class (columns)."""
     from sklearn.metrics import confusion_matrix
 
-    if not len(label):
+    if not len(label):  # which scikit-learn refuses
         return np.zeros((classes, classes), np.int64)
     return np.asarray(confusion_matrix(label, prediction, labels=np.arange(classes)))
 
@@ -146,57 +145,53 @@ def _share(found: Estimate, k: int) -> Share:
 
 
 def macro_auroc(probability: np.ndarray, label: np.ndarray) -> float | None:
-    """Return the mean over classes of the AUROC of one class against the rest; None where no class has both.
+    """Return scikit-learn's roc_auc_score, the mean over classes of one class against the rest.
 
-    probability (n, C), label (n,). Equals scikit-learn's roc_auc_score per class to 1e-15. It is computed from integer
-    counts, as for maps, so that recorded metrics keep every bit.
+    probability (n, C), label (n,). A class of no patch, or of all, has no AUROC: it is left out of the mean, where
+    scikit-learn would refuse. None where no class is left, or where a probability is not finite.
     """
-    areas = [
-        Ranking.of(probability[:, c]).against(label == c).auroc()
-        for c in range(probability.shape[1])
-        if 0 < (label == c).sum() < len(label)
-    ]
-    return float(np.mean(areas)) if areas else None
+    from sklearn.metrics import roc_auc_score
+
+    truth = label[:, None] == np.arange(probability.shape[1])
+    known = truth.any(axis=0) & ~truth.all(axis=0)
+    if not known.any() or not np.isfinite(probability).all():
+        return None
+    return float(roc_auc_score(truth[:, known], probability[:, known], average="macro"))
 
 
 def quadratic_kappa(label: np.ndarray, prediction: np.ndarray, grades: list[int]) -> float | None:
-    """Return Cohen's kappa of ordered grades, disagreement weighted by its square; None where chance never disagrees.
+    """Return scikit-learn's cohen_kappa_score of ordered grades, disagreement weighted by its square.
 
-    label, prediction (n,): class numbers, all of them in `grades`. scikit-learn's cohen_kappa_score adds up the same
-    terms in another order and differs in the last bits, which recorded metrics must keep.
+    label, prediction (n,): class numbers, all of them in `grades`. None where all are the same grade, or there are
+    none: chance never disagrees then, and kappa is 0/0.
     """
-    if not len(label) or len(grades) < 2:
+    from sklearn.metrics import cohen_kappa_score
+
+    if len(np.union1d(label, prediction)) < 2:
         return None
-    order = sorted(grades)
-    table = confusion(np.searchsorted(order, label), np.searchsorted(order, prediction), len(order)).astype(np.float64)
-    steps = np.arange(len(order))
-    weight = (steps[:, None] - steps[None, :]) ** 2.0
-    expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / table.sum()
-    chance = float((weight * expected).sum())
-    return 1 - float((weight * table).sum()) / chance if chance else None
+    return float(cohen_kappa_score(label, prediction, labels=sorted(grades), weights="quadratic"))
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray) -> list[ReliabilityBin]:
     """Return mean confidence and accuracy of the patches in each of 15 equal bins (low, high] of confidence.
 
-    confidence (n,) in 0..1; right (n,) 0 or 1: whether the prediction is the label.
+    confidence (n,) in 0..1; right (n,) 0 or 1: whether the prediction is the label. The means are those of
+    scikit-learn's calibration_curve, which leaves out empty bins and does not tell how many patches the others have.
     """
-    bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    return [_reliability_bin(k, confidence[bins == k], right[bins == k]) for k in range(BINS)]
+    from sklearn.calibration import calibration_curve
 
-
-def _reliability_bin(k: int, confidence: np.ndarray, right: np.ndarray) -> ReliabilityBin:
-    n = len(confidence)
-    return {
-        "low": k / BINS,
-        "high": (k + 1) / BINS,
-        "n": n,
-        "confidence": float(confidence.mean()) if n else None,
-        "accuracy": float(right.mean()) if n else None,
-    }
+    inner_edges = np.linspace(0, 1, BINS + 1)[1:-1]  # as calibration_curve has them
+    n = np.bincount(np.searchsorted(inner_edges, confidence), minlength=BINS)
+    accuracy, mean = np.full((2, BINS), np.nan)
+    accuracy[n > 0], mean[n > 0] = calibration_curve(right, confidence, n_bins=BINS)
+    return [
+        {"low": k / BINS, "high": (k + 1) / BINS, "n": int(n[k]), "confidence": or_none(c), "accuracy": or_none(a)}
+        for k, (c, a) in enumerate(zip(mean, accuracy, strict=True))
+    ]
 
 
 def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
     """Return the expected calibration error: the mean over patches of |accuracy - confidence| of their bin."""
+    # scikit-learn has the curve and not this mean of it
     rows = [r for r in reliability(confidence, right) if r["n"]]
     return sum(r["n"] * abs((r["accuracy"] or 0.0) - (r["confidence"] or 0.0)) for r in rows) / len(right)

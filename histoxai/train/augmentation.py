@@ -1,4 +1,4 @@
-"""Augment training patches anew in every epoch: flips, rotations, colour, stain, blur and erasing.
+"""Augment training patches anew in every epoch: flips, rotations, crops, colour, stain, blur, noise and erasing.
 
 Everything random about a patch is drawn from a generator seeded by (seed, epoch, patch_id). Neither batch, worker nor
 device changes the result, and a resumed run repeats it.
@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch.nn import functional
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -39,6 +40,47 @@ class QuarterTurn(v2.Transform):
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         return tv_tensors.wrap(torch.rot90(inpt, params["turns"], (-2, -1)), like=inpt)
+
+
+class Crop(v2.Transform):
+    """Cut out a part of a patch and scale it up to the patch's size; masks keep their values.
+
+    The part has the patch's shape. The share of each side that is cut off is drawn from [0, most], and so is the place.
+    Images are interpolated bilinearly. A mask's pixel takes the value of the pixel that covers its centre.
+    """
+
+    def __init__(self, most: float) -> None:
+        super().__init__()
+        self.most = most
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        sides = flat_inputs[0].shape[-2:]
+        share = 1 - float(torch.empty(()).uniform_(0, self.most))
+        height, width = (max(1, round(side * share)) for side in sides)
+        top, left = (int(torch.randint(s - k + 1, ())) for s, k in zip(sides, (height, width), strict=True))
+        return {"rows": slice(top, top + height), "columns": slice(left, left + width)}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        part = inpt[..., params["rows"], params["columns"]]
+        if part.shape == inpt.shape:
+            return inpt
+        mode = "nearest-exact" if isinstance(inpt, tv_tensors.Mask) else "bilinear"
+        scaled = functional.interpolate(part.as_subclass(torch.Tensor)[None], size=inpt.shape[-2:], mode=mode)[0]
+        return tv_tensors.wrap(scaled, like=inpt)
+
+
+class Noise(v2.Transform):
+    """Add Gaussian noise of one standard deviation to every pixel and channel, drawn on the CPU for any device."""
+
+    def __init__(self, deviation: float) -> None:
+        super().__init__()
+        self.deviation = deviation
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        return {"noise": torch.randn(flat_inputs[0].shape) * self.deviation}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return tv_tensors.wrap(inpt + params["noise"].to(inpt.device), like=inpt)
 
 
 class HedJitter(v2.Transform):
@@ -93,7 +135,8 @@ def _vectors(name: str) -> torch.Tensor:
 class Augmenter:
     """Augment batches on the device that they are on.
 
-    Masks move with their images; colour, blur and erasing leave masks alone. torch's random state does not change.
+    Masks move with their images; colour, blur, noise and erasing leave masks alone. torch's random state does not
+    change.
     """
 
     def __init__(self, settings: Augmentation, seed: int) -> None:
@@ -127,7 +170,8 @@ class Augmenter:
 
 def _geometric(settings: Augmentation) -> list[v2.Transform]:
     flips = [v2.RandomHorizontalFlip(0.5), v2.RandomVerticalFlip(0.5)] if settings.flips else []
-    return flips + ([QuarterTurn()] if settings.rotations else [])
+    turns = [QuarterTurn()] if settings.rotations else []
+    return [*flips, *turns, *([Crop(settings.crop)] if settings.crop else [])]
 
 
 def _photometric(settings: Augmentation) -> list[v2.Transform]:
@@ -139,6 +183,8 @@ def _photometric(settings: Augmentation) -> list[v2.Transform]:
     if settings.blur:
         least = min(0.1, settings.blur)
         transforms.append(v2.RandomApply([_Blur(least, settings.blur)], 0.5))
+    if settings.noise:
+        transforms.append(Noise(settings.noise))
     if settings.erase:
         transforms.append(v2.RandomErasing(0.5, (min(0.02, settings.erase), settings.erase), (0.5, 2.0), _ERASED))
     return transforms

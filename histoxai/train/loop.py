@@ -39,6 +39,7 @@ from histoxai.train.launcher import OtherRankFailed
 from histoxai.train.logging import EpochLog
 from histoxai.train.schedules import LearningRates
 from histoxai.train.state import TrainState
+from histoxai.train.stopping import has_ended
 
 # Batches between reads of the losses on a GPU: each read waits for all kernels that were started.
 _READ_EVERY = 16
@@ -110,12 +111,12 @@ class _Loop:
     def run(self) -> TrainingResult:
         settings, state = self.settings, self._resume()
         per_epoch = len(self._train_batches(0))
-        self.progress.start("training", settings.epochs * per_epoch, state.epoch * per_epoch + state.batch)
+        self.progress.start("training", settings.most_epochs * per_epoch, state.epoch * per_epoch + state.batch)
         if self.is_first:
             self.checkpoints.begin()
             self.log.begin(state.history)
         self._started = time.perf_counter() - state.seconds
-        while state.epoch < settings.epochs and state.epoch - state.best_epoch < settings.patience:
+        while not has_ended(settings, self._validation_losses()):
             self._close_epoch(self._train_epoch(self._train_batches(state.epoch)) | self._validate())
             if self.is_first and self.checkpoints.due(settings.checkpoint_minutes, epoch_ended=True):
                 self._save()
@@ -127,6 +128,9 @@ class _Loop:
 
     def _pace(self) -> float | None:
         return self._patches / self._seconds if self._seconds else None
+
+    def _validation_losses(self) -> list[float]:
+        return [row["validation_loss"] for row in self.state.history]
 
     def _train_batches(self, epoch: int) -> list[np.ndarray]:
         return train_batches(self.inputs.train, self.settings, epoch, self.least)
@@ -169,7 +173,7 @@ class _Loop:
     def _train_epoch(self, batches: list[np.ndarray]) -> dict[str, float]:
         state, every = self.state, self.settings.accumulate
         steps_per_epoch = -(-len(batches) // every)
-        rates = LearningRates(self.settings, steps_per_epoch, [row["validation_loss"] for row in state.history])
+        rates = LearningRates(self.settings, steps_per_epoch, self._validation_losses())
         own = own_batches(self.inputs.train, batches[state.batch :], self.fabric, state.batch)
         unread: list[BatchOutcome] = []
         started, patches_before = time.perf_counter(), state.sums[2]

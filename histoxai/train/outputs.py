@@ -39,7 +39,7 @@ def training_facts(
     """
     chosen = provenance.plain(settings) | {"device": device_type}
     parents = {"patches": provenance.parent(patches.path, output, patches.digest)}
-    normalise = network.arguments.get("normalise")
+    normalise, version = (network.arguments.get(k) for k in ("normalise", "version"))
     return {
         **provenance.header("run/1", chosen, settings.seed, parents),
         "kind": network.kind,
@@ -53,6 +53,7 @@ def training_facts(
             "kind": network.kind,
             "settings": {k: v for k, v in chosen.items() if k not in Training.HOW},
             "patches": patches.digest,
+            **({"network_version": version} if version else {}),
         },
     }
 

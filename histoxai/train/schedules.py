@@ -24,7 +24,7 @@ class LearningRates:
     def __init__(self, settings: Training, steps_per_epoch: int, validation_losses: Sequence[float]) -> None:
         self._settings = settings
         self._warmup = round(settings.warmup * steps_per_epoch)
-        self._total = settings.epochs * steps_per_epoch
+        self._total = settings.most_epochs * steps_per_epoch
         plateau = settings.schedule == "plateau"
         self._rate = _after_plateaus(settings, validation_losses) if plateau else settings.lr
 

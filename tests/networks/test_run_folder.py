@@ -11,8 +11,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from histoxai.core.errors import InputRefused
-from histoxai.networks.run_folder import open_run
+from histoxai.core.errors import InputRefused, SettingsDiffer
+from histoxai.networks.run_folder import open_run, run_state
 from histoxai.networks.weights import load_model
 from tests.conftest import Mini, without_seal
 
@@ -29,6 +29,22 @@ def test_a_run_folder_loads_as_it_was_saved(mini: Mini) -> None:
     assert not model.training
     saved = safetensors.torch.load_file(mini.cls / "weights.safetensors")
     assert all(torch.equal(v, saved[k]) for k, v in model.state_dict().items())
+
+
+def test_what_older_runs_did_not_record_counts_as_what_they_did(tmp_path: Path) -> None:
+    run_folder, hed = tmp_path / "cls", {"hed": 0.1}
+    (run_folder / "last").mkdir(parents=True)
+    (run_folder / "last" / "identity.json").write_text(json.dumps({"settings": {"lr": 0.1, "augment": hed}}))
+
+    def asked(augment: dict[str, float] | None = None, **more: str) -> str:
+        return run_state(run_folder, {"settings": {"lr": 0.1, "augment": augment, **more}}, "train-cls")
+
+    (run_folder / "history.csv").write_text("epoch")
+    assert asked({**hed, "noise": 0.0, "crop": 0.0}, stop_rule="patience") == "unfinished"
+    with pytest.raises(SettingsDiffer, match=r"exists with settings.stop_rule = patience, asked for thesis"):
+        asked({**hed, "noise": 0.0, "crop": 0.0}, stop_rule="thesis")
+    with pytest.raises(SettingsDiffer, match=r"exists with settings.augment.crop = 0.0, asked for 0.2"):
+        asked({**hed, "noise": 0.0, "crop": 0.2})
 
 
 def refused(path: Path) -> str:

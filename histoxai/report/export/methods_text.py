@@ -11,6 +11,7 @@ from histoxai.core.references import references
 from histoxai.explain.bases.null_model import NullModel
 from histoxai.explain.catalogue import plugin_references
 from histoxai.explain.maps_store import StoredMethod
+from histoxai.networks.run_folder import Run
 from histoxai.report.export.tables import escape_latex, escape_markdown
 from histoxai.report.lineage import Lineage
 
@@ -35,7 +36,7 @@ def methods_sentences(lineage: Lineage, statistics: Mapping[str, Any]) -> list[S
     return [
         Sentence(_patches(lineage.facts())),
         Sentence(
-            f"The classifier, {classifier['arch']}, {_training(classifier)}; {_accuracy(classifier)}",
+            f"The classifier, {_network(lineage.classifier)}, {_training(classifier)}; {_accuracy(classifier)}",
             _NETWORK_CITATIONS.get(classifier["arch"], ()),
         ),
         Sentence(
@@ -110,6 +111,10 @@ def bibliography(sentences: Sequence[Sentence]) -> bytes:
     return ("\n".join(work.entry for key, work in works.items() if key in cited) + "\n").encode()
 
 
+def _network(run: Run) -> str:
+    return run.facts["arch"] + (f" {run.difference}" if run.difference else "")
+
+
 def _training(run: Mapping[str, Any]) -> str:
     settings = run["settings"]
     optimiser = "AdamW" if settings.get("weight_decay") else "Adam"
@@ -127,6 +132,8 @@ def _training_extras(settings: Mapping[str, Any]) -> list[str]:
     extras = []
     if settings.get("schedule", "constant") != "constant":
         extras.append(f"{settings['schedule']} schedule")
+    if settings.get("stop_rule", "patience") != "patience":
+        extras.append("stopped by the rule of the study's code")
     numbers = ("warmup", "clip", "ema", "label_smoothing", "mixup")
     extras += [f"{name.replace('_', ' ')} {settings[name]:g}" for name in numbers if settings.get(name)]
     if settings.get("accumulate", 1) > 1:
