@@ -116,12 +116,17 @@ class ArrayPatches:
         self._row += rows.tolist()
 
     def _note_groups(self) -> None:
-        if names := sorted({g.group for g in self.groups if g.groups is None and g.group}):
-            self.index.notes.append(
-                f"{len(names)} groups are named after the folders that hold images ({names[0]}, say)"
+        unnamed = [g for g in self.groups if g.groups is None]
+        files = sorted({g.group for g in unnamed if g.group and g.is_file})
+        folders = sorted({g.group for g in unnamed if g.group and not g.is_file})
+        if files:
+            self.index.note_groups(f"group: the file ('{files[0]}', say); {len(files)} groups")
+        if folders:
+            self.index.note_groups(
+                f"{len(folders)} groups are named after the folders that hold images ({folders[0]}, say)"
             )
-        elif all(g.groups is None for g in self.groups):
-            self.index.notes.append(_NO_GROUPS)
+        if unnamed and len(unnamed) == len(self.groups) and not files and not folders:
+            self.index.note_groups(_NO_GROUPS)
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Return images (n, H, W, 3) uint8 and targets (n, 2, H, W) uint8 in {0, 1}, or None without masks."""

@@ -79,6 +79,7 @@ class PatchIndex:
     contents: dict[str, str] = field(default_factory=dict)
     _checked_bytes: int = field(default=0, init=False, repr=False)
     _sized_by: Path | None = field(default=None, init=False, repr=False)
+    _group_notes: list[str] = field(default_factory=list, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.label)
@@ -121,6 +122,17 @@ class PatchIndex:
     def set_size(self, path: Path, size: tuple[int, int]) -> None:
         """Set the height and width of all patches; `path` is the file that has them."""
         self.size, self._sized_by = size, self._sized_by or path
+
+    def note_groups(self, note: str) -> None:
+        """Add a note on how patches were grouped; it is replaced where a table names the patients instead."""
+        self._group_notes.append(note)
+        self.notes.append(note)
+
+    def replace_group_notes(self, note: str) -> None:
+        """Replace the notes on how patches were grouped by another one."""
+        self.notes = [n for n in self.notes if n not in self._group_notes]
+        self._group_notes = []
+        self.note_groups(note)
 
     def leave_out(self, name: str, error: InputRefused, settings: Ingest) -> None:
         """Record a file that cannot be used (`name`: its path below the root); raise the error unless `skip_bad`."""
@@ -176,6 +188,11 @@ class SourceFormat(PatchSource, Protocol):
 def identifier(*parts: str) -> str:
     """Join the parts of a path below the source's root for an id: forward slashes, Unicode NFC."""
     return unicodedata.normalize("NFC", "/".join(parts))
+
+
+def clean_name(name: str) -> str:
+    """Return the name of a class or scan as it counts: Unicode NFC, without spaces around it."""
+    return unicodedata.normalize("NFC", name).strip()
 
 
 def require_folder(root: Path) -> None:

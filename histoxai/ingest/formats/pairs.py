@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from histoxai.core.errors import InputRefused
-from histoxai.ingest.array_roles import SPLITS
+from histoxai.core.safe_text import escape_text
 from histoxai.ingest.file_listing import list_files, require_utf8_name
 from histoxai.ingest.formats.base import (
     PatchIndex,
@@ -20,11 +20,11 @@ from histoxai.ingest.formats.base import (
 )
 from histoxai.ingest.images import SUFFIXES, decode_image, decode_mask, image_size, mask_size
 from histoxai.ingest.mask_pairing import Key, Pair, find_pairs, recognise_pairs
+from histoxai.ingest.split_words import SPLITS, split_of_folder
 from histoxai.ingest.targets import TargetPlanes
 from histoxai.ingest.tiles import TileLayout
 from histoxai.settings import Ingest
 
-_FOLDER = re.compile(rf"(?:.*[_\- .])?({'|'.join(SPLITS)})", re.IGNORECASE)  # train, stage1_train
 _NAME = re.compile(rf"({'|'.join(SPLITS)})[a-z]?_.*", re.IGNORECASE)  # train_1, testA_1
 _GENERIC = re.compile(rf"(({'|'.join(SPLITS)})[a-z]?|images?|img|patch|tile|sample)?", re.IGNORECASE)
 
@@ -61,8 +61,7 @@ class PairsFormat:
             with index.skipping_bad(pair.image.relative_to(root).as_posix(), settings):
                 self._add_pair(root, pair, group, split)
         require_unique_ids(root, index)
-        if len(set(index.group)) == len(self._pairs):
-            index.notes.append("every image counts as a group of its own: no names tell which belong together")
+        self._note_groups()
 
     def _add_pair(self, root: Path, pair: Pair, group: str, split: int) -> None:
         index = self.index
@@ -83,6 +82,26 @@ class PairsFormat:
         for path in pair.masks:
             index.add_contents(path.relative_to(root).as_posix(), path)
         self._pairs.append(pair)
+
+    def _note_groups(self) -> None:
+        index, groups = self.index, len(set(self.index.group))
+        if groups == len(self._pairs):
+            index.note_groups("every image counts as a group of its own: no names tell which belong together")
+            return
+        group, image = self._shared_group()
+        index.note_groups(
+            f"group: the name without its last number where several images share it: '{escape_text(group)}' of "
+            f"{escape_text(image)}, say; {groups:,} groups of {len(self._pairs):,} images"
+        )
+
+    def _shared_group(self) -> tuple[str, str]:
+        """Return a group of several images, and the id of one of these."""
+        first: dict[str, str] = {}
+        for group, patch_id in zip(self.index.group, self.index.patch_id, strict=True):
+            image = patch_id.rpartition("#")[0]
+            if first.setdefault(group, image) != image:
+                return group, first[group]
+        return next(iter(first.items()))
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Return images (n, H, W, 3) uint8 and targets (n, 2, H, W) uint8 in {0, 1}."""
@@ -107,16 +126,11 @@ class PairsFormat:
 
 def _splits(keys: list[Key]) -> list[int]:
     """Return the split of each image by its folders, else by its name where all names tell one."""
-    codes = [next((c for part in key[:-1] if (c := _split_code(_FOLDER, part))), 0) for key in keys]
+    codes = [next((c for part in key[:-1] if (c := split_of_folder(part))), 0) for key in keys]
     if any(codes):
         return codes
-    by_name = [_split_code(_NAME, key[-1]) for key in keys]
+    by_name = [SPLITS[match[1].lower()] if (match := _NAME.fullmatch(key[-1])) else 0 for key in keys]
     return by_name if all(by_name) else codes
-
-
-def _split_code(pattern: re.Pattern[str], text: str) -> int:
-    match = pattern.fullmatch(text)
-    return SPLITS[match[1].lower()] if match else 0
 
 
 def _groups(pairs: list[Pair], splits: list[int]) -> list[str]:
@@ -131,7 +145,7 @@ def _groups(pairs: list[Pair], splits: list[int]) -> list[str]:
         s if 1 < counts[s] < len(pairs) and not _GENERIC.fullmatch(s[-1]) else p.key
         for s, p in zip(stems, pairs, strict=True)
     ]
-    short = [(*(f for f in key[:-1] if not _split_code(_FOLDER, f)), key[-1]) for key in full]
+    short = [(*(f for f in key[:-1] if not split_of_folder(f)), key[-1]) for key in full]
     splits_of = defaultdict(set)
     for key, split in zip(short, splits, strict=True):
         splits_of[key].add(split)
