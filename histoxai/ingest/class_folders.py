@@ -155,8 +155,8 @@ def _require_no_wrapper(root: Path, top: tuple[str, list[tuple[str, ...]]]) -> N
     if len(inner) > 1:
         raise InputRefused(
             f"{root}: holds one folder, '{escape_text(name)}', and in it {_few(inner)}: if these are the classes, name "
-            f"{escape_text(root.joinpath(*paths[0][:depth]))} as the source; if '{escape_text(name)}' is the class, say "
-            f"--classes {escape_text(join((clean_name(name),)))}"
+            f"{escape_text(root.joinpath(*paths[0][:depth]))} as the source; if '{escape_text(name)}' is the class, "
+            f"say --classes {escape_text(join((clean_name(name),)))}"
         )
 
 

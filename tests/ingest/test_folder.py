@@ -144,8 +144,8 @@ def test_a_level_above_the_classes_is_refused(tmp_path: Path) -> None:
         tmp_path / "several", "siteA/tumor/x.png", "siteA/normal/x.png", "siteB/tumor/x.png", "siteB/normal/x.png"
     )
     assert refused(several) == (
-        "ROOT: siteA, siteB hold folders of the same names (normal, tumor): if these are the classes, ingest each folder "
-        "above them alone, or name those train, validation and test; if siteA, siteB are the classes, say "
+        "ROOT: siteA, siteB hold folders of the same names (normal, tumor): if these are the classes, ingest each "
+        "folder above them alone, or name those train, validation and test; if siteA, siteB are the classes, say "
         "--classes siteA,siteB"
     )
     assert {v[0] for v in facts(several, classes=("siteA", "siteB")).values()} == {"siteA", "siteB"}

@@ -225,8 +225,16 @@ FORMAT_SETTINGS = (
     "non_tumor",
     "partition",
     "magnification",
+    "mask_threshold",
+    "ignore_value",
     "annotations",
+    "cells",
     "min_overlap",
+)
+
+# Formats that use a setting, where another one may have been recognised by mistake.
+_USED_BY = dict.fromkeys(("images", "masks"), "pairs (images beside masks), hdf5, zarr and npy") | dict.fromkeys(
+    ("class_map", "tumor", "non_tumor"), "pairs (images beside masks), hdf5, zarr, npy and slide"
 )
 
 
@@ -237,8 +245,10 @@ def require_only_settings(root: Path, settings: Ingest, name: str, *used: str) -
     for setting in FORMAT_SETTINGS:
         if setting not in used and getattr(settings, setting) != getattr(Ingest(), setting):
             flag = f"--{setting.replace('_', '-')}"
+            others = f" of those that use it: {_USED_BY[setting]}" if setting in _USED_BY else ""
             raise InputRefused(
                 f"{root}: {flag} means nothing to sources of format '{name}'; leave it out, or name another --format"
+                + others
             )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from histoxai.core.errors import InputRefused
 from histoxai.core.safe_text import escape_text
 from histoxai.ingest.class_folders import ClassifiedImage, classify_images, note_groups
-from histoxai.ingest.file_listing import list_files, require_utf8_name
+from histoxai.ingest.file_listing import list_images, require_utf8_name
 from histoxai.ingest.formats.base import (
     PatchIndex,
     require_folder,
@@ -42,7 +42,7 @@ class FolderFormat:
         require_folder(root)
         require_only_settings(root, settings, "folder", "size")
         notes: list[str] = []
-        files = list_files(root, SUFFIXES, notes)
+        files = list_images(root, SUFFIXES, notes)
         folders = [p.name for p in _class_folders(root)]
         images = classify_images(root, folders, files, settings.classes, notes)
         self.index = PatchIndex(_select_classes(root, images, settings), settings.mpp, (0, 0), notes=notes)

@@ -10,7 +10,7 @@ import numpy as np
 
 from histoxai.core.errors import InputRefused
 from histoxai.core.safe_text import escape_text
-from histoxai.ingest.file_listing import list_files, require_utf8_name
+from histoxai.ingest.file_listing import list_images, require_utf8_name
 from histoxai.ingest.formats.base import (
     PatchIndex,
     identifier,
@@ -21,12 +21,15 @@ from histoxai.ingest.formats.base import (
 from histoxai.ingest.images import SUFFIXES, decode_image, decode_mask, image_size, mask_size
 from histoxai.ingest.mask_pairing import Key, Pair, find_pairs, recognise_pairs
 from histoxai.ingest.split_words import SPLITS, split_of_folder
-from histoxai.ingest.targets import TargetPlanes
+from histoxai.ingest.targets import MASK_SETTINGS, TargetPlanes
 from histoxai.ingest.tiles import TileLayout
 from histoxai.settings import Ingest
 
 _NAME = re.compile(rf"({'|'.join(SPLITS)})[a-z]?_.*", re.IGNORECASE)  # train_1, testA_1
 _GENERIC = re.compile(rf"(({'|'.join(SPLITS)})[a-z]?|images?|img|patch|tile|sample)?", re.IGNORECASE)
+
+
+_PROBED = 256  # masks that are looked at for the first object
 
 
 class PairsFormat:
@@ -44,12 +47,12 @@ class PairsFormat:
 
     def __init__(self, root: Path, settings: Ingest) -> None:
         require_folder(root)
-        require_only_settings(root, settings, "pairs", "size", "class_map", "images", "masks", "tumor", "non_tumor")
+        require_only_settings(root, settings, "pairs", "size", *MASK_SETTINGS)
         if settings.classes:
             raise InputRefused(f"{root}: images with masks have no classes; leave out --classes")
         self._targets = TargetPlanes(root, settings)
         notes: list[str] = []
-        pairing = find_pairs(root, list_files(root, SUFFIXES, notes), settings)
+        pairing = find_pairs(root, list_images(root, SUFFIXES, notes), settings)
         self.index = index = PatchIndex([], settings.mpp, (0, 0), has_targets=True, facts=self._targets.facts)
         index.notes = [*notes, pairing.rule, self._targets.note]
         self._layout = TileLayout(index, settings)
@@ -62,6 +65,8 @@ class PairsFormat:
                 self._add_pair(root, pair, group, split)
         require_unique_ids(root, index)
         self._note_groups()
+        if not settings.skip_bad:
+            self._targets.probe((decode_mask(p), p) for pair in self._pairs[:_PROBED] for p in pair.masks[:1])
 
     def _add_pair(self, root: Path, pair: Pair, group: str, split: int) -> None:
         index = self.index
@@ -115,12 +120,11 @@ class PairsFormat:
         """Decode an image (H, W, 3) and its target planes, as (H, W, 2) so that both are cropped alike."""
         pair = self._pairs[number]
         image = decode_image(pair.image)
-        values = decode_mask(pair.masks[0])
         if pair.instances:
-            values = (values > 0).astype(np.int64)
-            for path in pair.masks[1:]:
-                values[decode_mask(path) > 0] = 1
-        planes = self._targets.planes(values[None], pair.masks[0])[0]
+            objects = np.any([self._targets.objects(decode_mask(path), path) for path in pair.masks], axis=0)
+            planes = self._targets.planes_of_objects(objects[None], pair.masks[0])[0]
+        else:
+            planes = self._targets.planes(decode_mask(pair.masks[0])[None], pair.masks[0])[0]
         return image, np.moveaxis(planes, 0, -1)
 
 

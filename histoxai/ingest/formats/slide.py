@@ -314,9 +314,9 @@ def _open_annotation(slides: dict[Path | None, Path], settings: Ingest, file: Pa
 
 
 def _require_settings(settings: Ingest) -> None:
-    for flag in ("images", "masks", "labels", "partition", "magnification"):
-        if getattr(settings, flag) != getattr(Ingest(), flag):
-            raise UsageError(f"--{flag}: means nothing for slides; leave it out")
+    for name in ("images", "masks", "labels", "partition", "magnification", "mask_threshold", "ignore_value"):
+        if getattr(settings, name) != getattr(Ingest(), name):
+            raise UsageError(f"--{name.replace('_', '-')}: means nothing for slides; leave it out")
     size = settings.size or SIZE
     if settings.overlap >= size:
         raise UsageError(f"--overlap {settings.overlap}: must be less than the side of a tile, {size}")
