@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -190,6 +191,18 @@ def test_spaces_around_a_name_and_its_spelling_do_not_make_a_class(tmp_path: Pat
     index = FolderFormat(root, Ingest()).index
     assert (index.classes, index.label) == (["Caf\u00e9", "Tumor"], [0, 0, 1, 1])
     assert "'Tumor' and 'Tumor ' are one class, 'Tumor'" in index.notes
+
+
+def test_names_with_commas_can_be_chosen(tmp_path: Path) -> None:
+    root = tree(tmp_path / "src", "Tumor, NOS/x.png", "Stroma/y.png", "Other/z.png")
+    classes = r"Tumor\, NOS,Stroma"
+    assert run("ingest", root, "-o", tmp_path / "o.zarr", "--classes", classes).code == 0
+    store = Store(tmp_path / "o.zarr")
+    assert store.group.attrs["classes"] == ["Tumor, NOS", "Stroma"]
+    command = shlex.split(str(store.header["run"]["command"]))
+    assert command[command.index("--classes") + 1] == classes
+    outcome = run(*command[1:])  # as recorded
+    assert outcome.code == 0, outcome.err
 
 
 def test_real_folder_of_one_split(real_data: Path) -> None:

@@ -23,6 +23,7 @@ from histoxai.ingest.annotations import (
 )
 from histoxai.ingest.formats.base import PatchIndex
 from histoxai.ingest.labels import LEFT_OUT, NO_CLASS
+from histoxai.ingest.polygons import CELL_NOTES
 from histoxai.ingest.slide_files import (
     SLIDES,
     TIFFS,
@@ -238,6 +239,8 @@ class SlideFormat:
         if settings.annotations:
             names = ("min_overlap", "tumor", "non_tumor", "class_map")
             index.facts["annotations"] = {n: getattr(settings, n) for n in names}
+            if any(note in self._counts.annotations for note in CELL_NOTES.values()):
+                index.facts["annotations"]["cells"] = settings.cells
 
     def _add_notes(self) -> None:
         notes, mpp = self.index.notes, self.index.mpp
