@@ -5,7 +5,8 @@ the entry point `histoxai.formats`. `ingest` uses three things of it:
 
 - `recognises(root)`, a static method: a short reason why `root` (a file or a folder) is of this format, or None. It is
   asked for every source when `--format` is auto, so it looks at names and at most one header, and raises nothing.
-- `Format(root, settings)`: lists all patches in `self.index`, a `PatchIndex`. It reads headers only, never all pixels.
+- `Format(root, settings)`: lists all patches in `self.index`, a `PatchIndex`. It reads headers and at most a few masks,
+  never all pixels.
   It raises InputRefused for a source that cannot be used, and with `settings.skip_bad` leaves bad files out
   (`PatchIndex.skipping_bad`). It raises InputRefused or UsageError for settings that it has no use for
   (`require_only_settings`): a setting that is ignored would mislead.
@@ -16,7 +17,7 @@ the entry point `histoxai.formats`. `ingest` uses three things of it:
 
 An id (`patch_id`) is unique and the same on every machine: a path below the source (`identifier` makes it), `#`, and
 a row or tile number. A group names the scan, or whatever else must stay on one side of a split. Where nothing is known
-every image is a group of its own, and a note says so. Every error message names the file, says what is wrong, and what
+every image is a group of its own. `PatchIndex.note_groups` says so, and wherever a group is a guess. Every error message names the file, says what is wrong, and what
 to do.
 
 Formats never import each other. What several of them use lies beside this folder: `arrays` (numbers in files),
