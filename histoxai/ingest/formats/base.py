@@ -15,10 +15,10 @@ the entry point `histoxai.formats`. `ingest` uses three things of it:
   the same bytes. It is called from several threads at once, and the object is made again in every worker process. It
   raises InputRefused for pixels that cannot be decoded.
 
-An id (`patch_id`) is unique and the same on every machine: a path below the source (`identifier` makes it), `#`, and
-a row or tile number. A group names the scan, or whatever else must stay on one side of a split. Where nothing is known
-every image is a group of its own. `PatchIndex.note_groups` says so, and wherever a group is a guess. Every error message names the file, says what is wrong, and what
-to do.
+An id (`patch_id`) is unique and the same on every machine: a path below the source (`identifier` makes it), `#`, and a
+row or tile number. A group names the scan, or whatever else must stay on one side of a split. Where nothing is known
+every image is a group of its own. `PatchIndex.note_groups` says so, and wherever a group is a guess. Every error
+message names the file, says what is wrong, and what to do.
 
 Formats never import each other. What several of them use lies beside this folder: `arrays` (numbers in files),
 `images` and `tiles` (image files), `targets` (mask values), `annotations` (slides).
