@@ -46,7 +46,8 @@ def read_annotation(path: Path, slide: Any, settings: Ingest) -> Annotation:
     """Read the annotation of a slide; raises InputRefused where the file cannot belong to this slide."""
     scanned = scanned_area(slide)
     if path.suffix.lower() in _GEOJSON:
-        return Polygons(path, scanned)
+        named = [*(settings.classes or ()), *(settings.tumor or ()), *(settings.non_tumor or ())]
+        return Polygons(path, scanned, settings.cells, named)
     return LabelMask(path, [(0, 0, *slide.dimensions), scanned], parse_class_map(settings.class_map))
 
 
@@ -102,6 +103,8 @@ def require_consistent(settings: Ingest) -> None:
         raise UsageError("--classes: tiles of slides have no classes without annotations; name --annotations")
     if settings.annotations is None and settings.min_overlap != Ingest().min_overlap:
         raise UsageError("--min-overlap: is the share of a tile that annotations cover; name them with --annotations")
+    if settings.annotations is None and settings.cells != Ingest().cells:
+        raise UsageError("--cells: says which outline of annotated cells counts; name them with --annotations")
     parse_class_map(settings.class_map)
 
 

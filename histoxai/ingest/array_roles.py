@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,9 @@ from pathlib import Path
 from histoxai.core.errors import InputRefused
 from histoxai.ingest.formats.base import identifier
 from histoxai.ingest.npy_files import RowArray
+from histoxai.ingest.split_words import SPLITS, split_of, split_of_folder
 from histoxai.settings import Ingest
 
-SPLITS = {"train": 1, "training": 1, "val": 2, "valid": 2, "validation": 2, "test": 3, "testing": 3}
 IMAGES = ("images", "image", "x", "imgs", "img", "data")
 LABELS = ("labels", "label", "y", "targets", "target", "classes")
 MASKS = ("masks", "mask", "segmentation")
@@ -30,7 +31,7 @@ class ArrayGroup:
     """Arrays that belong together, row by row.
 
     stem: start of the patches' ids. split: 0 none, 1 train, 2 validation, 3 test. group: that of all rows, where
-    `groups` is None.
+    `groups` is None. is_file: that group is a whole file or store.
     """
 
     stem: str
@@ -40,6 +41,7 @@ class ArrayGroup:
     groups: RowArray | None = None
     split: int = 0
     group: str | None = None
+    is_file: bool = False
 
     @property
     def arrays(self) -> list[RowArray]:
@@ -164,10 +166,21 @@ def _array_group(folder: str, roles: Mapping[str, RowArray], stem: str, split: i
     )
 
 
-def split_of(name: str) -> int:
-    """Return the split in the name of a file or folder (`train`, `camelyonpatch_level_2_split_valid_x`), or 0."""
-    words = name.lower().replace("-", "_").replace(".", "_").split("_")
-    return next((SPLITS[word] for word in words if word in SPLITS), 0)
+def group_by_file(files: Mapping[str, list[ArrayGroup]]) -> None:
+    """Make each of several files or stores the group of its patches, where no array or folder in it names groups.
+
+    files: by their path in the source without the ending. A file is a part of a data set, and no scan, where it is
+    named after a split, holds several splits, or has the name of another file but for folders of splits.
+    """
+    keys = {stem: tuple(part for part in stem.split("/")[:-1] if not split_of_folder(part)) for stem in files}
+    names = {stem: (*folders, stem.rpartition("/")[2]) for stem, folders in keys.items()}
+    counts = Counter(names.values())
+    for stem, groups in files.items():
+        is_part = split_of(names[stem][-1]) or counts[names[stem]] > 1 or len({g.split for g in groups}) > 1
+        if len(files) > 1 and not is_part:
+            for group in groups:
+                if group.group is None and group.groups is None:
+                    group.group, group.is_file = identifier(stem.removesuffix("_x")), True
 
 
 def _folder(name: str) -> str:

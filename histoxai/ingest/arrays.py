@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ from histoxai.ingest.chunk_checks import missing_chunks_note, require_all_chunks
 from histoxai.ingest.formats.base import PatchIndex, identifier, require_only_settings, require_unique_ids
 from histoxai.ingest.labels import LEFT_OUT, NO_CLASS, encode_labels, read_labels
 from histoxai.ingest.npy_files import RowArray
-from histoxai.ingest.targets import TargetPlanes
+from histoxai.ingest.targets import MASK_SETTINGS, TargetPlanes
 from histoxai.settings import Ingest
 
 _RUN = 256  # rows that are read at once where only some of them are needed
+_PROBED, _PROBED_AT_ONCE = 4096, 64  # rows of masks that are looked at for the first object
 _NO_GROUPS = (
     "no scans or patients are named: every patch counts as a group of its own, so a split by group cannot "
     "keep patches of one scan together"
@@ -30,7 +32,7 @@ class ArrayPatches:
     """
 
     def __init__(self, root: Path, settings: Ingest, name: str, groups: list[ArrayGroup], index: PatchIndex) -> None:
-        require_only_settings(root, settings, name, "class_map", "images", "masks", "labels", "tumor", "non_tumor")
+        require_only_settings(root, settings, name, "labels", *MASK_SETTINGS)
         self._targets = TargetPlanes(root, settings)
         self.index = index
         self.groups: list[ArrayGroup] = []
@@ -89,7 +91,9 @@ class ArrayPatches:
     def _set_targets(self, path: Path, settings: Ingest) -> None:
         index = self.index
         masks = [g.masks for g in self.groups if g.masks is not None]
-        meanings_given = settings.tumor or settings.non_tumor or settings.class_map
+        meanings_given = any(
+            getattr(settings, name) for name in ("tumor", "non_tumor", "class_map", "mask_threshold", "ignore_value")
+        )
         index.has_targets = bool(masks)
         if not masks and meanings_given:
             raise InputRefused(f"{path}: no masks to go with --tumor, --non-tumor or --class-map; name --masks")
@@ -104,6 +108,8 @@ class ArrayPatches:
         elif masks:
             index.facts = self._targets.facts
             index.notes.append(self._targets.note)
+            if not settings.skip_bad:
+                self._targets.probe(_first_rows(masks))
 
     def _add_group(self, number: int, codes: np.ndarray | None) -> None:
         """Add the patches of a group of arrays; `codes`: class of each row, or LEFT_OUT."""
@@ -116,12 +122,17 @@ class ArrayPatches:
         self._row += rows.tolist()
 
     def _note_groups(self) -> None:
-        if names := sorted({g.group for g in self.groups if g.groups is None and g.group}):
-            self.index.notes.append(
-                f"{len(names)} groups are named after the folders that hold images ({names[0]}, say)"
+        unnamed = [g for g in self.groups if g.groups is None]
+        files = sorted({g.group for g in unnamed if g.group and g.is_file})
+        folders = sorted({g.group for g in unnamed if g.group and not g.is_file})
+        if files:
+            self.index.note_groups(f"group: the file ('{files[0]}', say); {len(files)} groups")
+        if folders:
+            self.index.note_groups(
+                f"{len(folders)} groups are named after the folders that hold images ({folders[0]}, say)"
             )
-        elif all(g.groups is None for g in self.groups):
-            self.index.notes.append(_NO_GROUPS)
+        if unnamed and len(unnamed) == len(self.groups) and not files and not folders:
+            self.index.note_groups(_NO_GROUPS)
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Return images (n, H, W, 3) uint8 and targets (n, 2, H, W) uint8 in {0, 1}, or None without masks."""
@@ -142,6 +153,12 @@ class ArrayPatches:
         if values.shape[1:] == (2, h, w):
             return _as_planes(values, path)
         return self._targets.planes(values.reshape(-1, h, w), path)
+
+
+def _first_rows(masks: list[RowArray]) -> Iterator[tuple[np.ndarray, Path]]:
+    for array in masks:
+        for start in range(0, min(array.shape[0], _PROBED), _PROBED_AT_ONCE):
+            yield _read_rows(array, np.arange(start, min(start + _PROBED_AT_ONCE, array.shape[0]))), array.path
 
 
 def _require_alike(group: ArrayGroup, first: ArrayGroup) -> None:

@@ -12,9 +12,11 @@ from PIL import Image, ImageOps
 
 from histoxai.core.errors import InputRefused
 from histoxai.core.safe_text import escape_text
+from histoxai.ingest.stored_values import bits_per_channel, grey_scale, is_lossy_webp, require_lossless
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".jp2", ".j2k"}
 PILLOW_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # no other decoder of Pillow runs, whatever a file claims to be
+_FORMATS_BY_SUFFIX = {".webp": ("WEBP",), ".jp2": ("JPEG2000",), ".j2k": ("JPEG2000",)}  # but those that the name says
 MAX_PIXELS = 100_000_000  # of one file, 300 MB when decoded; larger images are slides
 _ORIENTATION = 0x0112
 _SWAPPED_SIDES = (5, 6, 7, 8)  # EXIF orientations that swap height and width
@@ -37,6 +39,7 @@ _REMEDIES = {
 }
 _MASK_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "RGB")
 
+
 # Pillow warns of 89 megapixels and damaged tags; both are refused below, with a remedy.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -58,8 +61,7 @@ def mask_size(path: Path) -> tuple[int, int]:
             raise InputRefused(
                 f"{escape_text(path)}: has mode {image.mode}; expected a label image (8 or 16 bit, one value)"
             )
-        if image.format == "JPEG" or image.info.get("compression") in ("jpeg", "tiff_jpeg", "webp"):
-            raise InputRefused(f"{escape_text(path)}: is compressed as JPEG, which makes up values; save masks as PNG")
+        require_lossless(path, image)
         if image.mode == "RGB" and (bits := bits_per_channel(image)) > 8:  # Pillow keeps only the upper 8
             raise InputRefused(
                 f"{escape_text(path)}: has three channels of {bits} bits, which cannot be read; save one channel"
@@ -77,7 +79,7 @@ def decode_image(path: Path) -> np.ndarray:
     with _open(path) as image:
         _require_colour(path, image)
         try:
-            upright = _load_upright(image)
+            upright = load_upright(image)
             if upright.mode != "RGB":  # RGBA is common in exported tiles
                 layer = upright.convert("RGBA")
                 upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
@@ -95,7 +97,8 @@ def decode_mask(path: Path) -> np.ndarray:
     mask_size(path)
     with _open(path) as image:
         try:
-            values = np.asarray(_load_upright(image)).astype(np.int64)
+            scale = grey_scale(path, image)
+            values = scale.stored(np.asarray(load_upright(image))).astype(np.int64)
         except DECODE_ERRORS as error:
             raise _undecodable(path, error) from error
         if values.ndim == 3:
@@ -104,12 +107,12 @@ def decode_mask(path: Path) -> np.ndarray:
                     f"{escape_text(path)}: is a colour image; expected one number a pixel: save class numbers"
                 )
             values = values[..., 0]
-        return values // grey_factor(path, image.mode)
+        return values
 
 
 def _open(path: Path) -> Image.Image:
     try:
-        image = Image.open(path, formats=PILLOW_FORMATS)
+        image = Image.open(path, formats=(*PILLOW_FORMATS, *_FORMATS_BY_SUFFIX.get(path.suffix.lower(), ())))
         pages = getattr(image, "n_frames", 1)
     except Image.DecompressionBombError as error:
         raise _too_large(path, "Pillow's own limit") from error
@@ -128,6 +131,8 @@ def _open(path: Path) -> Image.Image:
 
 
 def _require_colour(path: Path, image: Image.Image) -> None:
+    if image.format == "WEBP" and is_lossy_webp(path):
+        raise InputRefused(f"{escape_text(path)}: is WebP with loss, which decoders read differently; save it as PNG")
     if (bits := bits_per_channel(image)) > 8:
         raise InputRefused(f"{escape_text(path)}: has {bits} bits a channel; expected 8-bit RGB: scale it down first")
     if image.mode not in ("RGB", "RGBA", "P", "PA"):
@@ -135,23 +140,16 @@ def _require_colour(path: Path, image: Image.Image) -> None:
         raise InputRefused(f"{escape_text(path)}: has mode {image.mode}; expected 8-bit RGB: it {remedy}")
 
 
-def bits_per_channel(image: Image.Image) -> int:
-    """Return the bits of a channel in the file: Pillow opens 16-bit RGB as RGB and drops the lower byte."""
-    tags = getattr(image, "tag_v2", None)
-    if tags is not None:
-        return int(max(np.atleast_1d(tags.get(258, 8))))
-    tiles = getattr(image, "tile", None)
-    is_deep = image.mode.startswith("I") or (tiles and ";16" in str(tiles[0][3]))
-    return 16 if is_deep else 8
-
-
 def _has_header_exif(image: Image.Image) -> bool:
     # A PNG may carry EXIF behind its pixels. It does not count, since it cannot be read from the header.
     return image.format != "PNG" or "exif" in image.info
 
 
-def _load_upright(image: Image.Image) -> Image.Image:
+def load_upright(image: Image.Image) -> Image.Image:
+    """Read the pixels of an open image, and apply its EXIF orientation."""
     has_exif = _has_header_exif(image)  # asked before the pixels are read
+    if image.format == "TIFF" and hasattr(image, "filename"):
+        image.filename = ""  # else Pillow maps an uncompressed file with height and width of the turned image
     image.load()
     return ImageOps.exif_transpose(image) if has_exif else image
 
@@ -167,13 +165,6 @@ def _upright_size(path: Path, image: Image.Image) -> tuple[int, int]:
     except DECODE_ERRORS as error:
         raise _undecodable(path, error) from error
     return (width, height) if orientation in _SWAPPED_SIDES else (height, width)
-
-
-def grey_factor(path: Path, mode: str) -> int:
-    """Return the factor by which Pillow multiplies grey values: it stretches PNGs of 2 and 4 bits to 0..255."""
-    with open(path, "rb") as file:
-        head = file.read(25)
-    return {2: 85, 4: 17}.get(head[24], 1) if mode == "L" and head[:4] == b"\x89PNG" else 1
 
 
 def _undecodable(path: Path, error: Exception) -> InputRefused:

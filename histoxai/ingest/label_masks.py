@@ -12,7 +12,8 @@ from PIL import Image, ImageSequence
 
 from histoxai.core.errors import InputRefused, UsageError
 from histoxai.ingest.class_map import class_map_entry
-from histoxai.ingest.images import DECODE_ERRORS, PILLOW_FORMATS, bits_per_channel, grey_factor
+from histoxai.ingest.images import DECODE_ERRORS, PILLOW_FORMATS, load_upright
+from histoxai.ingest.stored_values import bits_per_channel, grey_scale, require_lossless
 
 _pillow_limit = Lock()  # Pillow has one limit of pixels for all threads
 _MAX_PIXELS = 1 << 28  # of a mask; a larger one takes more memory than it is worth
@@ -133,7 +134,10 @@ def _read(path: Path) -> np.ndarray:
             raise InputRefused(f"{path}: has more than {_MAX_PIXELS} pixels; export it at a lower resolution")
         image.seek(level)
         is_deep = bits_per_channel(image) > 8  # asked before the pixels are read, which forgets it
-        values, mode = np.asarray(image), image.mode
+        require_lossless(path, image)
+        scale = grey_scale(path, image)
+        upright = load_upright(image)
+        values, mode = np.asarray(upright), upright.mode
     if mode in ("RGB", "RGBA"):
         # some tools write the value into the first channel, or into all three
         is_grey = (values[..., 1:3] == 0).all() or (values[..., :1] == values[..., 1:3]).all()
@@ -145,6 +149,4 @@ def _read(path: Path) -> np.ndarray:
         raise InputRefused(
             f"{path}: has mode {mode}; expected a mask with one whole number a class: export it as grey or indexed"
         )
-    return (
-        values.astype(np.uint8) if values.dtype == bool else values // np.array(grey_factor(path, mode), values.dtype)
-    )
+    return scale.stored(values)

@@ -48,12 +48,27 @@ def add_metadata(index: PatchIndex, path: Path) -> None:
             _add_labels(index, path, rows)
         elif column in GROUPS:
             index.extra[column] = [row[column] if row else "" for row in rows]
+    if "patient" in table.used:
+        _note_patients(index, path)
     if set(table.used) & set(POSITIONS):
         _add_positions(index, table, rows)
     if missing := sorted({k for k, row in zip(keys, rows, strict=True) if row is None}):
         index.notes.append(f"{path.name}: {len(missing)} {table.key}s have no row, the first is '{missing[0]}'")
     if table.unused:
         index.notes.append(f"{path.name}: columns not used: {', '.join(table.unused)}")
+
+
+def _note_patients(index: PatchIndex, path: Path) -> None:
+    """Say that patients are the groups; what a format said of its own groups holds for patches without one."""
+    groups = patch_groups(index)
+    scans = set(index.group)
+    alone = {g for g, patient in zip(groups, index.extra["patient"], strict=True) if not patient and g in scans}
+    known = len(set(groups) - alone)
+    note = f"group: the patient of {path.name} ({known:,} in all)"
+    if alone:
+        index.note_groups(f"{note}; groups without a patient stay as they are ({len(alone):,})")
+    else:
+        index.replace_group_notes(note)
 
 
 def _read_table(path: Path) -> _Table:
@@ -84,12 +99,23 @@ def _read_csv(path: Path) -> tuple[list[dict[str, str]], list[str]]:
             lines, columns = list(reader), [c.strip() for c in reader.fieldnames or []]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputRefused(f"{path}: cannot be read as CSV: {error}") from error
+    if not set(columns) & set(KEYS):
+        _require_commas(path, columns)
     if len(set(columns)) < len(columns):
         raise InputRefused(f"{path}: has two columns of one name; rename one of {', '.join(columns)}")
     for number, line in enumerate(lines, start=2):
         if None in line or None in line.values():
             raise InputRefused(f"{path}: row {number} has not as many cells as there are columns; complete it")
     return [{k.strip(): v.strip() for k, v in line.items()} for line in lines], columns
+
+
+def _require_commas(path: Path, columns: list[str]) -> None:
+    """Raise InputRefused for a header whose columns are separated by something else than commas."""
+    for sign, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        if any(sign in column for column in columns):
+            raise InputRefused(
+                f"{path}: its columns are separated by {name}; save it with commas (Excel: CSV UTF-8, comma delimited)"
+            )
 
 
 def _add_labels(index: PatchIndex, path: Path, rows: list[Row | None]) -> None:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from histoxai.core.errors import InputRefused
+from histoxai.ingest.formats.base import clean_name
+from histoxai.ingest.nesting import Outline, cut_by_inner
 
 _POLYGON_TYPES = ("Polygon", "MultiPolygon")
+_REGION = "Region*"  # where QuPath works; other classes with * cut their area out of what they lie in
+_DETECTIONS = {"cell", "detection", "tile"}
+CELL_NOTES = {
+    "nucleus": "cells counted by their nucleus (--cells cell: by all of it)",
+    "cell": "cells counted by all of it (--cells nucleus: by their nucleus)",
+}
 _EXPORT = "export the annotations again (QuPath: File > Export objects as GeoJSON)"
 
 
@@ -20,30 +28,57 @@ class Polygons:
     """The polygons of a GeoJSON file by class, clipped to the slide.
 
     area: x, y, width, height of the scanned area in level-0 px. QuPath shows it as the image, and counts coordinates
-    from its corner. names: the classes. notes: counts of polygons that cannot be used, or are changed, by reason.
+    from its corner. cells: the outline of a cell that counts, nucleus or cell. named: classes that the user names.
+    Where annotations of several classes lie in one another, the innermost counts. names: the classes. notes: counts of
+    polygons that cannot be used, or are changed, by reason.
     Source: RFC 7946; QuPath's `properties.classification.name`.
     """
 
-    def __init__(self, path: Path, area: tuple[int, int, int, int]) -> None:
+    def __init__(
+        self, path: Path, area: tuple[int, int, int, int], cells: str = "nucleus", named: Collection[str] = ()
+    ) -> None:
         self._shapely = _import_shapely()
+        self._cells, self._named = cells, frozenset(named)
         self.notes = Counter[str]()
-        shapes: dict[str, list[Any]] = defaultdict(list)
-        for number, feature in enumerate(read_features(path)):
-            if named := self._read_shape(path, number, feature):
-                shapes[named[0]].append(named[1])
-        if not shapes:
+        outlines = [o for n, f in enumerate(read_features(path)) if (o := self._read_outline(path, n, f))]
+        labels = {o.name for o in outlines if not self._is_ignored(o.name)}
+        if not labels:
             raise InputRefused(f"{path}: holds no polygon with a class{self._reasons()}; {_EXPORT}")
-        self._shapes = self._clip(path, shapes, area)
+        shapes = cut_by_inner(self._shapely, outlines, self.notes)
+        clipped = self._clip(path, shapes, area)
+        self._shapes = {name: polygons for name, polygons in clipped.items() if name in labels}
+        hidden = {name for name in labels if not shapes[name]}  # behind annotations inside them
         self._unions: dict[tuple[str, ...], np.ndarray] = {}
         self._edge_tables: dict[tuple[str, ...], tuple[np.ndarray, np.ndarray, Any]] = {}
-        self.names = sorted(self._shapes)
+        self.names = sorted({*self._shapes, *hidden})
 
     def _reasons(self) -> str:
         return f" ({', '.join(f'{n} {reason}' for reason, n in (+self.notes).items())})" if +self.notes else ""
 
-    def _read_shape(self, path: Path, number: int, feature: dict[str, Any]) -> tuple[str, Any] | None:
-        """Return class and polygon of a feature, or None where it has no class, no area, or is no polygon."""
-        shapely, geometry = self._shapely, feature.get("geometry")
+    def _is_ignored(self, name: str) -> bool:
+        """Return whether a class labels nothing: QuPath's classes with `*`, unless the user names them."""
+        return name.endswith("*") and name not in self._named
+
+    def _geometry(self, feature: dict[str, Any]) -> Any:
+        """Return the outline that counts: of a cell its nucleus, where there is one, or all of it (`cells`)."""
+        nucleus = feature.get("nucleusGeometry")
+        return nucleus if self._cells == "nucleus" and isinstance(nucleus, dict) else feature.get("geometry")
+
+    def _note_class(self, name: str, feature: dict[str, Any]) -> None:
+        """Count features whose class labels nothing, and cells by the outline that counts."""
+        if self._is_ignored(name):
+            self.notes[f"of {name}, which labels nothing unless it is named (--classes)"] += 1
+        elif isinstance(feature.get("nucleusGeometry"), dict):
+            self.notes[CELL_NOTES[self._cells]] += 1
+        elif object_type(feature) == "cell" and self._cells == "nucleus":
+            self.notes["cells without a nucleus, counted whole"] += 1
+
+    def _read_outline(self, path: Path, number: int, feature: dict[str, Any]) -> Outline | None:
+        """Return class and polygon of a feature.
+
+        None where it has no class, no area, is no polygon, or is a region that QuPath works in and labels nothing.
+        """
+        shapely, geometry = self._shapely, self._geometry(feature)
         kind = geometry.get("type") if isinstance(geometry, dict) else None
         if kind not in _POLYGON_TYPES:
             self.notes[f"of kind {kind or 'none'}"] += 1
@@ -51,6 +86,9 @@ class Polygons:
         name = class_of(feature)
         if name is None:
             self.notes["without a class"] += 1
+            return None
+        self._note_class(name, feature)
+        if name == _REGION and self._is_ignored(name):
             return None
         try:
             with np.errstate(invalid="ignore"):  # numbers that are not finite are refused below
@@ -67,7 +105,7 @@ class Polygons:
             self.notes["without an area"] += 1
             return None
         self.notes["that crossed themselves, repaired"] += is_broken
-        return name, shape
+        return Outline(name, shape, object_type(feature) in _DETECTIONS)
 
     def _clip(self, path: Path, shapes: dict[str, list[Any]], area: tuple[int, int, int, int]) -> dict[str, list[Any]]:
         """Move polygons to level-0 px and cut them to the scanned area."""
@@ -84,7 +122,7 @@ class Polygons:
             if remaining := [i for i in inside if i.area > 0]:
                 clipped[name] = remaining
         self.notes = +self.notes  # without zeros
-        if not clipped:
+        if not clipped and any(shapes.values()):
             raise InputRefused(
                 f"{path}: no annotation lies on the slide ({width} x {height} px); is it of another slide, or in "
                 f"other units than px of the full resolution?"
@@ -187,4 +225,14 @@ def class_of(feature: dict[str, Any]) -> str | None:
     if isinstance(value, dict):
         names = value.get("names")
         value = value.get("name") or (": ".join(map(str, names)) if isinstance(names, list) else None)
-    return value if isinstance(value, str) and value else None
+    return clean_name(value) or None if isinstance(value, str) else None
+
+
+def object_type(feature: dict[str, Any]) -> str:
+    """Return the kind of object that QuPath exported, such as annotation or cell; empty where it says none."""
+    properties = feature.get("properties")
+    kind = properties.get("objectType") if isinstance(properties, dict) else None
+    if isinstance(kind, str):
+        return kind.lower()
+    older = str(feature.get("id"))  # PathCellObject
+    return older.removeprefix("Path").removesuffix("Object").lower() if older.startswith("Path") else ""

@@ -19,6 +19,21 @@ from histoxai.ingest.formats.base import identifier
 
 TIFFS = {".tif", ".tiff"}  # may be plain images as well
 SLIDES = {".svs", ".ndpi", ".vms", ".vmu", ".scn", ".mrxs", ".bif", ".svslide", ".dcm", ".czi"}
+# Slides of scanners that OpenSlide does not read, or not under this name; they are counted, so that none vanishes.
+OTHER_SLIDES = {
+    ".qptiff",
+    ".btf",
+    ".tf8",
+    ".vsi",
+    ".isyntax",
+    ".i2syntax",
+    ".kfb",
+    ".sdpc",
+    ".tmap",
+    ".lif",
+    ".nd2",
+    ".zvi",
+}
 _TIFF_BASED = TIFFS | {".svs", ".scn", ".bif", ".svslide"}  # their tables of tiles tell where the file has to end
 _CACHE_BYTES = 128 << 20  # decoded blocks of a whole row of tiles, so that the next row finds those it shares
 

@@ -8,6 +8,7 @@ bounds raises UsageError, as do infinities and integers of more than 31 bits.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import Field, dataclass, field, fields
 from functools import partial
@@ -16,6 +17,7 @@ from typing import Any
 from histoxai.core.errors import UsageError
 
 _LARGEST_INTEGER = 2**31 - 1
+_COMMA = re.compile(r"(?<!\\),")  # that no backslash precedes
 MAX_SHARD_ROWS = 1_000_000  # the index of a shard takes 16 bytes for each
 MAX_MICRO_BATCH = 65_536
 _BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
@@ -115,10 +117,13 @@ class Checked:
 
 
 def names(flag: str) -> Callable[[str], tuple[str, ...]]:
-    """Return a parser of names with commas between them; it raises UsageError for none, and for one given twice."""
+    """Return a parser of names with commas between them, where `\\,` is a comma in a name.
+
+    It raises UsageError for none, and for one given twice.
+    """
 
     def parse(text: str) -> tuple[str, ...]:
-        words = tuple(word.strip() for word in text.split(",") if word.strip())
+        words = tuple(word.replace("\\,", ",").strip() for word in _COMMA.split(text) if word.strip())
         if not words:
             raise UsageError(f"{flag}: names at least one, comma between them")
         if len(set(words)) < len(words):
@@ -134,8 +139,8 @@ def optional_names(flag: str) -> Callable[[str], tuple[str, ...]]:
 
 
 def join(values: tuple[Any, ...] | None) -> str | None:
-    """Write several values as one text, commas between them; None for None."""
-    return None if values is None else ",".join(map(str, values))
+    """Write several values as one text, as `names` reads it, commas between them; None for None."""
+    return None if values is None else ",".join(str(value).replace(",", "\\,") for value in values)
 
 
 # ---- options that several verbs have; each is called with what differs between the verbs

@@ -25,7 +25,7 @@ from histoxai.settings import Ingest, Work
 from histoxai.stages.base import ShardedStage
 from histoxai.store.create import discard, match
 from histoxai.store.jobs.runner import Producers
-from histoxai.store.patches import IMAGES, TARGETS, image_item
+from histoxai.store.patches import IMAGES, TARGETS, first_target_row, image_item
 from histoxai.store.schema import schema
 from histoxai.store.shards import Item, Store
 from histoxai.store.storage.s3_mirror import fetch_tree
@@ -157,7 +157,27 @@ class _Ingest(ShardedStage):
         if is_finished and (unchanged := int((Store(self.output).read(STAINED) == UNCHANGED).sum())):
             self.progress.say(f"{unchanged:,} patches keep their stains: glass, almost no tissue, or one colour only")
             summary["stains_kept"] = unchanged
+        if self.patches.index.has_targets and self.work.only is None and self.work.feed is None:
+            summary |= self._report_empty_targets()
         return summary
+
+    def _report_empty_targets(self) -> dict[str, Any]:
+        """Warn of target planes without any pixel; return the notes with these warnings."""
+        index, store = self.patches.index, Store(self.output)
+        if store.completeness()[IMAGES]["missing"]:
+            return {}
+        warnings = []
+        for plane, name in enumerate(("tumor", "non_tumor")):
+            chosen = index.facts.get(name) or getattr(self.settings, name)
+            if chosen and first_target_row(store, plane, np.arange(len(index))) is None:
+                flag = name.replace("_", "-")
+                warnings.append(
+                    f"no mask has a pixel of the {flag} plane ({', '.join(map(str, chosen))}): choose values that "
+                    f"occur (--{flag}, --class-map, --mask-threshold)"
+                )
+        for warning in warnings:
+            self.progress.warn(warning)
+        return {"notes": [*index.notes, *warnings]}
 
     def summary(self) -> dict[str, Any]:
         """Return what `ingest --json` prints of the source."""

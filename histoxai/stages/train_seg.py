@@ -19,7 +19,7 @@ from histoxai.networks.run_folder import open_run, training_summary
 from histoxai.networks.unet import soft_iou
 from histoxai.networks.weights import build
 from histoxai.settings import TrainSeg, Work
-from histoxai.store.patches import TARGETS, Patches
+from histoxai.store.patches import TARGETS, Patches, first_target_row
 from histoxai.store.schema import MASKS
 from histoxai.train.loop import TrainingInputs
 from histoxai.train.losses import segmentation_loss
@@ -28,6 +28,7 @@ from histoxai.train.ranks import find_ranks
 from histoxai.train.task import TrainingTask, evaluation_split, split_datasets, train
 
 _MICRO_BATCH = 16
+TUMOR, NON_TUMOR = 0, 1  # planes of targets
 _READ = 64  # patches in memory at once
 
 
@@ -44,6 +45,7 @@ def train_seg(source: Path, output: Path, settings: TrainSeg, progress: Progress
     patches = Patches(source)
     if not patches.has_targets:
         raise InputRefused(f"{source}: its patches have no masks; ingest a source with masks (PanNuke)")
+    _require_targets(patches)
     device = pick_device(settings.device, ranks.local_rank, settings.precision)
     recipe = NetworkRecipe("segmenter", settings.arch, {"width": settings.width} if settings.arch == "unet" else {})
     facts = training_facts(recipe, settings, device.type, patches, output)
@@ -62,6 +64,20 @@ def train_seg(source: Path, output: Path, settings: TrainSeg, progress: Progress
     )
     early = train(task, Silent() if ranks.rank else progress)
     return training_summary(open_run(output, "segmenter"), "train-seg", output) if early is None else early
+
+
+def _require_targets(patches: Patches) -> None:
+    """Raise InputRefused where no training mask has a pixel of the tumor plane, unless only non-tumor was chosen."""
+    rows, store = patches.rows("train"), patches.store
+    if first_target_row(store, TUMOR, rows) is not None:
+        return
+    chosen = store.header["settings"].get("tumor")  # an augmented store does not say
+    if not chosen and first_target_row(store, NON_TUMOR, rows) is not None:
+        return
+    raise InputRefused(
+        f"{patches.path}: none of its {len(rows):,} training masks has a pixel of tumor, so nothing can be learned; "
+        "ingest it again and choose values that occur with --tumor, --class-map or --mask-threshold"
+    )
 
 
 def _inputs(model: torch.nn.Module, patches: Patches, settings: TrainSeg) -> TrainingInputs:

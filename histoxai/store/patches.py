@@ -18,6 +18,7 @@ from histoxai.store.shards import Item, Store, open_store
 
 IMAGES = "images"
 TARGETS = "targets"
+_ROWS_AT_ONCE = 64  # of targets
 _STANDARD_ARRAYS = (IMAGES, TARGETS, "label", "group", "patch_id", "split", "identity", "quality", "parent", "rotation")
 
 
@@ -85,6 +86,16 @@ class Patches:
     def read(self, rows: Sequence[int] | np.ndarray, path: str = IMAGES) -> np.ndarray:
         """Read rows of an array, in any order."""
         return self.store.take(path, rows)
+
+
+def first_target_row(store: Store, plane: int, rows: np.ndarray) -> int | None:
+    """Return the first of these rows with a pixel in a target plane (0 tumor, 1 non-tumor), or None."""
+    for k in range(0, len(rows), _ROWS_AT_ONCE):
+        part = rows[k : k + _ROWS_AT_ONCE]
+        positive = store.take(TARGETS, part)[:, plane].any(axis=(1, 2))
+        if positive.any():
+            return int(part[int(positive.argmax())])
+    return None
 
 
 # How to open the patch store that a store names as its parent.

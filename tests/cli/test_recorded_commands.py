@@ -36,6 +36,7 @@ VALUES = {
     "shown": "strong",
     "probes": "road,sensitivity",
     "class_map": "3=epithelial,4=spindle",
+    "classes": r"Tumor\, NOS,Stroma",  # a comma in a name
     "preview": "a picture.png",
     "export": "means.csv",
     "hold_out": "here, there",

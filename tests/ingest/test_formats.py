@@ -246,7 +246,7 @@ def test_pairs_by_ending(tmp_path: Path) -> None:
     pictures = images(4, 24, 24)
     for k, name in enumerate(("train_1", "train_2", "testA_1", "testB_1")):
         save(tmp_path / f"{name}.bmp", pictures[k])
-        save(tmp_path / f"{name}_anno.bmp", np.full((24, 24), k, np.uint8))
+        save(tmp_path / f"{name}_anno.bmp", np.full((24, 24), min(k, 1), np.uint8))
     assert recognise(tmp_path, "auto")[0] == "pairs"
     for settings in (Ingest(), Ingest(masks="_anno.bmp"), Ingest(masks="_anno", images=".bmp")):
         reader = PairsFormat(tmp_path, settings)
@@ -399,7 +399,7 @@ def test_real_sources(real_data: Path, tmp_path: Path) -> None:
     words = ("ingest", real_data / "consep", "-o", tmp_path / "c.zarr", "--class-map", names, "--json")
     summary = json.loads(done(*words, "--tumor", "epithelial", "--non-tumor", "spindle"))
     assert (summary["format"], summary["patches"], summary["groups"]) == ("pairs", 656, 41)
-    index = PairsFormat(real_data / "consep", Ingest()).index
+    index = PairsFormat(real_data / "consep", Ingest(class_map=tuple(names.split(",")))).index
     assert Counter(index.split) == {1: 432, 3: 224}
     assert index.group[index.patch_id.index("train/train_10_003#0")] == "train_10"
     summary = json.loads(done("ingest", real_data / "dsb2018", "-o", tmp_path / "d.zarr", "--json"))

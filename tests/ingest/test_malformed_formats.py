@@ -303,7 +303,7 @@ def test_link_loops_end_and_are_told(tmp_path: Path) -> None:
     save(tmp_path / "out/7.png", PICTURE)
     (tmp_path / "out/back").symlink_to(tmp_path / "out")
     (root / "a/far").symlink_to(tmp_path / "out")
-    index = FolderFormat(root, Ingest()).index
+    index = FolderFormat(root, Ingest(classes=("a",))).index
     assert index.patch_id == ["far/a/7#0", "s/a/1#0", "s/a/9#0"]
     told = sorted(n.split(": ")[0].removeprefix(f"{root}/") for n in index.notes if "is a link to a folder" in n)
     assert told == ["a/far/back", "a/s/up", "b"]

@@ -417,6 +417,14 @@ def test_annotations_find_their_slides(tmp_path: Path) -> None:
         SlideFormat(tmp_path, Ingest(annotations=tmp_path, class_map=("1=N",), **ALL))
 
 
+def test_slides_with_other_endings_are_counted(tmp_path: Path) -> None:
+    write_slide(tmp_path / "a.tiff", picture())
+    for name in ("b.qptiff", "c.isyntax"):
+        (tmp_path / name).write_bytes(b"x")
+    notes = SlideFormat(tmp_path, Ingest(**ALL)).index.notes
+    assert "left out: 2 slides with endings that are not read: b.qptiff, c.isyntax" in notes
+
+
 def test_files_that_are_no_slides(tmp_path: Path) -> None:
     good = write_slide(tmp_path / "good.tiff", picture())
     (tmp_path / "text.svs").write_text("no slide")

@@ -5,7 +5,8 @@ the entry point `histoxai.formats`. `ingest` uses three things of it:
 
 - `recognises(root)`, a static method: a short reason why `root` (a file or a folder) is of this format, or None. It is
   asked for every source when `--format` is auto, so it looks at names and at most one header, and raises nothing.
-- `Format(root, settings)`: lists all patches in `self.index`, a `PatchIndex`. It reads headers only, never all pixels.
+- `Format(root, settings)`: lists all patches in `self.index`, a `PatchIndex`. It reads headers and at most a few masks,
+  never all pixels.
   It raises InputRefused for a source that cannot be used, and with `settings.skip_bad` leaves bad files out
   (`PatchIndex.skipping_bad`). It raises InputRefused or UsageError for settings that it has no use for
   (`require_only_settings`): a setting that is ignored would mislead.
@@ -14,10 +15,10 @@ the entry point `histoxai.formats`. `ingest` uses three things of it:
   the same bytes. It is called from several threads at once, and the object is made again in every worker process. It
   raises InputRefused for pixels that cannot be decoded.
 
-An id (`patch_id`) is unique and the same on every machine: a path below the source (`identifier` makes it), `#`, and
-a row or tile number. A group names the scan, or whatever else must stay on one side of a split. Where nothing is known
-every image is a group of its own, and a note says so. Every error message names the file, says what is wrong, and what
-to do.
+An id (`patch_id`) is unique and the same on every machine: a path below the source (`identifier` makes it), `#`, and a
+row or tile number. A group names the scan, or whatever else must stay on one side of a split. Where nothing is known
+every image is a group of its own. `PatchIndex.note_groups` says so, and wherever a group is a guess. Every error
+message names the file, says what is wrong, and what to do.
 
 Formats never import each other. What several of them use lies beside this folder: `arrays` (numbers in files),
 `images` and `tiles` (image files), `targets` (mask values), `annotations` (slides).
@@ -79,6 +80,7 @@ class PatchIndex:
     contents: dict[str, str] = field(default_factory=dict)
     _checked_bytes: int = field(default=0, init=False, repr=False)
     _sized_by: Path | None = field(default=None, init=False, repr=False)
+    _group_notes: list[str] = field(default_factory=list, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.label)
@@ -121,6 +123,17 @@ class PatchIndex:
     def set_size(self, path: Path, size: tuple[int, int]) -> None:
         """Set the height and width of all patches; `path` is the file that has them."""
         self.size, self._sized_by = size, self._sized_by or path
+
+    def note_groups(self, note: str) -> None:
+        """Add a note on how patches were grouped; it is replaced where a table names the patients instead."""
+        self._group_notes.append(note)
+        self.notes.append(note)
+
+    def replace_group_notes(self, note: str) -> None:
+        """Replace the notes on how patches were grouped by another one."""
+        self.notes = [n for n in self.notes if n not in self._group_notes]
+        self._group_notes = []
+        self.note_groups(note)
 
     def leave_out(self, name: str, error: InputRefused, settings: Ingest) -> None:
         """Record a file that cannot be used (`name`: its path below the root); raise the error unless `skip_bad`."""
@@ -178,6 +191,11 @@ def identifier(*parts: str) -> str:
     return unicodedata.normalize("NFC", "/".join(parts))
 
 
+def clean_name(name: str) -> str:
+    """Return the name of a class or scan as it counts: Unicode NFC, without spaces around it."""
+    return unicodedata.normalize("NFC", name).strip()
+
+
 def require_folder(root: Path) -> None:
     """Raise InputRefused unless `root` is a folder with something in it."""
     require_source(root)
@@ -208,8 +226,16 @@ FORMAT_SETTINGS = (
     "non_tumor",
     "partition",
     "magnification",
+    "mask_threshold",
+    "ignore_value",
     "annotations",
+    "cells",
     "min_overlap",
+)
+
+# Formats that use a setting, where another one may have been recognised by mistake.
+_USED_BY = dict.fromkeys(("images", "masks"), "pairs (images beside masks), hdf5, zarr and npy") | dict.fromkeys(
+    ("class_map", "tumor", "non_tumor"), "pairs (images beside masks), hdf5, zarr, npy and slide"
 )
 
 
@@ -220,8 +246,10 @@ def require_only_settings(root: Path, settings: Ingest, name: str, *used: str) -
     for setting in FORMAT_SETTINGS:
         if setting not in used and getattr(settings, setting) != getattr(Ingest(), setting):
             flag = f"--{setting.replace('_', '-')}"
+            others = f" of those that use it: {_USED_BY[setting]}" if setting in _USED_BY else ""
             raise InputRefused(
                 f"{root}: {flag} means nothing to sources of format '{name}'; leave it out, or name another --format"
+                + others
             )
 
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from histoxai.core.errors import InputRefused
 from histoxai.core.safe_text import escape_text
-from histoxai.ingest.file_listing import list_files, require_utf8_name
+from histoxai.ingest.class_folders import ClassifiedImage, classify_images, note_groups
+from histoxai.ingest.file_listing import list_images, require_utf8_name
 from histoxai.ingest.formats.base import (
     PatchIndex,
-    identifier,
     require_folder,
     require_only_settings,
     require_unique_ids,
@@ -20,17 +20,14 @@ from histoxai.ingest.images import SUFFIXES, decode_image, image_size
 from histoxai.ingest.tiles import TileLayout
 from histoxai.settings import Ingest
 
-_NO_SCANS = (
-    "no scan folders below the classes: every image counts as a group of its own, so a split by "
-    "group cannot keep patches of one scan together"
-)
-
 
 class FolderFormat:
     """PNG, JPEG, TIFF and BMP images as `<class>/<file>` or `<class>/<scan>/.../<file>`, whole or in tiles.
 
-    Source: the common ImageFolder layout. The group is the path of folders between class and file (the scan). Without
-    such folders every image is a group of its own, and no split can keep patches of one scan together.
+    Source: the common ImageFolder layout. Folders named train, validation and test, above the classes or directly
+    below them, become the split. The group is the path of folders between class and file (the scan), without names of
+    splits and magnifications. Without such folders every image is a group of its own, and no split can keep patches of
+    one scan together.
     """
 
     @staticmethod
@@ -45,29 +42,27 @@ class FolderFormat:
         require_folder(root)
         require_only_settings(root, settings, "folder", "size")
         notes: list[str] = []
-        files = _files_by_class(root, notes)
-        self.index = PatchIndex(_select_classes(root, files, settings), settings.mpp, (0, 0), notes=notes)
+        files = list_images(root, SUFFIXES, notes)
+        folders = [p.name for p in _class_folders(root)]
+        images = classify_images(root, folders, files, settings.classes, notes)
+        self.index = PatchIndex(_select_classes(root, images, settings), settings.mpp, (0, 0), notes=notes)
         self._paths: list[Path] = []
         self._layout = TileLayout(self.index, settings)
         for label, name in enumerate(self.index.classes):
-            for path in files[name]:
-                with self.index.skipping_bad(path.relative_to(root).as_posix(), settings):
-                    self._add_image(root, path, label)
+            for image in images[name]:
+                with self.index.skipping_bad(image.path.relative_to(root).as_posix(), settings):
+                    self._add_image(root, image, label)
         require_unique_ids(root, self.index)
-        if not any(len(p.relative_to(root).parts) > 2 for name in self.index.classes for p in files[name]):
-            notes.append(_NO_SCANS)
-        if unselected := [escape_text(n) for n in files if n not in self.index.classes]:
+        note_groups(self.index, root, [image for name in self.index.classes for image in images[name]])
+        if unselected := [escape_text(n) for n in images if n not in self.index.classes]:
             notes.append(f"left out: {', '.join(unselected)} (choose with --classes)")
 
-    def _add_image(self, root: Path, path: Path, label: int) -> None:
-        index = self.index
+    def _add_image(self, root: Path, image: ClassifiedImage, label: int) -> None:
+        index, path, stem = self.index, image.path, image.stem
         require_utf8_name(path.relative_to(root))
-        name, *scan, _ = path.relative_to(root).parts
-        stem = identifier(*scan, name, path.stem)
         n = self._layout.add(len(self._paths), path, image_size(path), stem)
-        # Without a scan folder the file is its own group. The class must never become a group.
-        group = identifier(*scan) if scan else f"{stem}#0"
-        index.add_patches([f"{stem}#{i}" for i in range(n)], group, label)
+        # without a scan folder the file is its own group
+        index.add_patches([f"{stem}#{i}" for i in range(n)], image.group or f"{stem}#0", label, image.split)
         index.add_file(path.relative_to(root).as_posix(), path)
         self._paths.append(path)
 
@@ -81,25 +76,14 @@ def _class_folders(root: Path) -> list[Path]:
     return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _files_by_class(root: Path, notes: list[str]) -> dict[str, list[Path]]:
-    files: dict[str, list[Path]] = {p.name: [] for p in _class_folders(root)}
-    outside: list[Path] = []
-    for path in list_files(root, SUFFIXES, notes):
-        parts = path.relative_to(root).parts
-        (files[parts[0]] if len(parts) > 1 else outside).append(path)
-    if outside:
-        notes.append(f"{len(outside)} images lie in no class folder: left out ({escape_text(outside[0].name)}, say)")
-    return files
-
-
-def _select_classes(root: Path, files: dict[str, list[Path]], settings: Ingest) -> list[str]:
+def _select_classes(root: Path, images: dict[str, list[ClassifiedImage]], settings: Ingest) -> list[str]:
     kinds = ", ".join(sorted(SUFFIXES))
-    classes = list(settings.classes or [n for n, paths in files.items() if paths])
+    classes = list(settings.classes or [n for n, of_class in images.items() if of_class])
     for name in classes:
         require_utf8_name(root / name)
-        if name not in files:
-            raise InputRefused(f"{root}: has no class folder '{name}'; it has {', '.join(files) or 'no folders'}")
-        if not files[name]:
+        if name not in images:
+            raise InputRefused(f"{root}: has no class folder '{name}'; it has {', '.join(images) or 'no folders'}")
+        if not images[name]:
             raise InputRefused(f"{root / name}: holds no image ({kinds})")
     if not classes:
         raise InputRefused(f"{root}: no folder in it holds an image ({kinds})")

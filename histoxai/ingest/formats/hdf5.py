@@ -15,12 +15,13 @@ import numpy as np
 from histoxai.core.errors import InputRefused
 from histoxai.core.resources import bounded_memory
 from histoxai.core.safe_text import escape_text
-from histoxai.ingest.array_roles import IMAGES, LABELS, MASKS, SPLITS, ArrayGroup, RoleFinder, split_of
+from histoxai.ingest.array_roles import IMAGES, LABELS, MASKS, ArrayGroup, RoleFinder, group_by_file
 from histoxai.ingest.arrays import ArrayPatches
 from histoxai.ingest.chunk_checks import ChunkCounts
 from histoxai.ingest.file_listing import list_files, path_in_source, require_utf8_name
 from histoxai.ingest.formats.base import PatchIndex, identifier, require_source
 from histoxai.ingest.npy_files import RowArray
+from histoxai.ingest.split_words import SPLITS, split_of
 from histoxai.settings import Ingest
 
 SUFFIXES = {".h5", ".hdf5", ".hdf"}
@@ -92,11 +93,13 @@ class Hdf5Format(ArrayPatches):
         if not files:
             raise InputRefused(f"{root}: holds no HDF5 file ({', '.join(sorted(SUFFIXES))})")
         _import_h5py(root)
-        groups: list[ArrayGroup] = []
+        by_file: dict[str, list[ArrayGroup]] = {}
         for file_set in _file_sets(files):
-            with index.skipping_bad(path_in_source(root, next(iter(file_set.values()))), settings):
-                groups += _read_file_set(root, file_set, settings)
-        super().__init__(root, settings, "hdf5", groups, index)
+            name = path_in_source(root, next(iter(file_set.values())))
+            with index.skipping_bad(name, settings):
+                by_file[name.rpartition(".")[0]] = _read_file_set(root, file_set, settings)
+        group_by_file(by_file)
+        super().__init__(root, settings, "hdf5", [group for groups in by_file.values() for group in groups], index)
         for file in sorted({a.file for group in self.groups for a in group.arrays if isinstance(a, H5Array)}):
             index.add_file(path_in_source(root, file), file)
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from histoxai.core.errors import InputRefused
 from histoxai.core.safe_text import escape_text
-from histoxai.ingest.array_roles import GROUPS, SPLITS, ArrayGroup, RoleFinder, split_of
+from histoxai.ingest.array_roles import GROUPS, ArrayGroup, RoleFinder
 from histoxai.ingest.arrays import ArrayPatches
 from histoxai.ingest.file_listing import path_in_source, require_utf8_name
 from histoxai.ingest.formats.base import PatchIndex, identifier, require_source
 from histoxai.ingest.npy_files import NpyFile, RowArray
+from histoxai.ingest.split_words import SPLITS, split_of
 from histoxai.settings import Ingest
 
 _STEMS = ("images", "labels", "masks", *GROUPS)

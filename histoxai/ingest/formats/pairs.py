@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from histoxai.core.errors import InputRefused
-from histoxai.ingest.array_roles import SPLITS
-from histoxai.ingest.file_listing import list_files, require_utf8_name
+from histoxai.core.safe_text import escape_text
+from histoxai.ingest.file_listing import list_images, require_utf8_name
 from histoxai.ingest.formats.base import (
     PatchIndex,
     identifier,
@@ -20,13 +20,16 @@ from histoxai.ingest.formats.base import (
 )
 from histoxai.ingest.images import SUFFIXES, decode_image, decode_mask, image_size, mask_size
 from histoxai.ingest.mask_pairing import Key, Pair, find_pairs, recognise_pairs
-from histoxai.ingest.targets import TargetPlanes
+from histoxai.ingest.split_words import SPLITS, split_of_folder
+from histoxai.ingest.targets import MASK_SETTINGS, TargetPlanes
 from histoxai.ingest.tiles import TileLayout
 from histoxai.settings import Ingest
 
-_FOLDER = re.compile(rf"(?:.*[_\- .])?({'|'.join(SPLITS)})", re.IGNORECASE)  # train, stage1_train
 _NAME = re.compile(rf"({'|'.join(SPLITS)})[a-z]?_.*", re.IGNORECASE)  # train_1, testA_1
 _GENERIC = re.compile(rf"(({'|'.join(SPLITS)})[a-z]?|images?|img|patch|tile|sample)?", re.IGNORECASE)
+
+
+_PROBED = 256  # masks that are looked at for the first object
 
 
 class PairsFormat:
@@ -44,12 +47,12 @@ class PairsFormat:
 
     def __init__(self, root: Path, settings: Ingest) -> None:
         require_folder(root)
-        require_only_settings(root, settings, "pairs", "size", "class_map", "images", "masks", "tumor", "non_tumor")
+        require_only_settings(root, settings, "pairs", "size", *MASK_SETTINGS)
         if settings.classes:
             raise InputRefused(f"{root}: images with masks have no classes; leave out --classes")
         self._targets = TargetPlanes(root, settings)
         notes: list[str] = []
-        pairing = find_pairs(root, list_files(root, SUFFIXES, notes), settings)
+        pairing = find_pairs(root, list_images(root, SUFFIXES, notes), settings)
         self.index = index = PatchIndex([], settings.mpp, (0, 0), has_targets=True, facts=self._targets.facts)
         index.notes = [*notes, pairing.rule, self._targets.note]
         self._layout = TileLayout(index, settings)
@@ -61,8 +64,9 @@ class PairsFormat:
             with index.skipping_bad(pair.image.relative_to(root).as_posix(), settings):
                 self._add_pair(root, pair, group, split)
         require_unique_ids(root, index)
-        if len(set(index.group)) == len(self._pairs):
-            index.notes.append("every image counts as a group of its own: no names tell which belong together")
+        self._note_groups()
+        if not settings.skip_bad:
+            self._targets.probe((decode_mask(p), p) for pair in self._pairs[:_PROBED] for p in pair.masks[:1])
 
     def _add_pair(self, root: Path, pair: Pair, group: str, split: int) -> None:
         index = self.index
@@ -84,6 +88,26 @@ class PairsFormat:
             index.add_contents(path.relative_to(root).as_posix(), path)
         self._pairs.append(pair)
 
+    def _note_groups(self) -> None:
+        index, groups = self.index, len(set(self.index.group))
+        if groups == len(self._pairs):
+            index.note_groups("every image counts as a group of its own: no names tell which belong together")
+            return
+        group, image = self._shared_group()
+        index.note_groups(
+            f"group: the name without its last number where several images share it: '{escape_text(group)}' of "
+            f"{escape_text(image)}, say; {groups:,} groups of {len(self._pairs):,} images"
+        )
+
+    def _shared_group(self) -> tuple[str, str]:
+        """Return a group of several images, and the id of one of these."""
+        first: dict[str, str] = {}
+        for group, patch_id in zip(self.index.group, self.index.patch_id, strict=True):
+            image = patch_id.rpartition("#")[0]
+            if first.setdefault(group, image) != image:
+                return group, first[group]
+        return next(iter(first.items()))
+
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Return images (n, H, W, 3) uint8 and targets (n, 2, H, W) uint8 in {0, 1}."""
         images, targets = [], []
@@ -96,27 +120,21 @@ class PairsFormat:
         """Decode an image (H, W, 3) and its target planes, as (H, W, 2) so that both are cropped alike."""
         pair = self._pairs[number]
         image = decode_image(pair.image)
-        values = decode_mask(pair.masks[0])
         if pair.instances:
-            values = (values > 0).astype(np.int64)
-            for path in pair.masks[1:]:
-                values[decode_mask(path) > 0] = 1
-        planes = self._targets.planes(values[None], pair.masks[0])[0]
+            objects = np.any([self._targets.objects(decode_mask(path), path) for path in pair.masks], axis=0)
+            planes = self._targets.planes_of_objects(objects[None], pair.masks[0])[0]
+        else:
+            planes = self._targets.planes(decode_mask(pair.masks[0])[None], pair.masks[0])[0]
         return image, np.moveaxis(planes, 0, -1)
 
 
 def _splits(keys: list[Key]) -> list[int]:
     """Return the split of each image by its folders, else by its name where all names tell one."""
-    codes = [next((c for part in key[:-1] if (c := _split_code(_FOLDER, part))), 0) for key in keys]
+    codes = [next((c for part in key[:-1] if (c := split_of_folder(part))), 0) for key in keys]
     if any(codes):
         return codes
-    by_name = [_split_code(_NAME, key[-1]) for key in keys]
+    by_name = [SPLITS[match[1].lower()] if (match := _NAME.fullmatch(key[-1])) else 0 for key in keys]
     return by_name if all(by_name) else codes
-
-
-def _split_code(pattern: re.Pattern[str], text: str) -> int:
-    match = pattern.fullmatch(text)
-    return SPLITS[match[1].lower()] if match else 0
 
 
 def _groups(pairs: list[Pair], splits: list[int]) -> list[str]:
@@ -131,7 +149,7 @@ def _groups(pairs: list[Pair], splits: list[int]) -> list[str]:
         s if 1 < counts[s] < len(pairs) and not _GENERIC.fullmatch(s[-1]) else p.key
         for s, p in zip(stems, pairs, strict=True)
     ]
-    short = [(*(f for f in key[:-1] if not _split_code(_FOLDER, f)), key[-1]) for key in full]
+    short = [(*(f for f in key[:-1] if not split_of_folder(f)), key[-1]) for key in full]
     splits_of = defaultdict(set)
     for key, split in zip(short, splits, strict=True):
         splits_of[key].add(split)

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from histoxai.core.errors import InputRefused, UsageError
+from histoxai.core.safe_text import escape_text
 from histoxai.ingest.annotations import (
     Annotation,
     AnnotationFiles,
@@ -23,7 +24,9 @@ from histoxai.ingest.annotations import (
 )
 from histoxai.ingest.formats.base import PatchIndex
 from histoxai.ingest.labels import LEFT_OUT, NO_CLASS
+from histoxai.ingest.polygons import CELL_NOTES
 from histoxai.ingest.slide_files import (
+    OTHER_SLIDES,
     SLIDES,
     TIFFS,
     ThreadLocalCache,
@@ -129,7 +132,7 @@ class SlideFormat:
         require_masks_for_class_map(root, (s.annotation for s in self._slides), settings)
         self._name_classes(root)
         self._list_tiles()
-        self._add_notes()
+        self._add_notes(root)
         if not len(self.index):
             raise InputRefused(f"{root}: no tile is left ({'; '.join(self.index.notes)})")
         self._starts = np.cumsum([0, *(len(s.x) for s in self._slides)])
@@ -238,8 +241,10 @@ class SlideFormat:
         if settings.annotations:
             names = ("min_overlap", "tumor", "non_tumor", "class_map")
             index.facts["annotations"] = {n: getattr(settings, n) for n in names}
+            if any(note in self._counts.annotations for note in CELL_NOTES.values()):
+                index.facts["annotations"]["cells"] = settings.cells
 
-    def _add_notes(self) -> None:
+    def _add_notes(self, root: Path) -> None:
         notes, mpp = self.index.notes, self.index.mpp
         if names := [s.name for s in self._slides if not s.plan.own]:
             notes.append(
@@ -248,6 +253,8 @@ class SlideFormat:
         if names := [s.name for s in self._slides if s.plan.own and s.plan.resized]:
             notes.append(f"tiles at {mpp:g} micrometres per pixel are shrunk from a finer level: {_few(names)}")
         notes += self._counts.notes(self._settings.min_overlap)
+        if names := [path.relative_to(root).as_posix() for path in iterate_files(root, OTHER_SLIDES)]:
+            notes.append(f"left out: {len(names)} slides with endings that are not read: {escape_text(_few(names))}")
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Return images (n, H, W, 3) uint8 and targets (n, 2, H, W) uint8 in {0, 1}, or None without target classes."""
@@ -314,9 +321,9 @@ def _open_annotation(slides: dict[Path | None, Path], settings: Ingest, file: Pa
 
 
 def _require_settings(settings: Ingest) -> None:
-    for flag in ("images", "masks", "labels", "partition", "magnification"):
-        if getattr(settings, flag) != getattr(Ingest(), flag):
-            raise UsageError(f"--{flag}: means nothing for slides; leave it out")
+    for name in ("images", "masks", "labels", "partition", "magnification", "mask_threshold", "ignore_value"):
+        if getattr(settings, name) != getattr(Ingest(), name):
+            raise UsageError(f"--{name.replace('_', '-')}: means nothing for slides; leave it out")
     size = settings.size or SIZE
     if settings.overlap >= size:
         raise UsageError(f"--overlap {settings.overlap}: must be less than the side of a tile, {size}")

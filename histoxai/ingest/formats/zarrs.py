@@ -8,12 +8,13 @@ import numpy as np
 
 from histoxai.core.errors import InputRefused
 from histoxai.core.safe_text import escape_text
-from histoxai.ingest.array_roles import ArrayGroup, RoleFinder, split_of
+from histoxai.ingest.array_roles import ArrayGroup, RoleFinder, group_by_file
 from histoxai.ingest.arrays import ArrayPatches
 from histoxai.ingest.file_listing import path_in_source, require_utf8_name
 from histoxai.ingest.formats.base import PatchIndex, identifier, require_folder
 from histoxai.ingest.npy_files import RowArray
 from histoxai.ingest.ome_zarr import OmeTiles, multiscales
+from histoxai.ingest.split_words import split_of
 from histoxai.ingest.zarr_nodes import ZarrArray, ZarrNode, arrays_below, bytes_below, read_node
 from histoxai.settings import Ingest
 
@@ -54,14 +55,15 @@ class ZarrFormat:
 
 def _array_patches(root: Path, settings: Ingest, nodes: list[ZarrNode]) -> ArrayPatches:
     index = PatchIndex([], settings.mpp, (0, 0))
-    groups: list[ArrayGroup] = []
+    by_store: dict[str, list[ArrayGroup]] = {}
     for source in nodes:
         stem = path_in_source(root, source.path).removesuffix(".zarr")
         with index.skipping_bad(stem, settings):
             require_utf8_name(source.path)
             finder = RoleFinder(_arrays(source), settings, source.path)
-            groups += finder.find(identifier(stem), split_of(stem.replace("/", "_")))
-    patches = ArrayPatches(root, settings, "zarr", groups, index)
+            by_store[stem] = finder.find(identifier(stem), split_of(stem.replace("/", "_")))
+    group_by_file(by_store)
+    patches = ArrayPatches(root, settings, "zarr", [g for groups in by_store.values() for g in groups], index)
     for group in patches.groups:
         for array in group.arrays:
             index.files.append((path_in_source(root, array.path), bytes_below(array.path)))
