@@ -16,7 +16,8 @@ from histoxai.report.lineage import Lineage
 
 STUDY = "valatkaite2024"
 # Citation keys by registered network.
-_NETWORK_CITATIONS = {"thesis-cnn": (STUDY,), "unet": (STUDY, "ronneberger2015")}
+_UNET = (STUDY, "ronneberger2015")
+_NETWORK_CITATIONS = {"thesis-cnn": (STUDY,), "unet": _UNET, "thesis-unet-text": _UNET}
 _TARGETS = {"predicted": "predicted class", "label": "true class"}
 
 
