@@ -9,10 +9,13 @@ from __future__ import annotations
 import copy
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import TypeVar
+from dataclasses import dataclass
+from functools import partial, partialmethod
+from typing import TypeAlias, TypeVar
+from unittest import mock
 
 import torch
 from torch import nn
@@ -273,15 +276,36 @@ def fits_on_gpu(network: Network, size: tuple[int, int], share: float = 0.7) -> 
     return fits
 
 
-def find_layer(module: nn.Module, name: str, method: str = "gradcam") -> nn.Module:
+@dataclass(frozen=True)
+class LayerUse:
+    """A further use of a layer that the network runs several times in a pass; number: counted from 1."""
+
+    module: nn.Module
+    number: int
+
+
+# A layer at its first use, or at another.
+Layer: TypeAlias = nn.Module | LayerUse
+
+
+def use_of(layer: Layer) -> LayerUse:
+    """The module of a layer and the number of its use."""
+    return layer if isinstance(layer, LayerUse) else LayerUse(layer, 1)
+
+
+def find_layer(module: nn.Module, name: str, method: str = "gradcam") -> Layer:
     """Find a CAM's layer: `name`, else the network's `gradcam_layer`, else its last convolution.
 
-    Raises UsageError for a name that the network does not have, InputRefused if it has no convolution.
+    `relu:3` is the third use of the layer `relu` in a pass. Raises UsageError for a name that the network does not
+    have, InputRefused if it has no convolution.
     """
     name = name or str(getattr(module, "gradcam_layer", ""))
     modules = dict(module.named_modules())
     convolutions = {n: m for n, m in modules.items() if isinstance(m, nn.Conv2d)}
     if name:
+        own, colon, number = name.partition(":")
+        if colon and own in modules and number.isdecimal() and int(number) >= 1:
+            return modules[own] if int(number) == 1 else LayerUse(modules[own], int(number))
         if name not in modules:
             raise UsageError(f"-O {method}.layer={name}: no such layer; its convolutions: {', '.join(convolutions)}")
         return modules[name]
@@ -295,27 +319,31 @@ class Overwritten(Exception):
 
 
 @contextmanager
-def captured(layers: Sequence[nn.Module], cut: bool, clone: bool = True) -> Iterator[dict[nn.Module, torch.Tensor]]:
-    """Capture each layer's output of the forward passes inside the context.
+def captured(layers: Sequence[Layer], cut: bool, clone: bool = True) -> Iterator[dict[Layer, torch.Tensor]]:
+    """Capture each layer's output of the forward pass inside the context.
 
     cut: the autograd graph starts at the first of these layers, so that nothing before it is kept for a backward pass.
     clone: later layers get a copy, since they may overwrite it. Raises Overwritten if one does without `clone`.
     """
-    outputs: dict[nn.Module, torch.Tensor] = {}
-    versions: dict[nn.Module, int] = {}
+    outputs: dict[Layer, torch.Tensor] = {}
+    versions: dict[Layer, int] = {}
+    wanted = {use_of(layer): layer for layer in layers}
+    uses: Counter[nn.Module] = Counter()
 
-    def capture(layer: nn.Module, _: object, output: torch.Tensor) -> torch.Tensor:
-        if layer in outputs:  # a layer used again: the first use counts, as in pytorch-grad-cam
+    def capture(module: nn.Module, _: object, output: torch.Tensor) -> torch.Tensor:
+        uses[module] += 1
+        layer = wanted.get(LayerUse(module, uses[module]))
+        if layer is None:  # another use of it; where no number is given the first counts, as in pytorch-grad-cam
             return output
         if not isinstance(output, torch.Tensor):
-            raise InputRefused(f"layer {type(layer).__name__}: gives no single tensor; choose another")
+            raise InputRefused(f"layer {type(module).__name__}: gives no single tensor; choose another")
         values = output.detach().requires_grad_() if cut and not outputs else output
         outputs[layer], versions[layer] = values, values._version
         return values.clone() if clone else values
 
     handles: list[RemovableHandle] = []
     try:
-        handles += [layer.register_forward_hook(capture) for layer in dict.fromkeys(layers)]
+        handles += [layer.register_forward_hook(capture) for layer in dict.fromkeys(use.module for use in wanted)]
         yield outputs
         if any(outputs[layer]._version != version for layer, version in versions.items()):
             raise Overwritten
@@ -330,7 +358,10 @@ def captured(layers: Sequence[nn.Module], cut: bool, clone: bool = True) -> Iter
 
 @contextmanager
 def quiet_library() -> Iterator[None]:
-    """Silence the warnings of libraries about their own hooks."""
-    with warnings.catch_warnings():
+    """Silence libraries: their warnings about their own hooks, and their progress bars."""
+    from tqdm.std import tqdm
+
+    silent = partialmethod(tqdm.__init__, disable=True)
+    with warnings.catch_warnings(), mock.patch.object(tqdm, "__init__", silent):
         warnings.simplefilter("ignore")
         yield

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from histoxai.explain.network import Network
+    from histoxai.explain.network import Layer, Network
 
 
 class SinglePass(Method):
@@ -29,7 +29,7 @@ class SinglePass(Method):
     # Whether `read` needs the gradient.
     needs_gradient: ClassVar[bool] = True
 
-    def layer(self, body: nn.Module) -> nn.Module | None:
+    def layer(self, body: nn.Module) -> Layer | None:
         """The layer whose output is read; None for the input."""
         del body
         return None
@@ -117,8 +117,8 @@ class _Pass:
             with captured(layers, cut=not to_input, clone=self._net.overwrites) as activations:
                 logits = self._net.module(x)
             classes = torch.where(targets < 0, logits.argmax(dim=1), targets)
-            values: dict[nn.Module | None, torch.Tensor] = {None: x, **activations}
-            gradients: dict[nn.Module | None, torch.Tensor] = {}
+            values: dict[Layer | None, torch.Tensor] = {None: x, **activations}
+            gradients: dict[Layer | None, torch.Tensor] = {}
             if self._with_gradient:
                 score = of_targets(logits, classes).sum()
                 inputs = [values[layer] for layer in self._with_gradient]
@@ -127,7 +127,7 @@ class _Pass:
         return logits.detach().cpu().numpy(), classes.cpu().numpy(), raw  # waits: results of a whole micro-batch
 
     def _read(
-        self, values: Mapping[nn.Module | None, torch.Tensor], gradients: Mapping[nn.Module | None, torch.Tensor]
+        self, values: Mapping[Layer | None, torch.Tensor], gradients: Mapping[Layer | None, torch.Tensor]
     ) -> dict[str, np.ndarray]:
         raw = {}
         for name, method in self._methods.items():
