@@ -28,7 +28,7 @@ class Explain(Checked):
     )
     engine: str = option(
         "histoxai",
-        "Who computes maps: histoxai, or captum, lime and grad-cam, one patch at a time",
+        "Who computes maps; libraries are captum, lime and grad-cam",
         unit="NAME",
         choices=("histoxai", "library"),
     )
