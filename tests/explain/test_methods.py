@@ -28,9 +28,10 @@ from histoxai.explain.bases.noise import draw_noise
 from histoxai.explain.bases.single_pass import SinglePass, run_single_pass
 from histoxai.explain.bases.superpixels import compute_ahead, mean_colours, with_nuclei
 from histoxai.explain.catalogue import FAMILIES, method_rows
+from histoxai.explain.layers import find_layer
 from histoxai.explain.methods.lime import sample_weights
 from histoxai.explain.methods.random import Random
-from histoxai.explain.network import Network, find_layer, largest_that_fits, reinitialised
+from histoxai.explain.network import Network, largest_that_fits, reinitialised
 from histoxai.explain.parity import compare
 from histoxai.networks.backbones import resnet18
 from histoxai.networks.inference import predict_patches, to_tensor

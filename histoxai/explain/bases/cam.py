@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from histoxai.explain.network import Layer, Network
+    from histoxai.explain.layers import Layer
+    from histoxai.explain.network import Network
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class CAM(Method):
 
     def layer(self, body: nn.Module) -> Layer:
         """The chosen layer, else the network's own choice, else its last convolution."""
-        from histoxai.explain.network import find_layer
+        from histoxai.explain.layers import find_layer
 
         return find_layer(body, self.options.layer, self.name)
 
@@ -61,7 +62,7 @@ class CAM(Method):
         """
         from torch import nn
 
-        from histoxai.explain.network import use_of
+        from histoxai.explain.layers import use_of
 
         grid = getattr(body, "gradcam_grid", None)
         if values.ndim == 3 and grid and values.shape[1] >= grid[0] * grid[1]:
@@ -91,7 +92,7 @@ class CAM(Method):
     def _activation_shape(self, net: Network, size: tuple[int, int]) -> tuple[int, ...]:
         import torch
 
-        from histoxai.explain.network import captured
+        from histoxai.explain.layers import captured
 
         layer = self.layer(net.body)
         with torch.no_grad(), captured([layer], cut=False) as values:
@@ -102,7 +103,7 @@ class CAM(Method):
         """pytorch-grad-cam's own run up to the signed sum."""
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-        from histoxai.explain.network import use_of
+        from histoxai.explain.layers import use_of
 
         transform, use = partial(self.channels_first, module), use_of(self.layer(module))
         cam = self._signed_library_class(use.number - 1)(

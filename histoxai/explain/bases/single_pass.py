@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from histoxai.explain.network import Layer, Network
+    from histoxai.explain.layers import Layer
+    from histoxai.explain.network import Network
 
 
 class SinglePass(Method):
@@ -98,7 +99,7 @@ class _Pass:
 
     def run(self, x: torch.Tensor, targets: torch.Tensor) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """Logits, explained classes and raw arrays; targets below 0: the predicted class."""
-        from histoxai.explain.network import Overwritten
+        from histoxai.explain.layers import Overwritten
 
         with suppress(Overwritten):
             return self._once(x, targets)
@@ -108,7 +109,8 @@ class _Pass:
     def _once(self, x: torch.Tensor, targets: torch.Tensor) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         import torch
 
-        from histoxai.explain.network import captured, of_targets
+        from histoxai.explain.layers import captured
+        from histoxai.explain.network import of_targets
 
         to_input = None in self._with_gradient
         with torch.set_grad_enabled(bool(self._with_gradient)):
