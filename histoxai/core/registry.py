@@ -44,6 +44,7 @@ ENTRIES: dict[str, dict[str, str]] = {
     },
     "segmenter": {
         "unet": "histoxai.networks.unet:UNet",
+        "thesis-unet-text": "histoxai.networks.unet:TextUNet",
     },
     "method": {
         "ig": "histoxai.explain.methods.ig:IntegratedGradients",

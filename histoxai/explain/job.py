@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from histoxai.core.progress import Progress
 from histoxai.core.registry import OWN, origin
 from histoxai.explain import inputs
 from histoxai.explain.arguments import make_explainers
-from histoxai.explain.bases.method import ENGINE, Batch, Map, Method
+from histoxai.explain.bases.method import ENGINE, Batch, Map, Method, recorded_options
 from histoxai.explain.bases.single_pass import Part, SinglePass, run_single_pass
 from histoxai.explain.inputs import ExplainInputs, Nuclei
+from histoxai.explain.library_engine import library_version, require_libraries
 from histoxai.explain.maps_store import checks_path, raw_path
 from histoxai.explain.network import Network, reinitialised
 from histoxai.networks.inference import prediction_arrays, to_tensor
@@ -82,6 +83,8 @@ class Job:
             if name not in parsed:
                 raise UsageError(f"--random-weights {name}: is not among the methods {', '.join(parsed)}")
         explainers = {name: explainer for name, (_, explainer) in parsed.items()}
+        if settings.engine == "library":
+            require_libraries(explainers)
         patches, run = inputs.open_patches_and_run(paths, progress)
         rows = patches.rows(settings.split, settings.per_class)
         target = inputs.targets_of(settings.target, patches, rows)
@@ -99,17 +102,19 @@ class Job:
     def method_identity(self, name: str) -> dict[str, Any]:
         """Facts of a method in the store's header; runs with other facts are refused.
 
-        A plugin's method has its package and version in addition.
+        A plugin's method has its package and version in addition, and maps of a library have the library's.
         """
         method = self.methods[name]
         facts = {
             "method": method,
-            "options": asdict(self.explainers[name].options),
+            "options": recorded_options(self.explainers[name].options),
             "seed": self.settings.seed,
             "engine": ENGINE,
         }
         if (package := origin("method", method)) != OWN:
             facts["package"] = package
+        if self.settings.engine == "library":
+            facts["library"] = library_version(self.explainers[name])
         if name in self.settings.random_weights:
             facts["random_weights"] = True
         if self.nuclei is not None and inputs.wants_nuclei(self.explainers[name]):
@@ -139,7 +144,9 @@ class Job:
         return self.untrained if name in self.settings.random_weights else self.net
 
     def sharing(self, net: Network) -> dict[str, SinglePass]:
-        """The methods that can share one pass through this network."""
+        """The methods that can share one pass through this network; none if libraries compute them."""
+        if self.settings.engine == "library":
+            return {}
         return {
             name: explainer
             for name, explainer in self.explainers.items()
@@ -175,7 +182,7 @@ class Job:
 
     def maps(self, name: str, store: Store, start: int, stop: int, have: np.ndarray) -> Rows:
         """Yield maps and checks of positions [start, stop) that the store does not have yet."""
-        if not isinstance(self.explainers[name], SinglePass):
+        if name not in self.sharing(self.net_of(name)):
             positions = start + np.flatnonzero(~have)
             yield from self.explain(name, positions, store.take("targets", positions), start)
             return
@@ -189,8 +196,9 @@ class Job:
 
     def explain(self, name: str, positions: np.ndarray, targets: np.ndarray, start: int = -1) -> Rows:
         """Yield maps and checks of the patches at these positions; start: the first position of their work item."""
-        batch = self.batch(name, positions, targets)
-        for i, result in self.explainers[name].explain(self.net_of(name), batch):
+        batch, explainer = self.batch(name, positions, targets), self.explainers[name]
+        compute = explainer.explain_with_library if self.settings.engine == "library" else explainer.explain
+        for i, result in compute(self.net_of(name), batch):
             position = int(positions[i])
             yield position, self._arrays(name, result, self._rank(name, position, int(targets[i]), result, start))
 

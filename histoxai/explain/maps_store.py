@@ -24,6 +24,7 @@ class StoredMethod:
 
     name: its name in the store. method: the registered method. explainer: that method with the options it ran with.
     parts: its raw arrays ("" is the method's own). null: whether its maps cannot know what the classifier looks at.
+    library: the library that made its maps, such as "captum 0.8.0"; empty for histoxai's engine.
     """
 
     name: str
@@ -31,6 +32,7 @@ class StoredMethod:
     explainer: Method
     parts: tuple[str, ...]
     null: bool = False
+    library: str = ""
 
     def take(self, maps: Store, rows: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
         """Raw arrays of some rows, by part."""
@@ -94,7 +96,8 @@ def _stored_method(maps: Store, name: str, facts: dict[str, Any]) -> StoredMetho
     root = raw_path(name, "")
     parts = tuple(path.removeprefix(root).removeprefix("/") for path in maps.arrays(root))
     null = issubclass(kind, NullModel) or bool(facts.get("random_weights"))
-    return StoredMethod(name, method, kind(kind.Options(**facts["options"])), parts, null)
+    explainer = kind(kind.Options(**facts["options"]))
+    return StoredMethod(name, method, explainer, parts, null, str(facts.get("library", "")))
 
 
 def _package_name(package: str) -> str:

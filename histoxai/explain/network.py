@@ -9,16 +9,16 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, partialmethod
 from typing import TypeVar
+from unittest import mock
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
-from histoxai.core.errors import HistoxaiError, InputRefused, UsageError, is_out_of_memory
+from histoxai.core.errors import HistoxaiError, is_out_of_memory
 from histoxai.networks.inference import to_device
 
 Output = TypeVar("Output")
@@ -273,64 +273,12 @@ def fits_on_gpu(network: Network, size: tuple[int, int], share: float = 0.7) -> 
     return fits
 
 
-def find_layer(module: nn.Module, name: str, method: str = "gradcam") -> nn.Module:
-    """Find a CAM's layer: `name`, else the network's `gradcam_layer`, else its last convolution.
-
-    Raises UsageError for a name that the network does not have, InputRefused if it has no convolution.
-    """
-    name = name or str(getattr(module, "gradcam_layer", ""))
-    modules = dict(module.named_modules())
-    convolutions = {n: m for n, m in modules.items() if isinstance(m, nn.Conv2d)}
-    if name:
-        if name not in modules:
-            raise UsageError(f"-O {method}.layer={name}: no such layer; its convolutions: {', '.join(convolutions)}")
-        return modules[name]
-    if not convolutions:
-        raise InputRefused(f"{method}: the network has no convolution; choose other methods with --method")
-    return list(convolutions.values())[-1]
-
-
-class Overwritten(Exception):
-    """A layer's output was changed in place by a later layer."""
-
-
-@contextmanager
-def captured(layers: Sequence[nn.Module], cut: bool, clone: bool = True) -> Iterator[dict[nn.Module, torch.Tensor]]:
-    """Capture each layer's output of the forward passes inside the context.
-
-    cut: the autograd graph starts at the first of these layers, so that nothing before it is kept for a backward pass.
-    clone: later layers get a copy, since they may overwrite it. Raises Overwritten if one does without `clone`.
-    """
-    outputs: dict[nn.Module, torch.Tensor] = {}
-    versions: dict[nn.Module, int] = {}
-
-    def capture(layer: nn.Module, _: object, output: torch.Tensor) -> torch.Tensor:
-        if layer in outputs:  # a layer used again: the first use counts, as in pytorch-grad-cam
-            return output
-        if not isinstance(output, torch.Tensor):
-            raise InputRefused(f"layer {type(layer).__name__}: gives no single tensor; choose another")
-        values = output.detach().requires_grad_() if cut and not outputs else output
-        outputs[layer], versions[layer] = values, values._version
-        return values.clone() if clone else values
-
-    handles: list[RemovableHandle] = []
-    try:
-        handles += [layer.register_forward_hook(capture) for layer in dict.fromkeys(layers)]
-        yield outputs
-        if any(outputs[layer]._version != version for layer, version in versions.items()):
-            raise Overwritten
-    except RuntimeError as error:
-        if "in-place operation" in str(error):
-            raise Overwritten from error
-        raise
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 @contextmanager
 def quiet_library() -> Iterator[None]:
-    """Silence the warnings of libraries about their own hooks."""
-    with warnings.catch_warnings():
+    """Silence libraries: their warnings about their own hooks, and their progress bars."""
+    from tqdm.std import tqdm
+
+    silent = partialmethod(tqdm.__init__, disable=True)
+    with warnings.catch_warnings(), mock.patch.object(tqdm, "__init__", silent):
         warnings.simplefilter("ignore")
         yield

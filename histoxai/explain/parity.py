@@ -44,22 +44,26 @@ def compare(
 
     after_patch: called after each of the library's patches.
     """
-    if type(explainer).library is Method.library:
+    if explainer.why_no_library():
         return None
+    from histoxai.explain.network import quiet_library
+
     ours = explain_all(explainer, net, batch)
     comparisons = []
     double = None
     for i in range(len(batch)):
         image, target, seed = batch.patch(i)
         image = net.ready(image[None])[0]
-        library = explainer.library(net.exact, image, target, seed)
+        with quiet_library():
+            library = explainer.library(net.exact, image, target, seed)
         if library is None:
             return None
         own = {part: values[i] for part, values in ours.items()}
         comparison = _by_difference(explainer, own, library)
         if not comparison.holds:
             double = double or copy.deepcopy(net.exact).double()
-            truth = explainer.library(double, image.double(), target, seed)
+            with quiet_library():
+                truth = explainer.library(double, image.double(), target, seed)
             assert truth is not None
             comparison = _by_error(explainer, own, library, truth)
         comparisons.append(comparison)

@@ -11,6 +11,7 @@ from histoxai.score.results import StatisticsFacts
 class RunFacts(TypedDict):
     """A run at a glance: explained patches and their groups, split, size (height, width) and explained class.
 
+    libraries: methods whose maps a library made, as in "ig by captum 0.8.0", or empty.
     partial: "partial: 8 of 10 patches", or empty. split_by: None for stores that recorded no rule.
     """
 
@@ -22,6 +23,7 @@ class RunFacts(TypedDict):
     split_by: str | None
     size: tuple[int, int]
     target: str
+    libraries: str
 
 
 class Answer(TypedDict):

@@ -81,6 +81,11 @@ class Lineage:
             "split_by": self.patches.store.header["settings"].get("split_by"),
             "size": self.patches.size,
             "target": self.scores.header["target"],
+            "libraries": ", ".join(
+                f"{name} by {method.library}"
+                for name, method in self.methods.items()
+                if method.library and name in self.method_names
+            ),
         }
 
     @cached_property

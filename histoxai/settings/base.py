@@ -59,7 +59,10 @@ class Option:
 
 
 def bounded(default: Any, **bounds: Any) -> Any:
-    """Declare a dataclass field with a default and bounds (`ge`, `gt`, `le`, `lt`, `choices`)."""
+    """Declare a dataclass field with a default and bounds (`ge`, `gt`, `le`, `lt`, `choices`).
+
+    `omit_default` says that a store does not record the default (explain/bases/method.py).
+    """
     return field(default=default, metadata=bounds)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from histoxai.core.errors import UsageError
 from histoxai.settings import base
 from histoxai.settings.base import DEVICE, INPUT, MAX_MICRO_BATCH, Checked, option
 
@@ -13,7 +14,8 @@ class Explain(Checked):
     """The patches that `explain` explains, and the methods.
 
     micro_batch: None for that of an existing store, else a fast one for the network on a CPU, and one that fits the
-    memory of a GPU. random_weights: methods that explain the network with weights drawn anew.
+    memory of a GPU. random_weights: methods that explain the network with weights drawn anew. engine: "library" calls
+    the methods' libraries as their authors do.
     """
 
     methods: tuple[str, ...] = option(
@@ -23,6 +25,12 @@ class Explain(Checked):
         name="--method",
         parse=base.names("--method"),
         text=base.join,
+    )
+    engine: str = option(
+        "histoxai",
+        "Who computes maps; libraries are captum, lime and grad-cam",
+        unit="NAME",
+        choices=("histoxai", "library"),
     )
     split: str = base.split("test")
     per_class: int | None = option(None, "Only K patches of each class.", INPUT, "K", ge=1)
@@ -51,3 +59,10 @@ class Explain(Checked):
         parse=base.optional_names("--random-weights"),
         text=base.join,
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.engine == "library" and self.precision != "fp32":
+            raise UsageError(f"--precision {self.precision}: --engine library computes in fp32; leave one of them out")
+        if self.engine == "library" and self.compile:
+            raise UsageError("--compile: applies to --engine histoxai alone; leave one of them out")

@@ -202,7 +202,12 @@ class TrainSeg(Training):
     batch_size: int = with_default(Training, "batch_size", 1)
     lr: float = with_default(Training, "lr", 1e-4)
     patience: int = with_default(Training, "patience", 50)
-    arch: str = option("unet", "unet, or smp:ARCHITECTURE/ENCODER, say smp:Unet/resnet18.", _NETWORK, "NAME")
+    arch: str = option(
+        "unet",
+        "unet, thesis-unet-text, or smp:ARCHITECTURE/ENCODER, say smp:Unet/resnet18.",
+        _NETWORK,
+        "NAME",
+    )
     width: int = option(32, "Channels of the first U-Net block.", _NETWORK, "N", ge=1)
     dice: str = option("plain", "Dice loss (the study's code, its text)", _LOSS, choices=("plain", "squared"))
     loss: str | None = option(
@@ -212,7 +217,12 @@ class TrainSeg(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.arch != "unet" and self.width != TrainSeg.width:
+        if not self.has_width and self.width != TrainSeg.width:
             raise UsageError(f"--width: is the study's U-Net's; --arch {self.arch} has widths of its own")
         if self.gamma is not None and not (self.loss or "").startswith("focal"):
             raise UsageError("--gamma: is of the focal losses; add --loss focal-dice or --loss focal")
+
+    @property
+    def has_width(self) -> bool:
+        """Whether the architecture is histoxai's own, whose width can be chosen."""
+        return self.arch in registry.ENTRIES["segmenter"]

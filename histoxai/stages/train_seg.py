@@ -47,7 +47,7 @@ def train_seg(source: Path, output: Path, settings: TrainSeg, progress: Progress
         raise InputRefused(f"{source}: its patches have no masks; ingest a source with masks (PanNuke)")
     _require_targets(patches)
     device = pick_device(settings.device, ranks.local_rank, settings.precision)
-    recipe = NetworkRecipe("segmenter", settings.arch, {"width": settings.width} if settings.arch == "unet" else {})
+    recipe = NetworkRecipe("segmenter", settings.arch, {"width": settings.width} if settings.has_width else {})
     facts = training_facts(recipe, settings, device.type, patches, output)
     torch.manual_seed(keyed_seed(settings.seed, "init"))
     model = build(facts)

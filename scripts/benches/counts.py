@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benches.common import row
 from histoxai.core.registry import names, resolve
 from histoxai.explain.bases.cam import CAM
-from histoxai.explain.network import captured, find_layer
+from histoxai.explain.layers import captured, find_layer
 
 SIZE, CLASSES, MICRO_BATCH = 256, 7, 256
 ARCHS = ("thesis-cnn", "resnet18")

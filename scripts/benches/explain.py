@@ -26,7 +26,8 @@ from torch import nn
 from benches.common import inputs, peak_megabytes, row, work_loops_timed
 from histoxai.core.progress import Silent
 from histoxai.explain.inputs import ExplainInputs
-from histoxai.explain.network import captured, find_layer, in_bfloat16
+from histoxai.explain.layers import captured, find_layer
+from histoxai.explain.network import in_bfloat16
 from histoxai.networks.inference import pick_device
 from histoxai.networks.run_folder import open_run
 from histoxai.networks.weights import load_model

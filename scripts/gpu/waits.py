@@ -22,8 +22,8 @@ HOT = (
     "histoxai/train/state.py",
 )
 CALLS = ("cpu", "item", "synchronize")
-# Functions that call a library as its authors do, for comparisons.
-COMPARISONS = ("library", "compute_cam_per_layer")
+# Functions that call a library as its authors do.
+COMPARISONS = ("library", "_of_library", "compute_cam_per_layer")
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,15 @@ from histoxai.core.registry import names, resolve
 from histoxai.explain.arguments import make_explainers, parse_options
 from histoxai.explain.bases import superpixels
 from histoxai.explain.bases.captum_hooks import unrolled
-from histoxai.explain.bases.method import Batch, Method, channels_to_plane, explain_all, min_max
+from histoxai.explain.bases.method import Batch, Method, channels_to_plane, explain_all, min_max, recorded_options
 from histoxai.explain.bases.noise import draw_noise
 from histoxai.explain.bases.single_pass import SinglePass, run_single_pass
 from histoxai.explain.bases.superpixels import compute_ahead, mean_colours, with_nuclei
 from histoxai.explain.catalogue import FAMILIES, method_rows
+from histoxai.explain.layers import find_layer
+from histoxai.explain.methods.lime import sample_weights
 from histoxai.explain.methods.random import Random
-from histoxai.explain.network import Network, find_layer, largest_that_fits, reinitialised
+from histoxai.explain.network import Network, largest_that_fits, reinitialised
 from histoxai.explain.parity import compare
 from histoxai.networks.backbones import resnet18
 from histoxai.networks.inference import predict_patches, to_tensor
@@ -272,6 +274,95 @@ def test_lime_equals_the_library(net: Network) -> None:
         _, mask = theirs.get_image_and_mask(int(b.targets[i]), positive_only=False, num_features=3, hide_rest=False)
         plane = build("lime").render({k: v[i] for k, v in raw.items()}, (64, 64), 0.0)
         assert np.array_equal(plane, np.abs(mask))
+
+
+@pytest.mark.parametrize("width", [0.0, 1.5])
+def test_lime_with_the_studys_equation_6_equals_the_library_called_with_it(width: float) -> None:
+    """Equation 6: exp(-d^2 / width^2) of the L2 distance, where the library has a root, and cosine distance."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 64, 3)).eval()
+    model[3].weight.data *= 40  # probabilities that change with the patch, so that weights are far above rounding
+    net, b = Network(model, MICRO), batch(2)
+    explainer = build("lime", kernel="l2", width=str(width))
+    found = dict(explainer.explain(net, b))
+    usual = explain_all(build("lime"), net, b)["weights"]
+
+    @torch.no_grad()
+    def classify(images: np.ndarray) -> np.ndarray:
+        x = torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2)
+        return torch.softmax(model(x), dim=1).double().numpy()
+
+    def equation6(d: np.ndarray, kernel_width: float) -> np.ndarray:
+        return np.exp(-(d**2) / kernel_width**2)
+
+    for i in range(len(b)):
+        segments, target = found[i].raw["segments"], int(b.targets[i])
+        count = int(segments.max()) + 1
+        lime = LimeImageExplainer(width or 0.75 * count**0.5, equation6, random_state=int(b.seeds[i]))
+        theirs = lime.explain_instance(
+            b.images[i].permute(1, 2, 0).double().numpy(),
+            classify,
+            labels=(target,),
+            top_labels=None,
+            num_samples=int(QUICK["lime"]["samples"]),
+            segmentation_fn=lambda pixels, segments=segments: segments,
+            distance_metric="euclidean",
+        )
+        want = np.array([value for _, value in sorted(theirs.local_exp[target])])
+        ours = found[i].raw["weights"]
+        assert (len(want), int(np.isfinite(ours).sum())) == (count, count)
+        assert np.abs(want).max() > 1e-2
+        np.testing.assert_allclose(ours[:count], want, atol=1e-6)
+        assert found[i].checks["r2"] == pytest.approx(theirs.score, abs=1e-4)
+        assert np.abs(want - usual[i][:count]).max() > 1e-4  # the kernel matters
+    compared = compare(explainer, net, b)
+    assert compared is not None
+    assert compared.holds
+
+
+def test_lime_sample_weights_in_closed_form() -> None:
+    on = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]], bool)
+    np.testing.assert_allclose(sample_weights(on, "l2", 2.0), np.exp([0, -2 / 4, -4 / 4]))
+    np.testing.assert_allclose(sample_weights(on, "l2", 0.0), np.exp([0, -2 / 2.25, -4 / 2.25]))
+    distance = np.array([0, 1 - 2 / (2 * 2**0.5), 1])
+    np.testing.assert_allclose(sample_weights(on, "cosine", 0.0), np.exp(-(distance**2) / 0.0625 / 2))
+    # the width of the cosine kernel leaves nothing but the unperturbed image to a Euclidean distance
+    assert sample_weights(on, "l2", 0.25)[1] < 1e-13
+    with pytest.raises(UsageError, match=r"0\.001 must be at least 0\.01, or 0"):
+        build("lime", width="0.001")
+
+
+def test_lime_positive_shows_the_highest_positive_weights() -> None:
+    segments = np.arange(6, dtype=np.uint16).reshape(2, 3)
+    weights = np.array([0.1, -0.9, 0.3, -0.2, 0.2, 0.0, np.nan, np.nan], np.float32)
+    raw = {"segments": segments, "weights": weights}
+    either, positive = build("lime"), build("lime", positive="true")
+    assert either.render(raw, (2, 3), 0.0).tolist() == [[0, 1, 1], [1, 0, 0]]
+    assert positive.render(raw, (2, 3), 0.0).tolist() == [[1, 0, 1], [0, 1, 0]]
+    assert build("lime", positive="true", top="2").render(raw, (2, 3), 0.0).tolist() == [[0, 0, 1], [0, 1, 0]]
+    # no more than there are, and none of a patch without evidence for the class
+    assert build("lime", positive="true", top="5").render(raw, (2, 3), 0.0).tolist() == [[1, 0, 1], [0, 1, 0]]
+    against = raw | {"weights": -np.abs(weights)}
+    assert positive.render(against, (2, 3), 0.0).sum() == 0
+    np.testing.assert_allclose(positive.relevance(raw, (2, 3), "own"), [[0.1, 0, 0.3], [0, 0.2, 0]])
+    np.testing.assert_allclose(either.relevance(raw, (2, 3), "own"), [[0.1, 0.9, 0.3], [0.2, 0.2, 0]])
+
+
+def test_options_that_came_later_are_on_record_only_where_they_differ() -> None:
+    first = {
+        "samples": 500,
+        "top": 3,
+        "kernel_size": 4.0,
+        "max_dist": 200.0,
+        "ratio": 0.2,
+        "segments": "quickshift",
+        "stability": False,
+    }
+    options = resolve("method", "lime").Options
+    assert recorded_options(options()) == first
+    changed = options(kernel="l2", positive=True)
+    assert recorded_options(changed) == {**first, "kernel": "l2", "positive": True}
+    assert options(**first) == options()
 
 
 def test_lime_quickshift_defaults_are_the_librarys() -> None:
@@ -710,6 +801,45 @@ def test_a_layer_that_is_used_several_times_is_read_at_its_first_use(net: Networ
         assert found.holds
 
 
+def test_gradcam_reads_conv3_after_its_relu(net: Network) -> None:
+    """The study's CNN has one ReLU for all; its third use is that of conv3."""
+    b, calls = batch(2), []
+
+    def keep(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        output.retain_grad()
+        calls.append((inputs[0], output))
+
+    handle = net.exact.relu.register_forward_hook(keep)  # type: ignore[union-attr, operator]
+    conv = []
+    other = net.exact.conv3.register_forward_hook(lambda *a: conv.append(a[2]))  # type: ignore[union-attr, operator]
+    try:
+        net.exact(b.images.clone().requires_grad_()).gather(1, b.targets[:, None]).sum().backward()
+    finally:
+        handle.remove()
+        other.remove()
+    before, after = calls[2]
+    assert torch.equal(before, conv[0])
+    assert torch.equal(after, conv[0].clamp(min=0))
+    want = (after.grad.mean(dim=(2, 3), keepdim=True) * after).sum(dim=1, keepdim=True).detach().numpy()
+    explainer = build("gradcam", layer="relu:3")
+    got = explain_all(explainer, net, b)[""]
+    np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
+    plain = explain_all(build("gradcam"), net, b)[""]
+    assert plain.shape == got.shape
+    assert np.abs(plain - got).max() > 0.01 * np.abs(got).max()
+    assert explainer.raw_specs(net, (64, 64))[""].shape == got.shape[1:]
+    for name in ("gradcam", "layercam", "scorecam"):
+        found = compare(build(name, layer="relu:3"), net, b)
+        assert found is not None
+        assert found.holds, name
+    # with methods that read other layers, in one pass
+    shared = {"a": explainer, "b": build("gradcam"), "c": build("gradcam", layer="relu"), "d": build("saliency")}
+    part = next(run_single_pass(net, shared, b.images, b.targets))
+    np.testing.assert_allclose(part.raw["a"], got, atol=1e-5 * np.abs(got).max())
+    np.testing.assert_allclose(part.raw["b"], plain, atol=1e-5 * np.abs(plain).max())
+    assert part.raw["c"].shape[2:] == (62, 62)
+
+
 def test_unrolling_keeps_sums_that_are_no_plain_sums_and_turns_functions_into_layers() -> None:
     class Odd(nn.Module):
         def __init__(self) -> None:
@@ -798,6 +928,10 @@ def test_gradcam_layer_of_the_study_is_conv3_before_its_relu(net: Network) -> No
 def test_unsuitable_networks_and_layers(net: Network) -> None:
     with pytest.raises(UsageError, match="its convolutions: conv1, conv2, conv3"):
         build("gradcam", layer="conv9").raw_specs(net, (64, 64))
+    with pytest.raises(UsageError, match=r"-O gradcam.layer=relu:99: gives no \(n, channels, h, w\) activation"):
+        build("gradcam", layer="relu:99").raw_specs(net, (64, 64))
+    with pytest.raises(UsageError, match=r"-O gradcam\.layer=relu:third: no such layer"):
+        build("gradcam", layer="relu:third").raw_specs(net, (64, 64))
     with pytest.raises(UsageError, match=r"-O layercam.layer=head: gives no \(n, channels, h, w\) activation"):
         build("layercam", layer="head").raw_specs(net, (64, 64))
     flat = linear(64)[0]

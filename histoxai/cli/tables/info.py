@@ -41,6 +41,9 @@ def _items(items: dict[str, dict[str, Any]], verified: bool) -> Table:
     for column in ("item", "shards done", "missing", *(["failed"] if verified else []), "seconds a shard", "peak MB"):
         table.add_column(column, justify="left" if column in ("item", "missing", "failed") else "right")
     table.add_column("hosts")
+    with_engines = any(_engine(item) for item in items.values())
+    if with_engines:
+        table.add_column("engine")
     for name, item in items.items():
         seconds = sorted(r["seconds"] for r in item["records"] if r["seconds"] is not None)
         hosts = ", ".join(f"{h} {n}" for h, n in item["hosts"].items())
@@ -52,5 +55,12 @@ def _items(items: dict[str, dict[str, Any]], verified: bool) -> Table:
             f"{seconds[len(seconds) // 2]:.1f}, at most {seconds[-1]:.1f}" if seconds else "-",
             item["peak_memory_mb"] or "-",
             hosts or "-",
+            *([_engine(item) or "-"] if with_engines else []),
         )
     return table
+
+
+def _engine(item: dict[str, Any]) -> str:
+    # who computed the maps of a method; empty for other items
+    what = item.get("what") or {}
+    return (what.get("library") or "histoxai") if what.get("method") else ""

@@ -25,12 +25,16 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from histoxai.explain.layers import Layer
     from histoxai.explain.network import Network
 
 
 @dataclass(frozen=True)
 class Options(MethodOptions):
-    """layer: dotted name of a module; empty for the network's own choice, else its last convolution."""
+    """layer: dotted name of a module; empty for the network's own choice, else its last convolution.
+
+    `relu:3` is the third use of the module `relu` in a pass.
+    """
 
     layer: str = ""
 
@@ -41,12 +45,13 @@ class CAM(Method):
     family = "activation map"
     Options: ClassVar[type] = Options
     own_sign = "positive"
+    library_package = "grad-cam"
     # Name of the method's class in pytorch_grad_cam.
     library_class: ClassVar[str]
 
-    def layer(self, body: nn.Module) -> nn.Module:
+    def layer(self, body: nn.Module) -> Layer:
         """The chosen layer, else the network's own choice, else its last convolution."""
-        from histoxai.explain.network import find_layer
+        from histoxai.explain.layers import find_layer
 
         return find_layer(body, self.options.layer, self.name)
 
@@ -57,11 +62,17 @@ class CAM(Method):
         """
         from torch import nn
 
+        from histoxai.explain.layers import use_of
+
         grid = getattr(body, "gradcam_grid", None)
         if values.ndim == 3 and grid and values.shape[1] >= grid[0] * grid[1]:
             tokens = values[:, -grid[0] * grid[1] :]
             return tokens.transpose(1, 2).reshape(len(values), values.shape[2], *grid)
-        if values.ndim == 4 and getattr(body, "gradcam_last", False) and not isinstance(self.layer(body), nn.Conv2d):
+        if (
+            values.ndim == 4
+            and getattr(body, "gradcam_last", False)
+            and not isinstance(use_of(self.layer(body)).module, nn.Conv2d)
+        ):
             return values.permute(0, 3, 1, 2)
         return values
 
@@ -81,7 +92,7 @@ class CAM(Method):
     def _activation_shape(self, net: Network, size: tuple[int, int]) -> tuple[int, ...]:
         import torch
 
-        from histoxai.explain.network import captured
+        from histoxai.explain.layers import captured
 
         layer = self.layer(net.body)
         with torch.no_grad(), captured([layer], cut=False) as values:
@@ -92,9 +103,11 @@ class CAM(Method):
         """pytorch-grad-cam's own run up to the signed sum."""
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-        transform = partial(self.channels_first, module)
-        cam = self._signed_library_class()(
-            model=module, target_layers=[self.layer(module)], reshape_transform=transform
+        from histoxai.explain.layers import use_of
+
+        transform, use = partial(self.channels_first, module), use_of(self.layer(module))
+        cam = self._signed_library_class(use.number - 1)(
+            model=module, target_layers=[use.module], reshape_transform=transform
         )
         # as its authors call it: with gradients of all weights
         flags = [(p, p.requires_grad) for p in module.parameters()]
@@ -112,14 +125,14 @@ class CAM(Method):
 
         return getattr(pytorch_grad_cam, self.library_class)
 
-    def _signed_library_class(self) -> Any:
+    def _signed_library_class(self, use: int) -> Any:
         class Signed(self._library_class()):  # type: ignore[misc]
-            """The library's class without ReLU, scaling and resizing."""
+            """The library's class without ReLU, scaling and resizing; reads the layer's use number `use`, from 0."""
 
             def compute_cam_per_layer(self, input_tensor, targets, eigen_smooth):  # type: ignore[no-untyped-def]
                 hooks = self.activations_and_grads
                 arrays = [
-                    (values[0].cpu().numpy() if values else None) for values in (hooks.activations, hooks.gradients)
+                    (values[use].cpu().numpy() if values else None) for values in (hooks.activations, hooks.gradients)
                 ]
                 return self.get_cam_image(input_tensor, self.target_layers[0], targets, *arrays, eigen_smooth)
 

@@ -100,6 +100,7 @@ class CaptumHooks(Sampling):
     """A captum method on an unrolled copy of the float32 network; each patch is one row of a micro-batch."""
 
     family = "gradient"
+    library_package = "captum"
     passes = "1 forward + backward"
     # Name of the method's class in captum.attr.
     captum_class: ClassVar[str]

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from histoxai.core.errors import InputRefused
 from histoxai.settings import check_bounds
 
 if TYPE_CHECKING:
@@ -72,10 +73,23 @@ class Map:
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """Base of every method's options: a frozen dataclass whose bounds are checked; by itself, no options."""
+    """Base of every method's options: a frozen dataclass whose bounds are checked; by itself, no options.
+
+    An option that is added later is declared with `omit_default=True`, and its default must never change.
+    """
 
     def __post_init__(self) -> None:
         check_bounds(self)
+
+
+def recorded_options(options: Any) -> dict[str, Any]:
+    """Options as a store records them; an option declared with `omit_default` is left out at its default.
+
+    Such an option came later than the first stores. Left out, it changes no identity of theirs, and they go on.
+    """
+    omitted = [f.name for f in fields(options) if f.metadata.get("omit_default")]
+    defaults = {f.name: f.default for f in fields(options)}
+    return {k: v for k, v in asdict(options).items() if not (k in omitted and v == defaults[k])}
 
 
 class Method(ABC):
@@ -105,6 +119,8 @@ class Method(ABC):
     is_gradient: ClassVar[bool] = False
     # The sign of evidence that the method's authors show: "absolute" (either sign) or "positive" (for the class).
     own_sign: ClassVar[str] = "absolute"
+    # The package that `library` calls, such as "captum"; empty if there is none.
+    library_package: ClassVar[str] = ""
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -130,6 +146,30 @@ class Method(ABC):
         """
         del module, image, target, seed
         return None
+
+    def why_no_library(self) -> str:
+        """Why no library computes the method with these options; empty if one does."""
+        return "" if type(self).library is not Method.library else "no library has this method"
+
+    def library_map(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> Map:
+        """One patch's map and checks as stores have them, made by the library.
+
+        Raises InputRefused if the library gives none.
+        """
+        raw = self.library(module, image, target, seed)
+        if raw is None:
+            raise InputRefused(f"{self.name}: no library computes it with these options; use --engine histoxai")
+        return Map(raw)
+
+    def explain_with_library(self, net: Network, batch: Batch) -> Iterator[tuple[int, Map]]:
+        """Yield what `explain` yields, made by the library patch after patch, from the network in float32."""
+        from histoxai.explain.network import quiet_library
+
+        for i in range(len(batch)):
+            image, target, seed = batch.patch(i)
+            with quiet_library():
+                result = self.library_map(net.exact, net.ready(image[None])[0], target, seed)
+            yield i, result
 
     @classmethod
     @abstractmethod

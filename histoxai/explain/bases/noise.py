@@ -37,6 +37,8 @@ def draw_noise(image: torch.Tensor, options: Any, seed: int) -> tuple[float, tor
 class NoisyCopies(GradientSampling):
     """Mean, mean square or variance of an attribution over noisy copies; options: samples, stdev, level, kind."""
 
+    library_package = "captum"
+
     def prepare(self) -> None:
         import torch
 

@@ -6,12 +6,12 @@ Attributions are complete if they add up to F(x) - F(b), the difference of the t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
-from histoxai.explain.bases.method import Batch
+from histoxai.explain.bases.method import Batch, Map
 from histoxai.explain.bases.sampling import GradientSampling
 
 if TYPE_CHECKING:
@@ -32,6 +32,18 @@ class CompleteGradients(GradientSampling):
         for i, one in super().patches(net, images, batch):
             one.difference = float(differences[i])
             yield i, one
+
+    def explain_with_library(self, net: Network, batch: Batch) -> Iterator[tuple[int, Map]]:
+        """Add the completeness error to the library's maps."""
+        differences = logit_differences(net, net.ready(batch.images), batch.targets, self.options.baseline)
+        yield from with_completeness(super().explain_with_library(net, batch), differences)
+
+
+def with_completeness(maps: Iterable[tuple[int, Map]], differences: np.ndarray) -> Iterator[tuple[int, Map]]:
+    """Add the completeness error to the checks of maps; differences: F(x) - F(b) (n,) of each patch."""
+    for i, result in maps:
+        error = completeness_error(result.raw[""], float(differences[i]))
+        yield i, Map(result.raw, {**result.checks, "completeness_error": error})
 
 
 def gauss_legendre(steps: int) -> tuple[torch.Tensor, list[float]]:

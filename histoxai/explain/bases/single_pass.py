@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from histoxai.explain.layers import Layer
     from histoxai.explain.network import Network
 
 
@@ -29,7 +30,7 @@ class SinglePass(Method):
     # Whether `read` needs the gradient.
     needs_gradient: ClassVar[bool] = True
 
-    def layer(self, body: nn.Module) -> nn.Module | None:
+    def layer(self, body: nn.Module) -> Layer | None:
         """The layer whose output is read; None for the input."""
         del body
         return None
@@ -98,7 +99,7 @@ class _Pass:
 
     def run(self, x: torch.Tensor, targets: torch.Tensor) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """Logits, explained classes and raw arrays; targets below 0: the predicted class."""
-        from histoxai.explain.network import Overwritten
+        from histoxai.explain.layers import Overwritten
 
         with suppress(Overwritten):
             return self._once(x, targets)
@@ -108,7 +109,8 @@ class _Pass:
     def _once(self, x: torch.Tensor, targets: torch.Tensor) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         import torch
 
-        from histoxai.explain.network import captured, of_targets
+        from histoxai.explain.layers import captured
+        from histoxai.explain.network import of_targets
 
         to_input = None in self._with_gradient
         with torch.set_grad_enabled(bool(self._with_gradient)):
@@ -117,8 +119,8 @@ class _Pass:
             with captured(layers, cut=not to_input, clone=self._net.overwrites) as activations:
                 logits = self._net.module(x)
             classes = torch.where(targets < 0, logits.argmax(dim=1), targets)
-            values: dict[nn.Module | None, torch.Tensor] = {None: x, **activations}
-            gradients: dict[nn.Module | None, torch.Tensor] = {}
+            values: dict[Layer | None, torch.Tensor] = {None: x, **activations}
+            gradients: dict[Layer | None, torch.Tensor] = {}
             if self._with_gradient:
                 score = of_targets(logits, classes).sum()
                 inputs = [values[layer] for layer in self._with_gradient]
@@ -127,7 +129,7 @@ class _Pass:
         return logits.detach().cpu().numpy(), classes.cpu().numpy(), raw  # waits: results of a whole micro-batch
 
     def _read(
-        self, values: Mapping[nn.Module | None, torch.Tensor], gradients: Mapping[nn.Module | None, torch.Tensor]
+        self, values: Mapping[Layer | None, torch.Tensor], gradients: Mapping[Layer | None, torch.Tensor]
     ) -> dict[str, np.ndarray]:
         raw = {}
         for name, method in self._methods.items():

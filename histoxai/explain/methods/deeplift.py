@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from histoxai.core.errors import InputRefused
 from histoxai.explain.bases.captum_hooks import INSTEAD, CaptumHooks, unrolled
 from histoxai.explain.bases.method import Batch, Map, MethodOptions, RawSpec
-from histoxai.explain.bases.path import completeness_error, logit_differences
+from histoxai.explain.bases.path import logit_differences, with_completeness
 from histoxai.settings import bounded
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from histoxai.explain.network import Network
@@ -59,10 +60,13 @@ class DeepLift(CaptumHooks):
         return method.attribute(images, baselines=self.options.baseline, target=targets)
 
     def explain(self, net: Network, batch: Batch) -> Iterator[tuple[int, Map]]:
-        differences = logit_differences(net, net.ready(batch.images), batch.targets, self.options.baseline)
-        for i, result in super().explain(net, batch):
-            error = completeness_error(result.raw[""], float(differences[i]))
-            yield i, Map(result.raw, {"completeness_error": error})
+        yield from with_completeness(super().explain(net, batch), self._differences(net, batch))
+
+    def explain_with_library(self, net: Network, batch: Batch) -> Iterator[tuple[int, Map]]:
+        yield from with_completeness(super().explain_with_library(net, batch), self._differences(net, batch))
+
+    def _differences(self, net: Network, batch: Batch) -> np.ndarray:
+        return logit_differences(net, net.ready(batch.images), batch.targets, self.options.baseline)
 
 
 def _without_rule(traced: Any) -> str | None:

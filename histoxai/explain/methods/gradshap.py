@@ -52,6 +52,7 @@ class GradientSHAP(CompleteGradients):
     family = "gradient"
     citations = ("lundberg2017",)
     Options = Options
+    library_package = "captum"
 
     def prepare(self) -> None:
         import torch

@@ -55,6 +55,7 @@ class IntegratedGradients(CompleteGradients):
     citations = ("sundararajan2017",)
     Options = Options
     checks = ("completeness_error", "steps")
+    library_package = "captum"
 
     def prepare(self) -> None:
         import torch
@@ -102,15 +103,19 @@ class IntegratedGradients(CompleteGradients):
             {"": values}, {"completeness_error": completeness_error(values, self.difference), "steps": self.steps}
         )
 
-    def library(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> dict[str, np.ndarray] | None:
-        """captum's, all steps in one pass; it has no `steps=auto`."""
+    def why_no_library(self) -> str:
+        return "captum has no steps=auto; give a number of steps" if self.options.steps == "auto" else ""
+
+    def library(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> dict[str, np.ndarray]:
+        """captum's, all steps in one pass."""
         from captum.attr import IntegratedGradients as CaptumIG
 
         o = self.options
-        if o.steps == "auto":
-            return None
         maps = CaptumIG(module).attribute(image[None], baselines=o.baseline, target=target, n_steps=o.steps)
         return {"": maps[0].detach().cpu().numpy()}
+
+    def library_map(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> Map:
+        return Map(self.library(module, image, target, seed), {"steps": self.options.steps})
 
     @classmethod
     def cost(cls, options: Any) -> str:

@@ -25,6 +25,7 @@ class InputXGradient(SinglePass, PixelMethod):
     label = "Input x gradient"
     family = "gradient"
     citations = ("shrikumar2016",)
+    library_package = "captum"
 
     def read(self, value: torch.Tensor, gradient: torch.Tensor | None) -> np.ndarray:
         """The input times its gradient; other methods share the gradient, captum would compute it again."""

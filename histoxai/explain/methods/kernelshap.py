@@ -49,6 +49,7 @@ class KernelSHAP(PixelMethod):
     family = "perturbation"
     citations = ("lundberg2017",)
     Options = Options
+    library_package = "captum"
     channels = 1
 
     def explain(self, net: Network, batch: Batch) -> Iterator[tuple[int, Map]]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from histoxai.core.errors import InputRefused
+from histoxai.core.errors import InputRefused, UsageError
 from histoxai.explain.bases.method import Batch, Map, MethodOptions, RawSpec, one_sign
 from histoxai.explain.bases.sampling import Sampling
 from histoxai.explain.bases.superpixels import (
@@ -36,7 +36,10 @@ if TYPE_CHECKING:
 
     from histoxai.explain.network import Network
 
-KERNEL_WIDTH = 0.25
+# Widths of the kernels where none is given: the library's for images, and its authors' for Euclidean distances, as a
+# multiple of the root of the number of superpixels.
+COSINE_WIDTH, L2_WIDTH = 0.25, 0.75
+LEAST_WIDTH = 0.01
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,9 @@ class Options(MethodOptions):
 
     samples: perturbed images. top: superpixels shown. kernel_size, max_dist, ratio: options of quickshift. segments:
     quickshift, or nuclei (from --masks, with quickshift between them). stability: explain each patch with a second seed
-    too and store the rank correlation of the weights; twice the cost.
+    too and store the rank correlation of the weights; twice the cost. kernel: how samples are weighted, see
+    `sample_weights`. width: of the kernel; 0 for 0.25 (cosine) or 0.75 times the root of the number of superpixels
+    (l2). positive: show the superpixels with the highest positive weights, not the strongest of either sign.
     """
 
     samples: int = bounded(500, ge=2)
@@ -55,6 +60,14 @@ class Options(MethodOptions):
     ratio: float = bounded(0.2, ge=0, le=1)
     segments: str = bounded("quickshift", choices=("quickshift", "nuclei"))
     stability: bool = False
+    kernel: str = bounded("cosine", choices=("cosine", "l2"), omit_default=True)
+    width: float = bounded(0.0, ge=0, omit_default=True)
+    positive: bool = bounded(False, omit_default=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if 0 < self.width < LEAST_WIDTH:
+            raise UsageError(f"--width: {self.width} must be at least {LEAST_WIDTH}, or 0 for the kernel's own")
 
 
 def draw_switches(seed: int, samples: int, count: int) -> np.ndarray:
@@ -66,14 +79,26 @@ def draw_switches(seed: int, samples: int, count: int) -> np.ndarray:
     return on.astype(bool)
 
 
-def ridge(on: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
-    """Weights (K,) and weighted R2 of lime's local model of y (n,) float64 on switches (n, K), in closed form.
+def sample_weights(on: np.ndarray, kernel: str, width: float) -> np.ndarray:
+    """Weights (n,) float64 of samples with switches (n, K) in the local model, by their distance d to the first row.
 
-    min sum w (y - b0 - X b)^2 + |b|^2 with w = sqrt(exp(-d^2 / 0.25^2)), d the cosine distance to the first row.
+    cosine: sqrt(exp(-d^2 / width^2)) of the cosine distance, as in lime. l2: exp(-d^2 / width^2) of the Euclidean
+    distance, the study's equation 6. width 0: the kernel's own.
     """
     x = on.astype(np.float64)
-    share = np.sqrt(np.maximum(x.sum(axis=1), 0.0) / x.shape[1])  # the cosine of 0/1 rows to all ones
-    weight = np.sqrt(np.exp(-((1 - share) ** 2) / KERNEL_WIDTH**2))
+    superpixels = x.shape[1]
+    if kernel == "l2":
+        return np.exp(-(superpixels - x.sum(axis=1)) / (width**2 or L2_WIDTH**2 * superpixels))
+    share = np.sqrt(np.maximum(x.sum(axis=1), 0.0) / superpixels)  # the cosine of 0/1 rows to all ones
+    return np.sqrt(np.exp(-((1 - share) ** 2) / (width or COSINE_WIDTH) ** 2))
+
+
+def ridge(on: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, float]:
+    """Weights (K,) and weighted R2 of lime's local model of y (n,) float64 on switches (n, K), in closed form.
+
+    min sum w (y - b0 - X b)^2 + |b|^2; weight: w (n,) of the samples.
+    """
+    x = on.astype(np.float64)
     weight_sum = weight.sum()
     x_mean, y_mean = weight @ x / weight_sum, weight @ y / weight_sum
     xc, yc = x - x_mean, y - y_mean
@@ -86,6 +111,13 @@ def ridge(on: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
 def _most(size: tuple[int, ...]) -> int:
     # the largest number of superpixels of a patch of this size (H, W)
     return min(65535, size[0] * size[1] // 16)
+
+
+def _stored(segments: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    # raw arrays as stores have them
+    padded = np.full(_most(segments.shape), np.nan, np.float32)
+    padded[: len(weights)] = weights
+    return {"segments": segments.astype(np.uint16), "weights": padded}
 
 
 @dataclass(frozen=True)
@@ -111,6 +143,7 @@ class Lime(Sampling):
     family = "perturbation"
     citations = ("ribeiro2016",)
     Options = Options
+    library_package = "lime"
     checks = ("r2", "stability")
     segmented: _Segmented
 
@@ -169,38 +202,67 @@ class Lime(Sampling):
     def reduce(self, outputs: torch.Tensor) -> Map:
         """Segments and weights, with R2 and, if asked for, the stability under the second seed."""
         y, on = outputs.double().numpy(), self.segmented.on
-        weights, r2 = ridge(on[0], y[: len(on[0])])
+        weights, r2 = self._local_model(on[0], y[: len(on[0])])
         checks = {"r2": r2}
         if self.options.stability:
-            checks["stability"] = spearman(weights, ridge(on[1], y[len(on[0]) :])[0])
-        segments = self.segmented.segments
-        stored = np.full(_most(segments.shape), np.nan, np.float32)
-        stored[: len(weights)] = weights
-        return Map({"segments": segments.astype(np.uint16), "weights": stored}, checks)
+            checks["stability"] = spearman(weights, self._local_model(on[1], y[len(on[0]) :])[0])
+        return Map(_stored(self.segmented.segments, weights), checks)
 
-    def library(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> dict[str, np.ndarray] | None:
+    def _local_model(self, on: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
+        return ridge(on, y, sample_weights(on, self.options.kernel, self.options.width))
+
+    def why_no_library(self) -> str:
+        return "" if self.options.segments == "quickshift" else "lime takes no nuclei; leave lime.segments out"
+
+    def library(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> dict[str, np.ndarray]:
         """lime's own, ten perturbed images a pass."""
+        segments, weights, _ = self._of_library(module, image, target, seed)
+        return {"segments": segments, "weights": weights}
+
+    def library_map(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> Map:
+        """lime's own, with its R2 and, if asked for, the stability under a second seed."""
+        segments, weights, r2 = self._of_library(module, image, target, seed)
+        checks = {"r2": r2}
+        if self.options.stability:
+            checks["stability"] = spearman(weights, self._of_library(module, image, target, (seed + 1) % 2**32)[1])
+        return Map(_stored(segments, weights), checks)
+
+    def _of_library(
+        self, module: nn.Module, image: torch.Tensor, target: int, seed: int
+    ) -> tuple[np.ndarray, np.ndarray, float]:
+        # segments (H, W), weights (K,) float64, R2
         import torch
         from lime.lime_image import LimeImageExplainer
-
-        if self.options.segments != "quickshift":
-            return None
 
         @torch.no_grad()
         def classify(images: np.ndarray) -> np.ndarray:
             x = torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2).to(image)
             return torch.softmax(module(x), dim=1).double().cpu().numpy()
 
-        explanation: Any = LimeImageExplainer(random_state=seed).explain_instance(
-            image.permute(1, 2, 0).cpu().numpy().astype(np.float64),
+        pixels = image.permute(1, 2, 0).cpu().numpy().astype(np.float64)
+        segments = self.segments(pixels, None)
+        kernel, distance = self._library_kernel(int(segments.max()) + 1)
+        explanation: Any = LimeImageExplainer(random_state=seed, **kernel).explain_instance(
+            pixels,
             classify,
             labels=(target,),
             top_labels=None,
             num_samples=self.options.samples,
-            segmentation_fn=lambda pixels: self.segments(pixels, None),
+            segmentation_fn=lambda _: segments,
+            distance_metric=distance,
         )
         pairs = dict(explanation.local_exp[target])
-        return {"segments": explanation.segments, "weights": np.array([pairs[k] for k in range(len(pairs))])}
+        return segments, np.array([pairs[k] for k in range(len(pairs))]), float(explanation.score)
+
+    def _library_kernel(self, superpixels: int) -> tuple[dict[str, Any], str]:
+        # arguments of lime's explainer, and its distance
+        width = self.options.width
+        if self.options.kernel == "cosine":  # the library's own, which is its default
+            return {"kernel_width": width or COSINE_WIDTH}, "cosine"
+        return {
+            "kernel_width": width or L2_WIDTH * superpixels**0.5,
+            "kernel": lambda distance, kernel_width: np.exp(-((distance / kernel_width) ** 2)),
+        }, "euclidean"
 
     @classmethod
     def cost(cls, options: Any) -> str:
@@ -217,11 +279,14 @@ class Lime(Sampling):
 
     def relevance(self, raw: dict[str, np.ndarray], size: tuple[int, int], sign: str) -> np.ndarray:
         """Each superpixel's weight of one sign, on all of its pixels."""
-        return one_sign(raw["weights"], self.own_sign if sign == "own" else sign)[raw["segments"]]
+        own = "positive" if self.options.positive else self.own_sign
+        return one_sign(raw["weights"], own if sign == "own" else sign)[raw["segments"]]
 
     def render(self, raw: dict[str, np.ndarray], size: tuple[int, int], constant: float) -> np.ndarray:
-        """1 on the `top` strongest superpixels of either sign, 0 elsewhere."""
+        """1 on the `top` strongest superpixels, of either sign or with a positive weight, 0 elsewhere."""
         del constant  # nothing is scaled
         weights = self.evidence(raw)
-        strongest = np.argsort(-np.abs(weights), kind="stable")[: self.options.top]
+        ordered = np.argsort(-(weights if self.options.positive else np.abs(weights)), kind="stable")
+        shown = ordered[weights[ordered] > 0] if self.options.positive else ordered
+        strongest = shown[: self.options.top]
         return np.isin(raw["segments"], strongest).astype(np.float64)

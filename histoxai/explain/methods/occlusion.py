@@ -53,6 +53,7 @@ class Occlusion(Sampling):
     family = "perturbation"
     citations = ("zeiler2014",)
     Options = Options
+    library_package = "captum"
     channels = 1
     output = "logit"
 

@@ -24,6 +24,7 @@ class Saliency(SinglePass, PixelMethod):
     label = "Saliency"
     family = "gradient"
     citations = ("simonyan2014",)
+    library_package = "captum"
     is_gradient = True
 
     def read(self, value: torch.Tensor, gradient: torch.Tensor | None) -> np.ndarray:

@@ -52,7 +52,11 @@ def differing_settings(lineages: Mapping[str, Lineage]) -> list[dict[str, Any]]:
 def _all_settings(lineage: Lineage, methods: set[str]) -> dict[tuple[str, str], Any]:
     # by step and setting; `methods`: those whose options count
     classifier, segmenter = lineage.classifier.facts, lineage.segmenter.facts
-    options = {name: provenance.plain(m.explainer.options) for name, m in lineage.methods.items() if name in methods}
+    options = {
+        name: {**provenance.plain(m.explainer.options), "engine": m.library or "histoxai"}
+        for name, m in lineage.methods.items()
+        if name in methods
+    }
     of_step: dict[str, Mapping[str, Any]] = {
         "patches": lineage.patches.store.header["settings"],
         "classifier": {"arch": classifier["arch"], **classifier["settings"]},

@@ -17,7 +17,8 @@ from histoxai.report.lineage import Lineage
 
 STUDY = "valatkaite2024"
 # Citation keys by registered network.
-_NETWORK_CITATIONS = {"thesis-cnn": (STUDY,), "unet": (STUDY, "ronneberger2015")}
+_UNET = (STUDY, "ronneberger2015")
+_NETWORK_CITATIONS = {"thesis-cnn": (STUDY,), "unet": _UNET, "thesis-unet-text": _UNET}
 _TARGETS = {"predicted": "predicted class", "label": "true class"}
 
 
@@ -44,7 +45,7 @@ def methods_sentences(lineage: Lineage, statistics: Mapping[str, Any]) -> list[S
             _NETWORK_CITATIONS.get(segmenter["arch"], ()),
         ),
         Sentence(f"Maps explain the {_TARGETS.get(target, f'class {target}')}"),
-        *[Sentence(f"{m.name} was computed with {_options(m)}", m.explainer.citations) for m in methods if not m.null],
+        *[_method(m) for m in methods if not m.null],
         *([_null_models(null)] if null else []),
         *_scores_and_statistics(lineage.scores.header["settings"], statistics),
         Sentence(
@@ -62,6 +63,11 @@ def _patches(facts: Mapping[str, Any]) -> str:
     )
     text += f" (split by {facts['split_by']})" if facts["split_by"] else ""
     return text + (f"; this is {facts['partial']}" if facts["partial"] else "")
+
+
+def _method(method: StoredMethod) -> Sentence:
+    by = f" by {method.library}," if method.library else ""
+    return Sentence(f"{method.name} was computed{by} with {_options(method)}", method.explainer.citations)
 
 
 def _null_models(methods: Sequence[StoredMethod]) -> Sentence:
