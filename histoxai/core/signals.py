@@ -81,8 +81,13 @@ def _stop(number: int, frame: Any) -> None:
     del frame
     _received.append(f"stopped by {signal.Signals(number).name}")
     # Schedulers and users repeat signals: only the first raises, since a later one could interrupt the clean-up.
-    if len(_received) == 1 and not _deferred:
+    if len(_received) == 1 and not _deferred and not _torch_is_starting():
         raise Interrupted(_received[0])
+
+
+def _torch_is_starting() -> bool:
+    # C++ calls Python while torch is imported, and an exception there aborts the process; `check` raises it later
+    return bool(getattr(getattr(sys.modules.get("torch"), "__spec__", None), "_initializing", False))
 
 
 def _watch(handle: int) -> None:

@@ -77,6 +77,9 @@ def network(kind: Callable[..., nn.Module] = ThesisCNN) -> nn.Module:
     model = kind(3, (64, 64))
     model.train()
     with torch.no_grad():
+        for part in model.modules() if kind is ThesisCNN else ():
+            if isinstance(part, nn.Linear):  # as He et al. draw them: seven layers of torch's own leave no signal
+                part.weight.mul_(6**0.5)
         for _ in range(20):  # running statistics of real inputs, so that activations are of ordinary size
             model(batch(6).images)
     return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
