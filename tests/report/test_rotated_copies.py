@@ -68,7 +68,7 @@ def test_no_difference_is_no_equality_unless_the_interval_lies_within_the_margin
     assert wide.test["high"] > 0.05
     found = write_on_copies(wide, STATISTICS)
     assert found.startswith(
-        "Whether rotated copies in training matter (b and a) is not shown, in either direction: +0.0"
+        "Whether rotated copies in training matter (b and a) is not shown, in either direction: 0.0"
     )
     assert unsupported_by_copies(wide, STATISTICS) == [
         "The study's claim that augmentation did not influence accuracy, nor its opposite."
@@ -76,8 +76,8 @@ def test_no_difference_is_no_equality_unless_the_interval_lies_within_the_margin
     # the same errors in both: a difference of 0 in every group, and an interval that is a point
     same = contrast(with_errors(OFTEN_WRONG), with_errors(OFTEN_WRONG))
     assert write_on_copies(same, STATISTICS) == (
-        "Rotated copies in training leave the accuracy the same within 5 points (b and a): +0.0 points with them, "
-        "95 % interval +0.0 to +0.0, p = 1 after Holm, on 120 patches of 20 groups."
+        "Rotated copies in training leave the accuracy the same within 5 points (b and a): 0.0 points with them, "
+        "95 % interval 0.0 to 0.0, p = 1 after Holm, on 120 patches of 20 groups."
     )
     assert unsupported_by_copies(same, STATISTICS) == []
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from histoxai.core import provenance
+from histoxai.core.digits import signed
 from histoxai.report.comparison.pairs import AccuracyDifference, RunPair
 from histoxai.report.lineage import Lineage
 from histoxai.report.wording import count_groups, join_names
@@ -131,11 +132,10 @@ def _found(contrast: CopiesContrast, test: AccuracyDifference, statistics: Stati
     mean, low, high = _with_copies(contrast, test)
     interval = ""
     if low is not None and high is not None:
-        interval = f", {100 * statistics.level:g} % interval {100 * low:+z.1f} to {100 * high:+z.1f}"
-    return (
-        f"{100 * mean:+z.1f} points with them{interval}, p = {test['p_holm']:.2g} after Holm, on {test['n']:,} patches "
-        f"of {count_groups(test['groups'])}"
-    )
+        interval = f", {100 * statistics.level:g} % interval {signed(100 * low, 1)} to {signed(100 * high, 1)}"
+    p = f"p = {test['p_holm']:.2g} after Holm"
+    points, groups = signed(100 * mean, 1), count_groups(test["groups"])
+    return f"{points} points with them{interval}, {p}, on {test['n']:,} patches of {groups}"
 
 
 def _with_copies(contrast: CopiesContrast, test: AccuracyDifference) -> tuple[float, float | None, float | None]:
