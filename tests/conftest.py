@@ -169,6 +169,14 @@ def real_data() -> Path:
     return Path(path)
 
 
+def shows(text: str, value: float | None) -> bool:
+    """Whether a text is a value with three to five decimals, or the dash of an undefined one."""
+    if value is None or not np.isfinite(value):
+        return text == "–"
+    decimals = len(text.partition(".")[2])
+    return 3 <= decimals <= 5 and text == f"{value:z.{decimals}f}"
+
+
 def fill_item(store: Store, item: Item, compute: Compute | Stream, progress: Progress) -> int:
     """Do the missing shards of one item as a stage does; return how many were done."""
     task = Task([item], lambda: store, None, lambda store: {item.name: compute}, lambda **_: {}, {})

@@ -74,13 +74,19 @@ def _parameter(entry: Field[Any], known: Option, hint: Any) -> _Parameter:
     choices = entry.metadata.get("choices")
     option = typer.Option(
         *([known.short] if known.short else []),
-        flag_of(entry),
+        _declaration(entry, is_switch and bool(default)),
         help=help_text(known, choices, default),
         rich_help_panel=known.panel,
         metavar=None if is_switch else known.unit or ("NAME" if choices else "TEXT"),
         envvar=_SHARED_VARIABLES.get(entry.name),
     )
     return _Parameter(entry.name, known, _keyword(flag_of(entry), hint, option, default))
+
+
+def _declaration(entry: Field[Any], is_on: bool) -> str:
+    # a switch that is on by default has a flag to turn it off
+    flag = flag_of(entry)
+    return f"{flag}/--no-{flag.removeprefix('--')}" if is_on else flag
 
 
 def _keyword(flag: str, kind: Any, option: Any, default: Any) -> inspect.Parameter:
@@ -98,6 +104,8 @@ def help_text(known: Option, choices: Sequence[str] | None, default: Any) -> str
         return f"{text} [{known.default_text}]"
     if default is False or default in (None, "", []):
         return text
+    if default is True:
+        return f"{text} [on]"
     return f"{text} [{default:g}]" if isinstance(default, float) else f"{text} [{default}]"
 
 

@@ -17,7 +17,7 @@ from histoxai.core.progress import Progress
 from histoxai.core.registry import OWN, origin
 from histoxai.explain import inputs
 from histoxai.explain.arguments import make_explainers
-from histoxai.explain.bases.method import ENGINE, Batch, Map, Method, recorded_options
+from histoxai.explain.bases.method import ENGINE, Batch, Map, Method
 from histoxai.explain.bases.single_pass import Part, SinglePass, run_single_pass
 from histoxai.explain.inputs import ExplainInputs, Nuclei
 from histoxai.explain.library_engine import library_version, require_libraries
@@ -27,6 +27,7 @@ from histoxai.networks.inference import prediction_arrays, to_tensor
 from histoxai.networks.run_folder import Run
 from histoxai.networks.weights import load_model
 from histoxai.settings import Explain, Work
+from histoxai.settings.base import recorded_options
 from histoxai.statistics.ranks import spearman
 from histoxai.store.header import header_identity
 from histoxai.store.patches import Patches

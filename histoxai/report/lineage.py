@@ -89,6 +89,13 @@ class Lineage:
         }
 
     @cached_property
+    def training_patches(self) -> Patches | None:
+        """The patch store that the classifier was trained on; None where it is gone or has changed."""
+        digest = self.classifier.facts["parents"]["patches"]["digest"]
+        store = self.patches if digest == self.patches.digest else _patches_of(self.classifier)
+        return store if store is not None and store.digest == digest else None
+
+    @cached_property
     def methods(self) -> dict[str, StoredMethod]:
         """The methods of the maps store, by name."""
         return {m.name: m for m in stored_methods(self.maps)}

@@ -30,7 +30,8 @@ class Augment(Checked):
 
     fractions: they add up to 1. split_by: what stays on one side of the split with all its relatives; group is the
     patient where known, else the scan; patch is the study's rule, and source keeps the source's own split. near:
-    patches whose perceptual hashes differ in at most so many bits stay together too.
+    patches whose perceptual hashes differ in at most so many bits stay together too. rotate: add turned copies of the
+    smallest classes before classes are balanced, the study's rule.
     """
 
     fractions: tuple[float, float, float] = option(
@@ -56,6 +57,7 @@ class Augment(Checked):
         text=base.join,
     )
     near: int | None = _near()
+    rotate: bool = option(True, "Add rotated copies of the smallest classes.", _SPLIT, omit_default=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

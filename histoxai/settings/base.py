@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
-from dataclasses import Field, dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import Field, asdict, dataclass, field, fields
 from functools import partial
 from typing import Any
 
@@ -61,7 +61,7 @@ class Option:
 def bounded(default: Any, **bounds: Any) -> Any:
     """Declare a dataclass field with a default and bounds (`ge`, `gt`, `le`, `lt`, `choices`).
 
-    `omit_default` says that a store does not record the default (explain/bases/method.py).
+    `omit_default`: see `recorded_options`.
     """
     return field(default=default, metadata=bounds)
 
@@ -71,7 +71,7 @@ def option(default: Any, help: str, panel: str = METHOD, unit: str | None = None
 
     more: bounds as in `bounded`, and further fields of `Option`.
     """
-    bounds = {key: more.pop(key) for key in (*_BOUNDS, "choices") if key in more}
+    bounds = {key: more.pop(key) for key in (*_BOUNDS, "choices", "omit_default") if key in more}
     return field(default=default, metadata={**bounds, "option": Option(help, panel, unit, **more)})
 
 
@@ -89,6 +89,24 @@ def flag_of(entry: Field[Any]) -> str:
     """Return the flag of a field, such as `--shard-size`."""
     known = declared(entry)
     return known.name if known and known.name else "--" + entry.name.replace("_", "-")
+
+
+def recorded_options(options: Any) -> dict[str, Any]:
+    """Return options as a store records them; an option declared with `omit_default` is left out at its default.
+
+    Such an option came later than the first stores. Left out, it changes no identity of theirs, and they go on.
+    """
+    defaults = _omitted_defaults(options)
+    return {k: v for k, v in asdict(options).items() if not (k in defaults and v == defaults[k])}
+
+
+def with_omitted(kind: type, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a store records of settings of this kind, with the defaults that it leaves out."""
+    return {**_omitted_defaults(kind), **recorded}
+
+
+def _omitted_defaults(kind: Any) -> dict[str, Any]:
+    return {f.name: f.default for f in fields(kind) if f.metadata.get("omit_default")}
 
 
 def check_bounds(settings: Any) -> None:

@@ -16,10 +16,7 @@ from histoxai.split.assign import assign_groups
 
 TRAIN, VALIDATION, TEST = 1, 2, 3
 _NAMES = {TRAIN: "train", VALIDATION: "validation", TEST: "test"}
-_LEAK = (
-    "rotated copies of one patch can be on both sides of this split (the study's rule); accuracy measured on it is "
-    "too good"
-)
+_LEAK = "{} can be on both sides of this split (the study's rule); accuracy measured on it is too good"
 
 Fractions = tuple[float, float, float]  # of train, validation and test, with sum 1
 
@@ -75,45 +72,58 @@ def classes_to_rotate(counts: np.ndarray) -> np.ndarray:
     return rotate
 
 
+def _rotated_and_size(counts: np.ndarray, rotate: bool) -> tuple[np.ndarray, int]:
+    """Return the classes (C,) bool that get copies, and the patches of each class after balancing."""
+    rotated = classes_to_rotate(counts) if rotate else np.zeros(len(counts), bool)
+    return rotated, int(np.min(counts * np.where(rotated, 4, 1)))
+
+
 def split_sizes(n: int, fractions: Fractions) -> tuple[int, int, int]:
     """Return the patches of a class of n in train, validation and test: int(f n), int(f n), and the rest."""
     train, validation = int(fractions[0] * n), int(fractions[1] * n)
     return train, validation, n - train - validation
 
 
-def plan_by_patch(label: np.ndarray, classes: list[str], fractions: Fractions, seed: int) -> SplitPlan:
+def plan_by_patch(
+    label: np.ndarray, classes: list[str], fractions: Fractions, seed: int, rotate: bool = True
+) -> SplitPlan:
     """Split by the study's rule, exactly: rotate, balance all classes, and draw patches at random.
 
-    Rotated copies of one patch get into different splits. This is the leak of the study, kept on request.
+    Rotated copies of one patch get into different splits. This is the leak of the study, kept on request. rotate: False
+    to leave the copies out.
     """
     labels = Labels(label, classes)
     counts = labels.counts()
-    rotate = classes_to_rotate(counts)
-    size = int(np.min(counts * np.where(rotate, 4, 1)))
+    rotated, size = _rotated_and_size(counts, rotate)
     parts, table = [], []
     for code, (name, rows) in enumerate(labels):
-        copies = _copies(np.flatnonzero(rows), bool(rotate[code]))
+        copies = _copies(np.flatnonzero(rows), bool(rotated[code]))
         drawn = _shuffled(copies, seed, "patch", name)[:size]
         split = np.repeat([TRAIN, VALIDATION, TEST], split_sizes(size, fractions))
         parts.append(np.column_stack([drawn, split]))
         table.append(_table_row(name, counts[code], len(copies), split))
-    return _plan(parts, table, [_LEAK])
+    return _plan(parts, table, [_LEAK.format("rotated copies of one patch" if rotate else "patches of one scan")])
 
 
 def balance_train(
-    label: np.ndarray, split: np.ndarray, classes: list[str], fractions: tuple[float, ...] | None, seed: int
+    label: np.ndarray,
+    split: np.ndarray,
+    classes: list[str],
+    fractions: tuple[float, ...] | None,
+    seed: int,
+    rotate: bool = True,
 ) -> SplitPlan:
     """Rotate and balance the train rows of a split by the study's rule; keep the other rows as they are.
 
-    fractions: those that the split aimed at, for the notes; None where the split came with the source.
+    fractions: those that the split aimed at, for the notes; None where the split came with the source. rotate: False to
+    balance without rotated copies.
     """
     labels = Labels(label, classes)
     totals, counts = labels.counts(), labels.counts(split == TRAIN, "train ")
-    rotate = classes_to_rotate(counts)
-    size = int(np.min(counts * np.where(rotate, 4, 1)))
+    rotated, size = _rotated_and_size(counts, rotate)
     parts, table = [], []
     for code, (name, rows) in enumerate(labels):
-        copies = _copies(np.flatnonzero(rows & (split == TRAIN)), bool(rotate[code]))
+        copies = _copies(np.flatnonzero(rows & (split == TRAIN)), bool(rotated[code]))
         drawn = _shuffled(copies, seed, "train", name)[:size]
         others = np.flatnonzero(rows & (split > TRAIN))
         codes = np.concatenate([np.full(len(drawn), TRAIN), split[others]])

@@ -14,6 +14,7 @@ from histoxai.core.errors import InputRefused
 from histoxai.core.progress import Progress
 from histoxai.ingest.descriptors import DESCRIPTORS, compute_descriptors
 from histoxai.settings import Augment, Augmentation, Work
+from histoxai.settings.base import recorded_options, with_omitted
 from histoxai.split.leaks import find_components, require_column
 from histoxai.split.rotation import rotation_suffix
 from histoxai.split.split import (
@@ -56,7 +57,8 @@ def augment(source: Path, output: Path | None, settings: Augment, progress: Prog
         resources.keep_freed_memory()
         stage = _Augment((patches, plan), target, settings, progress, work)
         stage.fill(partial(augment, source, target, settings))
-    summary = _summary(target, split_by=settings.split_by, table=plan.table, notes=plan.notes)
+    how = {"split_by": settings.split_by, "rotate": settings.rotate}
+    summary = _summary(target, **how, table=plan.table, notes=plan.notes)
     return summary | {"largest_deviation": plan.largest_deviation}
 
 
@@ -68,7 +70,7 @@ def make_plan(patches: Patches, settings: Augment) -> SplitPlan:
     """Return which copies of which patches get into which split."""
     label, classes = _classes(patches)
     if settings.split_by == "patch":
-        return plan_by_patch(label, classes, settings.fractions, settings.seed)
+        return plan_by_patch(label, classes, settings.fractions, settings.seed, settings.rotate)
     notes: list[str] = []
     fractions: tuple[float, ...] | None
     if settings.split_by == "source":
@@ -79,7 +81,7 @@ def make_plan(patches: Patches, settings: Augment) -> SplitPlan:
     if settings.split_by == "scan" and "patient" in patches.extras():
         notes += _separated_patients(patches.store.read("patient"), split)
     if patches.classes:
-        plan = balance_train(label, split, classes, fractions, settings.seed)
+        plan = balance_train(label, split, classes, fractions, settings.seed, settings.rotate)
     else:
         plan = keep_all(label, split, classes, fractions)
     return replace(plan, notes=[*notes, *plan.notes])
@@ -165,7 +167,7 @@ class _Augment(ShardedStage):
 
     def header(self) -> dict[str, Any]:
         settings, plan = self.settings, self.plan
-        entries = {k: v for k, v in provenance.plain(settings).items() if k != "seed"}
+        entries = {k: v for k, v in provenance.plain(recorded_options(settings)).items() if k != "seed"}
         parents = {"patches": provenance.parent(self.patches.path, self.output, self.patches.digest)}
         return provenance.header(schema("patches"), entries, settings.seed, parents, table=plan.table, notes=plan.notes)
 
@@ -228,15 +230,19 @@ def preview(
     patches = Patches(source)
     if patches.store.has("rotation"):
         copies, header = _stored_copies(patches), patches.store.header
-        table, split_by, notes = header.get("table"), header["settings"].get("split_by"), []
+        recorded = with_omitted(Augment, header["settings"])
+        how = {"split_by": recorded.get("split_by"), "rotate": recorded["rotate"]}
+        table, notes = header.get("table"), []
     else:
         _require_splittable(patches, settings)
         plan = make_plan(patches, settings)
-        copies, table, split_by, notes = _planned_copies(patches, plan), plan.table, settings.split_by, plan.notes
-    drawn = draw_preview(source.name, f"split by {split_by}", _classes(patches)[1], copies, changes, settings.seed)
+        copies, table, notes = _planned_copies(patches, plan), plan.table, plan.notes
+        how = {"split_by": settings.split_by, "rotate": settings.rotate}
+    title, classes = f"split by {how['split_by']}", _classes(patches)[1]
+    drawn = draw_preview(source.name, title, classes, copies, changes, settings.seed)
     write_atomically(output, drawn)
     progress.say(f"{output}: written")
-    return _summary(None, preview=str(output), split_by=split_by, table=table, notes=notes)
+    return _summary(None, preview=str(output), **how, table=table, notes=notes)
 
 
 def _stored_copies(patches: Patches) -> Copies:

@@ -23,7 +23,7 @@ from histoxai.core.registry import names, resolve
 from histoxai.explain.arguments import make_explainers, parse_options
 from histoxai.explain.bases import superpixels
 from histoxai.explain.bases.captum_hooks import unrolled
-from histoxai.explain.bases.method import Batch, Method, channels_to_plane, explain_all, min_max, recorded_options
+from histoxai.explain.bases.method import Batch, Method, channels_to_plane, explain_all, min_max
 from histoxai.explain.bases.noise import draw_noise
 from histoxai.explain.bases.single_pass import SinglePass, run_single_pass
 from histoxai.explain.bases.superpixels import compute_ahead, mean_colours, with_nuclei
@@ -36,6 +36,7 @@ from histoxai.explain.parity import compare
 from histoxai.networks.backbones import resnet18
 from histoxai.networks.inference import predict_patches, to_tensor
 from histoxai.networks.thesis_cnn import ThesisCNN
+from histoxai.settings.base import recorded_options
 from tests.conftest import patch
 
 QUICK: dict[str, dict[str, str]] = {

@@ -203,6 +203,22 @@ def test_numbers_of_tables() -> None:
     assert table.csv() == b"x,n\n0.12345,3\n1.2e-07,4\n,5\n"
     assert r"0.123 & 3 \\" in table.latex().decode()
     assert "| 1.2e-07 | 4 |" in table.markdown().decode()
+    study = [
+        ["iou", "ig", 0.0991],
+        ["iou", "nt", 0.0992],
+        ["iou", "lime", 0.0993],
+        ["f1", "ig", 0.5],
+        ["f1", "nt", 0.7],
+    ]
+    digits = Table("t", "c", ["measure", "method", "R1"], study, {2: (2,)}, by=(0,))
+    assert r"iou & lime & 0.0993 \\" in digits.latex().decode()
+    assert r"f1 & ig & 0.500 \\" in digits.latex().decode()  # a block of its own
+    assert [line[-9:] for line in digits.markdown().decode().splitlines()[4:7]] == [f" 0.099{k} |" for k in (1, 2, 3)]
+    assert digits.csv().decode().splitlines()[1] == "iou,ig,0.0991"
+    runs = Table(
+        "t", "c", ["method", "a", "low", "b"], [["ig", 0.0991, 0.05, 0.0993]], dict.fromkeys((1, 2, 3), (1, 3))
+    )
+    assert r"ig & 0.0991 & 0.0500 & 0.0993 \\" in runs.latex().decode()
     assert escape_latex("100 % of A_1 “x”") == r"100 \% of A\_1 ``x''"
 
 

@@ -13,13 +13,16 @@ import numpy as np
 import pytest
 
 from histoxai.report.comparison.answer import ComparisonQuestion, write_comparison_answer
-from histoxai.report.comparison.pairs import compare_pair, correct_by_holm, join_groups
+from histoxai.report.comparison.pairs import RunPair, compare_pair, correct_by_holm, join_groups
+from histoxai.report.comparison.rotated_copies import contrast_copies
 from histoxai.report.comparison.runs import count_other_pixels, names_of
-from histoxai.report.lineage import resolve_lineage
+from histoxai.report.lineage import Lineage, resolve_lineage
 from histoxai.report.sections.answer import Answer
+from histoxai.score import scores_store
 from histoxai.score.summary.scores import Method, Scores
 from histoxai.settings import Statistics
 from histoxai.statistics.tests import holm, paired
+from histoxai.store.patches import Patches
 from histoxai.store.shards import Store
 from tests.conftest import Mini, done, run
 
@@ -246,3 +249,73 @@ def test_what_cannot_be_compared_is_refused(mini: Mini, tmp_path: Path) -> None:
         assert set(known[np.isfinite(known)].tolist()) <= {0.0}
     finally:
         shutil.rmtree(mini.root / "twin.zarr")
+
+
+def score_classifier(mini: Mini, place: Path, source: Path, trained_on: Path) -> Path:
+    """Train on one store, explain the test patches of another with gradcam, and score the maps."""
+    done("train-cls", trained_on, "-o", place / "cls", "--epochs", 1, "--batch-size", 8)
+    masks = place / "masks.zarr"
+    done("masks", source, "--model", mini.seg, "-o", masks)
+    done("explain", source, "--model", place / "cls", "-o", place / "maps.zarr", "--method", "gradcam")
+    done("score", place / "maps.zarr", "--masks", masks, "-o", place / f"{place.name}.zarr")
+    return place / f"{place.name}.zarr"
+
+
+def test_runs_with_and_without_rotated_copies(mini: Mini, tmp_path: Path) -> None:
+    plain = tmp_path / "plain.zarr"
+    done("augment", mini.patches, "-o", plain, "--no-rotate")
+    rotated = score_classifier(mini, tmp_path / "rotated", mini.balanced, mini.balanced)
+    unrotated = score_classifier(mini, tmp_path / "unrotated", plain, plain)
+    crossed = score_classifier(mini, tmp_path / "crossed", mini.balanced, plain)  # on the other store's test patches
+    done("report", rotated, unrotated, crossed, "-o", tmp_path / "r", "--export", tmp_path / "paper")
+    rows = list(csv.DictReader((tmp_path / "paper/tables/settings.csv").open()))
+    listed = {(r["of"], r["setting"]): [r[k] for k in ("rotated", "unrotated", "crossed")] for r in rows}
+    assert listed["patches", "rotate"] == ["True", "False", "True"]
+    assert listed["classifier", "trained on.rotate"] == ["–", "–", "False"]
+    runs = {p.stem: resolve_lineage(p, {}) for p in (rotated, unrotated, crossed)}
+    ids = {name: set(r.column("patch_id").tolist()) for name, r in runs.items()}
+    assert ids["rotated"] == ids["unrotated"] == ids["crossed"]  # every test patch is in all, and none is a copy
+    assert not any("@" in i for i in ids["rotated"])
+    text = (tmp_path / "r/index.html").read_text()
+    groups = len(set(runs["rotated"].column("group").tolist()))
+    for name in ("unrotated", "crossed"):
+        question = f"Whether rotated copies in training matter ({name} and rotated) is not tested"
+        assert f"{question} ({groups} groups; a test needs 10)." in text
+    for name, first in (("unrotated", "rotated"), ("crossed", "rotated")):
+        contrast = contrast_copies(runs, compare_runs(runs[first], runs[name], name))
+        assert contrast is not None
+        assert (contrast.with_copies, list(contrast.others), contrast.trained) == ("rotated", [], 0)
+    swapped = {"unrotated": runs["unrotated"], "crossed": runs["crossed"]}
+    assert contrast_copies(swapped, compare_runs(runs["unrotated"], runs["crossed"], "crossed")) is None
+
+
+def compare_runs(first: Lineage, other: Lineage, name: str) -> RunPair:
+    stores = [scores_store.read(r.scores.path, "corrected", Statistics.empty, r.rows) for r in (first, other)]
+    return compare_pair(stores[0], stores[1], name, STATISTICS)
+
+
+def test_patches_that_trained_a_classifier_are_counted(mini: Mini, tmp_path: Path) -> None:
+    # by patch, the study's rule: a test patch can have a copy in the other store's training
+    stores = {"turned": [], "plain": ["--no-rotate"]}
+    runs = {}
+    for name, words in stores.items():
+        done("augment", mini.patches, "-o", tmp_path / f"{name}.zarr", "--split-by", "patch", *words)
+        path = tmp_path / f"{name}.zarr"
+        leaks = ["--allow-leakage"]
+        place = tmp_path / name
+        done("train-cls", path, "-o", place / "cls", "--epochs", 1, "--batch-size", 8, *leaks)
+        done("masks", path, "--model", mini.seg, "-o", place / "masks.zarr")
+        done("explain", path, "--model", place / "cls", "-o", place / "maps.zarr", "--method", "gradcam")
+        done("score", place / "maps.zarr", "--masks", place / "masks.zarr", "-o", place / "scores.zarr")
+        runs[name] = resolve_lineage(place / "scores.zarr", {})
+    contrast = contrast_copies(runs, compare_runs(runs["turned"], runs["plain"], "plain"))
+    tables = {}
+    for name in stores:
+        p = Patches(tmp_path / f"{name}.zarr")
+        names = [str(i).split("@")[0] for i in p.patch_id]
+        tables[name] = [{n for n, s in zip(names, p.split, strict=True) if s == k} for k in (1, 3)]
+    (train, test), (other_train, other_test) = tables["turned"], tables["plain"]
+    want = len((test & other_test) & (train | other_train))
+    assert want > 0
+    assert contrast is not None
+    assert contrast.trained == want

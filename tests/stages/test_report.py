@@ -19,7 +19,7 @@ from histoxai.report.figures.maps import MaskedPatch, overlay
 from histoxai.report.figures.style import OVERLAY_COLOURS
 from histoxai.report.sections.base import pick_examples
 from histoxai.store.shards import Store
-from tests.conftest import FAST, Mini, array_files, done, run, without_seal, write_diagset
+from tests.conftest import FAST, Mini, array_files, done, run, shows, without_seal, write_diagset
 
 
 class _Tables(HTMLParser):
@@ -78,7 +78,7 @@ def test_page_json_and_data_zarr_have_the_same_numbers(mini: Mini) -> None:
                         np.testing.assert_allclose(stored, want, rtol=0, atol=1e-12)
                         assert undefined[p, j, k, i, c] == row["undefined"]
                         shown, _, small = cells[p * len(axes["class"]) + c].partition("|")
-                        assert shown.strip() == ("–" if row["mean"] is None else f"{row['mean']:z.3f}")
+                        assert shows(shown.strip(), row["mean"])
                         assert int(small or 0) == row["undefined"]
                         for n, case in enumerate("1234"):
                             of_case = cases[mask, metric, method, name, case]
@@ -254,7 +254,7 @@ def test_the_evidence_of_the_page_is_that_of_score(mini: Mini) -> None:
     for table, mask in zip(shown, ("tumor", "non_tumor"), strict=True):
         for line, row in zip(table[1:], [r for r in rows if r["mask"] == mask], strict=True):
             assert line[0] == row["method"]
-            assert line[1] == ("–" if row["mean"] is None else f"{row['mean']:z.3f}")
+            assert shows(line[1], row["mean"])
             assert line[4] == ("–" if row["above_chance"]["mean"] is None else f"{row['above_chance']['mean']:z.3f}")
             assert line[7:] == [str(row["n"]), str(row["undefined"])]
     means = np.array([np.nan if r["mean"] is None else r["mean"] for r in rows])

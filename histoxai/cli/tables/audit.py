@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from histoxai.cli.tables.base import Table, number
+from histoxai.core.digits import signed
 
 KINDS = {
     "scan": "same scan",
@@ -63,13 +64,13 @@ def _accuracy_of_run(run: dict[str, Any]) -> Table:
     table = Table(title, "kind", "patches", "leaked", "clean", "difference", "interval")
     for row in run["kinds"]:
         leaked, clean, both = row["leaked"], row["clean"], row["difference"]
-        ends = "-" if both is None or both["low"] is None else f"{both['low']:+.3f} to {both['high']:+.3f}"
+        ends = "-" if both is None or both["low"] is None else f"{signed(both['low'])} to {signed(both['high'])}"
         table.add_row(
             KINDS[row["kind"]],
             f"{leaked['patches']:,}",
             number(leaked["accuracy"]),
             "-" if clean is None else number(clean["accuracy"]),
-            "-" if both is None else f"{both['accuracy']:+.3f}",
+            "-" if both is None else signed(both["accuracy"]),
             ends,
         )
     if not run["kinds"]:

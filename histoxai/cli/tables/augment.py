@@ -9,7 +9,7 @@ from histoxai.cli.tables.base import Table
 
 def plan(summary: dict[str, Any]) -> Table:
     """Show patches by class and split after `augment`, as the study's table 1."""
-    title = f"split by {summary['split_by']}"
+    title = f"split by {summary['split_by']}{'' if summary['rotate'] else ', without rotated copies'}"
     table = Table(title, "class", "patches", "after rotation", "train", "validation", "test")
     for row in summary["table"]:
         counts = (row[name] for name in ("patches", "rotated", "train", "validation", "test"))

@@ -7,6 +7,8 @@ from typing import Any
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from histoxai.core.digits import FEWEST, fixed
+
 
 class Table(RichTable):
     """A table whose titles and cells are plain text: a class named `[red]` is no markup.
@@ -26,8 +28,8 @@ class Table(RichTable):
         super().add_column(Text(str(header)), *rest, **options)
 
 
-def number(value: float | None) -> str:
-    return "-" if value is None or value != value else f"{value:z.3f}"
+def number(value: float | None, decimals: int = FEWEST) -> str:
+    return fixed(value, decimals, "-")
 
 
 def partial(summary: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from rich.text import Text
 
 from histoxai.cli.tables.base import Table, number, partial
+from histoxai.core.digits import FEWEST, decimals_for, signed
 
 MASK_WORDS = {"tumor": "tumor mask", "non_tumor": "non-tumor mask"}
 
@@ -39,13 +40,14 @@ def beside_chance(summary: dict[str, Any]) -> Table:
     rows.sort(key=lambda r: list(MASK_WORDS).index(r["mask"]))
     for row in rows:
         mine = null.get((row["mask"], row["method"]))
+        decimals = decimals_for(r["mean"] for r in rows if r["mask"] == row["mask"])
         beyond = f"{_signed(mine['difference'])} ({mine['null']})" if mine else "-"
         table.add_row(
             MASK_WORDS[row["mask"]],
             _named(row["method"], summary),
-            number(row["mean"]),
-            _ends(row),
-            number(row["chance"]),
+            number(row["mean"], decimals),
+            _ends(row, decimals),
+            number(row["chance"], decimals),
             _signed(row["above_chance"]["mean"]),
             _ends(row["above_chance"]),
             beyond,
@@ -71,9 +73,9 @@ def faithfulness(summary: dict[str, Any]) -> Table:
     for probe in probes:
         table.add_column(f"{probe} ({better[probe]})", justify="right")
     by = {(r["method"], r["probe"]): r for r in rows}
+    decimals = {p: decimals_for(r["mean"] for r in rows if r["probe"] == p) for p in probes}
     for method in dict.fromkeys(r["method"] for r in rows):
-        cells = [by[method, p] for p in probes]
-        words = [number(c["mean"]) + (f" ({_ends(c)})" if c["low"] is not None else "") for c in cells]
+        words = [_with_interval(by[method, p], decimals[p]) for p in probes]
         table.add_row(_named(method, summary), *words)
     return table
 
@@ -112,12 +114,17 @@ def _named(method: str, summary: dict[str, Any]) -> str:
     return f"{method} (null)" if summary["methods"][method]["null"] else method
 
 
-def _ends(row: dict[str, Any]) -> str:
-    return "-" if row["low"] is None else f"{row['low']:z.3f} to {row['high']:z.3f}"
+def _ends(row: dict[str, Any], decimals: int = FEWEST) -> str:
+    return "-" if row["low"] is None else f"{number(row['low'], decimals)} to {number(row['high'], decimals)}"
+
+
+def _with_interval(row: dict[str, Any], decimals: int) -> str:
+    interval = "" if row["low"] is None else f" ({_ends(row, decimals)})"
+    return number(row["mean"], decimals) + interval
 
 
 def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.3f}"
+    return signed(value, undefined="-")
 
 
 def _p(value: float | None) -> str:
@@ -140,14 +147,15 @@ def scores(summary: dict[str, Any], mask: str) -> Table:
         table.add_column(name, justify="right")
     methods = list(dict.fromkeys(r["method"] for r in rows))
     for metric in dict.fromkeys(r["metric"] for r in rows):
+        decimals = {c: decimals_for(by[metric, m, c]["mean"] for m in methods) for c in classes}
         for method in methods:
-            cells = [_cell(by[metric, method, c]) for c in classes]
+            cells = [_cell(by[metric, method, c], decimals[c]) for c in classes]
             last = method == methods[-1]
             name = _named(method, summary)
             table.add_row(metric if method == methods[0] else "", name, *cells, end_section=last)
     return table
 
 
-def _cell(row: dict[str, Any]) -> str:
+def _cell(row: dict[str, Any], decimals: int) -> str:
     undefined = f" ({row['undefined']})" if row["undefined"] else ""
-    return number(row["mean"]) + undefined
+    return number(row["mean"], decimals) + undefined

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -80,16 +80,6 @@ class MethodOptions:
 
     def __post_init__(self) -> None:
         check_bounds(self)
-
-
-def recorded_options(options: Any) -> dict[str, Any]:
-    """Options as a store records them; an option declared with `omit_default` is left out at its default.
-
-    Such an option came later than the first stores. Left out, it changes no identity of theirs, and they go on.
-    """
-    omitted = [f.name for f in fields(options) if f.metadata.get("omit_default")]
-    defaults = {f.name: f.default for f in fields(options)}
-    return {k: v for k, v in asdict(options).items() if not (k in omitted and v == defaults[k])}
 
 
 class Method(ABC):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from histoxai.core.digits import signed
 from histoxai.report.comparison.pairs import AccuracyDifference, MethodDifference, RunPair
 from histoxai.report.content import Answer
 from histoxai.report.wording import count_groups, hyphenated, is_or_are, join_names
@@ -60,7 +61,7 @@ def _on_maps(pair: RunPair, rows: Sequence[MethodDifference], first: str, alpha:
         return f"{on}, nothing can be claimed of {run} and {first}: tests are withheld ({rows[0]['withheld']})."
     parts = []
     for sign, word in ((1, "higher"), (-1, "lower")):
-        differing = [f"{r['method']} ({r['difference']:+.3f})" for r in rows if _sign(r, alpha) == sign]
+        differing = [f"{r['method']} ({signed(r['difference'])})" for r in rows if _sign(r, alpha) == sign]
         if differing:
             parts.append(f"{join_names(differing)} {is_or_are(differing)} {word} in {run} than in {first}")
     if not parts:

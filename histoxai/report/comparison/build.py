@@ -12,6 +12,7 @@ from histoxai import __version__
 from histoxai.core.progress import Progress
 from histoxai.report.comparison.answer import ComparisonQuestion, write_comparison_answer
 from histoxai.report.comparison.pairs import MethodDifference, RunPair, compare_pair, correct_by_holm
+from histoxai.report.comparison.rotated_copies import contrast_copies, unsupported_by_copies, write_on_copies
 from histoxai.report.comparison.runs import describe_run, differing_settings, notes_on
 from histoxai.report.content import ComparisonContent
 from histoxai.report.figures.pool import FigurePool, PageFigure
@@ -179,8 +180,13 @@ def _bar(row: MethodDifference, with_run: bool) -> Bar:
 def _answer(inputs: ComparisonInputs) -> Section[ComparisonContent]:
     mask, level, label = first_mask(inputs.masks), inputs.statistics.level, measure_in_sentence(inputs.primary)
     question = ComparisonQuestion(inputs.runs[0], label, mask, level)
+    answer = write_comparison_answer(question, inputs.pairs)
+    for pair in inputs.pairs:
+        if contrast := contrast_copies(inputs.lineages, pair):
+            answer["answer"].append(write_on_copies(contrast, inputs.statistics))
+            answer["unsupported"] += unsupported_by_copies(contrast, inputs.statistics)
     content: ComparisonContent = {
-        "answer": write_comparison_answer(question, inputs.pairs),
+        "answer": answer,
         "primary": inputs.primary,
         "primary_words": label,
         "mask": mask,

@@ -11,6 +11,9 @@ import numpy as np
 from histoxai.core import provenance
 from histoxai.report.comparison.pairs import RunPair
 from histoxai.report.lineage import Lineage
+from histoxai.settings import Augment
+from histoxai.settings.base import with_omitted
+from histoxai.store.patches import Patches
 
 _STEPS = ("patches", "classifier", "segmenter", "masks", "maps", "scores")
 
@@ -58,8 +61,8 @@ def _all_settings(lineage: Lineage, methods: set[str]) -> dict[tuple[str, str], 
         if name in methods
     }
     of_step: dict[str, Mapping[str, Any]] = {
-        "patches": lineage.patches.store.header["settings"],
-        "classifier": {"arch": classifier["arch"], **classifier["settings"]},
+        "patches": _split_settings(lineage.patches),
+        "classifier": {"arch": classifier["arch"], **classifier["settings"], **_training_split(lineage)},
         "segmenter": {"arch": segmenter["arch"], **segmenter["settings"]},
         "masks": lineage.masks.header["settings"],
         "maps": {**lineage.maps.header["settings"], **options},
@@ -73,6 +76,18 @@ def _all_settings(lineage: Lineage, methods: set[str]) -> dict[tuple[str, str], 
         # those of "slides" are facts of each slide, not settings
         settings |= {(step, key): v for key, v in flat.items() if not key.startswith("slides.")}
     return settings
+
+
+def _split_settings(patches: Patches) -> dict[str, Any]:
+    recorded = patches.store.header["settings"]
+    return with_omitted(Augment, recorded) if patches.store.has("rotation") else recorded
+
+
+def _training_split(lineage: Lineage) -> dict[str, Any]:
+    # of a classifier that was trained on another store than the one that was explained
+    patches = lineage.training_patches
+    is_same = patches is None or patches.digest == lineage.patches.digest
+    return {} if patches is None or is_same else {"trained on": _split_settings(patches)}
 
 
 def _digests(lineage: Lineage) -> dict[str, str]:

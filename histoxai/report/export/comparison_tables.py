@@ -38,7 +38,10 @@ def comparison_tables(content: Mapping[str, Any]) -> Iterator[Table]:
     for mask, by_method in content["means"].items():
         heads = [f"{n}: {k}" for n in names for k in _MEAN]
         cells = [[m, *(v for row in of_runs for v in _values(row, _MEAN))] for m, of_runs in by_method.items()]
-        yield Table(f"means-{mask}", f"{measure} of every run, {hyphenated(mask)} mask", ["method", *heads], cells)
+        means = range(1, len(heads) + 1, len(_MEAN))
+        caption = f"{measure} of every run, {hyphenated(mask)} mask"
+        digits = dict.fromkeys(range(1, len(heads) + 1), means)
+        yield Table(f"means-{mask}", caption, ["method", *heads], cells, digits)
     yield Table(
         "differences",
         f"{measure} less that of {names[0]}, on the patches of both",
@@ -50,6 +53,8 @@ def comparison_tables(content: Mapping[str, Any]) -> Iterator[Table]:
         f"{measure} by class, {hyphenated(content['mask'])} mask",
         ["class", "method", *names],
         [[r["class"], r["method"], *r["means"]] for r in content["classes"]],
+        digits=dict.fromkeys(range(2, len(names) + 2), range(2, len(names) + 2)),
+        by=(0,),
     )
 
 

@@ -72,6 +72,7 @@ def _evidence(content: PageContent, partial: str) -> Iterator[Table]:
             f"beside chance{partial}",
             heads,
             [_chance_row(row) for row in table["rows"]],
+            digits=dict.fromkeys((2, 3, 4, 5), (2,)),
         )
     yield Table(
         "conclusions",
@@ -94,7 +95,8 @@ def _class_means(content: PageContent, partial: str) -> Iterator[Table]:
         heads = [f"{c} ({p})" for p in content["profiles"] for c in table["classes"]]
         rows = [[r["metric"], r["method"], *[cell["mean"] for cell in r["cells"]]] for r in table["rows"]]
         caption = f"Means per class, {table['mask']} mask{partial}"
-        yield Table(f"table6-{table['mask']}", caption, ["measure", "method", *heads], rows)
+        digits = {k: (k,) for k in range(2, len(heads) + 2)}
+        yield Table(f"table6-{table['mask']}", caption, ["measure", "method", *heads], rows, digits, by=(0,))
 
 
 def _faithfulness(content: PageContent, partial: str) -> Iterator[Table]:
@@ -108,6 +110,8 @@ def _faithfulness(content: PageContent, partial: str) -> Iterator[Table]:
             [r["probe"], r["better"], r["method"], _yes_or_no(r["null"]), r["mean"], r["low"], r["high"], r["n"]]
             for r in tested["rows"]
         ],
+        digits=dict.fromkeys((4, 5, 6), (4,)),
+        by=(0,),
     )
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+
+from histoxai.core.digits import FEWEST, decimals_for, fixed
 
 _LATEX_ESCAPES = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
@@ -25,12 +27,18 @@ _LATEX_ESCAPES = {
 
 @dataclass(frozen=True)
 class Table:
-    """A table: name of its files, caption, heads of its columns, and rows of texts, numbers and None."""
+    """A table: name of its files, caption, heads of its columns, and rows of texts, numbers and None.
+
+    digits: column -> the columns of means that it is rounded like, with as many decimals as tell these apart. by: the
+    columns whose texts say which rows are compared with each other.
+    """
 
     name: str
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
+    digits: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    by: Sequence[int] = ()
 
     def csv(self) -> bytes:
         """Return the table with all digits; undefined values are empty, and formulas of spreadsheets are quoted."""
@@ -42,14 +50,14 @@ class Table:
         return out.getvalue().encode()
 
     def markdown(self) -> bytes:
-        """Return a pipe table under its caption, with three decimals."""
+        """Return a pipe table under its caption, with rounded numbers."""
         lines = [self.columns, ["---" if text else "---:" for text in self._text_columns()]]
-        lines += [[_rounded(v) for v in row] for row in self.rows]
+        lines += self._rounded_rows()
         body = ["| " + " | ".join(escape_markdown(c) for c in line) + " |" for line in lines]
         return ("\n".join([escape_markdown(self.caption), "", *body]) + "\n").encode()
 
     def latex(self) -> bytes:
-        """Return a `table` environment with booktabs rules and three decimals."""
+        """Return a `table` environment with booktabs rules and rounded numbers."""
         shape = "".join("l" if text else "r" for text in self._text_columns())
         lines = [
             r"% needs \usepackage{booktabs}",
@@ -61,12 +69,24 @@ class Table:
             r"\toprule",
             _latex_line(self.columns),
             r"\midrule",
-            *(_latex_line([_rounded(v) for v in row]) for row in self.rows),
+            *(_latex_line(row) for row in self._rounded_rows()),
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{table}",
         ]
         return ("\n".join(lines) + "\n").encode()
+
+    def _rounded_rows(self) -> list[list[str]]:
+        blocks = [tuple(row[k] for k in self.by) for row in self.rows]
+        compared: dict[tuple[Any, ...], list[float | None]] = {}
+        for block, row in zip(blocks, self.rows, strict=True):
+            for columns in set(map(tuple, self.digits.values())):
+                compared.setdefault((block, columns), []).extend(row[k] for k in columns)
+        decimals = {key: decimals_for(means) for key, means in compared.items()}
+        return [
+            [_rounded(v, decimals.get((block, tuple(self.digits.get(k, ()))), FEWEST)) for k, v in enumerate(row)]
+            for block, row in zip(blocks, self.rows, strict=True)
+        ]
 
     def _text_columns(self) -> list[bool]:
         return [any(isinstance(row[k], str) for row in self.rows) for k in range(len(self.columns))]
@@ -86,11 +106,11 @@ def _undefined(value: Any) -> bool:
     return value is None or (isinstance(value, float) and not math.isfinite(value))
 
 
-def _rounded(value: Any) -> str:
+def _rounded(value: Any, decimals: int) -> str:
     if _undefined(value):
         return "–"
     if isinstance(value, float):
-        return f"{value:z.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:.1e}"
+        return fixed(value, decimals) if abs(value) >= 10**-decimals or value == 0 else f"{value:.1e}"
     return str(value)
 
 

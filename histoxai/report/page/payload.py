@@ -13,6 +13,7 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from PIL import Image
 
+from histoxai.core.digits import FEWEST, decimals_for, fixed
 from histoxai.report.figures.robustness import CURVE_MEASURES
 from histoxai.report.figures.style import OVERLAY_COLOURS
 from histoxai.report.page.render import p_value
@@ -27,16 +28,17 @@ MeanRow = Mapping[str, Any]
 def mean_table(means: Mapping[str, Sequence[MeanRow]], null_models: Sequence[str]) -> dict[str, Any]:
     """Encode every mean, column by column; means: profile -> `rows` of `score --json`.
 
-    Columns of MEAN_KEYS hold indices into the lists of `words`. Numbers are rounded here to the three decimals shown,
-    since Python and JavaScript round a half differently.
+    Columns of MEAN_KEYS hold indices into the lists of `words`. Numbers are rounded here to the decimals shown, which
+    tell the methods of a row's stratum apart, since Python and JavaScript round a half differently.
     """
     rows = [{**row, "profile": profile} for profile, of_profile in means.items() for row in of_profile]
     words = {k: list(dict.fromkeys(row[k] for row in rows)) for k in MEAN_KEYS}
     index = {k: {word: n for n, word in enumerate(known)} for k, known in words.items()}
     columns: dict[str, list[Any]] = {k: [index[k][row[k]] for row in rows] for k in MEAN_KEYS}
+    decimals = columns["decimals"] = _decimals(rows)
     columns["difference"] = _differences_to_thesis(rows)
     for k in ("mean", "low", "high", "chance"):
-        columns[k] = [three_decimals(row[k]) for row in rows]
+        columns[k] = [rounded(row[k], d) for row, d in zip(rows, decimals, strict=True)]
     p_values = [row["above_chance"]["p_holm"] for row in rows]
     columns["p"] = [None if p is None else p_value(p) for p in p_values]
     for k in ("n", "undefined"):
@@ -44,11 +46,21 @@ def mean_table(means: Mapping[str, Sequence[MeanRow]], null_models: Sequence[str
     return {"words": words, "columns": columns, "null_methods": list(null_models)}
 
 
+def _decimals(rows: Sequence[MeanRow]) -> list[int]:
+    # of each row: those that tell the methods of its mask, class, case, measure and profile apart
+    strata = [tuple(row[k] for k in MEAN_KEYS if k != "method") for row in rows]
+    compared: dict[tuple[Any, ...], list[float | None]] = {}
+    for stratum, row in zip(strata, rows, strict=True):
+        compared.setdefault(stratum, []).append(row["mean"])
+    decimals = {stratum: decimals_for(means) for stratum, means in compared.items()}
+    return [decimals[stratum] for stratum in strata]
+
+
 def _differences_to_thesis(rows: Sequence[MeanRow]) -> list[float | None]:
     strata = [tuple(row[k] for k in MEAN_KEYS if k != "profile") for row in rows]
     thesis = {s: row["mean"] for s, row in zip(strata, rows, strict=True) if row["profile"] == "thesis"}
     pairs = [(thesis.get(s), row["mean"]) for s, row in zip(strata, rows, strict=True)]
-    return [None if mean is None or other is None else three_decimals(mean - other) for mean, other in pairs]
+    return [None if mean is None or other is None else rounded(mean - other) for mean, other in pairs]
 
 
 def threshold_curves(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -57,7 +69,7 @@ def threshold_curves(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         {
             "method": r["method"],
             "mask": r["mask"],
-            **{k: [three_decimals(v) for v in r[k]] for k in CURVE_MEASURES},
+            **{k: [rounded(v) for v in r[k]] for k in CURVE_MEASURES},
         }
         for r in rows
         if any(v is not None for v in r["iou"])
@@ -70,8 +82,8 @@ def points(values: np.ndarray, measures: Sequence[str], facts: Mapping[str, np.n
     facts: columns (n,) `patch_id`, `case`, `probability`, and as texts `label`, `prediction`, `group`. Values become
     base64 of int16 little-endian, in thousandths; label, prediction and group become indices into lists of `words`.
     """
-    rounded = [three_decimals(x) for x in values.ravel().tolist()]
-    thousandths = [UNDEFINED if v is None else round(1000 * v) for v in rounded]
+    shown = [rounded(x) for x in values.ravel().tolist()]
+    thousandths = [UNDEFINED if v is None else round(1000 * v) for v in shown]
     coded = {k: np.unique(facts[k], return_inverse=True) for k in ("label", "prediction", "group")}
     return {
         "measures": list(measures),
@@ -84,9 +96,9 @@ def points(values: np.ndarray, measures: Sequence[str], facts: Mapping[str, np.n
     }
 
 
-def three_decimals(value: float | None) -> float | None:
-    """Round to the three decimals that `number` of the page writes; None if undefined."""
-    return None if value is None or not np.isfinite(value) else float(f"{value:z.3f}")
+def rounded(value: float | None, decimals: int = FEWEST) -> float | None:
+    """Round to the decimals that the page writes; None if undefined."""
+    return None if value is None or not np.isfinite(value) else float(fixed(value, decimals))
 
 
 def jpeg(image: np.ndarray) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from histoxai.core.digits import FEWEST, decimals_for, fixed
 from histoxai.report.figures.pool import PageFigure
 
 _ASSETS = "report/page/assets"
@@ -46,11 +47,12 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = number
+    environment.filters["number"] = fixed
+    environment.filters["decimals"] = decimals_for
     environment.filters["data_uri"] = data_uri
     environment.filters["percent"] = lambda v: "–" if v is None or not math.isfinite(v) else f"{100 * v:.1f} %"
     environment.filters["percent_interval"] = lambda row: _interval(row, lambda v: f"{100 * v:.1f}", " %")
-    environment.filters["interval"] = lambda row: _interval(row, lambda v: f"{v:z.3f}")
+    environment.filters["interval"] = interval
     environment.filters["p"] = p_value
     environment.filters["capitalize_first"] = lambda t: t[:1].upper() + t[1:]
     environment.filters["thousands"] = lambda v: f"{v:,}"
@@ -63,14 +65,14 @@ def embedded(data: Mapping[str, Any]) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def number(value: float | None) -> str:
-    """Return three decimals, or a dash if undefined."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:z.3f}"
-
-
 def p_value(value: float | None) -> str:
     """Return two digits, or a dash if undefined; no p is 0."""
     return "–" if value is None else "< 1e-12" if value < 1e-12 else f"{value:.2g}"
+
+
+def interval(row: Mapping[str, Any], decimals: int = FEWEST) -> str:
+    """Return the ends of an interval, or a dash where it is withheld."""
+    return _interval(row, lambda v: fixed(v, decimals))
 
 
 def _interval(row: Mapping[str, Any], text: Callable[[float], str], unit: str = "") -> str:

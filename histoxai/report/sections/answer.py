@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from histoxai.core.digits import signed
 from histoxai.report.content import Answer, SectionContent
 from histoxai.report.sections.base import ReportInputs, Section, SummaryRow, first_mask
 from histoxai.report.wording import count_groups, does_or_do, hyphenated, is_or_are, join_names, measure_in_sentence
@@ -129,7 +130,7 @@ def _against_null_models(tests: _MethodTests) -> str:
         return f"No method is shown to be better than {null}.{lower}"
     rest = [m for m in tests.order if m not in better and m not in worse]
     undecided = f"; {join_names(rest)} {is_or_are(rest)} not shown to be" if rest else ""
-    difference = f" ({better[0]} by {tests.best_null[better[0]]['difference']:+.3f})"
+    difference = f" ({better[0]} by {signed(tests.best_null[better[0]]['difference'])})"
     return f"{join_names(better)} {is_or_are(better)} better than {null}{difference}{undecided}.{lower}"
 
 

@@ -10,6 +10,8 @@ from histoxai.core.errors import InputRefused
 from histoxai.report.content import SectionContent
 from histoxai.report.lineage import Lineage
 from histoxai.report.sections.base import ReportInputs, Section
+from histoxai.settings import Augment
+from histoxai.settings.base import with_omitted
 from histoxai.split.leaks import KIND_LABELS, find_leaks, read_identity, share_of_split
 from histoxai.split.relations import relations
 from histoxai.store.patches import Patches
@@ -75,10 +77,12 @@ def _find_leakage(patches: Patches) -> dict[str, Any]:
 def _notes_on_split(lineage: Lineage) -> list[str]:
     # warnings about the split that put an accuracy in doubt
     notes = []
-    if lineage.patches.store.header["settings"].get("split_by") == "patch":
+    settings = with_omitted(Augment, lineage.patches.store.header["settings"])
+    if settings.get("split_by") == "patch":
+        related = "rotated copies of one patch" if settings["rotate"] else "patches of one scan"
         notes.append(
-            "This store was split by patch, the study's rule: rotated copies of one patch can be in training and in "
-            "test at once, so the accuracy below is too good."
+            f"This store was split by patch, the study's rule: {related} can be in training and in test at once, so "
+            "the accuracy below is too good."
         )
     if leaks := lineage.classifier.facts.get("leaks"):
         notes.append(f"The classifier was trained although its splits leak (--allow-leakage): {'; '.join(leaks)}.")

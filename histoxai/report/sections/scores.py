@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from histoxai.core.digits import decimals_for
 from histoxai.report.content import SectionContent
 from histoxai.report.page.payload import MEAN_KEYS
 from histoxai.report.sections.base import ReportInputs, Section, columns
@@ -74,11 +75,13 @@ def _table_rows(mean: np.ndarray, undefined: np.ndarray, axes: dict[str, list[st
 
 
 def _cell(mean: np.ndarray, undefined: np.ndarray, method: int, class_index: int) -> dict[str, Any]:
-    # mean, undefined (method,); first: of its profile; best: the only or shared highest of its column
+    # mean, undefined (method,); first: of its profile; best: the only or shared highest of its column;
+    # decimals: as many as tell the methods of this column apart
     defined, value = mean[np.isfinite(mean)], float(mean[method])
     best = len(defined) > 1 and value == defined.max() and defined.max() > defined.min()
     return {
         "mean": value if np.isfinite(value) else None,
+        "decimals": decimals_for(mean.tolist()),
         "undefined": int(undefined[method]),
         "first": class_index == 0,
         "best": bool(best),

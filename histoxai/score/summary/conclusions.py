@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from histoxai.core.digits import signed
 from histoxai.score.results import ConclusionRow
 from histoxai.score.summary.scores import Scores
 from histoxai.settings import Statistics
@@ -133,7 +134,7 @@ def _tumor_over_non_tumor(d: _Data, c: Conclusion) -> None:
     }
     c.found = (
         f"in patches of {', '.join(s.classes[k] for k in d.cancer)} maps agree with the tumor mask by "
-        f"{_signed(found.mean[0])} more than with the other one"
+        f"{signed(found.mean[0])} more than with the other one"
     )
 
 
@@ -149,7 +150,7 @@ def _above_all(d: _Data, c: Conclusion, above: list[int], below: list[int]) -> N
             ps.append(float(found.above[0]))
             opposites.append(float(found.below[0]))
             c.parts[f"{names[a]} - {names[b]}"] = float(found.mean[0])
-            words.append(f"{names[a]} is {_signed(found.mean[0])} from {names[b]}")
+            words.append(f"{names[a]} is {signed(found.mean[0])} from {names[b]}")
     c.p = max(ps)
     c.opposite = min(1.0, min(opposites) * len(opposites))  # Bonferroni: one counterexample is enough
     c.found = ", ".join(words)
@@ -199,7 +200,7 @@ def _best_classified(d: _Data, c: Conclusion) -> None:
     c.parts = {s.classes[k]: recall[k] for k in present}
     c.found = (
         f"maps of {' and '.join(s.classes[k] for k in best)}, the cancer classes classified best, agree with the tumor "
-        f"mask by {_signed(found.mean[0])} more than those of the others"
+        f"mask by {signed(found.mean[0])} more than those of the others"
     )
 
 
@@ -215,7 +216,7 @@ def _independent(d: _Data, c: Conclusion) -> None:
         ps += [float(low.above[0]), float(high.below[0])]
         name = f"{one} from {other}"
         c.parts[name] = float(low.mean[0]) - margin
-        words.append(f"{_signed(c.parts[name])} sets {name}")
+        words.append(f"{signed(c.parts[name])} sets {name}")
     c.p = max(ps)
     c.found = f"{', '.join(words)}; the equivalence margin is {margin:g}"
 
@@ -229,10 +230,6 @@ def _gap(d: _Data, values: np.ndarray, sides: dict[str, np.ndarray], against: fl
     first, second = sides.values()
     shifted = np.where(first, values - against, values)
     return difference(shifted, d.scores.group, (first, second), *d.settings.bootstrap)
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}"
 
 
 CLAIMS: dict[str, tuple[str, Callable[[_Data, Conclusion], None]]] = {

@@ -60,7 +60,8 @@ function tableOf(heads, rows, caption) {
   return whole;
 }
 
-const three = (value) => (value === null || Number.isNaN(value) ? dash : value.toFixed(3).replace(/^-(0\.000)$/, "$1"));
+const fixed = (value, decimals) => (value === null || Number.isNaN(value) ? dash : value.toFixed(decimals).replace(/^-(0\.0+)$/, "$1"));
+const three = (value) => fixed(value, 3);
 const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 const listen = {};
 /* parts tell one another what changed: the threshold, the patch that is shown */

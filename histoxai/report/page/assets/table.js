@@ -30,8 +30,10 @@
     if (what === "metric") return data.metrics[v] || v;
     if (what in words || what === "n" || what === "undefined") return String(v);
     if (what === "p") return v === null ? dash : v;
-    if (what === "low") return v === null ? dash : `${three(v)} to ${three(columns.high[row])}`;
-    return three(v);
+    if (what === "difference") return three(v);
+    const decimals = columns.decimals[what === "thesis" ? place.get(key(row, "thesis")) : row];
+    if (what === "low") return v === null ? dash : `${fixed(v, decimals)} to ${fixed(columns.high[row], decimals)}`;
+    return fixed(v, decimals);
   }
   function found() {
     const rows = [];
