@@ -80,7 +80,7 @@ def test_ci_runs_every_test_once() -> None:
     ci = (ROOT / ".ci" / "run").read_text()
     quick = "not slow and not slurm and not faults and not fuzz and not gpu"
     assert quick in (ROOT / "scripts" / "test").read_text()
-    slow = "slow and not slurm and not alone and not faults and not fuzz"
+    slow = "slow and not slurm and not alone and not faults and not fuzz and not gpu"
     chosen = [quick, slow, "slurm", "alone", "faults", "fuzz"]
     for selection in chosen[1:4]:
         assert f'-m "{selection}"' in ci
