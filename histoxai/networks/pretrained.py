@@ -9,6 +9,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Set
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,19 @@ def _named(content: Any, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
                 yield from _named(value, f"{prefix}{key}.")
 
 
+@dataclass(frozen=True)
+class _Gaps:
+    """Names of tensors that the encoder is missing, that the file has beyond it, and those of the file's heads."""
+
+    missing: Set[str]
+    unexpected: Set[str]
+    heads: Set[str]
+
+    @property
+    def partial(self) -> bool:
+        return bool(self.missing or self.unexpected)
+
+
 def load_weights(model: nn.Module, path: Path, progress: Progress, allow_partial: bool = False) -> dict[str, Any]:
     """Load a file's weights into a network, in place; the head stays random where the file's has other classes.
 
@@ -96,26 +110,21 @@ def load_weights(model: nn.Module, path: Path, progress: Progress, allow_partial
     fitting = {k: v for k, v in given.items() if k in own and (keep_head or k not in head)}
     _check_numbers(path, fitting)
     _resize_positions(net, fitting, own)
-    encoder, unexpected = own.keys() - head, given.keys() - own.keys()
-    if len(fitting.keys() & encoder) < LEAST * len(encoder):
-        raise InputRefused(
-            f"--weights {path}: has {len(fitting.keys() & encoder)} of the network's {len(encoder)} tensors; it names "
-            f"them {_examples(given)}, the network {_examples(encoder)}; choose the --arch that the file was made with"
-        )
+    encoder = own.keys() - head
+    _require_half(path, encoder, given, fitting)
     _check_shapes(path, fitting, own)
-    of_encoder = {k for k in unexpected if not _is_head(k)}
-    missing = encoder - fitting.keys()
-    if (missing or of_encoder) and not allow_partial:
-        raise InputRefused(f"--weights {path}: {_describe_gaps(missing, of_encoder, own.keys(), given.keys())}")
+    gaps = _find_gaps(encoder, {k: v for k, v in given.items() if k not in head}, fitting)
+    if gaps.partial and not allow_partial:
+        raise InputRefused(f"--weights {path}: {_describe_gaps(gaps, own.keys(), given.keys())}")
     net.load_state_dict(fitting, strict=False)
     report = {
         "file": path.name,
         "checksum": provenance.file_checksum(path),
         "prefix": prefix,
         "loaded": len(fitting),
-        "missing": sorted(missing),
-        "unexpected": sorted(unexpected),
-        "partial": bool(missing or of_encoder),
+        "missing": sorted(gaps.missing),
+        "unexpected": sorted(gaps.unexpected | gaps.heads),
+        "partial": gaps.partial,
         "head": "loaded" if keep_head else "drawn anew",
     }
     _show(report, progress)
@@ -156,12 +165,28 @@ def _preference(prefix: str) -> tuple[int, int]:
     return _FIRST.index(first) if first in _FIRST else len(_FIRST), len(prefix)
 
 
+def _require_half(path: Path, encoder: Set[str], given: Tensors, fitting: Tensors) -> None:
+    if len(fitting.keys() & encoder) < LEAST * len(encoder):
+        raise InputRefused(
+            f"--weights {path}: has {len(fitting.keys() & encoder)} of the network's {len(encoder)} tensors; it names "
+            f"them {_examples(given)}, the network {_examples(encoder)}; choose the --arch that the file was made with"
+        )
+
+
+def _find_gaps(encoder: Set[str], given: Tensors, fitting: Tensors) -> _Gaps:
+    # the file's tensors that fit nowhere; a head that the network draws anew is no gap
+    beyond = given.keys() - fitting.keys() - encoder
+    heads = {k for k in beyond if _is_head(k)}
+    return _Gaps(encoder - fitting.keys(), beyond - heads, heads)
+
+
 def _is_head(name: str) -> bool:
     first = name.partition(".")[0]
     return first in _HEADS or first.endswith("_head")
 
 
-def _describe_gaps(missing: Set[str], unexpected: Set[str], own: Set[str], given: Set[str]) -> str:
+def _describe_gaps(gaps: _Gaps, own: Set[str], given: Set[str]) -> str:
+    missing, unexpected = gaps.missing, gaps.unexpected
     lists = [
         f"{len(names)} tensors {words}" + (f" ({_examples(names)})" if names else "")
         for names, words in ((missing, "of the encoder are missing"), (unexpected, "are none of this network"))
