@@ -24,6 +24,7 @@ from histoxai.core.errors import InputRefused, UsageError
 
 SMALLEST = 32  # px; a smaller patch has no pixel left after five halvings
 _VIT_PATCH = 16
+_ANOTHER = "choose another --arch"
 
 
 # (torchvision.models, classes, (height, width)) -> module
@@ -153,7 +154,7 @@ def timm_model(name: str, classes: int, size: tuple[int, int]) -> nn.Module:
         _describe(net, classes, size)
     except InputRefused as error:
         raise InputRefused(f"timm:{name}: {error}") from None
-    except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (AssertionError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise InputRefused(
             f"timm:{name}: does not take patches of {size[1]} x {size[0]} px, or is no classifier ({reason}); choose "
@@ -167,8 +168,10 @@ def _describe(net: Any, classes: int, size: tuple[int, int]) -> None:
     names = {id(part): name for name, part in net.named_modules()}
     head = net.get_classifier()
     if not isinstance(head, nn.Linear):
-        raise InputRefused("its head is no linear layer; choose another --arch")
+        raise InputRefused(f"its head is no linear layer; {_ANOTHER}")
     net.head_layer = names[id(head)]
+    if not getattr(net, "feature_info", None):
+        raise InputRefused("timm does not say which layers are its stages, which activation maps need; " + _ANOTHER)
     layer = str(net.feature_info[-1]["module"])
     outputs: list[torch.Tensor] = []
     hook = net.get_submodule(layer).register_forward_hook(lambda *call: outputs.append(call[2]))
@@ -180,7 +183,9 @@ def _describe(net: Any, classes: int, size: tuple[int, int]) -> None:
         hook.remove()
         net.train(training)
     if tuple(logits.shape) != (1, classes):
-        raise InputRefused(f"gives {tuple(logits.shape)}, not (n, classes); choose another --arch")
+        raise InputRefused(f"gives {tuple(logits.shape)}, not (n, classes); {_ANOTHER}")
+    if not outputs or not torch.is_tensor(outputs[0]):
+        raise InputRefused(f"its last stage, {layer}, gives no activation that maps can weigh; {_ANOTHER}")
     activations = outputs[0]
     if activations.ndim == 3:
         # The tokens of the last block's output no longer reach the head where only the class token is read.

@@ -36,6 +36,7 @@ _TYPES = {  # of what every `run.json` has
 _UNRECORDED = {
     "network_version": 1,
     "settings.stop_rule": "patience",
+    "settings.allow_partial_weights": False,
     "settings.augment.noise": 0.0,
     "settings.augment.crop": 0.0,
 }
@@ -73,14 +74,29 @@ class Run:
         return next((words for older, words in _DIFFERENCES.items() if older == of), None)
 
     @property
+    def partial_weights(self) -> str | None:
+        """What --allow-partial-weights let pass when the training began; None for nothing."""
+        pretrained = self.facts.get("pretrained") or {}
+        if not pretrained.get("partial"):
+            return None
+        missing, unexpected = (len(pretrained[kind]) for kind in ("missing", "unexpected"))
+        return (
+            f"began from part of the encoder in {pretrained['file']} (--allow-partial-weights): {missing} tensors were "
+            f"missing and stayed random, {unexpected} of the file were left out"
+        )
+
+    @property
     def notice(self) -> str | None:
         """What a user should know before this network is used; None for nothing."""
-        if self.difference is None:
-            return None
-        return (
-            f"{self.path}: holds the {self.facts['arch']} of an earlier histoxai, {self.difference}; it is used as it "
-            f"was trained; for the study's network {self.remedy}"
-        )
+        notes = []
+        if self.difference is not None:
+            notes.append(
+                f"holds the {self.facts['arch']} of an earlier histoxai, {self.difference}; it is used as it was "
+                f"trained; for the study's network {self.remedy}"
+            )
+        if self.partial_weights:
+            notes.append(self.partial_weights)
+        return f"{self.path}: {'; '.join(notes)}" if notes else None
 
 
 def run_parent(name: str, kind: str) -> ParentKind[Run]:

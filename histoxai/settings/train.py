@@ -172,6 +172,7 @@ class TrainCls(Training):
     arch: str = option("thesis-cnn", ", ".join(registry.builtin_names("classifier")) + ".", _NETWORK, "NAME")
     allow_leakage: bool = option(False, "Train although splits share relatives.", BEHAVIOUR)
     weights: Path | None = option(None, "Start from .safetensors, .pth or .pt.", _NETWORK, "FILE")
+    allow_partial_weights: bool = option(False, "Take --weights that fill part of the encoder.", BEHAVIOUR)
     freeze: str | None = option(None, "What stays as in --weights", _NETWORK, choices=("encoder",))
     normalise: str | None = option(
         None, "First layer", _NETWORK, default_text="imagenet with --weights", choices=("none", "imagenet")

@@ -101,14 +101,17 @@ _RUN_FACTS = (
 def _run(path: Path, verify: bool) -> dict[str, Any]:
     if not (path / RUN).is_file():
         return _unfinished_run(path)
-    facts = open_run(path).facts
+    run = open_run(path)
+    facts = run.facts
+    more = {"pretrained": facts.get("pretrained"), "notice": run.notice}
     return {
         "schema": SCHEMA,
         "path": str(path),
         "complete": True,
         "failed": list(_run_failures(path, facts)) if verify else [],
-        "digest": Run(path, facts).digest,
+        "digest": run.digest,
         **{k: facts[k] for k in _RUN_FACTS},
+        **{k: v for k, v in more.items() if v},
     }
 
 

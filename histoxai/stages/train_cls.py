@@ -125,7 +125,7 @@ def _build(facts: dict[str, Any], settings: TrainCls, progress: Progress) -> tor
     torch.manual_seed(keyed_seed(settings.seed, "init"))
     model = build(facts)
     if settings.weights is not None:
-        facts["pretrained"] = load_weights(model, settings.weights, progress)
+        facts["pretrained"] = load_weights(model, settings.weights, progress, settings.allow_partial_weights)
         # two runs are the same if their files have the same content, wherever those lie
         facts["identity"]["settings"]["weights"] = facts["pretrained"]["checksum"]
     if settings.freeze:

@@ -23,13 +23,22 @@ from histoxai.core.registry import names, resolve
 from histoxai.explain.arguments import make_explainers, parse_options
 from histoxai.explain.bases import superpixels
 from histoxai.explain.bases.captum_hooks import unrolled
-from histoxai.explain.bases.method import Batch, Method, channels_to_plane, explain_all, min_max
+from histoxai.explain.bases.method import (
+    Batch,
+    Map,
+    Method,
+    channels_to_plane,
+    explain_all,
+    level,
+    min_max,
+)
 from histoxai.explain.bases.noise import draw_noise
+from histoxai.explain.bases.sampling import is_same_output
 from histoxai.explain.bases.single_pass import SinglePass, run_single_pass
 from histoxai.explain.bases.superpixels import compute_ahead, mean_colours, with_nuclei
 from histoxai.explain.catalogue import FAMILIES, method_rows
 from histoxai.explain.layers import find_layer
-from histoxai.explain.methods.lime import sample_weights
+from histoxai.explain.methods.lime import sample_weights, strongest
 from histoxai.explain.methods.random import Random
 from histoxai.explain.network import Network, largest_that_fits, reinitialised
 from histoxai.explain.parity import compare
@@ -341,7 +350,8 @@ def test_lime_positive_shows_the_highest_positive_weights() -> None:
     weights = np.array([0.1, -0.9, 0.3, -0.2, 0.2, 0.0, np.nan, np.nan], np.float32)
     raw = {"segments": segments, "weights": weights}
     either, positive = build("lime"), build("lime", positive="true")
-    assert either.render(raw, (2, 3), 0.0).tolist() == [[0, 1, 1], [1, 0, 0]]
+    # -0.2 and 0.2 are as strong: they share the third place
+    assert either.render(raw, (2, 3), 0.0).tolist() == [[0, 1, 1], [0.5, 0.5, 0]]
     assert positive.render(raw, (2, 3), 0.0).tolist() == [[1, 0, 1], [0, 1, 0]]
     assert build("lime", positive="true", top="2").render(raw, (2, 3), 0.0).tolist() == [[0, 0, 1], [0, 1, 0]]
     # no more than there are, and none of a patch without evidence for the class
@@ -350,6 +360,81 @@ def test_lime_positive_shows_the_highest_positive_weights() -> None:
     assert positive.render(against, (2, 3), 0.0).sum() == 0
     np.testing.assert_allclose(positive.relevance(raw, (2, 3), "own"), [[0.1, 0, 0.3], [0, 0.2, 0]])
     np.testing.assert_allclose(either.relevance(raw, (2, 3), "own"), [[0.1, 0.9, 0.3], [0.2, 0.2, 0]])
+
+
+def test_ties_share_the_places_that_are_left() -> None:
+    cases = {
+        (3, (0.1, 0.9, 0.3, 0.2)): (0, 1, 1, 1),
+        (3, (0.5, 0.9, 0.5, 0.5)): (2 / 3, 1, 2 / 3, 2 / 3),
+        (3, (0.2,) * 12): (0.25,) * 12,  # no contrast: a constant plane
+        (3, (0.2, 0.2)): (1, 1),
+        (1, (0.9, 0.9, 0.1)): (0.5, 0.5, 0),
+        (3, (0.0, 0.4, 0.0, 0.0)): (0, 1, 0, 0),  # nothing is no evidence
+        (3, (0.0,) * 5): (0,) * 5,
+        (2, (-0.1, 0.4, -0.3)): (0, 1, 0),
+    }
+    for (top, strength), shares in cases.items():
+        np.testing.assert_allclose(strongest(np.array(strength), top), shares, err_msg=str(strength))
+
+
+@pytest.mark.parametrize("engine", ["explain", "explain_with_library"])
+def test_lime_of_a_patch_of_one_colour_is_no_evidence(net: Network, engine: str) -> None:
+    for grey in (0.0, 0.3, 200 / 255, 1.0):
+        one_colour = Batch(torch.full((1, 3, 64, 64), grey), torch.tensor([1]), [3])
+        lime = build("lime", max_dist="4")
+        made = next(getattr(lime, engine)(net, one_colour))[1]
+        count = int(made.raw["segments"].max()) + 1
+        assert count > 3, grey
+        assert (made.raw["weights"][:count] == 0).all()
+        checks = lime.all_checks(made)
+        assert (checks["constant"], checks["zero"]) == (1, 1)
+        assert np.isnan(checks["r2"])
+        assert not lime.render(made.raw, (64, 64), 0.0).any()
+        assert not lime.relevance(made.raw, (64, 64), "own").any()
+        assert not lime.signed(made.raw, (64, 64)).any()
+
+
+def test_outputs_that_never_change_make_a_map_without_contrast(net: Network) -> None:
+    black = Batch(torch.zeros(1, 3, 64, 64), torch.tensor([1]), [3])
+    probability = float(torch.softmax(net.logits(black.images), dim=1)[0, 1])
+    for name in ("occlusion", "kernelshap", "rise"):
+        method = build(name)
+        made = next(method.explain(net, black))[1]
+        np.testing.assert_allclose(made.raw[""], probability if name == "rise" else 0, rtol=1e-6)
+        assert method.all_checks(made)["constant"] == 1, name
+        assert not method.render(made.raw, (64, 64), 0.0).any()
+    rng = np.random.default_rng(0)
+    outputs = 0.7 + 1e-7 * rng.random(50)
+    assert is_same_output(outputs)
+    assert is_same_output(np.zeros(3))
+    assert not is_same_output(1e-20 * rng.random(50))  # an unlikely class is explained as any other
+    assert not is_same_output(np.array([0.7, np.nan]))
+
+
+@pytest.mark.parametrize("name", [n for n in names("method") if n != "lime"])
+def test_maps_that_are_constant_below_rounding_are_constant(name: str) -> None:
+    method, rng = build(name), np.random.default_rng(0)
+    channels = getattr(method, "channels", 1)
+    noise = (1 + 1e-6 * rng.random((channels, 64, 64))).astype(np.float32)
+    for size in (1e-9, 1.0, 1e6):
+        raw = {"": noise * np.float32(size)}
+        assert np.ptp(raw[""]) > 0
+        assert not method.render(raw, (64, 64), 0.0).any()
+        assert np.ptp(method.relevance(raw, (64, 64), "own")) == 0
+        assert np.ptp(method.signed(raw, (64, 64)), axis=(1, 2)).max() == 0
+        assert method.all_checks(Map(raw))["constant"] == 1
+        ordinary = {"": raw[""] + np.float32(size) * rng.random(noise.shape, np.float32)}
+        assert level(ordinary[""]) is ordinary[""]
+        assert method.render(ordinary, (64, 64), 0.0).max() > 0.99
+
+
+def test_eigencam_of_activations_without_contrast_is_zero() -> None:
+    rng = np.random.default_rng(0)
+    flat = rng.random((1, 8, 1, 1)) * (1 + 1e-6 * rng.random((1, 8, 5, 5)))
+    read = build("eigencam").read  # type: ignore[attr-defined]
+    assert (read(torch.from_numpy(flat.astype(np.float32)), None) == np.zeros((1, 1, 5, 5))).all()
+    flat[0, 3, 2, 2] += 1
+    assert np.unravel_index(np.abs(read(torch.from_numpy(flat.astype(np.float32)), None)).argmax(), (5, 5)) == (2, 2)
 
 
 def test_options_that_came_later_are_on_record_only_where_they_differ() -> None:
@@ -886,6 +971,9 @@ def test_constant_channels_count_as_zero_or_as_the_study_has_them() -> None:
     assert np.isnan(channels_to_plane(attribution, np.nan)).all()
     assert (min_max(np.ones(4), 0.0) == 0).all()
     assert np.isnan(min_max(np.array([1.0, np.nan]), 0.0)).all()
+    assert (min_max(np.array([1.0, 1.0 + 1e-6]), 0.0) == 0).all()  # below rounding
+    assert min_max(np.array([1.0, 1.0 + 1e-4]), 0.0).tolist() == [0, 1]
+    assert min_max(np.array([0.0, 1e-30]), 0.0).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(

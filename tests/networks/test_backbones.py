@@ -103,6 +103,29 @@ def test_timm_builds_its_own_bare_names_only(name: str, monkeypatch: pytest.Monk
         resolve("classifier", name)(3, (64, 64))
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("coat_tiny", "its last stage, parallel_blocks, gives no activation that maps can weigh"),
+        ("pit_ti_224", "its last stage, .*, gives no activation that maps can weigh"),
+        ("levit_128s", "its head is no linear layer"),
+    ],
+)
+def test_timm_networks_that_do_not_describe_themselves_are_refused(name: str, words: str) -> None:
+    with torch.device("meta"), pytest.raises(InputRefused, match=rf"timm:{name}: {words}.*; choose another --arch$"):
+        resolve("classifier", f"timm:{name}")(3, (224, 224))
+
+
+def test_a_timm_network_without_a_list_of_stages_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+
+    listed = timm.create_model("test_resnet", num_classes=3)
+    listed.feature_info = []
+    monkeypatch.setattr(timm, "create_model", lambda *a, **k: listed)
+    with pytest.raises(InputRefused, match=r"timm does not say which layers are its stages.*; choose another --arch"):
+        resolve("classifier", "timm:test_resnet")(3, (64, 64))
+
+
 def test_unknown_names_and_empty_ones_list_the_known() -> None:
     for name in ("resnet99", "timm:", "smp:Unet/resnet18", "other:resnet18"):
         with pytest.raises(UsageError, match=r"unknown classifier .* vit-s-16.*timm:NAME"):

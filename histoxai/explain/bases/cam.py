@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from histoxai.core.errors import InputRefused, UsageError
-from histoxai.explain.bases.method import Method, MethodOptions, RawSpec, one_sign
+from histoxai.explain.bases.method import Method, MethodOptions, RawSpec, level, one_sign
 from histoxai.explain.bases.single_pass import SinglePass
 
 if TYPE_CHECKING:
@@ -143,16 +143,16 @@ class CAM(Method):
 
     def signed(self, raw: dict[str, np.ndarray], size: tuple[int, int]) -> np.ndarray:
         """The layer's map, bilinear at the patch's size."""
-        return cv2.resize(raw[""][0], (size[1], size[0]))[None]
+        return cv2.resize(level(raw[""][0]), (size[1], size[0]))[None]
 
     def relevance(self, raw: dict[str, np.ndarray], size: tuple[int, int], sign: str) -> np.ndarray:
         """The layer's map of one sign, bilinear at the patch's size."""
-        return cv2.resize(one_sign(raw[""][0], self.own_sign if sign == "own" else sign), (size[1], size[0]))
+        return cv2.resize(one_sign(level(raw[""][0]), self.own_sign if sign == "own" else sign), (size[1], size[0]))
 
     def render(self, raw: dict[str, np.ndarray], size: tuple[int, int], constant: float) -> np.ndarray:
         """Scale as the library does: ReLU, min-max (+ 1e-7), bilinear resize, min-max (+ 1e-7); never NaN."""
         del constant  # the library's own scaling turns a constant map into zeros
-        scaled = cv2.resize(_scaled(np.maximum(raw[""][0], 0)), (size[1], size[0]))
+        scaled = cv2.resize(_scaled(np.maximum(level(raw[""][0]), 0)), (size[1], size[0]))
         return _scaled(np.maximum(scaled, 0)).astype(np.float64)
 
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from histoxai.explain.network import Network
 
 # Raised whenever a change makes any map differ from what earlier versions stored.
-ENGINE = 2
+ENGINE = 3
+# Contrast that is no more than rounding, as a share of the largest absolute value: the numerics contract of maps.
+ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ class Method(ABC):
     def signed(self, raw: dict[str, np.ndarray], size: tuple[int, int]) -> np.ndarray:
         """One patch's signed evidence (C, H, W) float32 per pixel, C 1 or 3."""
         del size
-        return raw[""]
+        return level(raw[""])
 
     def relevance(self, raw: dict[str, np.ndarray], size: tuple[int, int], sign: str) -> np.ndarray:
         """One patch's evidence (H, W) float32 for threshold-free measures: not negative, not rescaled.
@@ -184,7 +186,7 @@ class Method(ABC):
         sign: "positive" (evidence for the class), "absolute" (either sign), or "own" (see `own_sign`). Channels are
         summed afterwards.
         """
-        return one_sign(raw[""], self.own_sign if sign == "own" else sign).sum(axis=0)
+        return one_sign(level(raw[""]), self.own_sign if sign == "own" else sign).sum(axis=0)
 
     def evidence(self, raw: dict[str, np.ndarray]) -> np.ndarray:
         """The signed numbers that checks and comparisons look at."""
@@ -195,7 +197,7 @@ class Method(ABC):
         values = self.evidence(result.raw).astype(np.float64)
         total = float(np.abs(values).sum())
         return {
-            "constant": float(values.size == 0 or np.ptp(values) == 0),
+            "constant": float(values.size == 0 or np.ptp(level(values, tuple(range(values.ndim)))) == 0),
             "zero": float(total == 0),
             "negative_share": float(np.abs(values[values < 0]).sum() / total) if total else float("nan"),
             **result.checks,
@@ -223,9 +225,24 @@ class PixelMethod(Method):
         return channels_to_plane(raw[""], constant)
 
 
+def level(values: np.ndarray, axis: tuple[int, ...] = (-2, -1)) -> np.ndarray:
+    """Make values that are constant below rounding over `axis` exactly constant; all others stay as they are.
+
+    Scaling and ranking would otherwise turn the rounding of a map without contrast into evidence.
+    """
+    low, high = values.min(axis=axis, keepdims=True), values.max(axis=axis, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        is_level = high - low <= ROUNDING * np.maximum(np.abs(low), np.abs(high))
+    return np.where(is_level, low, values) if is_level.any() else values
+
+
 def min_max(values: np.ndarray, constant: float, axis: tuple[int, ...] | None = None) -> np.ndarray:
-    """Scale to (v - min) / (max - min) in float64 over `axis`; input without contrast becomes `constant`."""
+    """Scale to (v - min) / (max - min) in float64 over `axis`; input without contrast becomes `constant`.
+
+    Contrast below rounding is none.
+    """
     values = np.asarray(values, np.float64)
+    values = level(values, tuple(range(values.ndim)) if axis is None else axis)
     low = values.min(axis=axis, keepdims=True)
     span = values.max(axis=axis, keepdims=True) - low
     with np.errstate(invalid="ignore", divide="ignore"):

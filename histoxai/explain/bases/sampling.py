@@ -39,6 +39,18 @@ if TYPE_CHECKING:
     from histoxai.explain.network import Network
 
 
+# Outputs that differ by no more, as a share of the largest, are one output: two units of the last place of float32.
+SAME_OUTPUT = 2.0**-22
+
+
+def is_same_output(outputs: np.ndarray) -> bool:
+    """Tell whether the outputs (n,) differ by rounding alone, as LIME's of a patch of one colour do.
+
+    What a method makes of them would be a map of the rounding, or of its own samples.
+    """
+    return bool(np.ptp(outputs) <= SAME_OUTPUT * np.abs(outputs).max())
+
+
 class PerturbedCopies(PixelMethod, PatchInputs):
     """What `Sampling` and `GradientSampling` share.
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histoxai.explain.bases.cam import SinglePassCAM
+from histoxai.explain.bases.method import level
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +36,8 @@ class EigenCAM(SinglePassCAM):
 
 
 def _first_component(activation: np.ndarray) -> np.ndarray:
+    if not np.ptp(level(activation), axis=(1, 2)).any():  # centring would leave nothing but rounding
+        return np.zeros((1, *activation.shape[1:]), np.float32)
     pixels = activation.reshape(len(activation), -1).T
     centred = pixels - pixels.mean(axis=0)
     first = np.linalg.svd(centred, full_matrices=False)[2][0]

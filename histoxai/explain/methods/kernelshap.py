@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histoxai.explain.bases.method import Batch, Map, MethodOptions, PixelMethod
+from histoxai.explain.bases.sampling import SAME_OUTPUT
 from histoxai.explain.bases.superpixels import compute_ahead, quickshift, segmenting
 from histoxai.settings import bounded
 
@@ -80,17 +81,24 @@ class KernelSHAP(PixelMethod):
             difference = (on - without).float().expand(1, *image.shape[1:])
             return difference.cpu().numpy()  # waits: once a blank patch
         mask = torch.from_numpy(segments.astype(np.int64)).to(image.device)[None, None]
+        logits: list[torch.Tensor] = []
+
+        def logit(x: torch.Tensor) -> torch.Tensor:
+            logits.append(module(x)[:, target].detach())
+            return logits[-1]
+
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            values = KernelShap(module).attribute(
+            values = KernelShap(logit).attribute(
                 image[None],
                 baselines=self.options.baseline,
-                target=target,
                 feature_mask=mask,
                 n_samples=self.options.samples,
                 perturbations_per_eval=rows,
             )
-        return values[0, :1].float().cpu().numpy()  # waits: captum returns one patch at a time
+        low, high = torch.cat(logits).aminmax()
+        differs = high - low > SAME_OUTPUT * torch.maximum(low.abs(), high.abs())  # else by rounding alone
+        return (values[0, :1] * differs).float().cpu().numpy()  # waits: captum returns one patch at a time
 
     def library(self, module: nn.Module, image: torch.Tensor, target: int, seed: int) -> dict[str, np.ndarray]:
         """captum's KernelShap, one perturbed patch a pass."""

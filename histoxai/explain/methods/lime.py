@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from histoxai.core.errors import InputRefused, UsageError
-from histoxai.explain.bases.method import Batch, Map, MethodOptions, RawSpec, one_sign
-from histoxai.explain.bases.sampling import Sampling
+from histoxai.explain.bases.method import Batch, Map, MethodOptions, RawSpec, level, one_sign
+from histoxai.explain.bases.sampling import Sampling, is_same_output
 from histoxai.explain.bases.superpixels import (
     compute_ahead,
     mean_colours,
@@ -108,6 +108,17 @@ def ridge(on: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray
     return beta, (1 - residual / spread) if spread > 0 else float("nan")
 
 
+def strongest(strength: np.ndarray, top: int) -> np.ndarray:
+    """Share (K,) in 0..1 of each superpixel in the `top` strongest; ties share the places that are left for them.
+
+    A superpixel without strength has none.
+    """
+    ordered = np.sort(strength)
+    above = len(strength) - np.searchsorted(ordered, strength, side="right")
+    tied = len(strength) - above - np.searchsorted(ordered, strength)
+    return np.where(strength > 0, np.clip((top - above) / tied, 0.0, 1.0), 0.0)
+
+
 def _most(size: tuple[int, ...]) -> int:
     # the largest number of superpixels of a patch of this size (H, W)
     return min(65535, size[0] * size[1] // 16)
@@ -118,6 +129,11 @@ def _stored(segments: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
     padded = np.full(_most(segments.shape), np.nan, np.float32)
     padded[: len(weights)] = weights
     return {"segments": segments.astype(np.uint16), "weights": padded}
+
+
+def _weights(raw: dict[str, np.ndarray]) -> np.ndarray:
+    # weights (K,) of the superpixels, without what pads them
+    return level(raw["weights"][: int(raw["segments"].max()) + 1], (-1,))
 
 
 @dataclass(frozen=True)
@@ -209,6 +225,8 @@ class Lime(Sampling):
         return Map(_stored(self.segmented.segments, weights), checks)
 
     def _local_model(self, on: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
+        if is_same_output(y):  # the regression would weigh rounding
+            return np.zeros(on.shape[1]), float("nan")
         return ridge(on, y, sample_weights(on, self.options.kernel, self.options.width))
 
     def why_no_library(self) -> str:
@@ -234,10 +252,13 @@ class Lime(Sampling):
         import torch
         from lime.lime_image import LimeImageExplainer
 
+        outputs: list[np.ndarray] = []
+
         @torch.no_grad()
         def classify(images: np.ndarray) -> np.ndarray:
             x = torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2).to(image)
-            return torch.softmax(module(x), dim=1).double().cpu().numpy()
+            outputs.append(torch.softmax(module(x), dim=1).double().cpu().numpy())
+            return outputs[-1]
 
         pixels = image.permute(1, 2, 0).cpu().numpy().astype(np.float64)
         segments = self.segments(pixels, None)
@@ -251,6 +272,8 @@ class Lime(Sampling):
             segmentation_fn=lambda _: segments,
             distance_metric=distance,
         )
+        if is_same_output(np.concatenate(outputs)[:, target]):
+            return segments, np.zeros(int(segments.max()) + 1), float("nan")
         pairs = dict(explanation.local_exp[target])
         return segments, np.array([pairs[k] for k in range(len(pairs))]), float(explanation.score)
 
@@ -269,24 +292,24 @@ class Lime(Sampling):
         return f"{options.samples * (2 if options.stability else 1)} forward"
 
     def evidence(self, raw: dict[str, np.ndarray]) -> np.ndarray:
-        return raw["weights"][np.isfinite(raw["weights"])]
+        return level(raw["weights"][np.isfinite(raw["weights"])], (-1,))
 
     def signed(self, raw: dict[str, np.ndarray], size: tuple[int, int]) -> np.ndarray:
         """Each superpixel's weight, divided among its pixels."""
         del size
         pixels = np.bincount(raw["segments"].ravel())
-        return (raw["weights"][: len(pixels)] / np.maximum(pixels, 1)).astype(np.float32)[raw["segments"]][None]
+        return (_weights(raw) / np.maximum(pixels, 1)).astype(np.float32)[raw["segments"]][None]
 
     def relevance(self, raw: dict[str, np.ndarray], size: tuple[int, int], sign: str) -> np.ndarray:
         """Each superpixel's weight of one sign, on all of its pixels."""
         own = "positive" if self.options.positive else self.own_sign
-        return one_sign(raw["weights"], own if sign == "own" else sign)[raw["segments"]]
+        return one_sign(_weights(raw), own if sign == "own" else sign)[raw["segments"]]
 
     def render(self, raw: dict[str, np.ndarray], size: tuple[int, int], constant: float) -> np.ndarray:
-        """1 on the `top` strongest superpixels, of either sign or with a positive weight, 0 elsewhere."""
+        """1 on the `top` strongest superpixels, of either sign or with a positive weight, 0 elsewhere.
+
+        Ties share the last places, each with its share of them, so that a map without contrast is constant.
+        """
         del constant  # nothing is scaled
-        weights = self.evidence(raw)
-        ordered = np.argsort(-(weights if self.options.positive else np.abs(weights)), kind="stable")
-        shown = ordered[weights[ordered] > 0] if self.options.positive else ordered
-        strongest = shown[: self.options.top]
-        return np.isin(raw["segments"], strongest).astype(np.float64)
+        weights = np.nan_to_num(_weights(raw))
+        return strongest(weights if self.options.positive else np.abs(weights), self.options.top)[raw["segments"]]

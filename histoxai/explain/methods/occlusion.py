@@ -16,7 +16,7 @@ import numpy as np
 
 from histoxai.core.errors import InputRefused, UsageError
 from histoxai.explain.bases.method import Map, MethodOptions, RawSpec
-from histoxai.explain.bases.sampling import Sampling
+from histoxai.explain.bases.sampling import Sampling, is_same_output
 from histoxai.settings import bounded
 
 if TYPE_CHECKING:
@@ -83,6 +83,8 @@ class Occlusion(Sampling):
     def reduce(self, outputs: torch.Tensor) -> Map:
         """Mean fall of the logit over the squares that cover a pixel."""
         logits = outputs.double().numpy()
+        if is_same_output(logits):
+            logits = np.full_like(logits, logits[0])
         total, count = np.zeros(self.image.shape[1:]), np.zeros(self.image.shape[1:])
         for square, logit in zip(self._squares, logits[1:], strict=True):
             total[square] += logits[0] - logit

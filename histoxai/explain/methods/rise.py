@@ -14,7 +14,7 @@ import numpy as np
 
 from histoxai.explain.bases.method import MethodOptions
 from histoxai.explain.bases.packing import PatchInputs
-from histoxai.explain.bases.sampling import Sampling
+from histoxai.explain.bases.sampling import SAME_OUTPUT, Sampling
 from histoxai.settings import bounded
 
 if TYPE_CHECKING:
@@ -73,12 +73,17 @@ class RISE(Sampling):
         return self.image * self._masks.mask(i)
 
     def summary(self) -> torch.Tensor:
-        """Mean of the masks, weighted by probability, divided by the share of cells that are on."""
+        """Mean of the masks, weighted by probability, divided by the share of cells that are on.
+
+        Where all probabilities are the same, as those of a black patch, it is that one: the mean would show the masks.
+        """
         import torch
 
-        total = torch.zeros(self.image.shape[1:], device=self.image.device)
-        for i, probability in enumerate(super().summary()):  # a thousand masks would take 260 MB: they are made again
+        total, outputs = torch.zeros(self.image.shape[1:], device=self.image.device), super().summary()
+        for i, probability in enumerate(outputs):  # a thousand masks would take 260 MB: they are made again
             total.addcmul_(self._masks.mask(i)[0], probability.float())
-        return (total / (self.rows * self.options.share))[None]
+        low, high = outputs.float().aminmax()
+        differs = high - low > SAME_OUTPUT * high
+        return torch.where(differs, total / (self.rows * self.options.share), high)[None]
 
     reduce = PatchInputs.reduce  # the summary is the map

@@ -129,13 +129,13 @@ def _training(run: Mapping[str, Any]) -> str:
         f"{settings['seed']}) for {run['epochs']} epochs; the weights of epoch {run['best_epoch']}, with the lowest "
         "validation loss, were kept"
     )
-    extras = _training_extras(settings)
+    extras = _training_extras(run)
     return text + (f" ({', '.join(extras)})" if extras else "")
 
 
-def _training_extras(settings: Mapping[str, Any]) -> list[str]:
+def _training_extras(run: Mapping[str, Any]) -> list[str]:
     # settings that differ from the study's plain training
-    extras = []
+    settings, extras = run["settings"], []
     if settings.get("schedule", "constant") != "constant":
         extras.append(f"{settings['schedule']} schedule")
     if settings.get("stop_rule", "patience") != "patience":
@@ -147,7 +147,8 @@ def _training_extras(settings: Mapping[str, Any]) -> list[str]:
     if settings.get("augment"):
         extras.append("augmented: " + ", ".join(f"{k} {v}" for k, v in settings["augment"].items() if v))
     if settings.get("weights"):
-        extras.append("from pretrained weights" + (", its encoder frozen" if settings.get("freeze") else ""))
+        part = "part of " if (run.get("pretrained") or {}).get("partial") else ""
+        extras.append(f"from {part}pretrained weights" + (", its encoder frozen" if settings.get("freeze") else ""))
     balanced = [k for k in ("class_weights", "sampling") if settings.get(k) == "balanced"]
     extras += [f"{settings[k]} {k.replace('_', ' ')}" for k in balanced]
     if settings.get("temperature") is True:

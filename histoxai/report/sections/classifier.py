@@ -24,6 +24,7 @@ def build(inputs: ReportInputs) -> Section[SectionContent]:
     curves = (training_curves, history, facts["best_epoch"], "accuracy", "accuracy")
     classifier = {
         **{k: facts[k] for k in ("arch", "epochs", "best_epoch", "split")},
+        "note": inputs.lineage.classifier.partial_weights,
         "patches": metrics["patches"],
         "mean": metrics["mean_class_accuracy"],
         "accuracy": metrics["accuracy"],
