@@ -19,6 +19,8 @@ from tests.conftest import FAST, Mini, array_files, done
 
 pytestmark = pytest.mark.gpu
 
+# Of a barely trained network: bfloat16 as on a CPU (tests/stages/test_explain.py); TF32 has 8 times its precision.
+LEAST_RANK = {"tf32": 0.9, "bf16": 0.5}
 METHODS = "ig,nt,lime,gradcam,saliency,gradcampp"
 
 
@@ -65,7 +67,7 @@ def test_low_precision_ranks_pixels_as_float32(mini: Mini, tmp_path: Path, preci
         rank = store.read(f"checks/{name}")[
             :, list(store.array(f"checks/{name}").attrs["columns"]).index("rank_to_fp32")
         ]
-        assert np.nanmedian(rank) > 0.9
+        assert np.nanmedian(rank) > LEAST_RANK[precision]
 
 
 def test_predictions_are_those_of_the_cpu(mini: Mini, tmp_path: Path, device: torch.device) -> None:
