@@ -32,6 +32,11 @@ def measure_quality(image: np.ndarray) -> np.ndarray:
     return np.array([1 / (1 + variance / _SHARP), pen / pixels, glass / pixels, cv2.mean(hsv)[1] / 255], np.float32)
 
 
+def find_glass(image: np.ndarray) -> np.ndarray:
+    """Return the bright, colourless pixels (H, W) bool of an image (H, W, 3) uint8: glass, or a lumen."""
+    return cv2.inRange(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), *_GLASS) > 0
+
+
 def tissue_share(quality: np.ndarray) -> np.ndarray:
     """Return the share of pixels (n,) that are neither glass nor pen, from the quality of patches (n, 4)."""
     return 1 - quality[:, QUALITY_COLUMNS.index("background")] - quality[:, QUALITY_COLUMNS.index("pen")]

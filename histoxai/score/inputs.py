@@ -22,10 +22,11 @@ class ScoreInputs:
     """What `score` reads.
 
     maps, masks: stores. allow_partial: score only the patches that have every map and a mask; a method that has not
-    begun is left out. faithfulness: test the maps on their model too.
+    begun is left out. faithfulness: test the maps on their model too. patches: the explained patches, if moved.
     """
 
     maps: Path
     masks: Path
     allow_partial: bool = False
     faithfulness: FaithfulnessInputs | None = None
+    patches: Path | None = None

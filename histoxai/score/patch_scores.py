@@ -2,7 +2,8 @@
 
 The built-in profiles share arrays. `values`: the study's seven measures in both profiles. `measures`: all other
 measures of the corrected profile. `chance`: the chance of all measures of the corrected profile. Each further profile
-has arrays of its own, `profiles/<name>/values` and `profiles/<name>/chance`.
+has arrays of its own, `profiles/<name>/values` and `profiles/<name>/chance`. `tissue`: counts of each map against the
+patch's tissue, in stores that were scored with the patches at hand.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from histoxai.score.profiles.corrected import CorrectedProfile
 from histoxai.score.profiles.thesis import ThesisProfile, lines_of, stretched_counts, values_of
 from histoxai.score.threshold_curves import levels, threshold_histogram
 from histoxai.settings import Score
-from histoxai.statistics.confusion import COUNTS
+from histoxai.statistics.confusion import COUNTS, confusion_counts
 from histoxai.store.schema import MASKS, ArraySpec
 from histoxai.store.shards import Item
 
 PATCHES_PER_STEP = 16  # patches whose maps are in memory at once
 BUILT_IN = ("corrected", "thesis")  # they share arrays
+TISSUE = "tissue"  # an array
 STUDY = tuple(m.name for m in ThesisProfile.measures())  # measures of the axis `metric`
 
 Arrays = dict[str, np.ndarray]
@@ -52,11 +54,18 @@ def score_axes(methods: list[StoredMethod]) -> dict[str, Any]:
     return axes | ({"profiles": further} if further else {})
 
 
-def score_item(axes: dict[str, Any], patches: int, classes: int, height: int, shard: int) -> Item:
-    """Return the work item of a scores store: all arrays, of `patches` rows, in shards of `shard` rows.
+@dataclass(frozen=True)
+class ScoreSizes:
+    """Sizes of a scores store: patches, classes, lines of a mask, and patches of a shard."""
 
-    axes: from `score_axes`. classes: number of classes. height: lines of a mask.
-    """
+    patches: int
+    classes: int
+    height: int
+    shard: int
+
+
+def score_item(axes: dict[str, Any], sizes: ScoreSizes, with_tissue: bool) -> Item:
+    """Return the work item of a scores store: all arrays; axes: from `score_axes`."""
     pairs = (len(axes["method"]), len(axes["mask"]))
     counts = len(axes["count"])
     shapes: dict[str, tuple[tuple[int, ...], Any, Any]] = {
@@ -69,16 +78,18 @@ def score_item(axes: dict[str, Any], patches: int, classes: int, height: int, sh
         "union": ((pairs[0], counts), np.int64, 0),
         "curves": ((*pairs, 2, 102), np.int32, 0),
         "mask_curves": ((*pairs, 2, 102), np.int32, 0),
-        "lines": ((pairs[1], height), np.uint16, 0),
-        "logits": ((classes,), np.float32, NAN),
+        "lines": ((pairs[1], sizes.height), np.uint16, 0),
+        "logits": ((sizes.classes,), np.float32, NAN),
     }
+    if with_tissue:
+        shapes[TISSUE] = ((pairs[0], counts), np.int64, 0)
     for name, measures in axes.get("profiles", {}).items():
         for kind in ("values", "chance"):
             shapes[array_path(name, kind)] = ((*pairs, len(measures)), np.float64, NAN)
     return Item(
         "scores",
-        tuple(ArraySpec(k, (patches, *s), t, shard, f) for k, (s, t, f) in shapes.items()),
-        _plugin_parameters(axes),
+        tuple(ArraySpec(k, (sizes.patches, *s), t, sizes.shard, f) for k, (s, t, f) in shapes.items()),
+        _plugin_parameters(axes) | ({TISSUE: True} if with_tissue else {}),
         rows_per_step=PATCHES_PER_STEP,
     )
 
@@ -101,11 +112,11 @@ class PatchScorer:
     methods: list[StoredMethod]
     settings: Score
 
-    def fill(self, raw: list[Arrays], probabilities: np.ndarray, out: Arrays) -> None:
+    def fill(self, raw: list[Arrays], probabilities: np.ndarray, out: Arrays, tissue: np.ndarray | None = None) -> None:
         """Fill one patch's row of every array.
 
         raw: the arrays of each method's map, each with one row. probabilities (masks, H, W): its masks. out: rows of
-        the arrays of `score_item`, without the patch axis.
+        the arrays of `score_item`, without the patch axis. tissue (H, W) bool: where `out` has such counts.
         """
         masks = PatchMasks.of(probabilities, self.settings.mask_threshold)
         out["lines"][:] = lines_of(masks)
@@ -113,6 +124,9 @@ class PatchScorer:
         for j, method in enumerate(self.methods):
             views = self._views(method, raw[j], masks)
             self._fill_built_in(views, {k: a[j] for k, a in out.items() if k not in ("lines", "logits")}, grey)
+            if tissue is not None:
+                found = views["corrected"].found
+                out[TISSUE][j] = confusion_counts(found.ravel(), tissue.reshape(1, -1))[0]
             for name, kind in further_profiles().items():
                 values, chance = kind().score(views[name])
                 out[array_path(name, "values")][j], out[array_path(name, "chance")][j] = values, chance

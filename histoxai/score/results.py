@@ -139,12 +139,17 @@ class FriedmanRow(TypedDict):
 
 
 class ConclusionRow(TypedDict):
-    """One of the study's claims, tested; parts: the numbers that it rests on."""
+    """One of the study's claims, tested; parts: the numbers that it rests on.
+
+    measure: what the test measures. study_measure: what the study measured.
+    """
 
     name: str
     claim: str
     answer: str
     words: str
+    measure: str
+    study_measure: str
     p: float | None
     p_holm: float | None
     parts: dict[str, float]

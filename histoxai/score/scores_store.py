@@ -12,6 +12,7 @@ import numpy as np
 from histoxai.core.progress import Progress
 from histoxai.core.registry import resolve
 from histoxai.score.export import write_table
+from histoxai.score.patch_scores import TISSUE
 from histoxai.score.profiles.base import ProfileScores, StoredScores
 from histoxai.score.results import FaithfulnessSummary, ItemState, SanitySummary, ScoreSummary
 from histoxai.score.summary import faithfulness, summarise
@@ -82,6 +83,7 @@ def read(path: Path, profile: str, empty: str = "exclude", rows: np.ndarray | No
         masks=header["axes"]["mask"],
         metrics=scores.names,
         partial=header.get("partial"),
+        tissue=column(TISSUE) if store.has(TISSUE) else None,
         **{k: column(k).astype(np.int64) for k in ("label", "case", "prediction")},
     )
 

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from histoxai.core import provenance, resources
-from histoxai.core.errors import UsageError
+from histoxai.core.errors import Damaged, Incomplete, InputRefused, UsageError
 from histoxai.core.progress import Progress
 from histoxai.core.registry import resolve
 from histoxai.explain.maps_store import used_items
+from histoxai.ingest.quality import find_glass
 from histoxai.score import scores_store
 from histoxai.score.coverage import coverage
 from histoxai.score.export import check_table
 from histoxai.score.inputs import FaithfulnessInputs, ScoreInputs
 from histoxai.score.measures.base import DEGENERATE
-from histoxai.score.patch_scores import PatchScorer, score_axes, score_item
+from histoxai.score.patch_scores import TISSUE, PatchScorer, ScoreSizes, score_axes, score_item
 from histoxai.score.summary.scores import cancer_of, primary_of
 from histoxai.score.summary.strata import cases
 from histoxai.settings import Score, Statistics, Work
 from histoxai.stages.base import ShardedStage
 from histoxai.store.jobs.runner import Producers, Stream
+from histoxai.store.parents import open_parent
+from histoxai.store.patches import PATCHES_PARENT, Patches
 from histoxai.store.schema import schema
 from histoxai.store.shards import Item, Store, open_store
 
@@ -114,7 +118,9 @@ class _Scores(ShardedStage):
         self.attributes = {"classes": self.classes}
         self.axes = score_axes(self.methods)
         height = self.masks.array("probability").shape[-2]
-        self.scores = score_item(self.axes, len(self.rows), len(self.classes), height, settings.shard_size)
+        sizes = ScoreSizes(len(self.rows), len(self.classes), height, settings.shard_size)
+        self.with_tissue = self._wants_tissue()
+        self.scores = score_item(self.axes, sizes, self.with_tissue)
         self.faithfulness = self._faithfulness_runs(inputs.faithfulness) if inputs.faithfulness else None
         resources.keep_freed_memory()
 
@@ -123,6 +129,29 @@ class _Scores(ShardedStage):
             self.progress.warn(f"{self.inputs.maps}: '{name}' has no finished shard and is left out")
         if partial := self.coverage.partial:
             self.progress.warn(f"partial: {len(self.rows)} of {partial['of']} patches have all maps and masks")
+
+    def _wants_tissue(self) -> bool:
+        # a store that is there stays as it was begun; a new one counts tissue where the patches are at hand
+        if self.output.exists() and not self.work.force:
+            with suppress(InputRefused):  # an empty folder, or what `fill` will refuse
+                return open_store(self.output, "scores", "score").has(TISSUE)
+        try:
+            return self.patches is not None
+        except (InputRefused, Incomplete, Damaged) as error:
+            # the store must not depend on whether a read failed for a moment
+            of_system = isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError)
+            if self.inputs.patches is not None or of_system:
+                raise
+            self.progress.say(f"whether maps mark tissue is not measured ({error})")
+            return False
+
+    @cached_property
+    def patches(self) -> Patches:
+        """The explained patches.
+
+        Raises ParentChanged where they are gone or are not those that were explained.
+        """
+        return open_parent(PATCHES_PARENT, self.maps.path, self.maps.header, self.inputs.patches)
 
     @property
     def network_settings(self) -> Any:
@@ -173,10 +202,12 @@ class _Scores(ShardedStage):
         probability = self.masks.take("probability", self.coverage.masks[start:stop])
         out = {s.path: np.full((stop - start, *s.shape[1:]), s.fill, s.dtype) for s in self.scores.specs}
         out["logits"][:] = self.maps.take("predictions/logits", rows)
+        images = self.patches.read(self.maps.take("row", rows)) if self.with_tissue else None
 
         def score_patch(i: int) -> None:
             of_patch = [{part: array[i : i + 1] for part, array in arrays.items()} for arrays in raw]
-            scorer.fill(of_patch, probability[i], {path: array[i] for path, array in out.items()})
+            tissue = None if images is None else ~find_glass(images[i])
+            scorer.fill(of_patch, probability[i], {path: array[i] for path, array in out.items()}, tissue)
 
         with ThreadPoolExecutor(max(1, self.work.threads)) as pool:
             list(pool.map(score_patch, range(stop - start)))

@@ -72,6 +72,32 @@ def of_ratio(sums: np.ndarray, counts: np.ndarray, repetitions: int, seed: int, 
 
     The standard error of such a ratio is sqrt(G / (G - 1) sum (s_g - mean n_g)^2) / sum(n).
     """
+    t, mean, error, n, groups = _studentised_means(sums, counts, repetitions, seed)
+    return _finish(t, mean, error, n, groups, level)
+
+
+def any_below(values: np.ndarray, group: np.ndarray, repetitions: int, seed: int) -> float:
+    """Return p of "no column's mean is below 0", values (n, K); NaN where a column has fewer than FEWEST groups.
+
+    The least t of all columns is compared with the least t of each draw, so that K takes no further correction.
+    Source: Westfall and Young 1993; Romano and Wolf 2005, Econometrica 73:1237.
+    """
+    t, mean, error, _, groups = _studentised_means(*by_group(values, group), repetitions, seed)
+    if groups.min() < FEWEST:
+        return float("nan")
+    spread = error > 0
+    if (mean[~spread] < 0).any():  # every group has this mean
+        return 1 / (1 + repetitions)
+    if not spread.any():
+        return 1.0
+    least = np.where(np.isnan(t[:, spread]), np.inf, t[:, spread]).min(axis=1)
+    return float((1 + (least <= (mean[spread] / error[spread]).min()).sum()) / (1 + repetitions))
+
+
+def _studentised_means(
+    sums: np.ndarray, counts: np.ndarray, repetitions: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    # t (B, K) of each draw; mean, its standard error, and numbers of values and groups (K,)
     n, groups = counts.sum(axis=0), (counts > 0).sum(axis=0)
     total = len(sums)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -89,8 +115,7 @@ def of_ratio(sums: np.ndarray, counts: np.ndarray, repetitions: int, seed: int, 
             squares = terms[0] - 2 * shift * (draws @ (s * c)) + terms[1]
             squares[squares <= CANCELLED * (terms[0] + terms[1])] = 0.0  # all groups of this draw have the same mean
             parts.append(shift / (np.sqrt(factor * squares) / dc))
-        t = np.concatenate(parts)
-        return _finish(t, mean, error, n, groups, level)
+        return np.concatenate(parts), mean, error, n, groups
 
 
 def difference(

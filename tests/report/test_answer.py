@@ -117,7 +117,7 @@ def test_conclusions_without_support_are_listed() -> None:
     ]
     assert refuted
     few = write_answer(summarise(planted(groups=6), QUICK), (64, 64))["unsupported"]
-    assert few == ["7 of the study's 7 conclusions cannot be tested on these patches; the table below says why."]
+    assert few == ["12 of the study's 12 conclusions cannot be tested on these patches; the table below says why."]
 
 
 def test_the_figures_of_the_evidence_are_drawn_of_its_rows() -> None:

@@ -12,7 +12,7 @@ import pytest
 from histoxai.core.errors import UsageError
 from histoxai.score.measures.base import DEGENERATE
 from histoxai.score.summary.conclusions import conclude
-from histoxai.score.summary.scores import Method, Scores, apply_convention, measures_of
+from histoxai.score.summary.scores import Method, Scores, apply_convention, cancer_of, measures_of, with_primary
 from histoxai.score.summary.summarise import summarise
 from histoxai.score.threshold_curves import counts_above
 from histoxai.settings import Statistics
@@ -22,12 +22,15 @@ NAMES = ("ig", "nt", "lime", "gradcam", "random")
 QUICK = Statistics(repetitions=2000)
 ALL = tuple(measures_of("corrected"))
 AUROC = ALL.index("auroc")
+STUDY = ("iou", "precision", "recall", "f1", "pixel_accuracy", "spearman")
 
 
 def planted(groups: int = 24, seed: int = 0, **effects: float) -> Scores:
-    """Patches of four classes; AUROC 0.5 + what a method, mask, class or rightness adds, and noise of group and patch.
+    """Patches of four classes; AUROC 0.5 + what a method, mask, class or case adds, and noise of group and patch.
 
-    outside: share of GradCAM's pixels outside of both masks.
+    outside: share of GradCAM's pixels outside of both masks. bright: bright pixels of IG less those of NT, of 1000.
+    lead: of GradCAM in IoU, precision, recall and F1; accuracy: its lead in pixel accuracy. spearman: LIME's. glass:
+    share of GradCAM's bright pixels on glass, which covers a quarter of each patch.
     """
     rng = np.random.default_rng(seed)
     group = np.repeat(np.arange(groups), 16)
@@ -43,6 +46,13 @@ def planted(groups: int = 24, seed: int = 0, **effects: float) -> Scores:
     values[:, :4, 0, AUROC] += effects.get("tumor", 0)
     values[label == 1, :4, 0, AUROC] += effects.get("R1", 0)
     values[right, :4, 0, AUROC] += effects.get("right", 0)
+    values[~right & ~sure, :4, 0, AUROC] += effects.get("case 4", 0)
+    for metric in STUDY:
+        values[..., ALL.index(metric)] += noise
+    for metric in ("iou", "precision", "recall", "f1"):
+        values[:, NAMES.index("gradcam"), 0, ALL.index(metric)] += effects.get("lead", 0) + effects.get(metric, 0)
+    values[:, NAMES.index("gradcam"), 0, ALL.index("pixel_accuracy")] += effects.get("accuracy", 0)
+    values[:, NAMES.index("lime"), 0, ALL.index("spearman")] += effects.get("spearman", 0) - 0.5
     counts, union = np.zeros((n, len(NAMES), 2, 4), np.int64), np.zeros((n, len(NAMES), 4), np.int64)
     share = effects.get("outside", 0.8)
     outside = (100 * share + rng.normal(0, 4, n)).round().astype(int)[:, None]
@@ -54,6 +64,14 @@ def planted(groups: int = 24, seed: int = 0, **effects: float) -> Scores:
     counts[..., 1] = 100 - counts[..., 0]
     counts[..., 2] = 200 - counts[..., 0]
     counts[..., 3] = 1000 - counts[..., :3].sum(axis=-1)
+    for k, sign in ((NAMES.index("ig"), 1), (NAMES.index("nt"), -1)):  # 100 bright pixels each, and half the difference
+        more = round(effects.get("bright", 0) / 2) * sign + rng.integers(-3, 4, n)[:, None]
+        counts[:, k, :, 1] += more
+        counts[:, k, :, 3] -= more
+    tissue = np.zeros((n, len(NAMES), 4), np.int64)
+    on_glass = (100 * effects.get("glass", 0.25) + rng.normal(0, 4, n)).round().astype(int)[:, None]
+    tissue[..., 0], tissue[..., 1] = 100 - on_glass, on_glass
+    tissue[..., 2], tissue[..., 3] = 750 - tissue[..., 0], 250 - on_glass
     prediction = np.where(right, label, (label + 1) % 4)
     logits = np.where(np.arange(4) == prediction[:, None], np.where(sure, 3.0, 0.5)[:, None], 0.0)
     return Scores(
@@ -76,36 +94,109 @@ def planted(groups: int = 24, seed: int = 0, **effects: float) -> Scores:
         masks=["tumor", "non_tumor"],
         metrics=list(ALL),
         partial=None,
+        tissue=tissue,
     )
 
 
 def answers(scores: Scores, settings: Statistics = QUICK) -> dict[str, dict[str, Any]]:
-    return {row["name"]: row for row in summarise(scores, settings)["conclusions"]}
+    statistics = with_primary(scores, settings)
+    rows = conclude(scores, scores.of("auroc"), cancer_of(None, scores.classes), statistics)
+    return {row["name"]: dict(row) for row in rows}
 
 
 TRUE = {"gradcam": 0.2, "lime": 0.1, "tumor": 0.05, "R1": 0.06, "outside": 0.8}
+TRUE |= {"bright": 20, "lead": 0.1, "accuracy": -0.1, "spearman": 0.05, "glass": 0.4}
+OPPOSITE = {"gradcam": -0.2, "lime": -0.1, "tumor": -0.05, "R1": -0.08, "outside": 0.2}
+OPPOSITE |= {"bright": -20, "lead": -0.1, "accuracy": 0.1, "spearman": -0.05, "glass": 0.1}
 
 
 def test_what_is_planted_is_supported() -> None:
     got = answers(planted(**TRUE))
     assert {k: r["answer"] for k, r in got.items()} == dict.fromkeys(got, "supported")
-    assert len(got) == 7
+    assert len(got) == 12
     assert got["gradcam_best"]["parts"]["gradcam - lime"] == pytest.approx(0.1, abs=0.01)
     assert got["gradcam_outside"]["parts"] == pytest.approx({"outside": 0.8, "chance": 0.6}, abs=0.005)
     words = "of what it marks lies outside of both masks, where a map that knows nothing has 60.0% (p = "
     assert words in got["gradcam_outside"]["words"]
     assert got["best_classified"]["parts"]["R1"] > got["best_classified"]["parts"]["R3"]
+    bright = got["ig_brighter_than_nt"]
+    assert bright["parts"] == pytest.approx({"ig - nt": 0.02, "ig": 0.11, "nt": 0.09}, abs=0.001)
+    assert bright["words"].startswith("Supported: 11.0% of the pixels of IG's maps are bright, and 9.0% of those of NT")
+    off = got["gradcam_off_tissue"]
+    assert off["parts"] == pytest.approx({"outside - chance": 0.15, "outside": 0.4, "chance": 0.25}, abs=0.005)
+    assert "where a map that knows nothing has 25.0% (p = " in off["words"]
+    assert got["lime_on_nuclei"]["parts"]["lime"] == pytest.approx(0.05, abs=0.01)
+    leads = got["gradcam_leads"]["parts"]
+    assert set(leads) == {f"{m}: gradcam - {o}" for m in ("iou", "precision", "recall", "f1") for o in NAMES[:3]}
+    assert list(leads.values()) == pytest.approx([0.1] * 12, abs=0.015)
+    last = got["gradcam_last_in_accuracy"]["parts"]
+    assert last == pytest.approx(dict.fromkeys((f"{o} - gradcam" for o in NAMES[:3]), 0.1), abs=0.015)
+
+
+def test_each_claim_names_its_measure_and_the_studys() -> None:
+    got = answers(planted(**TRUE))
+    assert all(r["measure"] and r["study_measure"] and "{" not in r["claim"] + r["measure"] for r in got.values())
+    assert got["gradcam_best"]["measure"] == "auroc, tumor mask"
+    assert got["gradcam_best"]["study_measure"].startswith("means of table 6: IoU, precision")
+    assert got["gradcam_leads"]["measure"] == "these four in the corrected profile"
+    assert got["lime_on_nuclei"]["study_measure"].startswith("Spearman's correlation of the two binary planes")
+
+
+def test_one_measure_that_gradcam_does_not_lead_is_enough() -> None:
+    got = answers(planted(**TRUE | {"recall": -0.3}))["gradcam_leads"]  # -0.2 from each other method
+    assert got["answer"] == "contradicted"
+    words = got["words"]
+    assert words.index("IoU +0.") < words.index("precision +0.") < words.index("recall -0.2") < words.index("F1 +0.")
+    # a lead in three, and none in recall
+    got = answers(planted(**TRUE | {"recall": -0.1}))["gradcam_leads"]
+    assert got["answer"] == "not supported"
+
+
+def test_what_is_not_defined_counts_for_nothing() -> None:
+    s = planted(**TRUE)
+    s.flags[::2, 0] = DEGENERATE["not_finite_map"]
+    s.counts[::2, 0, :] = [0, 0, 100, 900]  # no map of IG there: nothing of it is bright
+    s.tissue[::2] = [100, 0, 900, 0]  # no glass in the patch
+    s.tissue[1::4] = [0, 0, 750, 250]  # nothing marked
+    got = answers(s)
+    assert got["ig_brighter_than_nt"]["parts"] == pytest.approx({"ig - nt": 0.02, "ig": 0.11, "nt": 0.09}, abs=0.001)
+    off = got["gradcam_off_tissue"]["parts"]
+    assert off == pytest.approx({"outside - chance": 0.15, "outside": 0.4, "chance": 0.25}, abs=0.01)
+
+
+def test_the_four_cases_stay_apart() -> None:
+    """A case that differs alone decides, though right patches as a whole are nearly as good as wrong ones."""
+    s = planted(**{"case 4": -0.12})
+    got = answers(s)["independent_of_prediction"]
+    assert got["answer"] == "not supported"
+    parts = got["parts"]
+    mean = s.values[:, :4, 0, AUROC].mean(axis=1)
+    assert [parts[f"case {k}"] for k in (1, 2, 3, 4)] == pytest.approx([mean[s.case == k].mean() for k in (1, 2, 3, 4)])
+    for a, b in ((1, 2), (1, 3), (2, 3)):
+        assert parts[f"case {a} - case {b}"] == pytest.approx(0, abs=0.02)
+        assert parts[f"case {a} - case {b}"] == pytest.approx(parts[f"case {a}"] - parts[f"case {b}"])
+        assert parts[f"case {a} - case 4"] == pytest.approx(0.12, abs=0.02)
+    assert "case 4 (wrong, unsure) has 0." in got["words"]
+    assert " and 4 are furthest apart, by 0.1" in got["words"]
+    # too few groups with one case: nothing is claimed of the four
+    few = replace(s, case=np.where((s.case == 4) & (s.group.astype(int) >= 7), 3, s.case))
+    got = answers(few)["independent_of_prediction"]
+    groups = len(set(few.group[few.case == 4].tolist()))
+    assert groups < 10
+    words = f"Not testable: {groups} groups have patches of case 4 (wrong, unsure) with a value; it takes 10."
+    assert got["words"] == words
+    assert set(got["parts"]) == {"case 1", "case 2", "case 3", "case 4"}  # their means are there all the same
 
 
 def test_the_opposite_is_contradicted() -> None:
-    got = answers(planted(gradcam=-0.2, lime=-0.1, tumor=-0.05, R1=-0.08, outside=0.2))
+    got = answers(planted(**OPPOSITE))
     wrong = {k for k, r in got.items() if r["answer"] == "contradicted"}
     assert wrong == set(got) - {"independent_of_prediction"}
     assert got["independent_of_prediction"]["answer"] == "supported"
     depends = answers(planted(right=0.2))["independent_of_prediction"]
     assert depends["answer"] == "not supported"
-    assert depends["parts"]["right from wrong"] == pytest.approx(0.2, abs=0.02)
-    assert depends["parts"]["sure from unsure"] == pytest.approx(0, abs=0.02)
+    assert depends["parts"]["case 1 - case 3"] == pytest.approx(0.2, abs=0.02)
+    assert depends["parts"]["case 1 - case 2"] == pytest.approx(0, abs=0.02)
 
 
 def test_noise_supports_nothing_but_that_there_is_no_difference() -> None:
@@ -134,12 +225,18 @@ def test_what_cannot_be_tested_says_why() -> None:
         union=whole.union[:, :2],
         curves=whole.curves[:, :2],
         mask_curves=whole.mask_curves[:, :2],
+        tissue=None,
         methods={"ig": Method("ig", False), "nt": Method("nt", False)},
     )
     got = answers(alone)
     assert got["gradcam_best"]["words"] == "Not testable: the store has no gradcam."
     assert got["ig_nt_worst"]["words"] == "Not testable: the store has no other method to compare with."
     assert got["tumor_over_non_tumor"]["answer"] == "supported"
+    assert got["lime_on_nuclei"]["words"] == "Not testable: the store has no lime."
+    untold = answers(replace(whole, tissue=None))["gradcam_off_tissue"]["words"]
+    assert "does not say where tissue is; score again with --force" in untold
+    counts = answers(replace(whole, metrics=["x" if m == "spearman" else m for m in ALL]))
+    assert counts["lime_on_nuclei"]["words"] == "Not testable: the store has no spearman in the corrected profile."
     benign = answers(replace(whole, classes=["N", "A", "BG", "normal"]))
     assert "name them with --cancer" in benign["tumor_over_non_tumor"]["words"]
     assert "classes with tumor, and patches are of 0" in benign["best_classified"]["words"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,10 +27,11 @@ from histoxai.score.patch_scores import STUDY as METRICS
 from histoxai.score.profiles.base import Profile
 from histoxai.score.summary.scores import measures_of
 from histoxai.settings import Statistics
+from histoxai.stages import score as stage
 from histoxai.store.patches import Patches
 from histoxai.store.sealing import seal_attributes
 from histoxai.store.shards import Store
-from tests.conftest import CLASSES, ROOT, Mini, array_files, done, run, write_diagset
+from tests.conftest import CLASSES, ROOT, SIZE, Mini, array_files, done, run, write_diagset
 
 SCHEMA = json.loads((ROOT / "docs" / "score.schema.json").read_text())
 FEW = ["--repetitions", 200]
@@ -153,6 +155,35 @@ def test_any_number_of_workers_and_shards_writes_the_same_bytes(mini: Mini, tmp_
         assert "shards done now: scores" in text
     assert done(*score(mini, tmp_path / "c", "--shard-size", 4, "--missing")) == ""
     assert array_files(tmp_path / "a") == array_files(tmp_path / "b") == array_files(tmp_path / "c")
+
+
+def test_tissue_is_counted_where_the_patches_are(mini: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    half = np.zeros((SIZE, SIZE), bool)
+    half[:, : SIZE // 2] = True
+    monkeypatch.setattr(stage, "find_glass", lambda image: half)
+    done(*score(mini, tmp_path / "s"))
+    counts = Store(tmp_path / "s").read("tissue")
+    maps = Store(mini.maps)
+    for j, method in enumerate(stored_methods(maps)):
+        for n in range(len(counts)):
+            found = method.plane(method.take(maps, np.array([n])), 0, (SIZE, SIZE)) > 0.3
+            tp, fp = int((found & ~half).sum()), int((found & half).sum())
+            assert counts[n, j].tolist() == [tp, fp, half.sum() - tp, half.sum() - fp]
+    # of a moved maps store: not measured, and said; the patches can be named
+    for name in ("maps", "masks"):
+        shutil.copytree(getattr(mini, name), tmp_path / f"{name}.zarr")
+    moved = ["score", tmp_path / "maps.zarr", "--masks", tmp_path / "masks.zarr", *FEW, "-o"]
+    outcome = run(*moved, tmp_path / "t", "--json")
+    assert "whether maps mark tissue is not measured" in outcome.err.replace("\n", " ")
+    assert not Store(tmp_path / "t").has("tissue")
+    words = next(r["words"] for r in json.loads(outcome.out)["conclusions"] if r["name"] == "gradcam_off_tissue")
+    assert "the store does not say where tissue is" in words
+    done(*moved, tmp_path / "t", "--patches", mini.balanced)  # it stays as it was begun
+    assert not Store(tmp_path / "t").has("tissue")
+    done(*moved, tmp_path / "t", "--patches", mini.balanced, "--force")
+    np.testing.assert_array_equal(Store(tmp_path / "t").read("tissue"), counts)
+    assert run(*moved, tmp_path / "u", "--patches", mini.patches).code == 3
+    assert not (tmp_path / "u").exists()
 
 
 def test_exports_hold_the_numbers_of_json(mini: Mini, tmp_path: Path, summary: dict[str, Any]) -> None:

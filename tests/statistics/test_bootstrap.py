@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from histoxai.statistics.bootstrap import FEWEST, difference, means
+from histoxai.statistics.bootstrap import FEWEST, any_below, difference, means
 
 
 def clustered(rng: np.random.Generator, groups: int, columns: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -134,3 +134,21 @@ def test_difference_within_one_group_has_no_interval() -> None:
     found = difference(np.arange(6.0), np.zeros(6), (first, ~first), 100, 0, 0.95)
     assert found.mean[0] == -3
     assert np.isnan([found.low[0], found.high[0], found.p[0]]).all()
+
+
+def test_any_column_below_0() -> None:
+    """Of one column it is the one-sided p; of several it errs in 5 % of cases, and one of them is enough."""
+    rng = np.random.default_rng(3)
+    values, group = clustered(rng, 20, 4)
+    alone = means(values[:, :1], group, 500, 0)
+    assert any_below(values[:, :1], group, 500, 0) == pytest.approx(float(alone.below[0]))
+    errors = sum(any_below(*clustered(rng, 20, 4), 400, trial) <= 0.05 for trial in range(400))
+    assert abs(errors / 400 - 0.05) <= 3 * np.sqrt(0.05 * 0.95 / 400)
+    assert any_below(values + 1.0, group, 500, 0) == pytest.approx(1.0)
+    values[:, 2] -= 1.0
+    assert any_below(values, group, 500, 0) == pytest.approx(1 / 501)
+    values[:, 2] = -1e-3  # every group has this mean
+    assert any_below(values, group, 500, 0) == pytest.approx(1 / 501)
+    assert any_below(np.zeros((len(group), 3)), group, 500, 0) == 1.0
+    values[group > 5, 1] = np.nan  # a column of six groups
+    assert np.isnan(any_below(values, group, 500, 0))

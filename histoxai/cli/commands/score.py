@@ -53,7 +53,7 @@ def score(
         options.path_option("Run folder of the classifier that was explained.", panel=MODEL_PANEL, metavar="DIR"),
     ] = None,
     patches: Annotated[
-        Path | None, options.path_option("Its patches, if they were moved.", panel=MODEL_PANEL, metavar="STORE")
+        Path | None, options.path_option("The explained patches, if they were moved.", metavar="STORE")
     ] = None,
     allow_partial: options.AllowPartial = False,
     quiet: options.Quiet = False,
@@ -75,7 +75,7 @@ def score(
         from histoxai.stages import score as stage
 
         on_model = FaithfulnessInputs(tests, model, patches) if model is not None else None
-        inputs = ScoreInputs(maps, masks, allow_partial, on_model)
+        inputs = ScoreInputs(maps, masks, allow_partial, on_model, patches)
         requested = stage.Summary(profile, statistics, export, with_means=not jsonl)
         summary = stage.score(inputs, output, settings, requested, progress, work)
     if work.only is not None or work.shard is not None:

@@ -106,7 +106,7 @@ def conclusions(summary: dict[str, Any]) -> Table:
     table.add_column("claim", ratio=2)
     table.add_column("answer", ratio=3)
     for row in summary["conclusions"]:
-        table.add_row(row["claim"], row["words"])
+        table.add_row(row["claim"], f"{row['words']}\nhere: {row['measure']}; the study: {row['study_measure']}")
     return table
 
 

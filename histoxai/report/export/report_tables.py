@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from histoxai.report.export.tables import Table
@@ -77,8 +77,11 @@ def _evidence(content: PageContent, partial: str) -> Iterator[Table]:
     yield Table(
         "conclusions",
         f"The study's conclusions as tests on these patches{partial}",
-        ["conclusion", "answer", "found", "p (Holm)"],
-        [[c["claim"], c["answer"], c["words"], c["p_holm"]] for c in evidence["conclusions"]],
+        ["conclusion", "answer", "found", "p (Holm)", "measured here", "measured by the study"],
+        [
+            _values(c, ("claim", "answer", "words", "p_holm", "measure", "study_measure"))
+            for c in evidence["conclusions"]
+        ],
     )
 
 
@@ -150,6 +153,10 @@ def _robustness(content: PageContent, partial: str) -> Iterator[Table]:
             ["method", *agreement["methods"]],
             [[name, *row] for name, row in zip(agreement["methods"], agreement["table"], strict=True)],
         )
+
+
+def _values(row: Mapping[str, Any], keys: Sequence[str]) -> list[Any]:
+    return [row[k] for k in keys]
 
 
 def _yes_or_no(value: bool) -> str:

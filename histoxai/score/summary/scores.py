@@ -41,8 +41,9 @@ class Scores:
     """A scores store in one profile: n patches, M methods, K masks, Q metrics.
 
     values, chance (n, M, K, Q) float64, NaN undefined; flags (n, M, K); counts (n, M, K, 4); union (n, M, 4): counts
-    against both masks together; curves, mask_curves (n, M, K, 2, 102), read piece by piece, None where there are none;
-    logits (n, classes); label, prediction, case, group, patch_id (n,).
+    against both masks together; tissue (n, M, 4): counts against the patch's tissue, None where the store has none;
+    curves, mask_curves (n, M, K, 2, 102), read piece by piece, None where there are none; logits (n, classes); label,
+    prediction, case, group, patch_id (n,).
     """
 
     profile: str
@@ -64,6 +65,7 @@ class Scores:
     masks: list[str]
     metrics: list[str]
     partial: dict[str, Any] | None
+    tissue: np.ndarray | None = None
 
     def of(self, metric: str) -> np.ndarray:
         """Return values (n, M, K) of one metric."""
