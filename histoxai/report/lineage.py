@@ -91,9 +91,14 @@ class Lineage:
     @cached_property
     def training_patches(self) -> Patches | None:
         """The patch store that the classifier was trained on; None where it is gone or has changed."""
-        digest = self.classifier.facts["parents"]["patches"]["digest"]
-        store = self.patches if digest == self.patches.digest else _patches_of(self.classifier)
-        return store if store is not None and store.digest == digest else None
+        if self.classifier.facts["parents"]["patches"]["digest"] == self.patches.digest:
+            return self.patches
+        return _trained_on(self.classifier)
+
+    @cached_property
+    def segmenter_patches(self) -> Patches | None:
+        """The patch store that the segmenter was trained on; None where it is gone or has changed."""
+        return _trained_on(self.segmenter)
 
     @cached_property
     def methods(self) -> dict[str, StoredMethod]:
@@ -212,6 +217,11 @@ def _commands_of_patches(patches: Patches) -> list[str]:
         parent = _opened(locate_parent(patches.path, patches.store.header["parents"]["patches"]["path"]))
         return [*_commands_of_patches(parent), command] if parent else [command]
     return [command]
+
+
+def _trained_on(run: Run) -> Patches | None:
+    store = _patches_of(run)
+    return store if store is not None and store.digest == run.facts["parents"]["patches"]["digest"] else None
 
 
 def _patches_of(run: Run) -> Patches | None:

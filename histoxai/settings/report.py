@@ -24,7 +24,9 @@ class Report(Checked):
     """Settings of the page of one scores store; primary and cancer as in `Statistics`."""
 
     title: str = option(_TITLE, "Title of the page.", _PAGE, parse=lambda text: text or _TITLE)
-    colours: str = option("safe", "Overlays (safe: for colour-blind readers too)", _PAGE, choices=("safe", "study"))
+    colours: str = option(
+        "safe", "Overlays (safe: for colour-blind readers too, on grey)", _PAGE, choices=("safe", "study")
+    )
     examples: int = option(100, "Patches that can be looked at on the page.", _PAGE, "N", ge=0)
     show: tuple[str, ...] = option((), "A patch that must be among them.", _PAGE, "ID", repeated=True)
     limit: float = option(25.0, "Largest size of the page.", _PAGE, "MB", ge=1)

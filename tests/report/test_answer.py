@@ -219,6 +219,8 @@ def test_numbers_of_tables() -> None:
         "t", "c", ["method", "a", "low", "b"], [["ig", 0.0991, 0.05, 0.0993]], dict.fromkeys((1, 2, 3), (1, 3))
     )
     assert r"ig & 0.0991 & 0.0500 & 0.0993 \\" in runs.latex().decode()
+    differences = Table("t", "c", ["method", "above"], [["ig", 0.0004], ["nt", -0.1]], {1: (1,)}, differences=(1,))
+    assert r"ig & 0.0004 \\" in differences.latex().decode()  # told from 0
     assert escape_latex("100 % of A_1 “x”") == r"100 \% of A\_1 ``x''"
 
 

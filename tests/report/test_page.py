@@ -85,10 +85,6 @@ def score(mini: Mini, profile: str = "corrected") -> dict[str, Any]:
     return json.loads(done(*command))
 
 
-def shown(value: float | None) -> str:
-    return "–" if value is None else f"{value:z.3f}"
-
-
 def test_every_mean_of_the_page_is_that_of_score_and_of_data_zarr(opened: Page, mini: Mini) -> None:
     data = Store(mini.report / "data.zarr")
     keys = ("method", "mask", "class", "case", "metric", "profile")
@@ -147,7 +143,7 @@ def test_table_sorts_filters_and_sets_profiles_side_by_side(opened: Page, mini: 
         assert shows(row[5], by["corrected", row[0]]["mean"])
         assert shows(row[6], by["thesis", row[0]]["mean"])
         pair = [by[p, row[0]]["mean"] for p in ("corrected", "thesis")]
-        assert row[7] == ("–" if None in pair else f"{pair[1] - pair[0]:z.3f}")
+        assert shows(row[7], None if None in pair else pair[1] - pair[0])
     assert "sigmoid" in opened.page.inner_text("#table-why")
 
 
@@ -156,8 +152,9 @@ def test_slider_moves_means_as_the_stores_curves_have_them(opened: Page, mini: M
     opened.choose("cut-controls", Mask="non_tumor")
     for threshold in (0, 17, 100):
         opened.control("cut-controls", "Threshold").fill(str(threshold))
-        want = [[r["method"], *(shown(r[k][threshold]) for k in ("iou", "precision", "recall"))] for r in curves]
-        assert opened.rows("cut-table") == want
+        for row, curve in zip(opened.rows("cut-table"), curves, strict=True):
+            assert row[0] == curve["method"]
+            assert all(shows(row[n], curve[k][threshold]) for n, k in enumerate(("iou", "precision", "recall"), 1))
     assert opened.page.locator("#cut-chart path.line").count() == 4
 
 
@@ -193,6 +190,21 @@ def test_explorers_overlay_has_the_pixels_that_were_counted(opened: Page, mini: 
                 # the rest of the map lies on the non-tumor mask or on neither
                 assert seen.get(look["map and non-tumor"], 0) + seen.get(look["map"], 0) == fp
         opened.page.click("#explorer-choice button:has-text('Next')")
+
+
+def test_the_studys_colours_lie_on_the_unchanged_patch(opened: Page) -> None:
+    """Below an overlay that is seen through, the patch keeps its colours under the study's, and is grey under ours."""
+    opened.settled()
+    opened.control("explorer-layers", "Opacity").fill("0")
+    opened.choose("explorer-layers", Colours="study")
+    opened.settled()
+    patch_tile = colours(opened, 0)
+    assert any(max(c) - min(c) > 30 for c in patch_tile)  # pink tissue
+    assert colours(opened, 1) == patch_tile
+    opened.choose("explorer-layers", Colours="safe")
+    opened.settled()
+    assert colours(opened, 0) == patch_tile
+    assert all(max(c) - min(c) <= 1 for c in colours(opened, 1))
 
 
 def test_explorers_layers_and_threshold(opened: Page) -> None:

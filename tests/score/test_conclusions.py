@@ -156,7 +156,8 @@ def test_what_is_not_defined_counts_for_nothing() -> None:
     s = planted(**TRUE)
     s.flags[::2, 0] = DEGENERATE["not_finite_map"]
     s.counts[::2, 0, :] = [0, 0, 100, 900]  # no map of IG there: nothing of it is bright
-    s.tissue[::2] = [100, 0, 900, 0]  # no glass in the patch
+    s.tissue[::4] = [100, 0, 900, 0]  # no glass in the patch
+    s.tissue[2::4] = [0, 9, 991, 0]  # too little of it
     s.tissue[1::4] = [0, 0, 750, 250]  # nothing marked
     got = answers(s)
     assert got["ig_brighter_than_nt"]["parts"] == pytest.approx({"ig - nt": 0.02, "ig": 0.11, "nt": 0.09}, abs=0.001)

@@ -102,6 +102,11 @@ def test_other_tables_of_the_page(mini: Mini) -> None:
     assert data.read("confusion").tolist() == facts["confusion"]
     assert data.read("table1_train").tolist() == [r["train"] for r in plan]
     assert data.read("classifier_epoch").tolist() == [1, 2, 3]
+    # PanNuke's folds 1 and 2, and fold 3, of four patches each
+    segmenter = next(t for t in parser.tables if t[0] == ["split", "patches"])
+    assert segmenter[1:] == [["train", "8"], ["validation", "4"]]
+    assert data.read("table2_split").tolist() == ["train", "validation"]
+    assert data.read("table2_patches").tolist() == [8, 4]
 
 
 def test_the_page_stands_alone(mini: Mini) -> None:
@@ -121,8 +126,11 @@ def test_the_page_stands_alone(mini: Mini) -> None:
     ranks = text.count("Mean ranks of the methods")
     sizes = text.count("By the size of the")
     assert sizes in (1, 2)  # one for each mask that any patch has
+    violins = [text.count(f"in the {profile} profile by class, method and mask") for profile in ("corrected", "thesis")]
+    same = re.findall(r"has the same values in both profiles: (.*?)\.</p>", text)
+    assert violins == [7, 7 - len(same[0].split(", ")) if same else 7]
     # curves twice, confusion, reliability, forest, agreement; measures; methods; cases; thresholds of two masks
-    assert images + absent == 6 + 7 + 4 + 4 + 2 + sizes + ranks
+    assert images + absent == 6 + sum(violins) + 4 + 4 + 2 + sizes + ranks
     assert len(re.findall(r'<img[^>]*alt="[^"]{10,}"', text)) == images
     assert len(text) < 25e6
 
@@ -188,16 +196,20 @@ def test_selection_rule() -> None:
 
 
 def test_overlay_colours_are_the_studys_where_asked() -> None:
-    image = np.full((1, 5, 3), 100, np.uint8)
+    image = np.full((1, 5, 3), [50, 100, 150], np.uint8)
     above = np.array([[1, 0, 0, 1, 0]], bool)
     tumor = np.array([[0, 1, 0, 1, 0]], bool)
     other = np.array([[0, 0, 1, 0, 0]], bool)
     study = {"map": (0, 200, 0), "tumor": (230, 0, 0), "non_tumor": (30, 60, 255), "map and tumor": (255, 235, 0)}
-    for colours, palette in (("study", study), ("safe", OVERLAY_COLOURS["safe"])):
+    # the study's colours lie on the patch as it is, the others on grey
+    for colours, palette, ground in (
+        ("study", study, [50, 100, 150]),
+        ("safe", OVERLAY_COLOURS["safe"], [100, 100, 100]),
+    ):
         made = overlay(MaskedPatch("", image, tumor, other), above, colours)[0]
         for at, name in enumerate(study):
-            assert made[at].tolist() == np.round(0.45 * 100 + 0.55 * np.array(palette[name])).tolist()
-        assert made[4].tolist() == [100, 100, 100]
+            assert made[at].tolist() == np.round(0.45 * np.array(ground) + 0.55 * np.array(palette[name])).tolist()
+        assert made[4].tolist() == ground
 
 
 def test_hostile_names_show_as_text(mini: Mini, tmp_path: Path) -> None:
@@ -255,13 +267,14 @@ def test_the_evidence_of_the_page_is_that_of_score(mini: Mini) -> None:
         for line, row in zip(table[1:], [r for r in rows if r["mask"] == mask], strict=True):
             assert line[0] == row["method"]
             assert shows(line[1], row["mean"])
-            assert line[4] == ("–" if row["above_chance"]["mean"] is None else f"{row['above_chance']['mean']:z.3f}")
+            assert shows(line[4], row["above_chance"]["mean"])
             assert line[7:] == [str(row["n"]), str(row["undefined"])]
     means = np.array([np.nan if r["mean"] is None else r["mean"] for r in rows])
     np.testing.assert_allclose(data.read("primary_mean"), means, atol=1e-12)
     assert data.read("primary_method").tolist() == [r["method"] for r in rows]
     conclusions = next(t for t in parser.tables if t[0][0] == "conclusion")
-    assert [line[1] for line in conclusions[1:]] == [c["answer"] for c in out["conclusions"]]
+    keys = ("claim", "answer", "words", "measure", "study_measure")
+    assert conclusions[1:] == [[c[k] for k in keys] for c in out["conclusions"]]
     assert data.read("conclusion_answer").tolist() == [c["answer"] for c in out["conclusions"]]
 
 
@@ -297,10 +310,12 @@ def test_a_classifier_of_before_its_scores_were_measured(mini: Mini, tmp_path: P
     old = Mini(tmp_path / "old")
     facts = without_seal(old.cls / "run.json")
     del facts["metrics"]["scores"], facts["training"]
+    shutil.rmtree(old.nuclei)
     (old.cls / "run.json").write_text(json.dumps(facts))
     done("report", old.scores, "-o", tmp_path / "r")
     text = (tmp_path / "r/index.html").read_text()
     assert "Reliability curve" not in text
+    assert "(the study's table 2) is not known: their store is gone or has changed" in html.unescape(text)
     assert f"{100 * facts['metrics']['accuracy']:.1f} %" in text
 
 

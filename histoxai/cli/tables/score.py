@@ -37,19 +37,24 @@ def beside_chance(summary: dict[str, Any]) -> Table:
         table.add_column(column, justify="right")
     null = {(r["mask"], r["method"]): r for r in summary["best_null"]}
     rows = [r for r in summary["rows"] if (r["metric"], r["class"], r["case"]) == (facts["primary"], "all", "all")]
+    beyond_null = {
+        mask: decimals_for([0.0, *(r["difference"] for (m, _), r in null.items() if m == mask)]) for mask in MASK_WORDS
+    }
     rows.sort(key=lambda r: list(MASK_WORDS).index(r["mask"]))
     for row in rows:
         mine = null.get((row["mask"], row["method"]))
-        decimals = decimals_for(r["mean"] for r in rows if r["mask"] == row["mask"])
-        beyond = f"{_signed(mine['difference'])} ({mine['null']})" if mine else "-"
+        of_mask = [r for r in rows if r["mask"] == row["mask"]]
+        decimals = decimals_for(r["mean"] for r in of_mask)
+        above = decimals_for([0.0, *(r["above_chance"]["mean"] for r in of_mask)])
+        beyond = f"{signed(mine['difference'], beyond_null[row['mask']], '-')} ({mine['null']})" if mine else "-"
         table.add_row(
             MASK_WORDS[row["mask"]],
             _named(row["method"], summary),
             number(row["mean"], decimals),
             _ends(row, decimals),
             number(row["chance"], decimals),
-            _signed(row["above_chance"]["mean"]),
-            _ends(row["above_chance"]),
+            signed(row["above_chance"]["mean"], above, "-"),
+            _ends(row["above_chance"], above),
             beyond,
             _p(mine["p_holm"]) if mine else "-",
             end_section=row is not rows[-1] and row["method"] == rows[-1]["method"],
@@ -91,12 +96,16 @@ def sanity(summary: dict[str, Any]) -> Table:
     for column in ("method", "patches", "nothing but seeds", *dict.fromkeys(shown), "SSIM", "the map"):
         table.add_column(column, no_wrap=column == "method")
     by = {(r["method"], r["down_to"]): r for r in rows}
-    for method in dict.fromkeys(r["method"] for r in rows):
+    methods = list(dict.fromkeys(r["method"] for r in rows))
+    parts = [None, *dict.fromkeys(shown)]
+    decimals = {part: decimals_for(by[m, part]["rank_correlation"] for m in methods) for part in parts}
+    similar = decimals_for(by[m, layers[-1]]["ssim"] for m in methods)
+    for method in methods:
         first, last = by[method, None], by[method, layers[-1]]
         a, b = first["rank_correlation"], last["rank_correlation"]
         words = "-" if a is None or b is None else "hardly changes" if b > a - 0.05 else "changes"
-        numbers = [number(by[method, x]["rank_correlation"]) for x in (None, *dict.fromkeys(shown))]
-        table.add_row(_named(method, summary), str(first["n"]), *numbers, number(last["ssim"]), words)
+        numbers = [number(by[method, part]["rank_correlation"], decimals[part]) for part in parts]
+        table.add_row(_named(method, summary), str(first["n"]), *numbers, number(last["ssim"], similar), words)
     return table
 
 
@@ -121,10 +130,6 @@ def _ends(row: dict[str, Any], decimals: int = FEWEST) -> str:
 def _with_interval(row: dict[str, Any], decimals: int) -> str:
     interval = "" if row["low"] is None else f" ({_ends(row, decimals)})"
     return number(row["mean"], decimals) + interval
-
-
-def _signed(value: float | None) -> str:
-    return signed(value, undefined="-")
 
 
 def _p(value: float | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from histoxai.core.digits import signed
+from histoxai.core.digits import decimals_for, signed
 from histoxai.report.comparison.pairs import AccuracyDifference, MethodDifference, RunPair
 from histoxai.report.content import Answer
 from histoxai.report.wording import count_groups, hyphenated, is_or_are, join_names
@@ -59,9 +59,9 @@ def _on_maps(pair: RunPair, rows: Sequence[MethodDifference], first: str, alpha:
     on = f"On {count} patches that both have, with a value, of {count_groups(groups)}"
     if all(r["p_holm"] is None for r in rows):
         return f"{on}, nothing can be claimed of {run} and {first}: tests are withheld ({rows[0]['withheld']})."
-    parts = []
+    decimals, parts = decimals_for([0.0, *(r["difference"] for r in rows)]), []
     for sign, word in ((1, "higher"), (-1, "lower")):
-        differing = [f"{r['method']} ({signed(r['difference'])})" for r in rows if _sign(r, alpha) == sign]
+        differing = [f"{r['method']} ({signed(r['difference'], decimals)})" for r in rows if _sign(r, alpha) == sign]
         if differing:
             parts.append(f"{join_names(differing)} {is_or_are(differing)} {word} in {run} than in {first}")
     if not parts:

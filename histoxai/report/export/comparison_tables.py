@@ -47,6 +47,9 @@ def comparison_tables(content: Mapping[str, Any]) -> Iterator[Table]:
         f"{measure} less that of {names[0]}, on the patches of both",
         list(_TEST.values()),
         [_values(row, _TEST) for pair in content["pairs"] for row in pair["rows"]],
+        digits=dict.fromkeys((3, 4, 5), (3,)),
+        by=(1,),
+        differences=(3,),
     )
     yield Table(
         "classes",

@@ -16,7 +16,7 @@ def report_tables(content: PageContent) -> Iterator[Table]:
     partial = f" ({content['partial']})" if content["partial"] else ""
     yield from _data(content)
     yield _accuracy(content["classifier"])
-    yield _masks(content, partial)
+    yield from _masks(content, partial)
     yield from _evidence(content, partial)
     yield from _class_means(content, partial)
     yield from _faithfulness(content, partial)
@@ -51,9 +51,12 @@ def _accuracy(classifier: Mapping[str, Any]) -> Table:
     return Table("table4-accuracy", caption, ["class", "patches", "accuracy", "low", "high"], rows)
 
 
-def _masks(content: PageContent, partial: str) -> Table:
+def _masks(content: PageContent, partial: str) -> Iterator[Table]:
     segmenter = content["segmenter"]
-    return Table(
+    if counts := segmenter["table2"]:
+        rows = [[name, n] for name, n in counts.items()]
+        yield Table("table2-segmentation", "The segmenter's patches", ["split", "patches"], rows)
+    yield Table(
         "masks",
         f"The segmenter on its {segmenter['split']} patches, and what its masks cover{partial}",
         ["mask", "IoU", "Dice", "share of pixels", "empty masks"],
@@ -72,7 +75,8 @@ def _evidence(content: PageContent, partial: str) -> Iterator[Table]:
             f"beside chance{partial}",
             heads,
             [_chance_row(row) for row in table["rows"]],
-            digits=dict.fromkeys((2, 3, 4, 5), (2,)),
+            digits=dict.fromkeys((2, 3, 4, 5), (2,)) | dict.fromkeys((6, 7, 8), (6,)),
+            differences=(6,),
         )
     yield Table(
         "conclusions",
@@ -128,6 +132,8 @@ def _sanity(content: PageContent, partial: str) -> Iterator[Table]:
         f"one, with {content['evidence']['level']} intervals{partial}",
         ["method", "down to", "rank correlation", "low", "high", "SSIM", "patches"],
         [[r["method"], r["down_to"] or "another seed", *[r[k] for k in keys]] for r in rows],
+        digits={**dict.fromkeys((2, 3, 4), (2,)), 5: (5,)},
+        by=(1,),
     )
 
 
@@ -138,6 +144,8 @@ def _robustness(content: PageContent, partial: str) -> Iterator[Table]:
             f"{content['evidence']['primary']} by the size of the {figure['mask']} mask{partial}",
             ["method", "size", "patches", "mean", "low", "high", "chance"],
             [[r[k] for k in ("method", "size", "n", "mean", "low", "high", "chance")] for r in figure["rows"]],
+            digits=dict.fromkeys((3, 4, 5, 6), (3,)),
+            by=(1,),
         )
     if thresholds := content["mask_thresholds"]:
         yield Table(
@@ -145,6 +153,8 @@ def _robustness(content: PageContent, partial: str) -> Iterator[Table]:
             f"IoU where the mask's probability is cut elsewhere{partial}",
             ["mask", "method", *[f"at {t:g}" for t in thresholds["at"]]],
             [[r["mask"], r["method"], *r["means"]] for r in thresholds["rows"]],
+            digits={k: (k,) for k in range(2, len(thresholds["at"]) + 2)},
+            by=(0,),
         )
     if agreement := content["agreement"]:
         yield Table(

@@ -30,7 +30,8 @@ class Table:
     """A table: name of its files, caption, heads of its columns, and rows of texts, numbers and None.
 
     digits: column -> the columns of means that it is rounded like, with as many decimals as tell these apart. by: the
-    columns whose texts say which rows are compared with each other.
+    columns whose texts say which rows are compared with each other. differences: columns of `digits` that hold
+    differences, which are told from 0 too.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Table:
     rows: Sequence[Sequence[Any]]
     digits: Mapping[int, Sequence[int]] = field(default_factory=dict)
     by: Sequence[int] = ()
+    differences: Sequence[int] = ()
 
     def csv(self) -> bytes:
         """Return the table with all digits; undefined values are empty, and formulas of spreadsheets are quoted."""
@@ -81,7 +83,8 @@ class Table:
         compared: dict[tuple[Any, ...], list[float | None]] = {}
         for block, row in zip(blocks, self.rows, strict=True):
             for columns in set(map(tuple, self.digits.values())):
-                compared.setdefault((block, columns), []).extend(row[k] for k in columns)
+                zero: list[float | None] = [0.0] if set(columns) & set(self.differences) else []
+                compared.setdefault((block, columns), zero).extend(row[k] for k in columns)
         decimals = {key: decimals_for(means) for key, means in compared.items()}
         return [
             [_rounded(v, decimals.get((block, tuple(self.digits.get(k, ()))), FEWEST)) for k, v in enumerate(row)]

@@ -14,7 +14,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from histoxai.report.figures.style import GREY, OVERLAY_COLOURS, abbreviate, styled
+from histoxai.report.figures.style import GREY, GREYED, OVERLAY_COLOURS, abbreviate, styled
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,15 @@ class CaseRow:
 
 
 def overlay(patch: MaskedPatch, above: np.ndarray, colours: str = "safe") -> np.ndarray:
-    """Return the study's overlay (H, W, 3) uint8 on the greyed patch: map, masks, and where the map meets a mask.
+    """Return the study's overlay (H, W, 3) uint8 on the patch: map, masks, and where the map meets a mask.
 
-    above (H, W) bool: where the map lies above its threshold. colours: a key of OVERLAY_COLOURS.
+    above (H, W) bool: where the map lies above its threshold. colours: a key of OVERLAY_COLOURS; it says whether the
+    patch is greyed.
     """
-    grey = np.repeat(patch.image.mean(axis=2, keepdims=True), 3, axis=2)
-    colour = grey.copy()
+    ground = patch.image.astype(np.float64)
+    if colours in GREYED:
+        ground = np.repeat(ground.mean(axis=2, keepdims=True), 3, axis=2)
+    colour = ground.copy()
     for plane, name in (
         (patch.non_tumor, "non_tumor"),
         (patch.tumor, "tumor"),
@@ -59,7 +62,7 @@ def overlay(patch: MaskedPatch, above: np.ndarray, colours: str = "safe") -> np.
         (above & patch.tumor, "map and tumor"),
     ):
         colour[plane] = OVERLAY_COLOURS[colours][name]
-    return (0.45 * grey + 0.55 * colour).round().astype(np.uint8)
+    return (0.45 * ground + 0.55 * colour).round().astype(np.uint8)
 
 
 @styled

@@ -1,7 +1,7 @@
 """Hold the look that all figures share: fonts, colours, line styles, the red note, and the file formats.
 
 Colours are those of Okabe and Ito, which colour-blind readers can tell apart. Overlays can have the study's green
-(map), red (tumor), blue (non-tumor) and yellow (map and tumor) instead.
+(map), red (tumor), blue (non-tumor) and yellow (map and tumor) instead, on the unchanged patch.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ OVERLAY_COLOURS = {
         "map and non-tumor": (0, 220, 220),
     },
 }
+GREYED = ("safe",)  # palettes of overlays under which the patch is grey, so that they alone have colour
 MAX_NAME_LENGTH = 16
 
 

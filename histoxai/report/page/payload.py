@@ -15,7 +15,7 @@ from PIL import Image
 
 from histoxai.core.digits import FEWEST, decimals_for, fixed
 from histoxai.report.figures.robustness import CURVE_MEASURES
-from histoxai.report.figures.style import OVERLAY_COLOURS
+from histoxai.report.figures.style import GREYED, OVERLAY_COLOURS
 from histoxai.report.page.render import p_value
 from histoxai.score.summary.scores import label_of
 
@@ -36,7 +36,7 @@ def mean_table(means: Mapping[str, Sequence[MeanRow]], null_models: Sequence[str
     index = {k: {word: n for n, word in enumerate(known)} for k, known in words.items()}
     columns: dict[str, list[Any]] = {k: [index[k][row[k]] for row in rows] for k in MEAN_KEYS}
     decimals = columns["decimals"] = _decimals(rows)
-    columns["difference"] = _differences_to_thesis(rows)
+    columns["difference"] = _differences_to_thesis(rows, decimals)
     for k in ("mean", "low", "high", "chance"):
         columns[k] = [rounded(row[k], d) for row, d in zip(rows, decimals, strict=True)]
     p_values = [row["above_chance"]["p_holm"] for row in rows]
@@ -56,23 +56,37 @@ def _decimals(rows: Sequence[MeanRow]) -> list[int]:
     return [decimals[stratum] for stratum in strata]
 
 
-def _differences_to_thesis(rows: Sequence[MeanRow]) -> list[float | None]:
+def _differences_to_thesis(rows: Sequence[MeanRow], decimals: Sequence[int]) -> list[float | None]:
+    # with the decimals of the mean that has more
     strata = [tuple(row[k] for k in MEAN_KEYS if k != "profile") for row in rows]
-    thesis = {s: row["mean"] for s, row in zip(strata, rows, strict=True) if row["profile"] == "thesis"}
-    pairs = [(thesis.get(s), row["mean"]) for s, row in zip(strata, rows, strict=True)]
-    return [None if mean is None or other is None else rounded(mean - other) for mean, other in pairs]
+    every = [(s, row["mean"], d) for s, row, d in zip(strata, rows, decimals, strict=True)]
+    of_thesis = (row["profile"] == "thesis" for row in rows)
+    thesis = {s: (mean, d) for (s, mean, d), is_thesis in zip(every, of_thesis, strict=True) if is_thesis}
+    pairs = [(thesis.get(s, (None, d)), mean, d) for s, mean, d in every]
+    return [
+        None if mean is None or other is None else rounded(other - mean, max(d, of_other))
+        for (other, of_other), mean, d in pairs
+    ]
 
 
 def threshold_curves(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Encode `map_thresholds` of `score --json` for the slider; curves without a value are left out."""
+    """Encode `map_thresholds` of `score --json` for the slider; curves without a value are left out.
+
+    Values have the decimals that tell the methods of their mask apart at their threshold.
+    """
+    known = [r for r in rows if any(v is not None for v in r["iou"])]
+    decimals = {
+        (mask, k): [decimals_for(at) for at in zip(*(r[k] for r in known if r["mask"] == mask), strict=True)]
+        for mask in dict.fromkeys(r["mask"] for r in known)
+        for k in CURVE_MEASURES
+    }
     return [
         {
             "method": r["method"],
             "mask": r["mask"],
-            **{k: [rounded(v) for v in r[k]] for k in CURVE_MEASURES},
+            **{k: [rounded(v, d) for v, d in zip(r[k], decimals[r["mask"], k], strict=True)] for k in CURVE_MEASURES},
         }
-        for r in rows
-        if any(v is not None for v in r["iou"])
+        for r in known
     ]
 
 
@@ -122,7 +136,8 @@ def packed(plane: np.ndarray) -> str:
 def colour_data(palette: str) -> dict[str, Any]:
     """Return all colours that scripts draw with, as texts #rrggbb.
 
-    palette: the key of OVERLAY_COLOURS that is shown first. Maps have 101 levels, signed evidence has 255.
+    palette: the key of OVERLAY_COLOURS that is shown first. greyed: those under which the patch is grey. Maps have 101
+    levels, signed evidence has 255.
     """
     palettes = {
         name: {k: "#" + bytes(c).hex() for k, c in colours.items()} for name, colours in OVERLAY_COLOURS.items()
@@ -130,6 +145,7 @@ def colour_data(palette: str) -> dict[str, Any]:
     return {
         "palette": palette,
         "palettes": palettes,
+        "greyed": list(GREYED),
         "sequential": [to_hex(colormaps["magma"](k / 100)) for k in range(101)],
         "diverging": [to_hex(colormaps["RdBu_r"](k / 254)) for k in range(255)],
     }

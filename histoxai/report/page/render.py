@@ -49,6 +49,7 @@ def _environment() -> Environment:
     )
     environment.filters["number"] = fixed
     environment.filters["decimals"] = decimals_for
+    environment.filters["decimals_of_differences"] = lambda values: decimals_for([0.0, *values])
     environment.filters["data_uri"] = data_uri
     environment.filters["percent"] = lambda v: "–" if v is None or not math.isfinite(v) else f"{100 * v:.1f} %"
     environment.filters["percent_interval"] = lambda row: _interval(row, lambda v: f"{100 * v:.1f}", " %")

@@ -16,7 +16,7 @@ from histoxai.split.leaks import KIND_LABELS, find_leaks, read_identity, share_o
 from histoxai.split.relations import relations
 from histoxai.store.patches import Patches
 
-_SPLITS = {1: "train", 2: "validation", 3: "test"}
+SPLIT_NAMES = {1: "train", 2: "validation", 3: "test"}
 
 
 def build(inputs: ReportInputs) -> Section[SectionContent]:
@@ -37,13 +37,13 @@ def build(inputs: ReportInputs) -> Section[SectionContent]:
 def _count_classes(patches: Patches) -> dict[str, Any]:
     # the study's table 1: recorded by `augment`, or counted in a store that was not augmented
     if table := patches.store.header.get("table"):
-        keys = {"patches": "patches", "after rotation": "rotated", **{s: s for s in _SPLITS.values()}}
+        keys = {"patches": "patches", "after rotation": "rotated", **{s: s for s in SPLIT_NAMES.values()}}
         return {"columns": list(keys), "rows": [[r["class"], *[r[k] for k in keys.values()]] for r in table]}
     rows = []
     for code, name in enumerate(patches.classes):
         splits = patches.split[patches.label == code]
-        rows.append([name, len(splits), *[int((splits == k).sum()) for k in _SPLITS]])
-    return {"columns": ["patches", *_SPLITS.values()], "rows": rows}
+        rows.append([name, len(splits), *[int((splits == k).sum()) for k in SPLIT_NAMES]])
+    return {"columns": ["patches", *SPLIT_NAMES.values()], "rows": rows}
 
 
 def _find_leakage(patches: Patches) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Build the section on distributions: a figure of violins per measure, in the corrected profile."""
+"""Build the section on distributions: a figure of violins per measure, in both profiles."""
 
 from __future__ import annotations
 
@@ -28,14 +28,30 @@ def build(inputs: ReportInputs) -> Section[SectionContent]:
 
 
 def _violin_figures(inputs: ReportInputs) -> list[dict[str, Any]]:
+    # of each profile: its figures, and the measures without one, whose values are those of the first profile
+    axes, first = inputs.axes, inputs.values[..., 0, :]
+    sections = []
+    for p, profile in enumerate(axes["profile"]):
+        drawn, same = {}, []
+        for k, measure in enumerate(axes["metric"]):
+            values = inputs.values[:, :, :, p, k]
+            if p and np.array_equal(values, first[..., k], equal_nan=True):
+                same.append(label_of(measure))
+            else:
+                drawn[measure] = values
+        stem = f"violins-{profile}" if p else "violins"
+        sections.append({"profile": profile, "figures": _figures_of(inputs, drawn, stem), "same": same})
+    return sections
+
+
+def _figures_of(inputs: ReportInputs, drawn: dict[str, np.ndarray], stem: str) -> list[dict[str, Any]]:
     axes, names = inputs.axes, inputs.class_names
     code = np.full(len(inputs.lineage.patches.classes), -1)  # of the classes that have patches
     code[inputs.present_classes] = np.arange(len(names))
-    profile = axes["profile"].index("corrected")
     figures, has_note = [], inputs.lineage.partial is not None
-    for k, measure in enumerate(axes["metric"]):
-        values, label = inputs.values[:, :, :, profile, k], label_of(measure)
+    for measure, values in drawn.items():
+        label = label_of(measure)
         scores = PatchScores(values, code[inputs.label], inputs.case, names, axes["method"], axes["mask"])
-        figure = inputs.figures.add(f"violins-{measure}", violins, scores, label, has_note)
+        figure = inputs.figures.add(f"{stem}-{measure}", violins, scores, label, has_note)
         figures.append({"name": label, "png": figure})
     return figures

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from histoxai.core.digits import FEWEST, decimals_for, fixed
 from histoxai.report.content import SectionContent
 from histoxai.report.figures.faithfulness import probability_curves, randomisation_cascade
 from histoxai.report.figures.pool import FigurePool
@@ -71,19 +72,27 @@ def _randomised_weights(sanity: SanitySummary, summary: ScoreSummary, figures: F
         "figure": figures.add("cascade", randomisation_cascade, rows, layers, nulls),
         "patches": max((r["n"] for r in rows), default=0),
         "rows": rows,
-        "words": [_change_of(method, rows, layers) for method in summary["methods"] if method not in nulls],
+        "words": _changes(rows, layers, [method for method in summary["methods"] if method not in nulls]),
         "unfinished": _unfinished({"sanity": sanity}),
     }
 
 
-def _change_of(method: str, rows: Sequence[SummaryRow], layers: Sequence[str]) -> str:
+def _changes(rows: Sequence[SummaryRow], layers: Sequence[str], methods: Sequence[str]) -> list[str]:
     # compares the change of maps with all weights randomised to the change with another seed of the method
-    correlation = {r["down_to"]: r["rank_correlation"] for r in rows if r["method"] == method}
-    seed, last = correlation[None], correlation[layers[-1]]
-    if seed is None or last is None:
-        return f"{method}: no value."
-    changes = "hardly changes" if last >= seed - _LEAST_CHANGE else "changes"
-    return f"{method} {changes}: {last:z.3f} with all weights drawn anew, {seed:z.3f} with another seed alone."
+    correlation = {(r["method"], r["down_to"]): r["rank_correlation"] for r in rows}
+    ends = {m: (correlation[m, None], correlation[m, layers[-1]]) for m in methods}
+    at_seed, at_last = (
+        (decimals_for(column) for column in zip(*ends.values(), strict=True)) if ends else (FEWEST, FEWEST)
+    )
+    lines = []
+    for method, (seed, last) in ends.items():
+        if seed is None or last is None:
+            lines.append(f"{method}: no value.")
+            continue
+        changes = "hardly changes" if last >= seed - _LEAST_CHANGE else "changes"
+        drawn, reseeded = fixed(last, at_last), fixed(seed, at_seed)
+        lines.append(f"{method} {changes}: {drawn} with all weights drawn anew, {reseeded} with another seed alone.")
+    return lines
 
 
 def _unfinished(items: Mapping[str, SummaryRow]) -> list[str]:

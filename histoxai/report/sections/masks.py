@@ -1,20 +1,24 @@
-"""Build the section on the segmenter: its training curves, and the coverage of its masks."""
+"""Build the section on the segmenter: its patches and training curves, and the coverage of its masks."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from histoxai.report.content import SectionContent
 from histoxai.report.figures.training import training_curves
 from histoxai.report.lineage import Lineage
 from histoxai.report.sections.base import ReportInputs, Section
+from histoxai.report.sections.data import SPLIT_NAMES
 from histoxai.report.wording import hyphenated
 
 _SCALE_TOLERANCE = 0.05
 
 
 def build(inputs: ReportInputs) -> Section[SectionContent]:
-    """Build the section, with the training curves as arrays."""
+    """Build the section, with the study's table 2 and the training curves as arrays."""
+    counts = _split_counts(inputs.lineage)
     facts, history = inputs.lineage.segmenter.facts, inputs.lineage.history("segmenter")
     curves = (training_curves, history, facts["best_epoch"], "soft_iou", "soft IoU")
     segmenter = {
@@ -23,9 +27,21 @@ def build(inputs: ReportInputs) -> Section[SectionContent]:
         "split": facts.get("split", "validation"),  # older runs were measured on no other
         "curves": inputs.figures.add("curves-segmenter", *curves),
         "table": _mask_rows(inputs),
+        "table2": counts,
         "warning": _scale_warning(inputs.lineage),
     }
-    return Section({"segmenter": segmenter}, {f"segmenter_{k}": v for k, v in history.items()})
+    arrays = {f"segmenter_{k}": v for k, v in history.items()}
+    if counts:
+        arrays |= {"table2_split": np.array(list(counts)), "table2_patches": np.array(list(counts.values()))}
+    return Section({"segmenter": segmenter}, arrays)
+
+
+def _split_counts(lineage: Lineage) -> dict[str, int]:
+    # the study's table 2: the segmenter's patches in each split that has some; empty where their store is gone
+    if (patches := lineage.segmenter_patches) is None:
+        return {}
+    counts = {name: int((patches.split == code).sum()) for code, name in SPLIT_NAMES.items()}
+    return {name: n for name, n in counts.items() if n}
 
 
 def _mask_rows(inputs: ReportInputs) -> list[dict[str, Any]]:

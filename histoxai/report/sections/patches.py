@@ -19,9 +19,10 @@ _CASES = (
     "Case 4: wrong, lowest probability",
 )
 _COLOURS = {
-    "safe": "Map green, tumor mask orange-red, non-tumor mask blue, map and tumor together yellow: colours that "
-    "colour-blind readers can tell apart.",
-    "study": "Map green, tumor mask red, non-tumor mask blue, map and tumor together yellow, as the study has them.",
+    "safe": "Map green, tumor mask orange-red, non-tumor mask blue, map and tumor together yellow, on the greyed "
+    "patch: colours that colour-blind readers can tell apart.",
+    "study": "Map green, tumor mask red, non-tumor mask blue, map and tumor together yellow, on the unchanged "
+    "patch, as the study has them.",
 }
 
 

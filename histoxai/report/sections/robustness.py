@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from histoxai.core.digits import decimals_for
 from histoxai.core.progress import Progress
 from histoxai.core.provenance import keyed_seed
 from histoxai.report.content import SectionContent
@@ -72,11 +73,14 @@ def _mask_thresholds(all_rows: Sequence[SummaryRow]) -> dict[str, Any] | None:
     rows = [r for r in all_rows if r["metric"] == "iou"]
     if not rows:
         return None
-    table = []
+    table: list[dict[str, Any]] = []
     for mask in dict.fromkeys(r["mask"] for r in rows):
         for k, method in enumerate(dict.fromkeys(r["method"] for r in rows)):
             means = [r["mean"] for r in rows if (r["mask"], r["method"]) == (mask, method)]
             table.append({"mask": hyphenated(mask), "method": method, "means": means, "first": k == 0})
+    for row in table:
+        of_mask = [other["means"] for other in table if other["mask"] == row["mask"]]
+        row["decimals"] = [decimals_for(column) for column in zip(*of_mask, strict=True)]
     return {"at": list(dict.fromkeys(r["mask_threshold"] for r in rows)), "rows": table}
 
 

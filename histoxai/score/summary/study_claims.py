@@ -12,6 +12,7 @@ import numpy as np
 from histoxai.core.digits import decimals_for, fixed, signed
 from histoxai.score.summary.claims import CannotTest, Claim, ClaimData, Finding, differences_from, outside_and_chance
 
+_LEAST_SHARE = 0.01  # of glass and of tissue in a patch, which without one of them says nothing
 _CASES = {1: "right, sure", 2: "right, unsure", 3: "wrong, sure", 4: "wrong, unsure"}
 
 
@@ -178,13 +179,13 @@ def _gradcam_off_tissue(d: ClaimData, found: Finding) -> None:
     if d.scores.tissue is None:
         raise CannotTest("the store does not say where tissue is; score again with --force, where the patches are")
     outside, chance = outside_and_chance(d.scores.tissue[:, d.named("gradcam")])
-    mixed = (chance > 0) & (chance < 1)  # a patch of nothing but tissue, or without any, says nothing
+    mixed = (chance >= _LEAST_SHARE) & (chance <= 1 - _LEAST_SHARE)
     outside, chance = np.where(mixed, outside, np.nan), np.where(mixed, chance, np.nan)
     d.test_all_above(found, {"outside - chance": outside - chance})
     found.parts |= {"outside": float(np.nanmean(outside)), "chance": float(np.nanmean(chance))}
     there, by_chance = _percent([found.parts["outside"], found.parts["chance"]])
     found.words = (
-        f"in patches with tissue and glass {there} of what it marks is glass, where a map that knows nothing has "
+        f"in patches with glass and tissue {there} of what it marks is glass, where a map that knows nothing has "
         f"{by_chance}"
     )
 

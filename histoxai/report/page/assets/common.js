@@ -61,6 +61,8 @@ function tableOf(heads, rows, caption) {
 }
 
 const fixed = (value, decimals) => (value === null || Number.isNaN(value) ? dash : value.toFixed(decimals).replace(/^-(0\.0+)$/, "$1"));
+/* the decimals that numbers have, of which Python gave as many as tell them apart */
+const decimalsOf = (values) => Math.max(3, ...values.map((v) => (String(v ?? "").split(".")[1] || "").length));
 const three = (value) => fixed(value, 3);
 const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 const listen = {};

@@ -45,8 +45,9 @@ if (data.cuts.length) {
       key.append(node("line", { x1: 0, x2: 30, y1: 5, y2: 5, stroke: colour(row.method), "stroke-width": 3, "stroke-dasharray": dashes[k % dashes.length] }));
       return made("span", {}, key, row.method);
     }));
+    const decimals = measures.map((m) => decimalsOf(rows().map((row) => row[m][threshold])));
     byId("cut-table").replaceChildren(tableOf(["method", ...measures.map((m) => words[m])],
-      rows().map((row) => [row.method, ...measures.map((m) => three(row[m][threshold]))]),
+      rows().map((row) => [row.method, ...measures.map((m, k) => fixed(row[m][threshold], decimals[k]))]),
       `Means at threshold ${(threshold / 100).toFixed(2)}, ${mask.replace("_", "-")} mask`));
   }
   const move = slider("Threshold", threshold, (v) => { threshold = v; tell("threshold"); });

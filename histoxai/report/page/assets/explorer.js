@@ -7,7 +7,7 @@ function valueOf(point, method, mask, measure) {
   return v === -32768 ? null : v / 1000;
 }
 if (data.points.id.length) {
-  const { patches, size, palettes, sequential, diverging } = data.explorer, [height, width] = size;
+  const { patches, size, palettes, greyed, sequential, diverging } = data.explorer, [height, width] = size;
   const points = data.points, primary = points.measures.indexOf(data.primary) >= 0 ? data.primary : points.measures[0];
   const filter = { class: any, case: any, order: "four", metric: primary, mask: data.mask, method: "all" };
   const layers = { image: true, map: false, signed: false, masks: false, overlay: true };
@@ -64,8 +64,8 @@ if (data.points.id.length) {
     context.fillRect(0, 0, width, height);
     if (layers.image) {
       context.drawImage(image, 0, 0, width, height);
-      if ((layers.masks || (layers.overlay && map)) && !layers.map && !layers.signed) {
-        context.globalCompositeOperation = "saturation"; /* grey, as the study has it, so that only layers have colour */
+      if (greyed.includes(palette) && (layers.masks || (layers.overlay && map)) && !layers.map && !layers.signed) {
+        context.globalCompositeOperation = "saturation"; /* grey, so that only layers have colour */
         context.fillStyle = "#808080";
         context.fillRect(0, 0, width, height);
         context.globalCompositeOperation = "source-over";
@@ -193,7 +193,7 @@ if (data.points.id.length) {
     ...Object.keys(layers).map((k) => box({ image: "Image", map: "Map", signed: "Signed evidence", masks: "Masks", overlay: "Overlay" }[k], layers[k], (v) => { layers[k] = v; again(); })),
     slider("Opacity", opacity, (v) => { opacity = v; draw(); }),
     cutter,
-    choice("Colours", [["safe", "colour-blind-safe"], ["study", "the study's"]], palette, (v) => { palette = v; again(); }));
+    choice("Colours", [["safe", "colour-blind-safe, on grey"], ["study", "the study's, on the unchanged patch"]], palette, (v) => { palette = v; again(); }));
   on("threshold", () => { cutter.set(threshold); again(); });
   on("patch", (point) => {
     const at = patches.findIndex((p) => p.point === point);

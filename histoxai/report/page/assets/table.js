@@ -30,8 +30,8 @@
     if (what === "metric") return data.metrics[v] || v;
     if (what in words || what === "n" || what === "undefined") return String(v);
     if (what === "p") return v === null ? dash : v;
-    if (what === "difference") return three(v);
-    const decimals = columns.decimals[what === "thesis" ? place.get(key(row, "thesis")) : row];
+    const other = columns.decimals[place.get(key(row, "thesis"))], own = columns.decimals[row];
+    const decimals = what === "thesis" ? other : what === "difference" ? Math.max(own, other) : own;
     if (what === "low") return v === null ? dash : `${fixed(v, decimals)} to ${fixed(columns.high[row], decimals)}`;
     return fixed(v, decimals);
   }
