@@ -193,7 +193,7 @@ if (data.points.id.length) {
     ...Object.keys(layers).map((k) => box({ image: "Image", map: "Map", signed: "Signed evidence", masks: "Masks", overlay: "Overlay" }[k], layers[k], (v) => { layers[k] = v; again(); })),
     slider("Opacity", opacity, (v) => { opacity = v; draw(); }),
     cutter,
-    choice("Colours", [["safe", "colour-blind-safe, on grey"], ["study", "the study's, on the unchanged patch"]], palette, (v) => { palette = v; again(); }));
+    choice("Colours", [["safe", "colour-blind-safe"], ["study", "the study's"]], palette, (v) => { palette = v; again(); }));
   on("threshold", () => { cutter.set(threshold); again(); });
   on("patch", (point) => {
     const at = patches.findIndex((p) => p.point === point);
