@@ -93,7 +93,7 @@ def build_page(lineage: Lineage, settings: Report, figures: FigurePool, progress
 def _axes_of_arrays(inputs: ReportInputs) -> dict[str, list[str]]:
     # names along each axis, then the axes of each array or group of arrays
     axes = inputs.axes
-    tables = ("means", "primary", "above_chance", "conclusion", "faithfulness", "sanity", "sizes")
+    tables = ("means", "primary", "above_chance", "conclusion", "faithfulness", "sanity", "sizes", "ink")
     return {
         "class": [*inputs.class_names, "all"],
         "method": axes["method"],

@@ -66,6 +66,7 @@ class SectionContent(TypedDict, total=False):
     mask_thresholds: dict[str, Any] | None
     mask_threshold: float
     agreement: dict[str, Any] | None
+    ink: dict[str, Any] | None
 
 
 class PageContent(RunFacts, SectionContent):

@@ -1,4 +1,4 @@
-"""Build the section on robustness: scores by mask size and by threshold, and the agreement of methods."""
+"""Build the section on robustness: scores by mask size and by threshold, agreement of methods, ink."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from histoxai.report.content import SectionContent
 from histoxai.report.figures.robustness import CURVE_MEASURES, agreement_matrix, means_by_mask_size, threshold_curves
 from histoxai.report.lineage import Lineage
 from histoxai.report.sections.base import ReportInputs, Section, SummaryRow, columns, with_null
+from histoxai.report.sections.ink import ink_findings
 from histoxai.report.wording import count_patches, hyphenated, measure_in_sentence
 from histoxai.statistics.ranks import centred_ranks, rank_correlation
 
@@ -31,6 +32,7 @@ def build(inputs: ReportInputs) -> Section[SectionContent]:
         "mask_thresholds": _mask_thresholds(inputs.summary["mask_thresholds"]),
         "mask_threshold": inputs.lineage.scores.header["settings"]["mask_threshold"],
         "agreement": None,
+        "ink": ink_findings(inputs),
     }
     arrays = {
         **columns("sizes", sizes, ("method", "mask", "size", "n")),
@@ -38,6 +40,11 @@ def build(inputs: ReportInputs) -> Section[SectionContent]:
         **columns("cuts", curves, ("method", "mask")),
         **(columns("cuts", curves, list(CURVE_MEASURES), float) if curves else {}),
     }
+    if content["ink"]:
+        keys = ("class", "method"), ("share", "area", "low", "high", "p_holm")
+        arrays |= columns("ink", content["ink"]["rows"], keys[0]) | columns(
+            "ink", content["ink"]["rows"], keys[1], float
+        )
     if len(inputs.axes["method"]) > 1:
         correlations, patches = _method_agreement(inputs.lineage, inputs.patch_id, inputs.progress)
         content["agreement"] = _agreement(inputs, correlations, patches)
