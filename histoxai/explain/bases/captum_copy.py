@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from histoxai.explain.bases.epsilon_rule import GATES, EpsilonRule
 from histoxai.explain.bases.propagation import KINKED, MAX_POOLS, ROUTING, SMOOTH, Step
-from histoxai.explain.bases.rescale_rule import RescaleRule
+from histoxai.explain.bases.rescale_rule import RescaleRule, pair, place_in_window, rounding_of
 
 # Layers of captum's DeepLIFT by the name of the step.
 _ACTIVATIONS = {
@@ -27,10 +27,14 @@ _ACTIVATIONS = {
     "softplus": nn.Softplus,
 }
 
+# Changes of a layer's input below which captum's DeepLIFT takes the gradient.
+_CAPTUM_EPSILON = 1e-10
+
 
 def computes_the_same(copied: nn.Module, module: nn.Module, x: torch.Tensor) -> bool:
     """Whether a copy gives the network's logits; not if a step overwrites values that another reads."""
-    ours, theirs = copied(x.detach().clone().requires_grad_()), module(x)
+    twice = torch.cat([x, x]).detach()  # as captum's DeepLIFT runs it, with a baseline for each patch
+    ours, theirs = copied(twice.clone().requires_grad_()).detach(), module(twice)
     return float((ours - theirs).abs().max()) <= 1e-4 * float(theirs.abs().max())
 
 
@@ -117,18 +121,6 @@ class _CaptumLayers(RescaleRule):
         layer.inplace = False
         return layer
 
-    def pool(self, node: fx.Node) -> nn.MaxPool2d:
-        """A max-pooling as a module."""
-        if node.op == "call_module":
-            pool = self.fetch_attr(str(node.target))
-        elif self.name_of(node) == "max_pool2d":
-            pool = nn.MaxPool2d(*node.args[1:], **node.kwargs)
-        else:
-            raise KeyError(self.name_of(node))
-        if type(pool) is not nn.MaxPool2d:
-            raise KeyError(self.name_of(node))
-        return pool
-
     def activation(self, step: Step) -> torch.Tensor:
         # a tensor of its own: captum's hooks of two layers on one tensor lose the rule of the second
         return self.steps[step.node.name](step.inputs[0].clone())
@@ -142,23 +134,52 @@ class _CaptumLayers(RescaleRule):
 class _Windows(nn.Module):
     """A max-pooling whose windows are cut out before captum's layer, so that none overlaps another."""
 
-    def __init__(self, pool: nn.MaxPool2d) -> None:
+    def __init__(self, pool: nn.Module) -> None:
         super().__init__()
+        if type(pool) is not nn.MaxPool2d:
+            raise KeyError(type(pool).__name__)
         self._pool = [pool]
-        self._kernel, self._stride, self._padding, self._dilation = (
-            (v, v) if isinstance(v, int) else tuple(v)
-            for v in (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
-        )
+        sizes = (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
+        self._kernel, self._stride, self._padding, self._dilation = map(pair, sizes)
         self.largest = nn.MaxPool2d((1, self._kernel[0] * self._kernel[1]))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the pooling's output."""
-        shape = self._pool[0](x.detach()).shape
+        shape = self._pool[0](x.detach())[0].shape
+        lowest = float(x.detach().min()) - 1
+        windows = self._cut(x, shape, lowest)
+        order = place_in_window(self._pool[0], x).expand(1, 1, *x.shape[2:])
+        counted, handed_on = _counted(windows.detach(), self._cut(order, shape, 0.0))
+        windows = torch.where(counted, torch.where(handed_on, windows, windows.detach()), lowest)
+        return self.largest(windows.contiguous()).view(shape)
+
+    def _cut(self, x: torch.Tensor, shape: torch.Size, value: float) -> torch.Tensor:
+        # windows (n, channels, windows, values), for an output of this shape
         ends = []
         for i in (1, 0):
             reach = (shape[2 + i] - 1) * self._stride[i] + self._dilation[i] * (self._kernel[i] - 1) + 1
             ends += [self._padding[i], max(reach - x.shape[2 + i] - self._padding[i], 0)]
-        padded = functional.pad(x, ends, value=float(x.detach().min()) - 1)
+        padded = functional.pad(x, ends, value=value)
         windows = functional.unfold(padded, self._kernel, self._dilation, 0, self._stride)
-        windows = windows.view(*shape[:2], -1, windows.shape[-1]).transpose(2, 3)
-        return self.largest(windows.contiguous()).view(shape)
+        return windows.view(*x.shape[:2], -1, windows.shape[-1]).transpose(2, 3)
+
+
+def _counted(windows: torch.Tensor, order: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which values of windows (patches and baselines, ..., values) count, and which get a multiplier.
+
+    Where the window falls, the patch's largest value counts, and the baseline's if it is larger there by more than
+    rounding; `order` chooses among equals. captum gives a multiplier to the patch's largest value too if the baseline
+    has the same; ours does not.
+    """
+    values, ground = windows.chunk(2)
+    places = values.argmax(-1, keepdim=True)
+    highest, rounding = ground.amax(-1, keepdim=True), rounding_of(ground)
+    falls = values.amax(-1, keepdim=True) < highest
+    is_even = ground.gather(-1, places) >= highest - rounding
+    of_baseline = (ground - rounding * order).argmax(-1, keepdim=True)
+    nowhere = torch.zeros_like(values, dtype=torch.bool)
+    at_largest, at_highest = nowhere.scatter(-1, places, True), nowhere.scatter(-1, of_baseline, True)
+    counted = at_largest | (at_highest & ~is_even) | ~falls
+    handed_on = ~(at_largest & falls & ~is_even & ((values - ground).abs() < _CAPTUM_EPSILON))
+    twice = (2, *[1] * (windows.ndim - 1))
+    return counted.repeat(twice), handed_on.repeat(twice)

@@ -8,10 +8,10 @@ over another. Here contributions add up to F(x) - F(b) whatever the layers.
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
-from torch import fx
-from torch.nn import functional
+from torch import fx, nn
 
 from histoxai.explain.bases.propagation import KINKED, Attributed, Propagation, Step, replaced_slope
 from histoxai.explain.network import of_targets
@@ -54,27 +54,33 @@ class RescaleRule(Propagation):
         return replaced_slope(y, torch.where(change.abs() <= least, slope, ratio), x)
 
     def max_pool(self, step: Step) -> torch.Tensor:
-        """One place of each window takes its change: the patch's largest, or the baseline's where that is larger.
+        """One place of each window takes its change, so that windows may overlap; the multiplier is in 0..1.
 
-        The place's own change is at least the window's, so that the multiplier is in 0..1. Windows may overlap.
+        It is the patch's largest, or the baseline's where that is larger by more than rounding. Then the place's own
+        change is at least the window's.
         """
         x = self._with_baseline(step)[0]
-        y, places = self._with_places(step, x.detach())
-        places = torch.where(y >= y[-1:], places, places[-1:].expand_as(places)).flatten(-2)
-        chosen = x.flatten(-2).gather(-1, places)
-        change = chosen.detach() - x.detach()[-1:].flatten(-2).expand(len(x), -1, -1).gather(-1, places)
-        rise = (y - y[-1:]).flatten(-2)
-        multiplier = torch.where(change == 0, 1, rise / torch.where(change == 0, 1, change))
-        return replaced_slope(y.flatten(-2), multiplier, chosen).view(y.shape)
+        pool = self.pool(step.node)
+        y, places = pool(x.detach())
+        lowered = x.detach()[-1:] - rounding_of(x.detach()[-1:]) * place_in_window(pool, x)
+        of_baseline = pool(lowered)[1].flatten(-2)
+        shape, flat, places, y = y.shape, x.flatten(-2), places.flatten(-2), y.flatten(-2)
+        ground = flat.detach()[-1:].expand(len(x), -1, -1)
+        is_even = ground.gather(-1, places) >= y[-1:] - rounding_of(ground[-1:])
+        places = torch.where((y >= y[-1:]) | is_even, places, of_baseline)
+        chosen = flat.gather(-1, places)
+        change = chosen.detach() - ground.gather(-1, places)
+        multiplier = torch.where(change == 0, 1, (y - y[-1:]) / torch.where(change == 0, 1, change)).clamp(0, 1)
+        return replaced_slope(y, multiplier, chosen).view(shape)
 
-    def _with_places(self, step: Step, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        # outputs of a pooling, and the place (among h * w) of each of them
-        if step.node.op == "call_module":
-            pool = copy.copy(self.fetch_attr(str(step.node.target)))
+    def pool(self, node: fx.Node) -> nn.MaxPool2d | nn.AdaptiveMaxPool2d:
+        """A max-pooling as a module, which returns the places (among h * w) of its outputs too."""
+        if node.op == "call_module":
+            pool = copy.copy(self.fetch_attr(str(node.target)))
             pool.return_indices = True
-            return pool(x)
-        function = getattr(functional, self.name_of(step.node))
-        return function(x, *step.args[1:], **{**step.kwargs, "return_indices": True})
+            return pool
+        kind: Any = {"max_pool2d": nn.MaxPool2d, "adaptive_max_pool2d": nn.AdaptiveMaxPool2d}[self.name_of(node)]
+        return kind(*node.args[1:], **{**node.kwargs, "return_indices": True})
 
     def product(self, step: Step) -> torch.Tensor:
         """Each factor's change times the other's mean of patch and baseline, which add up to the product's change."""
@@ -92,3 +98,25 @@ class RescaleRule(Propagation):
         if any(x.ndim == 0 or len(x) != self._rows for x in step.inputs):
             self.refuse(step.node, " across patches")
         return step.inputs
+
+
+def rounding_of(values: torch.Tensor) -> torch.Tensor:
+    """Differences between values of a baseline that are no more than rounding: 64 units of the largest's last place."""
+    return 64 * torch.finfo(values.dtype).eps * values.abs().amax()
+
+
+def place_in_window(pool: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """A number (h, w) of each place that no other place of its windows has: it chooses among equals, not rounding.
+
+    A baseline of one colour gives values that are equal but for rounding. 0 for a pooling without fixed windows.
+    """
+    if not isinstance(pool, nn.MaxPool2d):
+        return x.new_zeros(())
+    (height, width), dilation = pair(pool.kernel_size), pair(pool.dilation)
+    rows, columns = (torch.arange(n, device=x.device) // d for n, d in zip(x.shape[-2:], dilation, strict=True))
+    return (rows[:, None] % height * width + columns % width).to(x.dtype)
+
+
+def pair(value: Any) -> tuple[int, int]:
+    """A size for both directions."""
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
