@@ -1,4 +1,4 @@
-"""Base of methods that captum computes with hooks in every layer: DeepLIFT, guided backpropagation, LRP.
+"""Base of methods that captum computes with hooks in every layer: guided backpropagation.
 
 They need every layer to be used once and no tensor to be overwritten in place. Neither the study's CNN (one ReLU and
 one pooling for all) nor torchvision's ResNet is like that; `unrolled` makes an equivalent network that is.

@@ -2,9 +2,9 @@
 
 Relevance of an input z_i of a linear step with output z is z_i / (z + epsilon) times that of z; biases take their share
 (Bach et al. 2015, eq. 58). As a multiplier, relevance over value, that is the derivative. Nothing is divided then, and
-epsilon is 0: captum's is 1e-9. For networks of ReLUs the map is input x gradient (Ancona et al. 2018, arXiv
-1711.06104). An activation hands on its relevance whole, so that its multiplier is output over input. Of a product with
-a gate, a sigmoid, the other factor gets all (Arras et al. 2017, arXiv 1706.07206).
+epsilon is 0. For networks of ReLUs the map is input x gradient (Ancona et al. 2018, arXiv 1711.06104). An activation
+hands on its relevance whole, so that its multiplier is output over input. Of a product with a gate, a sigmoid, the
+other factor gets all (Arras et al. 2017, arXiv 1706.07206).
 """
 
 from __future__ import annotations

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from histoxai.explain.bases.propagation import Propagation
 
+# captum's default of 1e-9 shows in maps where a value of 1e-5 has large contributions of either sign.
+_EPSILON = 1e-16
+
 
 class LRP(LayerRules):
     """LRP of the target's logit, epsilon rule in every layer, batch normalisation included; as captum's."""
@@ -54,5 +57,5 @@ class LRP(LayerRules):
         if not computes_the_same(copied, module, images):
             return None
         for name, step in copied.steps.items():
-            step.rule = IdentityRule() if name in copied.activations else EpsilonRule()
+            step.rule = IdentityRule() if name in copied.activations else EpsilonRule(_EPSILON)
         return CaptumLRP(copied).attribute(images, target=targets)
