@@ -736,16 +736,14 @@ def test_networks_that_cannot_be_unrolled_are_refused_and_left_alone(name: str) 
 
 
 @pytest.mark.parametrize("name", ["guided", "deeplift", "lrp"])
-def test_methods_that_put_hooks_everywhere_only_touch_a_copy(
-    name: str, net: Network, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    explainer = build(name)
-    call = explainer.call  # type: ignore[attr-defined]
-    monkeypatch.setattr(explainer, "call", lambda method, x, targets: call(method, x, torch.full_like(targets, 99)))
-    with pytest.raises((IndexError, AssertionError, RuntimeError)):  # in mid-run: there is no class 99
-        explain_all(explainer, net, batch(1))
+@pytest.mark.parametrize("engine", ["explain", "explain_with_library"])
+def test_methods_that_take_a_network_apart_only_touch_a_copy(name: str, engine: str, net: Network) -> None:
+    wrong = Batch(batch(1).images, torch.tensor([99]), [0])  # in mid-run: there is no such class
+    with pytest.raises((IndexError, AssertionError, RuntimeError)):
+        list(getattr(build(name), engine)(net, wrong))
     for module in net.exact.modules():
         assert not any((module._forward_hooks, module._backward_hooks, module._forward_pre_hooks))
+        assert not hasattr(module, "rule")
 
 
 def test_the_unrolled_network_computes_the_same(net: Network, resnet: Network) -> None:
@@ -1030,9 +1028,10 @@ def test_unsuitable_networks_and_layers(net: Network) -> None:
     for name in CAMS:
         with pytest.raises(InputRefused, match=f"{name}: the network has no convolution"):
             build(name).raw_specs(flat, (64, 64))
-    odd = Network(nn.Sequential(nn.Conv2d(3, 2, 3), nn.GELU(), nn.Flatten(), nn.Linear(2 * 62 * 62, 3)), 4)
-    with pytest.raises(InputRefused, match="lrp: this network has a layer that it has no rule for"):
-        build("lrp").raw_specs(odd, (64, 64))
+    odd = Network(nn.Sequential(nn.Conv2d(3, 2, 3), nn.LayerNorm(62), nn.Flatten(), nn.Linear(2 * 62 * 62, 3)), 4)
+    for name in ("lrp", "deeplift"):
+        with pytest.raises(InputRefused, match=rf"{name}: this network has a step that it has no rule for \(LayerNorm"):
+            build(name).raw_specs(odd, (64, 64))
     with pytest.raises(UsageError, match="20 must be at most the window, 16"):
         build("occlusion", window="16", stride="20")
     with pytest.raises(InputRefused, match="squares of 80 px do not fit patches of 64 x 64"):

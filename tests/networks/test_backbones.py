@@ -40,7 +40,9 @@ MILLIONS = {
     "swin-t": 28.29,
 }
 REFUSED = {  # methods with a rule for each layer, where there is a layer without one
-    name: {"guided", "deeplift", "lrp"} for name in BACKBONES if name[:3] in ("eff", "con", "vit", "swi")
+    name: {"guided"} if name[:3] == "eff" else {"guided", "deeplift", "lrp"}
+    for name in BACKBONES
+    if name[:3] in ("eff", "con", "vit", "swi")
 }
 
 

@@ -1,4 +1,4 @@
-"""Base of methods that captum computes with hooks in every layer: DeepLIFT, guided backpropagation, LRP.
+"""Base of methods that captum computes with hooks in every layer: guided backpropagation.
 
 They need every layer to be used once and no tensor to be overwritten in place. Neither the study's CNN (one ReLU and
 one pooling for all) nor torchvision's ResNet is like that; `unrolled` makes an equivalent network that is.
@@ -6,24 +6,20 @@ one pooling for all) nor torchvision's ResNet is like that; `unrolled` makes an 
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from histoxai.core.errors import InputRefused
 from histoxai.explain.bases.method import Map, RawSpec
 from histoxai.explain.bases.packing import Step
 from histoxai.explain.bases.sampling import Sampling
+from histoxai.explain.bases.tracing import copied_around, traced, weights_of
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from histoxai.explain.network import Network
-
-# Advice of messages about networks that cannot be unrolled.
-INSTEAD = "use ig, saliency or gradcam with --method"
 
 
 def unrolled(module: nn.Module, method: str) -> nn.Module:
@@ -32,45 +28,31 @@ def unrolled(module: nn.Module, method: str) -> nn.Module:
     Weights are shared with `module`, not copied: those of the study's CNN take 392 MB. method: its name in messages.
     Raises InputRefused if the network's path depends on its inputs.
     """
-    from torch import fx
-
-    class Tracer(fx.Tracer):
-        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-            """Whether a module is one step: torch's own layers, and modules marked `indivisible`."""
-            return getattr(m, "indivisible", False) or super().is_leaf_module(m, module_qualified_name)
-
-    weights = {id(t): t for t in (*module.parameters(), *module.buffers())}
-    try:
-        copied = copy.deepcopy(module, dict(weights))
-        traced = fx.GraphModule(copied, Tracer().trace(copied))
-    except Exception as error:  # whatever a network's own code raises when fx traces it
-        raise InputRefused(
-            f"{method}: the network cannot be unrolled into single layers ({str(error).splitlines()[0]}); {INSTEAD}"
-        ) from error
-    _separate_uses(traced, weights)
-    for part in traced.modules():
+    graph = traced(module, method)
+    _separate_uses(graph, weights_of(module))
+    for part in graph.modules():
         if getattr(part, "inplace", False):
             part.inplace = False
-    return traced.eval().requires_grad_(False)
+    return graph
 
 
-def _separate_uses(traced: Any, weights: dict[int, Any]) -> None:
+def _separate_uses(graph: Any, weights: dict[int, Any]) -> None:
     # give every further use of a layer, and every function that has a layer, a layer of its own
     seen: set[str] = set()
-    for node in list(traced.graph.nodes):
+    for node in list(graph.graph.nodes):
         if node.op == "call_module":
             if node.target in seen:
                 fresh = f"{node.target.replace('.', '_')}_again{len(seen)}"
-                traced.add_submodule(fresh, copy.deepcopy(traced.get_submodule(node.target), dict(weights)))
+                graph.add_submodule(fresh, copied_around(graph.get_submodule(node.target), weights))
                 node.target = fresh
             seen.add(node.target)
         elif (layer := _as_layer(node)) is not None:
             fresh = f"{type(layer).__name__.lower()}{len(seen)}"
-            traced.add_submodule(fresh, layer)
+            graph.add_submodule(fresh, layer)
             inputs = node.args if node.target in _adds() else node.args[:1]
             node.op, node.target, node.args, node.kwargs = "call_module", fresh, inputs, {}
             seen.add(fresh)
-    traced.recompile()
+    graph.recompile()
 
 
 def _adds() -> tuple[Any, ...]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from histoxai.explain.network import Network
 
 # Raised whenever a change makes any map differ from what earlier versions stored.
-ENGINE = 3
+ENGINE = 4
 # Contrast that is no more than rounding, as a share of the largest absolute value: the numerics contract of maps.
 ROUNDING = 1e-5
 

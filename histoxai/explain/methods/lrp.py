@@ -1,57 +1,61 @@
 """Layer-wise relevance propagation, epsilon rule.
 
 Bach et al. 2015, doi 10.1371/journal.pone.0130140: the logit is propagated back layer by layer, to each input in
-proportion to its contribution. Networks with layers that have no rule (attention, layer norm) are refused.
+proportion to its contribution. The rules are histoxai's own (bases/epsilon_rule.py): captum's pass relevance on as if
+it were a gradient through every function that is no module. Networks with steps that have no rule are refused.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from histoxai.core.errors import InputRefused, is_out_of_memory
-from histoxai.explain.bases.captum_hooks import INSTEAD, CaptumHooks, unrolled
-from histoxai.explain.bases.method import RawSpec
+import numpy as np
+
+from histoxai.explain.bases.layer_rules import LayerRules
+from histoxai.explain.bases.path import completeness_error
+from histoxai.explain.bases.tracing import traced
 
 if TYPE_CHECKING:
     import torch
+    from torch import fx, nn
 
-    from histoxai.explain.network import Network
+    from histoxai.explain.bases.propagation import Propagation
+
+# captum's default of 1e-9 shows in maps where a value of 1e-5 has large contributions of either sign.
+_EPSILON = 1e-16
 
 
-class LRP(CaptumHooks):
-    """captum's LRP of the target's logit, epsilon rule in every layer, batch normalisation included."""
+class LRP(LayerRules):
+    """LRP of the target's logit, epsilon rule in every layer, batch normalisation included; as captum's."""
 
     name = "lrp"
     label = "LRP (epsilon rule)"
     citations = ("bach2015",)
-    captum_class = "LRP"
-    passes = "2 forward + 1 backward"
+    checks = ("conservation_error", "bias_share")
+    sum_check = "conservation_error"
 
-    def raw_specs(self, net: Network, size: tuple[int, int]) -> dict[str, RawSpec]:
-        """Also raises InputRefused if a layer has no rule."""
-        import torch
+    def rules(self, graph: fx.GraphModule) -> Propagation:
+        """The epsilon rule in every step."""
+        from histoxai.explain.bases.epsilon_rule import EpsilonRule
 
-        from histoxai.explain.network import quiet_library
+        return EpsilonRule(graph)
 
-        ready = net.ready(torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)))
-        targets = torch.zeros(1, dtype=torch.long, device=net.device)
-        try:
-            with quiet_library():
-                self.call(self.captum_method(unrolled(net.exact, self.name)), ready, targets)
-        except (TypeError, RuntimeError, AttributeError, AssertionError) as error:
-            if is_out_of_memory(error):
-                raise
-            why = str(error).splitlines()[0][:120]
-            raise InputRefused(f"lrp: this network has a layer that it has no rule for ({why}); {INSTEAD}") from error
-        return super().raw_specs(net, size)
+    def checks_of(self, values: np.ndarray, total: float, logit: float) -> dict[str, float]:
+        """How far pixels and biases together are from the logit, and the share of biases, both of the logit."""
+        biases = logit - total
+        error = completeness_error(np.append(values.astype(np.float64), biases), logit)
+        return {self.sum_check: error, "bias_share": biases / logit if logit else float("nan")}
 
-    def call(self, method: Any, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Two forward passes and a backward one; captum removes its rules afterwards, so they are set each time."""
-        from captum.attr._utils.lrp_rules import EpsilonRule
-        from torch import nn
+    def captum_attributions(self, module: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> Any:
+        """captum's LRP with its epsilon rule in every step that calculates; activations hand on all they get."""
+        from captum.attr import LRP as CaptumLRP
+        from captum.attr._utils.lrp_rules import EpsilonRule, IdentityRule
 
-        for part in method.model.modules():
-            affine = getattr(part, "indivisible", False)  # a network's own normalisation of its input
-            if affine or isinstance(part, nn.BatchNorm1d | nn.Identity | nn.Flatten | nn.AvgPool2d):
-                part.rule = EpsilonRule()
-        return super().call(method, images, targets)
+        from histoxai.explain.bases.captum_copy import LRPCopy, computes_the_same
+
+        copied = LRPCopy(traced(module, self.name))
+        if not computes_the_same(copied, module, images):
+            return None
+        for name, step in copied.steps.items():
+            step.rule = IdentityRule() if name in copied.activations else EpsilonRule(_EPSILON)
+        return CaptumLRP(copied).attribute(images, target=targets)
