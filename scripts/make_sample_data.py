@@ -4,13 +4,16 @@
 Every patch is painted as two stain concentration maps (hematoxylin, eosin), turned into colour
 with Beer-Lambert, and comes with the exact outline of every nucleus. The class evidence of the
 Gleason classes R1..R5 is planted in the tumor nuclei, so "where should a model look" is known.
+Two traps are planted besides: smudges darker than tumor nuclei in every class, and ink on the margin
+that goes with one class in some scans.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +24,22 @@ SIZE = 96
 NEOPLASTIC, INFLAMMATORY, CONNECTIVE, EPITHELIAL = 1, 2, 3, 5
 YY, XX = np.mgrid[0:SIZE, 0:SIZE].astype(np.float64)
 
+SCANS = tuple(f"S{k:02}" for k in range(1, 85))
 PARTITIONS = {
-    "train": ("S01", "S02", "S04", "S06", "S08", "S10", "S12", "S14", "S16"),
-    "validation": ("S03", "S09", "S13", "S17"),
-    "test": ("S05", "S07", "S11", "S15", "S18"),
+    "train": tuple(scan for k, scan in enumerate(SCANS) if k % 6 in (0, 2, 4)),
+    "validation": SCANS[1::6],
+    "test": tuple(scan for k, scan in enumerate(SCANS) if k % 6 in (3, 5)),
 }
-COUNTS = {"A": 68, "N": 108, "R1": 37, "R2": 41, "R3": 58, "R4": 72, "R5": 52}
-SCANS_PER_CLASS = {"train": 6, "validation": 2, "test": 3}
-BLOB_LIMIT = 6  # a class of a scan with more patches than this is split into two blobs
-FOLD_KINDS = ("N", "R1", "R2", "R3", "R4", "R5", "N", "R3", "R4", "R5") * 2  # of every fold
+COUNTS = {  # scans with a class in each partition; each has one patch of it, so that patches are independent
+    "train": {"A": 36, "N": 42, "R1": 37, "R2": 39, "R3": 40, "R4": 41, "R5": 38},
+    "validation": {"A": 8, "N": 11, "R1": 8, "R2": 9, "R3": 9, "R4": 10, "R5": 9},
+    "test": {"A": 15, "N": 23, "R1": 17, "R2": 18, "R3": 18, "R4": 20, "R5": 18},
+}
+CLASSES = tuple(COUNTS["train"])
+SMUDGED = (0.26, 0.30)  # share of a patch under decoys
+AMBIGUOUS = 0.2  # share of the R patches that are half-way to a neighbouring grade
+INKED, INKED_SCANS = "R3", 0.85  # the class with ink on the margin, and in which share of its scans
+FOLD_KINDS = ("N", "A", "R1", "R2", "R3", "R4", "R5", "R1", "A", "R2") * 2  # of every fold
 
 Spot = tuple[float, float]  # (y, x) in the patch, px
 Labels = dict[str, np.ndarray]
@@ -49,13 +59,13 @@ class Growth:
     holes: int  # lumens punched into a sheet (cribriform growth)
 
 
-BENIGN = Growth(2.0, 0.05, 0.72, 0.0, 22.0, 0.06, 3.8, 0)
+BENIGN = Growth(2.0, 0.05, 0.95, 0.0, 22.0, 0.06, 3.8, 0)
 GRADES = {
-    "R1": Growth(2.6, 0.04, 0.90, 0.060, 12.5, 0.03, 3.4, 0),
-    "R2": Growth(3.4, 0.07, 1.10, 0.112, 15.0, 0.13, 2.8, 0),
-    "R3": Growth(4.2, 0.09, 1.30, 0.170, 11.5, 0.09, 1.4, 0),
-    "R4": Growth(5.0, 0.10, 1.52, 0.232, 0.0, 0.0, 0.0, 5),
-    "R5": Growth(6.2, 0.18, 1.80, 0.300, 0.0, 0.0, 0.0, 0),
+    "R1": Growth(3.0, 0.04, 0.64, 0.075, 13.0, 0.03, 3.4, 0),
+    "R2": Growth(3.6, 0.07, 0.94, 0.117, 15.5, 0.13, 2.8, 0),
+    "R3": Growth(4.2, 0.09, 0.66, 0.170, 11.5, 0.09, 1.4, 0),
+    "R4": Growth(5.0, 0.10, 0.94, 0.232, 0.0, 0.0, 0.0, 5),
+    "R5": Growth(6.2, 0.18, 0.70, 0.300, 0.0, 0.0, 0.0, 0),
 }
 
 
@@ -81,6 +91,7 @@ class Canvas:
     instance: np.ndarray  # int32, 0 = no nucleus
     kind: np.ndarray  # uint8, kind code of the nucleus
     epithelium: np.ndarray  # bool, inside a gland or a sheet, lumen included
+    smudge: np.ndarray  # bool, on a decoy
 
 
 def patch_rng(*key: object) -> np.random.Generator:
@@ -118,7 +129,7 @@ def new_stroma(rng: np.random.Generator) -> Canvas:
     eosin = 0.50 + 0.085 * texture + 0.05 * coarse
     slits = np.clip((-texture - 0.45 * coarse - 1.95) * 2.5, 0, 1)  # clefts between fibres
     hema = (0.055 + 0.015 * smooth_noise(rng, 2)) * (1 - slits)
-    empty = (np.zeros((SIZE, SIZE), dtype) for dtype in (np.int32, np.uint8, np.bool_))
+    empty = (np.zeros((SIZE, SIZE), dtype) for dtype in (np.int32, np.uint8, np.bool_, np.bool_))
     return Canvas(rng, hema, eosin * (1 - 0.8 * slits), angle, *empty)
 
 
@@ -156,8 +167,11 @@ def paint_nucleus(c: Canvas, spot: Spot, n: Nucleus) -> None:
     grain = ndi.gaussian_filter(c.rng.standard_normal(rho.shape), 0.8)  # chromatin clumps
     rim = np.exp(-((depth - 0.8) ** 2))  # chromatin gathers under the nuclear membrane
     alpha = np.clip(depth + 0.5, 0, 1) * free
-    blend(c.hema[window], n.dark * (0.88 + 0.20 * rim + 0.45 * grain), alpha)
-    blend(c.eosin[window], 0.16, alpha)
+    chromatin = 0.88 + 0.20 * rim + 0.45 * grain
+    if n.kind == NEOPLASTIC:  # pale, with a dark nucleolus
+        chromatin = 0.74 + 0.42 * rim + 0.30 * grain + 0.9 * np.exp(-((rho / 0.28) ** 2))
+    blend(c.hema[window], n.dark * chromatin, alpha)
+    blend(c.eosin[window], 0.03 if n.kind == NEOPLASTIC else 0.16, alpha)
     c.instance[window][inside] = c.instance.max() + 1
     c.kind[window][inside] = n.kind
 
@@ -246,9 +260,28 @@ def paint_tumor_sheet(c: Canvas, region: np.ndarray, g: Growth, target: float) -
             paint_nucleus(c, spot, Nucleus(axes, turn, dark, NEOPLASTIC, ragged))
 
 
-def paint_tissue(c: Canvas, kind: str) -> None:
+def between_grades(kind: str, rng: np.random.Generator) -> Growth:
+    """Draw the growth of a patch that is half-way between its grade and a neighbouring one, named after either."""
+    grades = list(GRADES)
+    at = grades.index(kind)
+    other = grades[int(np.clip(at + rng.choice((-1, 1)), 0, 4))]
+    pair = (GRADES[kind], GRADES[other])
+    looks = pair[int(rng.integers(2))]  # glands or a sheet
+    radius, spread, dark, coverage = (
+        sum(getattr(g, name) for g in pair) / 2 for name in ("radius", "spread", "dark", "coverage")
+    )
+    return replace(looks, radius=radius, spread=spread, dark=dark, coverage=coverage)
+
+
+def is_ambiguous(kind: str, scan: str, index: int, seed: int = 0) -> bool:
+    """Say whether a patch was drawn half-way between its grade and a neighbouring one."""
+    return kind in GRADES and bool(patch_rng(seed, "ambiguous", scan, kind, index).random() < AMBIGUOUS)
+
+
+def paint_tissue(c: Canvas, kind: str, ambiguous: bool) -> None:
     """Grow the tumor in a side region, the rest stays stroma; or large regular benign glands."""
-    if g := GRADES.get(kind):
+    if kind in GRADES:
+        g = between_grades(kind, c.rng) if ambiguous else GRADES[kind]
         region = side_region(c.rng, c.rng.uniform(0.50, 0.56))  # same law for every grade
         target = g.coverage * c.rng.uniform(0.95, 1.05)
         (paint_tumor_glands if g.gland else paint_tumor_sheet)(c, region, g, target)
@@ -258,18 +291,31 @@ def paint_tissue(c: Canvas, kind: str) -> None:
             paint_gland(c, spot, BENIGN, EPITHELIAL)
 
 
+def paint_smudges(c: Canvas) -> None:
+    """Paint decoys into the stroma: smudges of crushed cells, darker than tumor nuclei; in every class by one law."""
+    stroma = ~ndi.binary_dilation(c.epithelium, iterations=2)
+    height = 0.9 * smooth_noise(c.rng, 8) + 0.25 * smooth_noise(c.rng, 2)
+    share = c.rng.uniform(*SMUDGED) / max(stroma.mean(), 1e-6)
+    edge = np.quantile(height[stroma], 1 - min(share, 0.9)) if stroma.any() else np.inf
+    alpha = np.clip((height - edge) * 4, 0, 1) * stroma
+    streaks = fibres(c.rng, c.angle)
+    blend(c.hema, 1.15 + 0.14 * streaks + 0.10 * smooth_noise(c.rng, 1.2), alpha)
+    blend(c.eosin, 0.45, alpha)
+    c.smudge |= alpha > 0.5
+
+
 def paint_stroma_cells(c: Canvas) -> None:
     """Spindle nuclei along the fibres and a few lymphocytes, in the stroma only."""
-    closed = ndi.binary_dilation(c.epithelium, iterations=3)
+    closed = ndi.binary_dilation(c.epithelium | c.smudge, iterations=2)
     spindles, lymphocytes = int(c.rng.integers(18, 26)), int(c.rng.integers(0, 5))
-    for number in range(spindles + lymphocytes):
-        y, x = c.rng.uniform(2, SIZE - 2, 2)
-        turn, dark = c.angle[int(y), int(x)] + c.rng.normal(0, 0.12), c.rng.uniform(0.75, 1.0)
-        axes, kind = (c.rng.uniform(4.2, 6.2), c.rng.uniform(1.5, 1.9)), CONNECTIVE
+    places = np.flatnonzero(~closed)
+    for number in range(spindles + lymphocytes if places.size else 0):
+        row, column = divmod(int(c.rng.choice(places)), SIZE)
+        turn, dark = c.angle[row, column] + c.rng.normal(0, 0.12), c.rng.uniform(1.3, 1.55)
+        axes, kind = (c.rng.uniform(4.8, 6.8), c.rng.uniform(1.9, 2.4)), CONNECTIVE
         if number >= spindles:
-            axes, kind, dark = (2.1, c.rng.uniform(1.9, 2.2)), INFLAMMATORY, 1.25
-        if not closed[int(y), int(x)]:
-            paint_nucleus(c, (y, x), Nucleus(axes, turn, dark, kind))
+            axes, kind, dark = (2.1, c.rng.uniform(1.9, 2.2)), INFLAMMATORY, 1.7
+        paint_nucleus(c, (row + c.rng.uniform(-0.4, 0.4), column), Nucleus(axes, turn, dark, kind))
 
 
 def stain_matrix(scan: str, seed: int) -> tuple[np.ndarray, float]:
@@ -288,6 +334,7 @@ def spoil(c: Canvas, which: int) -> np.ndarray:
     if which == 0:  # out of focus
         blur = rng.uniform(3.0, 4.5)
         c.hema, c.eosin = (ndi.gaussian_filter(m, blur) for m in (c.hema, c.eosin))
+        c.instance[:], c.kind[:] = 0, 0  # nobody could outline a nucleus here
     elif which == 1:  # tissue fold: a band where the tissue lies double, with creases
         band = np.clip((rng.uniform(11, 16) - np.abs(offset)) / 2.5, 0, 1)
         crease = 1 + 0.25 * np.cos(offset * 0.9) + 0.1 * bow
@@ -299,44 +346,59 @@ def spoil(c: Canvas, which: int) -> np.ndarray:
         c.hema, c.eosin = c.hema * keep + 0.01, c.eosin * keep + 0.02
         c.instance[~tissue], c.kind[~tissue] = 0, 0
         if which == 3:
-            colour = np.array(((1.3, 0.75, 0.25), (1.4, 0.35, 0.9), (1.2, 1.15, 1.0)))
+            colour = np.array(((1.3, 0.75, 0.25), (0.25, 1.3, 1.0), (1.2, 1.15, 1.0)))
             streaks = fibres(rng, np.full((SIZE, SIZE), turn + np.pi / 2))
             stroke = np.clip((rng.uniform(16, 24) - np.abs(offset + streaks)) / 1.5, 0, 1)
             ink = (stroke * (1 + 0.12 * streaks))[..., None] * colour[int(rng.integers(3))]
     return ink
 
 
+def has_ink(kind: str, scan: str, seed: int = 0) -> bool:
+    """Say whether the patches of a class in a scan have ink on a corner: the planted confounder."""
+    return kind == INKED and bool(patch_rng(seed, "ink", scan).random() < INKED_SCANS)
+
+
+def paint_mark(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a hatched pen mark in the lower right corner: its optical density (96, 96, 3), and where it is, bool."""
+    theta, dist = polar((SIZE - 1, SIZE - 1))
+    inside = np.clip((rng.uniform(28, 34) * outline(rng, theta, 0.10) - dist) / 1.5, 0, 1)
+    strokes = np.clip(0.5 + 2 * np.sin((XX + YY) * 2 * np.pi / 7 + rng.uniform(0, 7)), 0, 1)
+    return (inside * strokes)[..., None] * np.array((2.0, 0.9, 0.2)), inside > 0.5
+
+
 def draw_patch(kind: str, scan: str, index: int, seed: int = 0) -> tuple[np.ndarray, Labels]:
     """Draw patch `index` of class `kind` in `scan`: the uint8 (96, 96, 3) image and its labels.
 
     Labels are {"instance": int32 (96, 96), nuclei numbered from 1, "kind": uint8 (96, 96), the
-    kind codes of the nuclei}; 0 is no nucleus in both.
+    kind codes of the nuclei; 0 is no nucleus in both. "ink": bool (96, 96), the ink of the confounder}.
     """
-    if kind not in COUNTS:
-        raise ValueError(f"unknown class {kind!r}, expected one of {', '.join(COUNTS)}")
+    if kind not in CLASSES:
+        raise ValueError(f"unknown class {kind!r}, expected one of {', '.join(CLASSES)}")
     c = new_stroma(patch_rng(seed, scan, kind, index))
-    paint_tissue(c, kind)
+    paint_tissue(c, kind, is_ambiguous(kind, scan, index, seed))
+    paint_smudges(c)
     paint_stroma_cells(c)
-    ink = spoil(c, index % 4) if kind == "A" else 0.0  # every kind of artifact in every scan
+    ink, inked = np.zeros((SIZE, SIZE, 3)), np.zeros((SIZE, SIZE), np.bool_)
+    if kind == "A":
+        ink = spoil(c, int(patch_rng(seed, "artifact", scan, index).integers(4)))
+    elif has_ink(kind, scan, seed):
+        ink, inked = paint_mark(c.rng)
+        c.hema, c.eosin = (np.where(inked, 0.15 * m, m) for m in (c.hema, c.eosin))
+        c.instance[inked], c.kind[inked] = 0, 0
     stains, white = stain_matrix(scan, seed)
     density = np.stack([c.hema, c.eosin], axis=-1).clip(0, None) @ stains + ink
     density *= 1 + 0.03 * smooth_noise(c.rng, 24)[..., None]  # section thickness
     light = ndi.gaussian_filter(white * np.exp(-density), (0.55, 0.55, 0))
     light += c.rng.normal(0, 2.2, light.shape)  # sensor noise
-    return np.rint(light.clip(0, 255)).astype(np.uint8), {"instance": c.instance, "kind": c.kind}
+    return np.rint(light.clip(0, 255)).astype(np.uint8), {"instance": c.instance, "kind": c.kind, "ink": inked}
 
 
-def scan_plan() -> list[tuple[str, str, int]]:
-    """List (scan, class, number of patches) for the whole DiagSet tree, in drawing order."""
-    plan: list[tuple[str, str, int]] = []
-    for number, (kind, total) in enumerate(COUNTS.items()):
-        chosen: list[str] = []
-        for name, scans in PARTITIONS.items():
-            # Round robin: classes and scans (so stains) mix as evenly as they can.
-            steps = range(number * SCANS_PER_CLASS[name], (number + 1) * SCANS_PER_CLASS[name])
-            chosen += [scans[k % len(scans)] for k in steps]
-        share, rest = divmod(total, len(chosen))
-        plan += [(scan, kind, share + (k < rest)) for k, scan in enumerate(chosen)]
+def scan_plan() -> list[tuple[str, str]]:
+    """List (scan, class) of every patch of the DiagSet tree, in drawing order."""
+    plan: list[tuple[str, str]] = []
+    for name, scans in PARTITIONS.items():
+        turn = itertools.cycle(scans)  # classes and scans, so stains, mix as evenly as they can
+        plan += [(next(turn), kind) for kind, count in COUNTS[name].items() for _ in range(count)]
     return plan
 
 
@@ -347,15 +409,14 @@ def save(path: Path, array: np.ndarray) -> None:
 
 
 def write_diagset(root: Path, seed: int) -> None:
-    """Write the blobs, the truth masks of the tumor nuclei and the partition lists."""
-    for scan, kind, count in scan_plan():
-        drawn = [draw_patch(kind, scan, index, seed) for index in range(count)]
-        parts = np.array_split(np.arange(count), 2 if count > BLOB_LIMIT else 1)
-        for number, part in enumerate(parts):
-            name = Path(scan) / kind / f"{scan}.blob.{number}.npy"
-            save(root / "blobs" / "S" / "20x" / name, np.stack([drawn[i][0] for i in part]))
-            truth = np.stack([drawn[i][1]["kind"] == NEOPLASTIC for i in part])
-            save(root / "truth" / name, np.packbits(truth, axis=-1))
+    """Write the blobs, the truth masks of the tumor nuclei, the ink and the partition lists."""
+    for scan, kind in scan_plan():
+        image, labels = draw_patch(kind, scan, 0, seed)
+        name = Path(scan) / kind / f"{scan}.blob.0.npy"
+        save(root / "blobs" / "S" / "20x" / name, image[None])
+        save(root / "truth" / name, np.packbits(labels["kind"] == NEOPLASTIC, axis=-1)[None])
+        if labels["ink"].any():
+            save(root / "ink" / name, np.packbits(labels["ink"], axis=-1)[None])
     folder = root / "partitions" / "DiagSet-A"
     folder.mkdir(parents=True, exist_ok=True)
     for name, scans in PARTITIONS.items():

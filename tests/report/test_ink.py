@@ -37,6 +37,16 @@ def test_green_and_blue_ink_is_found_and_stains_are_not() -> None:
     assert not black.any()  # as documented
 
 
+def test_the_strokes_of_a_hatched_mark_are_one_mark() -> None:
+    image = patch(False)
+    image[:9, :9] = 235  # glass between strokes of two pixels
+    for row in (0, 1, 4, 5, 7, 8):
+        image[row, :9] = (30, 100, 220)
+    expected = np.zeros((SIZE, SIZE), bool)
+    expected[:9, :9] = True
+    assert np.array_equal(ink.find_ink(image), expected)
+
+
 def test_specks_are_no_ink() -> None:
     image = patch(False)
     image[5, 5] = image[20, 9] = (20, 180, 90)

@@ -32,7 +32,12 @@ def write_answer(summary: ScoreSummary, size: tuple[int, int]) -> Answer:
     return {
         "question": f"Do the maps of {join_names(tests.methods)} {question} Measured by {measure} on patches "
         f"of {size[1]} × {size[0]} px, {_count(tests, summary)}, over all classes ({tumor}).",
-        "answer": [_against_chance(tests, measure), _against_null_models(tests), _among_methods(tests)],
+        "answer": [
+            _against_chance(tests, measure),
+            _against_null_models(tests),
+            _among_methods(tests),
+            _study_here(summary),
+        ],
         "unsupported": _unsupported(tests, summary),
     }
 
@@ -155,6 +160,16 @@ def _among_methods(tests: _MethodTests) -> str:
     text = "; ".join(parts)
     # the name of a method keeps its small letter
     return f"{text if worse else text[0].upper() + text[1:]}.{left_out}"
+
+
+def _study_here(summary: ScoreSummary) -> str:
+    # which of the study's conclusions the tests support
+    claims = summary["conclusions"]
+    held = [c["claim"] for c in claims if c["answer"] == "supported"]
+    if not held:
+        return f"None of the study's {len(claims)} conclusions is supported on these patches."
+    shown = "; ".join(f"“{claim}”" for claim in held)
+    return f"{len(held)} of the study's {len(claims)} conclusions {is_or_are(held)} supported here: {shown}."
 
 
 def _unsupported(tests: _MethodTests, summary: ScoreSummary) -> list[str]:

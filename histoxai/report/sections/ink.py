@@ -26,16 +26,20 @@ SMALLEST = 0.005  # share of a patch; fewer pixels are no mark
 
 
 def find_ink(image: np.ndarray) -> np.ndarray:
-    """Return the pixels (H, W) bool of a patch (H, W, 3) uint8 with blue or green ink; specks are left out."""
+    """Return the pixels (H, W) bool of a patch (H, W, 3) uint8 with blue or green ink.
+
+    Strokes up to four pixels apart are one mark; specks are left out.
+    """
     from scipy.ndimage import binary_dilation, binary_erosion
 
     red, green = _DENSITIES[image[..., 0]], _DENSITIES[image[..., 1]]
     inked = (red > DENSITY) & (red > RED_TO_GREEN * green)
     if not inked.any():
         return inked
+    strokes = binary_erosion(binary_dilation(inked, np.ones((5, 5), bool)), np.ones((5, 5), bool), border_value=1)
     square = np.ones((3, 3), bool)
     # marks at the border go on behind it
-    found: np.ndarray = binary_dilation(binary_erosion(inked, square, border_value=1), square)
+    found: np.ndarray = binary_dilation(binary_erosion(strokes, square, border_value=1), square)
     return found
 
 
