@@ -182,7 +182,7 @@ def test_a_measure_of_a_plugin_is_scored_and_on_record(mini: Mini, tmp_path: Pat
             assert row["mean"] == pytest.approx(share)
             assert row["chance"] == pytest.approx(share / 2)
     item = json.loads((tmp_path / "s/_done/scores/item.json").read_text())
-    assert item["what"] == {"measures": {"covered": "hx-covered 2.0"}}
+    assert item["what"]["measures"] == {"covered": "hx-covered 2.0"}
     without = histoxai(tmp_path / "nothing", *words)
     assert without.returncode == 3
     assert "hx-covered" in without.stderr
