@@ -12,7 +12,13 @@ from PIL import Image, ImageOps
 
 from histoxai.core.errors import InputRefused
 from histoxai.core.safe_text import escape_text
-from histoxai.ingest.stored_values import bits_per_channel, grey_scale, is_lossy_webp, require_lossless
+from histoxai.ingest.stored_values import (
+    bits_per_channel,
+    grey_scale,
+    is_lossy_webp,
+    require_black_zero,
+    require_lossless,
+)
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".jp2", ".j2k"}
 PILLOW_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # no other decoder of Pillow runs, whatever a file claims to be
@@ -54,14 +60,19 @@ def image_size(path: Path) -> tuple[int, int]:
         return _upright_size(path, image)
 
 
-def mask_size(path: Path) -> tuple[int, int]:
-    """Return height and width of a mask as `decode_mask` gives it, from the header; raises InputRefused as it does."""
+def mask_size(path: Path, *, indices_are_named: bool = True) -> tuple[int, int]:
+    """Return height and width of a mask as `decode_mask` gives it, from the header; raises InputRefused as it does.
+
+    Where nothing names the indices of palettes, raises InputRefused also for those whose index 0 is not black.
+    """
     with _open(path) as image:
         if image.mode not in _MASK_MODES:
             raise InputRefused(
                 f"{escape_text(path)}: has mode {image.mode}; expected a label image (8 or 16 bit, one value)"
             )
         require_lossless(path, image)
+        if not indices_are_named:
+            require_black_zero(path, image)
         if image.mode == "RGB" and (bits := bits_per_channel(image)) > 8:  # Pillow keeps only the upper 8
             raise InputRefused(
                 f"{escape_text(path)}: has three channels of {bits} bits, which cannot be read; save one channel"

@@ -15,6 +15,7 @@ from histoxai.core.safe_text import escape_text
 _BITS_TAG, _PHOTOMETRIC_TAG = 258, 262
 _WHITE_IS_ZERO = 0
 _STRETCH = {2: 85, 4: 17}  # Pillow stretches grey values of so few bits to 0..255
+_DARK = 31  # brightest channel of a colour that counts as black; quantizing shifts black by a little
 _JPEG2000_SIZE = b"\xff\x4f\xff\x51"  # start of a code stream, and the marker of its sizes
 
 
@@ -69,6 +70,21 @@ def require_lossless(path: Path, image: Image.Image) -> None:
         lossy = "lossy WebP"
     if lossy:
         raise InputRefused(f"{escape_text(path)}: is compressed as {lossy}, which makes up values; save masks as PNG")
+
+
+def require_black_zero(path: Path, image: Image.Image) -> None:
+    """Raise InputRefused for a mask whose palette draws index 0 in a colour: is that the background or the object?"""
+    if image.mode != "P" or image.palette is None:
+        return
+    pixel = Image.new("P", (1, 1))  # of index 0; the palette of a file comes in many orders, which Pillow knows
+    pixel.putpalette(image.palette)
+    red, green, blue = np.asarray(pixel.convert("RGB"))[0, 0].tolist()
+    if max(red, green, blue) > _DARK:
+        raise InputRefused(
+            f"{escape_text(path)}: its palette draws index 0 in the colour ({red}, {green}, {blue}), which may be the "
+            "object or the background; save grey numbers with 0 for background, or, where index 0 is background, name "
+            "the other indices: --class-map 1=tumor,2=stroma"
+        )
 
 
 def is_lossy_webp(path: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,71 @@ def test_imagej_masks_become_the_targets_that_were_drawn(tmp_path: Path) -> None
     assert planes is not None
     assert np.array_equal(planes[0], np.stack([values > 0, np.zeros_like(values)]))
     assert planes.sum() == 600
+
+
+OBJECT = np.zeros((64, 64), np.uint8)
+OBJECT[10:30, 10:40] = 255  # 600 px
+
+
+def quantized(path: Path) -> None:
+    """White on black in every viewer, but Pillow puts white first: the object is index 0."""
+    Image.fromarray(np.dstack([OBJECT] * 3)).quantize(2).save(path)
+
+
+def red_first(path: Path) -> None:
+    image = Image.fromarray((OBJECT == 0).astype(np.uint8))
+    image.putpalette([255, 0, 0, 0, 0, 0])
+    image.save(path)
+
+
+def white_first_bmp(path: Path) -> None:
+    """A bitmap of one bit whose colour table is white, black."""
+    Image.fromarray(OBJECT).convert("1").save(path)
+    data = bytearray(path.read_bytes())
+    data[54:62] = bytes([255, 255, 255, 0, 0, 0, 0, 0])
+    data[62:] = bytes(255 - value for value in data[62:])
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(("write", "ending", "colour"), [
+    (quantized, "png", "255, 255, 255"),
+    (quantized, "tif", "255, 255, 255"),
+    (red_first, "png", "255, 0, 0"),
+    (red_first, "bmp", "255, 0, 0"),
+    (red_first, "tif", "255, 0, 0"),
+    (white_first_bmp, "bmp", "255, 255, 255"),
+])  # fmt: skip
+def test_palettes_whose_index_0_is_not_black_need_a_class_map(
+    tmp_path: Path, write: Callable[[Path], None], ending: str, colour: str
+) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    Image.fromarray(RNG.integers(0, 255, (64, 64, 3), np.uint8)).save(tmp_path / "images/a.png")
+    write(tmp_path / f"masks/a.{ending}")
+    with Image.open(tmp_path / f"masks/a.{ending}") as drawn:
+        assert np.array_equal(np.asarray(drawn.convert("RGB"))[..., 0], OBJECT)  # as it looks
+    for settings in (Ingest(), Ingest(mask_threshold=1), Ingest(tumor=("1",))):
+        with pytest.raises(
+            InputRefused, match=rf"masks/a\.{ending}: its palette draws index 0 .*\({colour}\)"
+        ) as error:
+            PairsFormat(tmp_path, settings)
+        assert "--class-map 1=tumor" in str(error.value)
+    planes = PairsFormat(tmp_path, Ingest(class_map=("1=tumor",))).read(0, 1)[1]
+    assert planes is not None
+    assert np.array_equal(planes[0, 0], OBJECT == 0)  # index 1, as is said
+
+
+@pytest.mark.parametrize("ending", ["png", "bmp", "tif"])
+def test_palettes_whose_index_0_is_black_are_numbers(tmp_path: Path, ending: str) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    Image.fromarray(RNG.integers(0, 255, (64, 64, 3), np.uint8)).save(tmp_path / "images/a.png")
+    image = Image.fromarray((OBJECT > 0).astype(np.uint8) * 2)
+    image.putpalette([3, 2, 3, 255, 255, 255, 0, 160, 0])  # nearly black, as quantizing gives
+    image.save(tmp_path / f"masks/a.{ending}")
+    planes = PairsFormat(tmp_path, Ingest()).read(0, 1)[1]
+    assert planes is not None
+    assert np.array_equal(planes[0], np.stack([OBJECT > 0, np.zeros_like(OBJECT)]))
 
 
 @pytest.mark.parametrize("ending", ["png", "tif"])

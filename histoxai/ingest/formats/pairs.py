@@ -74,7 +74,7 @@ class PairsFormat:
             require_utf8_name(path.relative_to(root))
         size = image_size(pair.image)
         for mask in pair.masks:
-            if (other := mask_size(mask)) != size:
+            if (other := mask_size(mask, indices_are_named=bool(self._targets.names))) != size:
                 raise InputRefused(
                     f"{mask}: is {other[1]} x {other[0]} px but its image {pair.image.name} is {size[1]} x {size[0]}; "
                     "export both at one size"
