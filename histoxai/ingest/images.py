@@ -80,6 +80,15 @@ def mask_size(path: Path, *, indices_are_named: bool = True) -> tuple[int, int]:
         return _upright_size(path, image)
 
 
+def orientation(path: Path) -> int:
+    """Return the EXIF orientation that is applied to an image or mask, 1 where it is upright, from the header."""
+    with _open(path) as image:
+        try:
+            return _orientation(image)
+        except DECODE_ERRORS as error:
+            raise _undecodable(path, error) from error
+
+
 def decode_image(path: Path) -> np.ndarray:
     """Decode an image to (H, W, 3) uint8.
 
@@ -168,14 +177,20 @@ def load_upright(image: Image.Image) -> Image.Image:
 def _upright_size(path: Path, image: Image.Image) -> tuple[int, int]:
     try:
         tags = getattr(image, "tag_v2", None)
-        if tags is not None:  # newer Pillow swaps a TIFF's sides itself, older ones do not
-            width, height, orientation = tags[256], tags[257], tags.get(_ORIENTATION, 1)
-        else:
-            (width, height) = image.size
-            orientation = image.getexif().get(_ORIENTATION, 1) if _has_header_exif(image) else 1
+        # newer Pillow swaps a TIFF's sides itself, older ones do not
+        width, height = (tags[256], tags[257]) if tags is not None else image.size
+        turn = _orientation(image)
     except DECODE_ERRORS as error:
         raise _undecodable(path, error) from error
-    return (width, height) if orientation in _SWAPPED_SIDES else (height, width)
+    return (width, height) if turn in _SWAPPED_SIDES else (height, width)
+
+
+def _orientation(image: Image.Image) -> int:
+    tags = getattr(image, "tag_v2", None)
+    if tags is None:
+        tags = image.getexif() if _has_header_exif(image) else {}
+    value = tags.get(_ORIENTATION, 1)
+    return value if value in range(1, 9) else 1  # others turn nothing
 
 
 def _undecodable(path: Path, error: Exception) -> InputRefused:

@@ -18,7 +18,7 @@ from histoxai.ingest.formats.base import (
     require_only_settings,
     require_unique_ids,
 )
-from histoxai.ingest.images import SUFFIXES, decode_image, decode_mask, image_size, mask_size
+from histoxai.ingest.images import SUFFIXES, decode_image, decode_mask, image_size, mask_size, orientation
 from histoxai.ingest.mask_pairing import Key, Pair, find_pairs, recognise_pairs
 from histoxai.ingest.split_words import SPLITS, split_of_folder
 from histoxai.ingest.targets import MASK_SETTINGS, TargetPlanes
@@ -79,6 +79,7 @@ class PairsFormat:
                     f"{mask}: is {other[1]} x {other[0]} px but its image {pair.image.name} is {size[1]} x {size[0]}; "
                     "export both at one size"
                 )
+        _require_one_orientation(pair)
         stem = identifier(*pair.key)
         n = self._layout.add(len(self._pairs), pair.image, size, stem)
         index.add_patches([f"{stem}#{i}" for i in range(n)], group, split=split)
@@ -126,6 +127,17 @@ class PairsFormat:
         else:
             planes = self._targets.planes(decode_mask(pair.masks[0])[None], pair.masks[0])[0]
         return image, np.moveaxis(planes, 0, -1)
+
+
+def _require_one_orientation(pair: Pair) -> None:
+    """Raise InputRefused where a mask is turned in another way than its image: on which of both was it drawn?"""
+    turn = orientation(pair.image)
+    for mask in pair.masks:
+        if (other := orientation(mask)) != turn:
+            raise InputRefused(
+                f"{escape_text(mask)}: has EXIF orientation {other} but its image {escape_text(pair.image)} has {turn} "
+                "(1: none), so one is turned and not the other; save both with their pixels turned, and without the tag"
+            )
 
 
 def _splits(keys: list[Key]) -> list[int]:
