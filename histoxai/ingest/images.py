@@ -94,18 +94,25 @@ def decode_image(path: Path) -> np.ndarray:
 
     Transparent pixels are blended on white, palettes are converted, and the EXIF orientation is applied.
 
-    Raises InputRefused for grayscale, CMYK, 16-bit, several pages, more than 100 megapixels, and broken files.
+    Raises InputRefused for grayscale, CMYK, 16-bit, several pages, more than 100 megapixels, images that are
+    transparent everywhere, and broken files.
     """
     with _open(path) as image:
         _require_colour(path, image)
         try:
             upright = load_upright(image)
-            if upright.mode != "RGB":  # RGBA is common in exported tiles
-                layer = upright.convert("RGBA")
-                upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-            return np.asarray(upright)
+            if upright.mode == "RGB" and "transparency" not in upright.info:  # a PNG may name a transparent colour
+                return np.asarray(upright)
+            layer = upright.convert("RGBA")  # common in exported tiles
+            blended = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
         except DECODE_ERRORS as error:
             raise _undecodable(path, error) from error
+    if not layer.getchannel("A").getbbox():
+        raise InputRefused(
+            f"{escape_text(path)}: is transparent everywhere, which would be white; remove it, or save its colours "
+            "without the alpha channel"
+        )
+    return np.asarray(blended)
 
 
 def decode_mask(path: Path) -> np.ndarray:
