@@ -112,7 +112,7 @@ def _few(values: np.ndarray) -> str:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """Read the values of a mask image as (h, w) uint8, uint16 or int32.
+    """Read the values of a mask image as (h, w) uint8, int8, uint16 or int32.
 
     Raises InputRefused for anything that has not one value a pixel.
     """

@@ -12,24 +12,31 @@ from PIL import Image
 from histoxai.core.errors import InputRefused
 from histoxai.core.safe_text import escape_text
 
-_BITS_TAG, _PHOTOMETRIC_TAG = 258, 262
+_BITS_TAG, _PHOTOMETRIC_TAG, _SAMPLE_TAG = 258, 262, 339
 _WHITE_IS_ZERO = 0
+_SIGNED = 2
 _STRETCH = {2: 85, 4: 17}  # Pillow stretches grey values of so few bits to 0..255
 _DARK = 31  # brightest channel of a colour that counts as black; quantizing shifts black by a little
 _JPEG2000_SIZE = b"\xff\x4f\xff\x51"  # start of a code stream, and the marker of its sizes
 
 
 class GreyScale(NamedTuple):
-    """How Pillow changes the grey numbers of a file: divided by `factor` and, if `inverted`, taken from `white`."""
+    """How Pillow changes the grey numbers of a file: divided by `factor` and, if `inverted`, taken from `white`.
+
+    is_signed: the file has numbers below 0 of 8 bits, which Pillow gives as 256 more.
+    """
 
     factor: int
     white: int
     inverted: bool
+    is_signed: bool = False
 
     def stored(self, values: np.ndarray) -> np.ndarray:
-        """Return the numbers as they stand in the file, in the same dtype; truth values become uint8."""
+        """Return the numbers as they stand in the file, in the same dtype or as int8; truth values become uint8."""
         if values.dtype == bool:
             values = values.astype(np.uint8)
+        if self.is_signed:
+            values = values.astype(np.int8)
         if self.inverted:
             values = np.asarray(self.white - values, values.dtype)
         return np.asarray(values // np.array(self.factor, values.dtype))
@@ -42,7 +49,8 @@ def grey_scale(path: Path, image: Image.Image) -> GreyScale:
         # Where a TIFF says that 0 is white, as ImageJ does, Pillow inverts values of up to 8 bits
         inverted = image.mode in ("1", "L") and int(tags.get(_PHOTOMETRIC_TAG, 1)) == _WHITE_IS_ZERO
         factor = _STRETCH.get(bits_per_channel(image), 1) if image.mode == "L" else 1
-        return GreyScale(factor, 1 if image.mode == "1" else 255, inverted)
+        is_signed = image.mode == "L" and int(np.max(tags.get(_SAMPLE_TAG, 1))) == _SIGNED
+        return GreyScale(factor, 1 if image.mode == "1" else 255, inverted, is_signed)
     with open(path, "rb") as file:
         head = file.read(25)
     is_stretched = image.mode == "L" and head[:4] == b"\x89PNG"

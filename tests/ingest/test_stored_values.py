@@ -72,6 +72,28 @@ def test_imagej_masks_become_the_targets_that_were_drawn(tmp_path: Path) -> None
     assert planes.sum() == 600
 
 
+@pytest.mark.parametrize("kind", [np.int8, np.int16, np.int32])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_numbers_below_0_are_refused(tmp_path: Path, kind: type, compression: str | None) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    Image.fromarray(RNG.integers(0, 255, (64, 64, 3), np.uint8)).save(tmp_path / "images/a.png")
+    values = np.zeros((64, 64), kind)
+    values[10:30, 10:40] = 100
+    path = tmp_path / "masks/a.tif"
+    tifffile.imwrite(path, values, compression=compression)
+    planes = PairsFormat(tmp_path, Ingest()).read(0, 1)[1]
+    assert planes is not None
+    assert np.array_equal(planes[0, 0], values > 0)
+    values[40:] = -1  # not annotated
+    tifffile.imwrite(path, values, compression=compression)
+    assert np.array_equal(decode_mask(path), values)
+    assert np.array_equal(read_mask(path), values)
+    for settings in (Ingest(), Ingest(mask_threshold=1), Ingest(class_map=("100=tumor",)), Ingest(tumor=("100",))):
+        with pytest.raises(InputRefused, match=r"masks/a\.tif: has mask value -1; expected 0 for background and more"):
+            PairsFormat(tmp_path, settings).read(0, 1)
+
+
 OBJECT = np.zeros((64, 64), np.uint8)
 OBJECT[10:30, 10:40] = 255  # 600 px
 
