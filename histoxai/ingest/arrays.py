@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from histoxai.core.errors import InputRefused
-from histoxai.ingest.array_checks import as_uint8, require_images
+from histoxai.ingest.array_checks import as_uint8, require_full_range, require_images
 from histoxai.ingest.array_roles import ArrayGroup
 from histoxai.ingest.chunk_checks import missing_chunks_note, require_all_chunks, require_plausible_size
 from histoxai.ingest.formats.base import PatchIndex, identifier, require_only_settings, require_unique_ids
@@ -58,6 +58,7 @@ class ArrayPatches:
         require_plausible_size(images)
         size = (images.shape[1], images.shape[2])
         index.require_size(images.path, size)
+        require_full_range(images)
         for array in group.arrays:
             if array.shape[:1] != images.shape[:1]:
                 raise InputRefused(
@@ -105,6 +106,7 @@ class ArrayPatches:
                 )
             index.facts = {"tumor": ["first plane"], "non_tumor": ["second plane"]}
             index.notes.append("masks: planes of the source; tumor: the first; non-tumor: the second")
+            _require_background(masks)
         elif masks:
             index.facts = self._targets.facts
             index.notes.append(self._targets.note)
@@ -159,6 +161,23 @@ def _first_rows(masks: list[RowArray]) -> Iterator[tuple[np.ndarray, Path]]:
     for array in masks:
         for start in range(0, min(array.shape[0], _PROBED), _PROBED_AT_ONCE):
             yield _read_rows(array, np.arange(start, min(start + _PROBED_AT_ONCE, array.shape[0]))), array.path
+
+
+def _require_background(planes: list[RowArray]) -> None:
+    """Raise InputRefused where each pixel of the first patches lies in one of two planes: (background, tumor), say.
+
+    Rows that cannot be read are refused later, when they are needed.
+    """
+    try:
+        is_full = all(((values[:, 0] != 0) ^ (values[:, 1] != 0)).all() for values, _ in _first_rows(planes))
+    except InputRefused:
+        return
+    if is_full:
+        raise InputRefused(
+            f"{planes[0].path}: the two planes fill every pixel, as (background, tumor) of one-hot masks do; expected "
+            "(tumor, non-tumor) with 0 in both for background. If the second is tumor, save masks[:, 1] (class numbers); if "
+            "there is no background, save numpy.where(masks[:, 0], 1, 2) for --class-map 1=tumor,2=non-tumor"
+        )
 
 
 def _require_alike(group: ArrayGroup, first: ArrayGroup) -> None:
