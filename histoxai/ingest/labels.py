@@ -51,7 +51,7 @@ def read_labels(array: RowArray, what: str = "labels") -> np.ndarray:
 
 def _named(numbers: np.ndarray, array: RowArray, what: str) -> np.ndarray:
     """Return the names of an HDF5 enum in place of its numbers, and other numbers as they are."""
-    enum = (array.dtype.metadata or {}).get("enum")
+    enum = dict(array.dtype.metadata or {}).get("enum")  # as h5py stores it
     if not enum:
         return numbers
     names = {int(number): str(name).strip() for name, number in enum.items()}

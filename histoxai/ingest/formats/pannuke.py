@@ -125,11 +125,11 @@ def _require_background_last(file: NpyFile) -> None:
     """Raise InputRefused where the last channel of the first patches is not the background of the others."""
     masks = file.read(0, min(_PROBED, file.shape[0])) > 0
     nuclei = masks[..., :-1].any(axis=-1)
-    if nuclei.size and (nuclei.mean() >= _FULL or (masks[..., -1] != nuclei).mean() < _MOST):
+    if masks.any() and (nuclei.mean() >= _FULL or (masks[..., -1] != nuclei).mean() < _MOST):
         shares = masks.mean(axis=(0, 1, 2))
         raise InputRefused(
             f"{file.path}: channel 5 must be the background, 1 where channels 0 to 4 are 0, but channel "
-            f"{int(shares.argmax())} covers most pixels ({shares.max():.0%}); save the channels in the order "
+            f"{int(shares.argmax())} covers the most, {shares.max():.0%} of the pixels; save the channels in the order "
             f"{', '.join(TYPES)}"
         )
 
