@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from histoxai.core.errors import InputRefused
 from histoxai.ingest.npy_files import RowArray
 from histoxai.store.records import MAX_ROWS
 
+_PROBED, _PROBED_AT_ONCE, _PROBED_BYTES = 4096, 16, 1 << 26  # rows whose values are looked at before any work
 MAX_PIXELS = 100_000_000  # of one patch; a header that claims more would fill memory before any data is read
 
 
@@ -33,6 +36,29 @@ def require_images(array: RowArray, dtype: str | None = None) -> None:
         )
     if array.dtype.kind not in "uif":
         raise InputRefused(f"{array.path}: has dtype {array.dtype}; expected numbers from 0 to 255")
+
+
+def require_full_range(array: RowArray) -> None:
+    """Raise InputRefused where the first patches hold nothing but 0 and 1: images in 0..1 that were rounded.
+
+    Rows that cannot be read are refused later, when they are needed.
+    """
+    row = max(1, math.prod(array.shape[1:]) * array.dtype.itemsize)
+    step = min(_PROBED_AT_ONCE, max(1, _PROBED_BYTES // row))
+    has_one = False
+    for start in range(0, min(array.shape[0], _PROBED), step):
+        try:
+            values = array.read(start, min(start + step, array.shape[0]))
+        except InputRefused:
+            return
+        if not ((values == 0) | (values == 1)).all():
+            return
+        has_one |= bool(values.any())
+    if has_one:
+        raise InputRefused(
+            f"{array.path}: values are 0 and 1 alone, which is black; images in 0..1 were rounded too early: multiply "
+            "them by 255, then round"
+        )
 
 
 def as_uint8(values: np.ndarray, where: object) -> np.ndarray:

@@ -110,13 +110,22 @@ class RoleFinder:
                 roles[role] = arrays[names[0]]
                 continue
             fitting = [
-                k for k, a in arrays.items() if k != images and fits(a) and (role != "groups" or a.shape == (n,))
+                k
+                for k, a in arrays.items()
+                if k != images and fits(a) and (role != "groups" or a.shape == (n,)) and not self._is_position(k)
             ]
             same_folder = [k for k in fitting if _folder(k) == folder]
             name = self._by_name(same_folder, words, role) or (self._by_name(fitting, words, role) if single else None)
             if name is not None:
                 roles[role] = arrays[name]
         return roles
+
+    def _is_position(self, name: str) -> bool:
+        """Return whether `y` lies beside an `x` of its own shape: where tiles lie, and no labels."""
+        folder, shape = _folder(name), self.arrays[name].shape
+        return _last(name).lower() == "y" and any(
+            _last(k).lower() == "x" and _folder(k) == folder and a.shape == shape for k, a in self.arrays.items()
+        )
 
     def _by_name(self, names: list[str], words: tuple[str, ...], role: str) -> str | None:
         for word in words:
@@ -136,7 +145,8 @@ class RoleFinder:
             if any(role in arrays for arrays in roles.values()):
                 continue
             for name, array in self.arrays.items():
-                if _last(name).lower() in words and fits(array) and _folder(name) not in roles:
+                has_role = _last(name).lower() in words and fits(array) and not self._is_position(name)
+                if has_role and _folder(name) not in roles:
                     raise InputRefused(
                         f"{self.where}: '{name}' lies beside no images, which are in "
                         f"{', '.join(f or '/' for f in roles)}; keep {role} beside the images that they belong to, or "

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from histoxai.core.errors import InputRefused
-from histoxai.ingest.array_checks import as_uint8, require_images
+from histoxai.ingest.array_checks import as_uint8, require_full_range, require_images
 from histoxai.ingest.array_roles import ArrayGroup
 from histoxai.ingest.chunk_checks import missing_chunks_note, require_all_chunks, require_plausible_size
 from histoxai.ingest.formats.base import PatchIndex, identifier, require_only_settings, require_unique_ids
-from histoxai.ingest.labels import LEFT_OUT, NO_CLASS, encode_labels, read_labels
+from histoxai.ingest.labels import LEFT_OUT, NO_CLASS, encode_labels, is_missing, read_labels
 from histoxai.ingest.npy_files import RowArray
 from histoxai.ingest.targets import MASK_SETTINGS, TargetPlanes
 from histoxai.settings import Ingest
@@ -58,6 +58,7 @@ class ArrayPatches:
         require_plausible_size(images)
         size = (images.shape[1], images.shape[2])
         index.require_size(images.path, size)
+        require_full_range(images)
         for array in group.arrays:
             if array.shape[:1] != images.shape[:1]:
                 raise InputRefused(
@@ -86,7 +87,7 @@ class ArrayPatches:
         for number, codes_of_group in enumerate(codes):
             self._add_group(number, codes_of_group)
         if index.classes and (unlabelled := index.label.count(NO_CLASS)):
-            index.notes.append(f"{unlabelled} patches have no label: their text is empty")
+            index.notes.append(f"{unlabelled} patches have no label: their text is empty, or nan, None or NA")
 
     def _set_targets(self, path: Path, settings: Ingest) -> None:
         index = self.index
@@ -105,6 +106,7 @@ class ArrayPatches:
                 )
             index.facts = {"tumor": ["first plane"], "non_tumor": ["second plane"]}
             index.notes.append("masks: planes of the source; tumor: the first; non-tumor: the second")
+            _require_background(masks)
         elif masks:
             index.facts = self._targets.facts
             index.notes.append(self._targets.note)
@@ -117,6 +119,8 @@ class ArrayPatches:
         rows = np.arange(group.images.shape[0]) if codes is None else np.flatnonzero(codes != LEFT_OUT)
         ids = [f"{group.stem}#{i}" for i in rows]
         names = _group_names(group, ids, rows)
+        if group.groups is not None and (alone := sum(map(str.__eq__, names, ids))):
+            self.index.note_groups(f"{alone} patches name no group ('', nan, None or NA): each is a group of its own")
         self.index.add_patches(ids, names, NO_CLASS if codes is None else codes[rows].tolist(), group.split)
         self._number += [number] * len(rows)
         self._row += rows.tolist()
@@ -161,6 +165,24 @@ def _first_rows(masks: list[RowArray]) -> Iterator[tuple[np.ndarray, Path]]:
             yield _read_rows(array, np.arange(start, min(start + _PROBED_AT_ONCE, array.shape[0]))), array.path
 
 
+def _require_background(planes: list[RowArray]) -> None:
+    """Raise InputRefused where each pixel of the first patches lies in one of two planes: (background, tumor), say.
+
+    Rows that cannot be read are refused later, when they are needed.
+    """
+    try:
+        is_full = all(((values[:, 0] != 0) ^ (values[:, 1] != 0)).all() for values, _ in _first_rows(planes))
+    except InputRefused:
+        return
+    if is_full:
+        raise InputRefused(
+            f"{planes[0].path}: the two planes fill every pixel, as (background, tumor) of one-hot masks do; expected "
+            "(tumor, non-tumor) with 0 in both for background. If the second is tumor, save masks[:, 1] (class "
+            "numbers); if there is no background, save numpy.where(masks[:, 0], 1, 2) and name the numbers: "
+            "--class-map 1=tumor,2=non-tumor"
+        )
+
+
 def _require_alike(group: ArrayGroup, first: ArrayGroup) -> None:
     """Raise InputRefused unless two groups of arrays both have labels and masks, and masks of one kind."""
     for role in ("labels", "masks"):
@@ -190,10 +212,11 @@ def _require_mask_shape(masks: RowArray, images: RowArray) -> None:
 
 
 def _group_names(group: ArrayGroup, ids: list[str], rows: np.ndarray) -> list[str]:
-    """Return the group of each of these rows; its own id where nothing names one."""
+    """Return the group of each of these rows; its own id where nothing names one, or its name is missing."""
     if group.groups is None:
         return ids if group.group is None else [group.group] * len(ids)
-    return [identifier(g) for g in read_labels(group.groups, "groups").astype(str)[rows].tolist()]
+    names = read_labels(group.groups, "groups").astype(str)[rows].tolist()
+    return [patch if is_missing(name) else identifier(name) for patch, name in zip(ids, names, strict=True)]
 
 
 def _are_planes(masks: RowArray) -> bool:

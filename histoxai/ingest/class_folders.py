@@ -37,7 +37,8 @@ def classify_images(
     """Return the images by class. folders: all folders directly in `root`; classes: those that the user names.
 
     Classes are the folders in `root`, or the folders in those where these are named after splits. Raises InputRefused
-    where a folder may be a class as well as a split, or a level above the classes.
+    where a folder may be a class as well as a split, or a level above the classes. Where `classes` are folders one
+    level lower, the folders in `root` are scans or patients: they belong to the group.
     """
     below: ByFolder = {name: [] for name in folders}
     outside = []
@@ -61,8 +62,8 @@ def classify_images(
     for name, ways in spellings.items():
         if len(ways) > 1:
             notes.append(f"{' and '.join(repr(escape_text(w)) for w in sorted(ways))} are one class, '{name}'")
-    if level:
-        codes = {name: _top_split(name) for name, paths in below.items() if paths}
+    codes = {name: _top_split(name) for name, paths in below.items() if paths}
+    if level and any(codes.values()):
         notes.append("split: " + ", ".join(f"'{escape_text(n)}' is {NAMES[code]}" for n, code in codes.items()))
     return dict(by_class)
 
@@ -76,8 +77,10 @@ def note_groups(index: PatchIndex, root: Path, images: list[ClassifiedImage]) ->
     example = scans[0].path.relative_to(root).as_posix()
     count = len({image.group for image in scans})
     alone = len(images) - len(scans)
+    is_above = clean_name(example.partition("/")[0]) == scans[0].group.partition("/")[0]
+    place = "above the class and between class and image" if is_above else "between class and image"
     index.note_groups(
-        f"group: the folders between class and image, without names of splits and magnifications: "
+        f"group: the folders {place}, without names of splits and magnifications: "
         f"'{escape_text(scans[0].group)}' of {escape_text(example)}, say; {count:,} groups of {len(scans):,} images"
         + (f"; {alone:,} images have no such folder: each is a group of its own" if alone else "")
     )
@@ -88,7 +91,8 @@ def _classified(root: Path, parts: tuple[str, ...], level: int) -> ClassifiedIma
     above, between = folders[:level], folders[level:]
     split = next((_top_split(f) for f in above), 0) or next((c for f in between if (c := SPLITS.get(f.lower()))), 0)
     # the class must never become a group
-    scan = [clean_name(f) for f in between if f.lower() not in SPLITS and not is_magnification(f)]
+    named = [f for f in above if not _top_split(f)] + [f for f in between if f.lower() not in SPLITS]
+    scan = [clean_name(f) for f in named if not is_magnification(f)]
     return ClassifiedImage(
         root.joinpath(*parts), split, identifier(*folders, parts[level], Path(file).stem), identifier(*scan)
     )
@@ -99,13 +103,18 @@ def _top_split(name: str) -> int:
 
 
 def _class_level(root: Path, below: ByFolder, classes: tuple[str, ...] | None) -> int:
-    """Return how many folders lie above the class folders: 1 where all folders in the source are named after splits."""
+    """Return how many folders lie above the class folders.
+
+    1 where all folders in the source are named after splits, or hold all the classes that the user names.
+    """
     if classes and set(classes) <= {clean_name(name) for name in below}:
         return 0
     splits = [name for name in below if _top_split(name)]
     if not splits:
-        if not classes:
-            _require_no_level_above(root, below)
+        if classes:
+            is_deep = len(below) > 1 and all(len(parts) > 2 for paths in below.values() for parts in paths)
+            return int(is_deep and set(classes) <= _names_below(below).keys())
+        _require_no_level_above(root, below)
         return 0
     remedy = "if folders with such names are classes, name all classes with --classes"
     for name in splits:
@@ -134,15 +143,33 @@ def _require_no_level_above(root: Path, below: ByFolder) -> None:
         return
     if any(len(parts) == 2 for paths in below.values() for parts in paths):
         return
-    counts = Counter(name for paths in below.values() for name in {parts[1] for parts in paths})
+    counts = _names_below(below)
     shared = sorted(name for name, k in counts.items() if k > 1 and not _is_scan_like(name))
+    if _are_scans_of_few_classes(list(below), counts):
+        shared = sorted(counts)
     if len(shared) > 1:
-        tops, names = _few(list(below)), escape_text(join(tuple(map(clean_name, below))))
+        tops = _few(list(below))
+        lower, upper = (escape_text(join(tuple(names))) for names in (shared, map(clean_name, below)))
         raise InputRefused(
-            f"{root}: {tops} hold folders of the same names ({_few(shared)}): if these are the classes, ingest each "
-            f"folder above them alone, or name those train, validation and test; if {tops} are the classes, say "
-            f"--classes {names}"
+            f"{root}: {tops} hold folders of the same names ({_few(shared)}): if these are the classes, say --classes "
+            f"{lower} (the folders above them become groups), or name those train, validation and test; if {tops} are "
+            f"the classes, say --classes {upper}"
         )
+
+
+def _names_below(below: ByFolder) -> Counter[str]:
+    """Count in how many of the folders in the source a folder of each name lies, as names of classes count."""
+    return Counter(name for paths in below.values() for name in {clean_name(p[1]) for p in paths if len(p) > 2})
+
+
+def _are_scans_of_few_classes(tops: list[str], counts: Counter[str]) -> bool:
+    """Return whether folders named like scans share a few names: `<patient>/0`, `<patient>/1` of many patients.
+
+    Scans that several classes share are more than the classes, or have longer names than 0, 1, ...
+    """
+    numbered = [str(k) for k in range(len(counts))]
+    few = len(counts) < len(tops) or (sorted(counts) == sorted(numbered) and not set(tops) <= set(numbered))
+    return len(tops) > 1 and few and all(map(_is_scan_like, tops)) and min(counts.values()) * 2 > len(tops)
 
 
 def _require_no_wrapper(root: Path, top: tuple[str, list[tuple[str, ...]]]) -> None:

@@ -11,11 +11,19 @@ from histoxai.core.errors import InputRefused
 from histoxai.ingest.npy_files import RowArray
 
 NO_CLASS, LEFT_OUT = -1, -2  # in place of a class: a patch without a label, and one that is not wanted
+_MISSING = frozenset(("", "nan", "NaN", "None", "NA", "N/A", "<NA>", "NaT", "null"))  # as other programs write it
 _MOST = 1000  # distinct values; an array with more holds no class labels
+
+
+def is_missing(text: str) -> bool:
+    """Return whether text stands for no value: it is empty, or what pandas, numpy or R write for missing ones."""
+    return text in _MISSING
 
 
 def read_labels(array: RowArray, what: str = "labels") -> np.ndarray:
     """Read an array of shape (n) or (n, 1, ...) as (n) int64, or as (n) str without spaces around the text.
+
+    Numbers to which the file itself gives names (an enum of HDF5) become these names.
 
     Raises InputRefused for other shapes, fractions, NaN, numbers below 0, and text that is not UTF-8.
     """
@@ -38,7 +46,18 @@ def read_labels(array: RowArray, what: str = "labels") -> np.ndarray:
         whole = values.astype(np.int64)
     if not np.array_equal(whole, values) or (n and whole.min() < 0):
         raise InputRefused(f"{path}: {what} are not whole numbers from 0 on; save numbers of {what}, or names")
-    return whole
+    return _named(whole, array, what)
+
+
+def _named(numbers: np.ndarray, array: RowArray, what: str) -> np.ndarray:
+    """Return the names of an HDF5 enum in place of its numbers, and other numbers as they are."""
+    enum = dict(array.dtype.metadata or {}).get("enum")  # as h5py stores it
+    if not enum:
+        return numbers
+    names = {int(number): str(name).strip() for name, number in enum.items()}
+    if unknown := sorted(set(numbers.tolist()) - set(names)):
+        raise InputRefused(f"{array.path}: {what} hold {unknown[0]}, which their enum does not name; add its name")
+    return np.array([names[number] for number in numbers.tolist()], dtype=str)
 
 
 def encode_labels(
@@ -54,8 +73,8 @@ def encode_labels(
     themselves, numbers or text, they select classes instead. from_metadata: labels may come from a table later, so that
     an array without labels can have selected classes.
 
-    An index is NO_CLASS for empty text, and LEFT_OUT for a label that is not selected. Raises InputRefused for a label
-    without a name, and a name that no label has.
+    An index is NO_CLASS for text that `is_missing`, and LEFT_OUT for a label that is not selected. Raises InputRefused
+    for a label without a name, and a name that no label has.
     """
     present = _distinct_labels(labels, paths)
     if present is None:
@@ -66,12 +85,13 @@ def encode_labels(
         _require_names(labels, paths, len(selected))
         return list(selected), list(labels)
     texts = present.astype(str).tolist()
-    words = [text for text in texts if text]
+    words = [text for text in texts if not is_missing(text)]
     classes = list(selected or words)
-    if unknown := [c for c in classes if c not in words]:
+    if unknown := [c for c in classes if not c or c not in texts]:
         raise InputRefused(f"{paths[0]}: has no label '{unknown[0]}'; it has {', '.join(words)}")
     code = {word: k for k, word in enumerate(classes)}
-    unlabelled = {} if selected else {"": NO_CLASS}  # selected classes leave out patches without a label
+    # selected classes leave out patches without a label
+    unlabelled = {} if selected else {text: NO_CLASS for text in texts if is_missing(text)}
     coded = np.array([(code | unlabelled).get(text, LEFT_OUT) for text in texts])
     return classes, [None if v is None else coded[np.searchsorted(present, v)] for v in labels]
 

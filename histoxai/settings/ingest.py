@@ -12,6 +12,7 @@ from histoxai.settings.base import INPUT, Checked, option
 
 _TARGETS = "Classes and masks"
 _PIXELS = "Pixels and quality"
+_MAGNIFICATIONS = (10, 20, 40)  # that are taken for micrometres per pixel by mistake
 
 
 def _names(name: str, help: str, default_text: str | None = None, unit: str = "NAMES", empty: bool = False) -> base.Any:
@@ -64,6 +65,11 @@ class Ingest(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.mpp in _MAGNIFICATIONS:
+            raise UsageError(
+                f"--mpp {self.mpp:g}: looks like a magnification; give micrometres per pixel: 20x is about 0.5, 10x "
+                "about 1, 40x about 0.25"
+            )
         if self.size is not None and self.overlap >= self.size:
             raise UsageError(f"--overlap {self.overlap}: must be less than --size, which says how large tiles are")
         if self.mask_threshold is not None and (self.class_map or self.tumor or self.non_tumor):

@@ -63,3 +63,23 @@ def test_each_of_several_stores_is_a_group(tmp_path: Path) -> None:
     assert isinstance(reader._patches, ArrayPatches)
     assert reader.index.group == ["s1", "s1", "s2", "s2"]
     assert reader.index.notes == ["group: the file ('s1', say); 2 groups"]
+
+
+def test_y_beside_x_is_a_position_and_no_label(tmp_path: Path) -> None:
+    x, y = np.array([0, 256]), np.array([0, 512])
+    index = Hdf5Format(h5(tmp_path / "a", "s.h5", x=x, y=y), Ingest()).index
+    assert (index.classes, index.label) == ([], [-1, -1])
+    index = Hdf5Format(h5(tmp_path / "b", "s.h5", x=x, y=y, target=np.array([1, 0])), Ingest()).index
+    assert (index.classes, index.label) == (["0", "1"], [1, 0])
+    index = Hdf5Format(h5(tmp_path / "c", "s.h5", x=x, y=y), Ingest(labels="y")).index
+    assert (index.classes, index.label) == (["0", "512"], [0, 1])  # as the settings say
+    index = Hdf5Format(h5(tmp_path / "d", "s.h5", **{"coords/x": x, "coords/y": y}), Ingest()).index
+    assert index.label == [-1, -1]
+
+
+def test_y_without_positions_is_a_label(tmp_path: Path) -> None:
+    index = Hdf5Format(h5(tmp_path / "a", "s.h5", y=np.array([1, 0])), Ingest()).index
+    assert (index.classes, index.label) == (["0", "1"], [1, 0])
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["x"], file["y"] = IMAGES, np.array([1, 0])  # x are the images
+    assert Hdf5Format(tmp_path / "x.h5", Ingest()).index.label == [1, 0]

@@ -145,9 +145,9 @@ def test_a_level_above_the_classes_is_refused(tmp_path: Path) -> None:
         tmp_path / "several", "siteA/tumor/x.png", "siteA/normal/x.png", "siteB/tumor/x.png", "siteB/normal/x.png"
     )
     assert refused(several) == (
-        "ROOT: siteA, siteB hold folders of the same names (normal, tumor): if these are the classes, ingest each "
-        "folder above them alone, or name those train, validation and test; if siteA, siteB are the classes, say "
-        "--classes siteA,siteB"
+        "ROOT: siteA, siteB hold folders of the same names (normal, tumor): if these are the classes, say --classes "
+        "normal,tumor (the folders above them become groups), or name those train, validation and test; if siteA, "
+        "siteB are the classes, say --classes siteA,siteB"
     )
     assert {v[0] for v in facts(several, classes=("siteA", "siteB")).values()} == {"siteA", "siteB"}
     deep = tree(
@@ -159,6 +159,39 @@ def test_a_level_above_the_classes_is_refused(tmp_path: Path) -> None:
     )
     scans = tree(tmp_path / "scans", "A/scan1/x.png", "A/scan2/x.png", "N/scan1/x.png", "N/scan2/x.png")
     assert {g for _, g, _ in facts(scans).values()} == {"scan1", "scan2"}
+
+
+def test_classes_below_folders_of_patients(tmp_path: Path) -> None:
+    names = [f"{p}/{c}/{p}_class{c}_{k}.png" for p in ("10253", "10254", "10255") for c in "01" for k in range(2)]
+    root = tree(tmp_path / "idc", *names, "10256/0/x.png")  # as Kaggle's IDC: a patient may lack a class
+    assert refused(root) == (
+        "ROOT: 10253, 10254, 10255, 10256 hold folders of the same names (0, 1): if these are the classes, say "
+        "--classes 0,1 (the folders above them become groups), or name those train, validation and test; if 10253, "
+        "10254, 10255, 10256 are the classes, say --classes 10253,10254,10255,10256"
+    )
+    read = facts(root, classes=("0", "1"))
+    assert len(read) == 13
+    assert read["10253/1/10253_class1_0#0"] == ("1", "10253", 0)
+    assert {(c, g) for c, g, _ in read.values()} == {(p[6], p[:5]) for p in names} | {("0", "10256")}
+    notes = FolderFormat(root, Ingest(classes=("0", "1"))).index.notes
+    assert notes == [
+        "group: the folders above the class and between class and image, without names of splits and magnifications: "
+        "'10253' of 10253/0/10253_class0_0.png, say; 4 groups of 13 images"
+    ]
+    two = tree(tmp_path / "two", "p1/0/x.png", "p1/1/x.png", "p2/0/x.png", "p2/1/x.png")
+    assert "--classes 0,1 (the folders above" in refused(two)
+    sites = tree(tmp_path / "sites", "siteA/tumor/s1/x.png", "siteA/normal/s2/x.png", "siteB/tumor/s1/x.png")
+    assert {v[:2] for v in facts(sites, classes=("tumor", "normal")).values()} == {
+        ("tumor", "siteA/s1"),
+        ("normal", "siteA/s2"),
+        ("tumor", "siteB/s1"),
+    }
+
+
+def test_scans_that_classes_share_are_no_classes(tmp_path: Path) -> None:
+    root = tree(tmp_path, *[f"{c}/{s}/x.png" for c in ("0", "1") for s in ("s1", "s2", "s3")])
+    assert {(c, g) for c, g, _ in facts(root).values()} == {(c, s) for c in "01" for s in ("s1", "s2", "s3")}
+    assert "has no class folder 's9'" in refused(root, classes=("s9",))
 
 
 def test_magnifications_are_no_part_of_a_group(tmp_path: Path) -> None:

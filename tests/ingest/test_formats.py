@@ -458,7 +458,7 @@ def test_labels_as_text_are_stripped_and_may_be_empty(tmp_path: Path) -> None:
     path = h5(tmp_path / "d.h5", images=images(5), labels=labels)
     index = Hdf5Format(path, Ingest()).index
     assert (index.classes, index.label) == (["N", "T"], [1, 1, -1, 0, -1])
-    assert "2 patches have no label: their text is empty" in index.notes
+    assert "2 patches have no label: their text is empty, or nan, None or NA" in index.notes
     chosen = Hdf5Format(path, Ingest(classes=("T", "N"))).index
     assert (chosen.label, chosen.patch_id[-1]) == ([0, 0, 1], "d#3")
     path = h5(tmp_path / "e.h5", images=images(2), labels=np.arange(2), patient=np.array([0.5, 1]))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from histoxai.core.errors import InputRefused
 from histoxai.ingest.formats.pannuke import PanNukeFormat
 from histoxai.settings import Ingest
 from tests.conftest import run, write_pannuke
@@ -70,3 +71,20 @@ def test_bad_pannuke_is_refused(tmp_path: Path) -> None:
     assert "is a second fold 2" in run("ingest", root, "-o", tmp_path / "o").err
     (root / "fold1" / "masks.npy").unlink()
     assert "expected one of each" in run("ingest", root, "-o", tmp_path / "o", "--format", "pannuke").err
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: m[..., [5, 0, 1, 2, 3, 4]], "channel 0 covers the most, (8|9).% of the pixels"),  # background first
+        (lambda m: np.concatenate([m[..., :5], 1 - m[..., 5:]], -1), "channel 5 must be the background"),  # inverted
+        (lambda m: m * np.array([1, 1, 1, 1, 1, 0], m.dtype), "channel 5 must be the background"),  # empty
+    ],
+)
+def test_a_last_channel_that_is_not_the_background_is_refused(tmp_path: Path, change: Callable, words: str) -> None:
+    path = write_pannuke(tmp_path / "p") / "fold2" / "masks.npy"
+    np.save(path, change(np.load(path)))
+    with pytest.raises(InputRefused, match=words) as error:
+        PanNukeFormat(tmp_path / "p", Ingest())
+    assert "neoplastic, inflammatory, connective, dead, epithelial, background" in str(error.value)
+    assert str(path) in str(error.value)

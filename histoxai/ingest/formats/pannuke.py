@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from histoxai.core.errors import InputRefused
-from histoxai.ingest.array_checks import as_uint8, require_images
+from histoxai.ingest.array_checks import as_uint8, require_full_range, require_images
 from histoxai.ingest.formats.base import (
     PatchIndex,
     identifier,
@@ -23,6 +23,8 @@ from histoxai.settings import Ingest
 
 TYPES = ("neoplastic", "inflammatory", "connective", "dead", "epithelial", "background")  # channels of masks.npy
 MPP_40X = 0.25
+_PROBED = 16  # patches of a fold whose channels are looked at
+_FULL, _MOST = 0.99, 0.5  # share of pixels that nuclei cannot fill, and where background must be what they leave
 _FOLD = re.compile(r"fold[ _-]?(\d+)", re.IGNORECASE)
 _SPLIT = {1: 1, 2: 1, 3: 2}  # folds 1 and 2 are train, fold 3 is validation
 
@@ -80,6 +82,7 @@ class PanNukeFormat:
         require_images(images)
         size = (images.shape[1], images.shape[2])
         index.require_size(files.images, size)
+        require_full_range(images)
         masks = _read_masks(files.masks, images)
         tissue = _read_tissue(files.types, images)
         index.set_size(files.images, size)
@@ -114,7 +117,21 @@ def _read_masks(path: Path, images: NpyFile) -> NpyFile:
         raise InputRefused(f"{path}: has shape {file.shape}; expected {expected} to go with {images.path}")
     if file.dtype.kind not in "uif":
         raise InputRefused(f"{path}: has dtype {file.dtype}; expected instance numbers")
+    _require_background_last(file)
     return file
+
+
+def _require_background_last(file: NpyFile) -> None:
+    """Raise InputRefused where the last channel of the first patches is not the background of the others."""
+    masks = file.read(0, min(_PROBED, file.shape[0])) > 0
+    nuclei = masks[..., :-1].any(axis=-1)
+    if masks.any() and (nuclei.mean() >= _FULL or (masks[..., -1] != nuclei).mean() < _MOST):
+        shares = masks.mean(axis=(0, 1, 2))
+        raise InputRefused(
+            f"{file.path}: channel 5 must be the background, 1 where channels 0 to 4 are 0, but channel "
+            f"{int(shares.argmax())} covers the most, {shares.max():.0%} of the pixels; save the channels in the order "
+            f"{', '.join(TYPES)}"
+        )
 
 
 def _read_tissue(path: Path | None, images: NpyFile) -> list[str]:
